@@ -1,0 +1,55 @@
+"""How a crew runs at scale. The only package that knows CrewAI's insides.
+
+Importing it prepares the environment before CrewAI is imported: import it before any crew.
+"""
+
+# ruff: noqa: E402
+from app.engine.environment import prepare_environment
+
+prepare_environment()
+
+from app.engine.description import CrewDescription, CrewSource, TaskDescription
+from app.engine.engine import Engine, Mode
+from app.engine.errors import (
+    CrewBroken,
+    CrewFailed,
+    CrewUnknown,
+    EngineClosed,
+    EngineError,
+    ModelError,
+    NoResult,
+    RunFailed,
+)
+from app.engine.results import (
+    CrewResult,
+    RunObserver,
+    TaskFinished,
+    TaskOutcome,
+    TaskStarted,
+    Usage,
+    Way,
+)
+
+__all__ = [
+    "CrewBroken",
+    "CrewDescription",
+    "CrewFailed",
+    "CrewResult",
+    "CrewSource",
+    "CrewUnknown",
+    "Engine",
+    "EngineClosed",
+    "EngineError",
+    "Mode",
+    "ModelError",
+    "NoResult",
+    "RunFailed",
+    "RunObserver",
+    "TaskDescription",
+    "TaskFinished",
+    "TaskOutcome",
+    "TaskStarted",
+    "Usage",
+    "Way",
+    "prepare_environment",
+]

@@ -1,0 +1,157 @@
+"""Where this package replaces parts of CrewAI, and why: once per process, for every crew.
+
+Each replacement does what CrewAI did unless a run of ours is under way in its context, so code
+outside of runs sees CrewAI as it is. `TOUCHES` lists these and everything else of CrewAI's insides
+that the engine relies on; a test compares their sources with those that were read.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from crewai import Crew, Task
+from crewai.agents import agent_executor
+from crewai.hooks.dispatch import HookAborted
+from crewai.llms import base_llm
+from crewai.llms.base_llm import BaseLLM, LLMCallBlockedError
+from crewai.llms.retry import arun_with_rate_limit_retry, run_with_rate_limit_retry
+from crewai.tasks.task_output import TaskOutput
+from crewai.types.usage_metrics import UsageMetrics
+from crewai.utilities import file_store, llm_utils
+from crewai.utilities.agent_utils import handle_context_length
+
+from app.engine.models import current_default_model
+from app.engine.scope import ContextTooLong, current_scope
+
+_own_fallback = llm_utils._llm_via_environment_or_fallback
+_own_track_usage = BaseLLM._track_token_usage_internal
+_own_execute_core = Task._execute_core
+_own_run_sync = file_store._run_sync
+
+
+class NoTaskOutputStorage:
+    """Stands in for CrewAI's task output storage, which only `crew.replay` reads."""
+
+    def update(self, task_index: int, log: dict[str, Any]) -> None: ...
+
+    def add(self, *args: object, **kwargs: object) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def load(self) -> None: ...
+
+
+def _default_model_or_fallback() -> Any:
+    return current_default_model() or _own_fallback()
+
+
+def _track_usage(self: BaseLLM, usage_data: dict[str, Any]) -> None:
+    _own_track_usage(self, usage_data)
+    scope = current_scope()
+    if scope is not None and (metrics := UsageMetrics.from_provider_dict(usage_data)) is not None:
+        scope.usage.add(metrics)
+
+
+def _note_model_error(error: Exception) -> None:
+    scope = current_scope()
+    # A hook that stops a call is the crew's decision, not the model's failure.
+    if scope is not None and not isinstance(error, HookAborted | LLMCallBlockedError):
+        scope.model_errors.append(error)
+
+
+def _call_model(operation: Callable[[], Any], **options: Any) -> Any:
+    scope = current_scope()
+    if scope is not None:
+        scope.check()
+    try:
+        return run_with_rate_limit_retry(operation, **options)
+    except Exception as error:
+        _note_model_error(error)
+        raise
+
+
+async def _acall_model(operation: Callable[[], Awaitable[Any]], **options: Any) -> Any:
+    scope = current_scope()
+    if scope is not None:
+        scope.check()
+    try:
+        return await arun_with_rate_limit_retry(operation, **options)
+    except Exception as error:
+        _note_model_error(error)
+        raise
+
+
+def _execute_core(
+    self: Task, agent: Any, context: str | None, tools: list[Any] | None
+) -> TaskOutput:
+    scope = current_scope()
+    index = scope.index_of(self) if scope is not None else None
+    if scope is None or index is None:
+        return _own_execute_core(self, agent, context, tools)
+    # Nothing of a served crew is written where a task says: the name only names the output.
+    self.output_file = None
+    role = str(getattr(agent or self.agent, "role", ""))
+    scope.on_loop(scope.start_task(index, role))
+    output = _own_execute_core(self, agent, context, tools)
+    scope.on_loop(scope.finish_task(index, role, output.raw))
+    return output
+
+
+def _handle_context_length(respect_context_window: bool, *args: Any, **kwargs: Any) -> None:
+    if not respect_context_window:
+        raise ContextTooLong
+    handle_context_length(respect_context_window, *args, **kwargs)
+
+
+class _FileStore:
+    """Answers file lookups at once as long as this process has never stored a file."""
+
+    def __init__(self) -> None:
+        self._used = False
+
+    def run_sync(self, lookup: Coroutine[None, None, Any]) -> Any:
+        self._used = self._used or getattr(lookup, "__name__", "").startswith("astore")
+        if self._used:
+            return _own_run_sync(lookup)
+        lookup.close()
+        return None
+
+
+_REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
+    (
+        llm_utils,
+        "_llm_via_environment_or_fallback",
+        _default_model_or_fallback,
+    ),
+    (BaseLLM, "_track_token_usage_internal", _track_usage),
+    (base_llm, "run_with_rate_limit_retry", _call_model),
+    (base_llm, "arun_with_rate_limit_retry", _acall_model),
+    (Task, "_execute_core", _execute_core),
+    (agent_executor, "handle_context_length", _handle_context_length),
+    (file_store, "_run_sync", _FileStore().run_sync),
+    (Crew.__private_attributes__["_task_output_handler"], "default_factory", NoTaskOutputStorage),
+)
+_originals: dict[tuple[int, str], Any] = {}
+
+
+def install() -> None:
+    """Put every replacement in place; a second call changes nothing."""
+    for owner, name, replacement in _REPLACEMENTS:
+        key = (id(owner), name)
+        if key not in _originals:
+            _originals[key] = getattr(owner, name)
+            setattr(owner, name, replacement)
+
+
+@contextmanager
+def removed() -> Iterator[None]:
+    """CrewAI as it was installed, for comparison. Not while runs are under way."""
+    installed = dict(_originals)
+    for owner, name, _ in _REPLACEMENTS:
+        if (id(owner), name) in installed:
+            setattr(owner, name, _originals.pop((id(owner), name)))
+    try:
+        yield
+    finally:
+        if installed:
+            install()

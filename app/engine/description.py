@@ -1,0 +1,105 @@
+"""What a crew is called, what it needs and what its outputs are named."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from crewai import Crew
+
+from app.engine.errors import CrewBroken
+from app.engine.results import Way
+
+# CrewAI's own pattern (crewai.utilities.string_utils): only these are ever replaced.
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_\-]*)}")
+_UNSAFE_IN_NAMES = re.compile(r"[^A-Za-z0-9_\-]+")
+_MAX_NAME_CHARACTERS = 80
+
+
+class CrewSource(Protocol):
+    """Where a crew comes from. `build` gives a new crew at each call and must not block."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def static(self) -> bool:
+        """True if two calls of `build` can't differ: a crew from YAML files, read once."""
+
+    def build(self) -> Crew: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDescription:
+    """A task's output name, unique within its crew, and the role of its agent (a template)."""
+
+    name: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class CrewDescription:
+    """A crew as it was when the engine started. `inputs` are its required placeholders, sorted;
+    `way` is how its runs are executed, `reason` why not faster (empty for a plan).
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    tasks: tuple[TaskDescription, ...]
+    way: Way
+    reason: str
+
+
+def task_descriptions(crew: Crew) -> tuple[TaskDescription, ...]:
+    """Name each task: the stem of its `output_file`, else its name, else `task_N`."""
+    names: list[str] = []
+    for number, task in enumerate(crew.tasks, start=1):
+        stem = PurePosixPath(task.output_file).stem if task.output_file else ""
+        wanted = _plain(stem) or _plain(task.name or "") or f"task_{number}"
+        names.append(_unique(wanted, names))
+    return tuple(
+        TaskDescription(name, task.agent.role.strip() if task.agent else "manager")
+        for name, task in zip(names, crew.tasks, strict=True)
+    )
+
+
+def required_inputs(crew: Crew) -> tuple[str, ...]:
+    """Every placeholder that CrewAI interpolates in this crew.
+
+    CrewAI's own `fetch_inputs` also returns fragments of JSON texts, and misses output files.
+    """
+    return tuple(sorted({name for text in _texts(crew) for name in PLACEHOLDER.findall(text)}))
+
+
+def refuse_unservable(name: str, crew: Crew) -> None:
+    """Raise CrewBroken for a crew that would wait for somebody at the server's terminal."""
+    for task, description in zip(crew.tasks, task_descriptions(crew), strict=True):
+        if task.human_input:
+            raise CrewBroken(
+                f"crew {name}: task {description.name} has human_input, which can't be served"
+            )
+
+
+def _texts(crew: Crew) -> Iterator[str]:
+    for task in crew.tasks:
+        yield task.description
+        yield task.expected_output
+        yield task.output_file or ""
+    for agent in crew.agents:
+        yield agent.role
+        yield agent.goal
+        yield agent.backstory
+
+
+def _plain(text: str) -> str:
+    text = _UNSAFE_IN_NAMES.sub("_", PLACEHOLDER.sub("", text))
+    return re.sub(r"_{2,}", "_", text).strip("_-")[:_MAX_NAME_CHARACTERS]
+
+
+def _unique(wanted: str, taken: list[str]) -> str:
+    name, count = wanted, 1
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    return name

@@ -1,0 +1,104 @@
+"""What a run tells while it goes, and what it gives at its end."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from crewai.crews.crew_output import CrewOutput
+from crewai.types.usage_metrics import UsageMetrics
+
+Way = Literal["plan", "native", "stock"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    """A task begins. `index` counts the crew's tasks from 0; `name` is its output's name."""
+
+    index: int
+    name: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFinished:
+    """A task is done; `text` is its raw output. Times are in UTC."""
+
+    index: int
+    name: str
+    agent: str
+    text: str
+    started_at: datetime
+    finished_at: datetime
+
+
+class RunObserver(Protocol):
+    """Hears of a run's progress. Every call is awaited on the engine's event loop, and the task
+    waits for it; tasks that run side by side call it side by side.
+    """
+
+    async def task_started(self, event: TaskStarted) -> None:
+        """Called once per task that is executed (not for skipped ones)."""
+
+    async def task_finished(self, event: TaskFinished) -> None:
+        """Called once per finished task. An error raised here fails the run with that error."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """One task of a finished run. A skipped (conditional) task has an empty text and no times."""
+
+    name: str
+    agent: str
+    text: str
+    skipped: bool
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens and successful model calls of one run: what the models reported, counted once."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    reasoning_tokens: int = 0
+    cache_creation_tokens: int = 0
+    successful_requests: int = 0
+
+    def add(self, metrics: UsageMetrics) -> None:
+        self.prompt_tokens += metrics.prompt_tokens
+        self.completion_tokens += metrics.completion_tokens
+        self.total_tokens += metrics.total_tokens
+        self.cached_prompt_tokens += metrics.cached_prompt_tokens
+        self.reasoning_tokens += metrics.reasoning_tokens
+        self.cache_creation_tokens += metrics.cache_creation_tokens
+        self.successful_requests += metrics.successful_requests
+
+    def metrics(self) -> UsageMetrics:
+        """The same figures in CrewAI's own form."""
+        return UsageMetrics(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=self.total_tokens,
+            cached_prompt_tokens=self.cached_prompt_tokens,
+            reasoning_tokens=self.reasoning_tokens,
+            cache_creation_tokens=self.cache_creation_tokens,
+            successful_requests=self.successful_requests,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CrewResult:
+    """A finished run: `raw` is the crew's result, `tasks` are in the crew's order.
+
+    `output` is CrewAI's own result object (its `token_usage` is `usage`), `way` says how the run
+    was executed.
+    """
+
+    raw: str
+    tasks: tuple[TaskOutcome, ...]
+    usage: Usage
+    output: CrewOutput
+    way: Way

@@ -1,0 +1,166 @@
+"""What belongs to one run, and to no other: carried by a context variable into every thread and
+asyncio task that the run starts.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+
+from crewai.hooks.dispatch import HookAborted
+from crewai.llms.base_llm import BaseLLM
+from crewai.task import Task
+from crewai.tasks.task_output import TaskOutput
+
+from app.engine.description import TaskDescription
+from app.engine.results import RunObserver, TaskFinished, TaskOutcome, TaskStarted, Usage
+
+_T = TypeVar("_T")
+
+_current: contextvars.ContextVar["RunScope | None"] = contextvars.ContextVar(
+    "crew_capture_run", default=None
+)
+
+
+class RunDropped(HookAborted):
+    """Stops what is left of a cancelled run. CrewAI passes a HookAborted on without retries."""
+
+    def __init__(self) -> None:
+        super().__init__("the run was cancelled")
+
+
+class ContextTooLong(HookAborted):
+    """The prompt is too long for the model and the agent must not shorten it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the prompt is longer than the model's context window, and the agent has "
+            "respect_context_window=False"
+        )
+
+
+class Executor(Protocol):
+    """Marks a run of the native way: the executor class that its agents use."""
+
+    def adopt(self, agent: Any) -> None: ...
+
+
+class RunScope:
+    """One run's identity: its tasks, observer, token usage, and errors of its models."""
+
+    def __init__(
+        self,
+        *,
+        model: BaseLLM,
+        tasks: tuple[TaskDescription, ...],
+        observer: RunObserver | None,
+    ) -> None:
+        self.model = model
+        self.usage = Usage()
+        self.model_errors: list[BaseException] = []
+        self.observer_error: BaseException | None = None
+        self.dropped = False
+        self.native: Executor | None = None
+        self._descriptions = tasks
+        self._observer = observer
+        self._loop = asyncio.get_running_loop()
+        self._indices: dict[int, int] = {}
+        self._finished: dict[int, TaskFinished] = {}
+        self._started: dict[int, TaskStarted] = {}
+        self._times: dict[int, datetime] = {}
+        self._relayed: set[Future[Any]] = set()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def drop(self) -> None:
+        """The run was cancelled: stop it wherever it asks next, and forget what it says."""
+        self.dropped = True
+        for future in list(self._relayed):
+            future.cancel()
+
+    def check(self) -> None:
+        if self.dropped:
+            raise RunDropped
+
+    def bind(self, tasks: list[Task]) -> None:
+        """Tell which objects are this run's tasks."""
+        self._indices = {id(task): index for index, task in enumerate(tasks)}
+
+    def index_of(self, task: Task) -> int | None:
+        return self._indices.get(id(task))
+
+    async def start_task(self, index: int, agent: str) -> None:
+        """Note a task's start, once; telling it a second time is silent."""
+        self.check()
+        if index in self._started:
+            return
+        event = TaskStarted(index, self._descriptions[index].name, agent)
+        self._started[index] = event
+        self._times[index] = datetime.now(UTC)
+        if self._observer is not None:
+            await self._told(self._observer.task_started(event))
+
+    async def finish_task(self, index: int, agent: str, text: str) -> None:
+        """Note a task's end, once."""
+        self.check()
+        if index in self._finished:
+            return
+        name, started_at = self._descriptions[index].name, self._times[index]
+        event = TaskFinished(index, name, agent, text, started_at, datetime.now(UTC))
+        self._finished[index] = event
+        if self._observer is not None:
+            await self._told(self._observer.task_finished(event))
+
+    async def _told(self, telling: Coroutine[Any, Any, None]) -> None:
+        try:
+            await telling
+        except Exception as error:
+            self.observer_error = self.observer_error or error
+            raise
+
+    def on_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """From a thread of this run: have the event loop do `work`, and wait for it."""
+        if self.dropped:
+            work.close()
+            raise RunDropped
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._relayed.add(future)
+        try:
+            return future.result()
+        except (asyncio.CancelledError, Exception) as error:
+            if self.dropped:
+                raise RunDropped from error
+            raise
+        finally:
+            self._relayed.discard(future)
+
+    def outcomes(self, outputs: list[TaskOutput]) -> tuple[TaskOutcome, ...]:
+        """Every task's outcome; those that never started were skipped."""
+        found = []
+        for index, output in enumerate(outputs):
+            finished = self._finished.get(index)
+            found.append(
+                TaskOutcome(
+                    name=self._descriptions[index].name,
+                    agent=output.agent,
+                    text=output.raw,
+                    skipped=finished is None,
+                    started_at=finished.started_at if finished else None,
+                    finished_at=finished.finished_at if finished else None,
+                )
+            )
+        return tuple(found)
+
+
+def current_scope() -> RunScope | None:
+    """The run that this thread or asyncio task works for."""
+    return _current.get()
