@@ -1,0 +1,232 @@
+"""Outputs as files in one directory."""
+
+import errno
+import itertools
+import os
+import re
+import secrets
+import stat
+import threading
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from storage.drivers import Driver, Entry, Listing
+from storage.drivers.threads import SharedThreads
+from storage.drivers.writes import Write, Writes
+from storage.errors import (
+    BufferFull,
+    LocationUnusable,
+    OutputNotFound,
+    OutputUnavailable,
+    StorageError,
+)
+
+T = TypeVar("T")
+
+_THREADS = 4
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}-[0-9]+\.tmp")
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_FILE = {errno.ENOENT, errno.ELOOP}  # ELOOP: a symbolic link, which nobody here made
+
+
+class LocalDriver(Driver):
+    """One file for each name, in a directory that only its owner can enter.
+
+    All work goes through the descriptor of the directory, so no path is looked up twice and no
+    symbolic link is followed. When the directory is removed under a running process, the next
+    call makes it anew. Nothing is flushed to disk: outputs are intermediaries, which a
+    crash of the process can't harm, and which a power cut may.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.location = str(directory)
+        self._directory = directory
+        self._threads = SharedThreads("storage-local", _THREADS)
+        self._writes = Writes(lambda name: self._threads.submit(partial(self._remove, [name])))
+        self._fd = -1
+        self._spent_fds: list[int] = []
+        self._opening = threading.Lock()
+        # Two writers, be it on two machines, never form the same temporary name.
+        self._writer = secrets.token_hex(8)
+        self._serial = itertools.count()
+
+    async def start(self) -> None:
+        try:
+            self._fd = await self._threads.submit(self._open)
+        except OSError as error:
+            raise LocationUnusable(self.location, error.strerror or str(error)) from error
+
+    async def put(self, name: str, data: bytes) -> None:
+        await self._writes.run(
+            name, lambda write: self._threads.submit(partial(self._write, name, data, write))
+        )
+
+    async def get(self, name: str) -> bytes:
+        return await self._threads.submit(partial(self._read, name))
+
+    async def delete(self, names: Collection[str]) -> Mapping[str, StorageError]:
+        return await self._threads.submit(partial(self._remove, tuple(names)))
+
+    async def list(self, prefix: str = "") -> Listing:
+        return await self._threads.submit(partial(self._scan, prefix))
+
+    async def aclose(self) -> None:
+        await self._threads.aclose()
+        for fd in (self._fd, *self._spent_fds):
+            if fd >= 0:
+                os.close(fd)
+        self._fd, self._spent_fds = -1, []
+
+    # What follows runs in threads.
+
+    def _open(self) -> int:
+        """Opens the directory, making it where it is missing; the folder around it must exist."""
+        with suppress(FileExistsError):
+            self._directory.mkdir(mode=0o700)
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        status = os.fstat(fd)
+        problem = None
+        if status.st_uid != os.geteuid():
+            problem = f"it is owned by user {status.st_uid}, not by this process's {os.geteuid()}"
+        elif status.st_mode & 0o077:
+            mode = stat.S_IMODE(status.st_mode)
+            problem = f"it is open to others (mode {mode:04o}); chmod 700 it"
+        if problem:
+            os.close(fd)
+            raise LocationUnusable(self.location, problem)
+        return fd
+
+    def _in_directory(self, act: Callable[[int], T]) -> T:
+        fd = self._fd
+        try:
+            return act(fd)
+        except FileNotFoundError:
+            if os.fstat(fd).st_nlink:
+                raise
+        return act(self._reopen(fd))
+
+    def _reopen(self, removed_fd: int) -> int:
+        with self._opening:
+            if self._fd == removed_fd:
+                self._fd = self._open()
+                # Other threads may be using it: it is closed at the end.
+                self._spent_fds.append(removed_fd)
+            return self._fd
+
+    def _write(self, name: str, data: bytes, write: Write) -> None:
+        def attempt() -> None:
+            self._in_directory(lambda directory: self._write_in(directory, name, data, write))
+
+        try:
+            try:
+                attempt()
+            except FileNotFoundError:  # a sweep of everything took the unfinished file
+                attempt()
+        except OSError as error:
+            cause = error.strerror or str(error)
+            if error.errno in _NO_ROOM:
+                raise BufferFull(name, self.location, cause) from error
+            raise OutputUnavailable(name, self.location, cause) from error
+        except LocationUnusable as error:
+            raise OutputUnavailable(name, self.location, error.cause) from error
+
+    def _write_in(self, directory: int, name: str, data: bytes, write: Write) -> None:
+        unfinished = f".{self._writer}-{next(self._serial)}.tmp"
+        if write.abandoned:
+            return
+        fd = os.open(
+            unfinished,
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW,
+            0o600,
+            dir_fd=directory,
+        )
+        try:
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
+            finally:
+                os.close(fd)
+            if not write.abandoned:
+                os.rename(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
+                write.landed = True
+        finally:
+            if not write.landed:
+                with suppress(OSError):
+                    os.unlink(unfinished, dir_fd=directory)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._in_directory(lambda directory: _read_in(directory, name))
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise OutputNotFound(name, self.location) from None
+            cause = error.strerror or str(error)
+            raise OutputUnavailable(name, self.location, cause) from error
+        except LocationUnusable as error:
+            raise OutputUnavailable(name, self.location, error.cause) from error
+
+    def _remove(self, names: Collection[str]) -> dict[str, StorageError]:
+        failures: dict[str, StorageError] = {}
+        for name in names:
+            try:
+                os.unlink(name, dir_fd=self._fd)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                cause = error.strerror or str(error)
+                failures[name] = OutputUnavailable(name, self.location, cause)
+        return failures
+
+    def _scan(self, prefix: str) -> Listing:
+        try:
+            directory = self._fd
+            if not os.fstat(directory).st_nlink:
+                directory = self._reopen(directory)
+            # The clock of the file system, which need not be ours. Touching the directory takes
+            # no room on a full disk, unlike a new file.
+            os.utime(directory)
+            now = os.fstat(directory).st_mtime
+            entries: list[Entry] = []
+            leftovers: list[Entry] = []
+            with os.scandir(directory) as files:
+                for file in files:
+                    unfinished = _UNFINISHED.fullmatch(file.name)
+                    if unfinished or file.name.startswith(prefix):
+                        with suppress(FileNotFoundError):  # gone meanwhile
+                            status = file.stat(follow_symlinks=False)
+                            if stat.S_ISREG(status.st_mode):
+                                entry = _entry(file.name, status, now)
+                                (leftovers if unfinished else entries).append(entry)
+            room = os.fstatvfs(directory)
+        except OSError as error:
+            cause = error.strerror or str(error)
+            raise OutputUnavailable(f"{prefix}*", self.location, cause) from error
+        except LocationUnusable as error:
+            raise OutputUnavailable(f"{prefix}*", self.location, error.cause) from error
+        entries.sort(key=lambda entry: entry.name)
+        return Listing(entries, leftovers, free_bytes=room.f_bavail * room.f_frsize)
+
+
+def _read_in(directory: int, name: str) -> bytes:
+    # O_NONBLOCK: opening a pipe that somebody put there must not wait for its other end.
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.ELOOP, "not a regular file")
+        data = os.read(fd, status.st_size)
+        if len(data) != status.st_size:
+            raise OSError(errno.EIO, f"{len(data)} of {status.st_size} bytes could be read")
+        return data
+    finally:
+        os.close(fd)
+
+
+def _entry(name: str, status: os.stat_result, now: float) -> Entry:
+    modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+    return Entry(name, status.st_size, modified_at, age_seconds=now - status.st_mtime)
