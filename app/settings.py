@@ -1,0 +1,135 @@
+"""One frozen Settings object, read from the environment and `.env`.
+
+Every setting is listed with its default in `.env.example`; a test holds the two together.
+"""
+
+import ipaddress
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(ValueError):
+    """A setting has a wrong value. The message is one line: setting, value, what is allowed."""
+
+
+class Settings(BaseSettings):
+    """What an operator can set; names in the environment are these in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    workers: Count = 1
+    auth_off_anywhere: bool = False
+    shutdown_seconds: Annotated[float, Field(ge=0)] = 30.0
+
+    database_url: str = "sqlite+aiosqlite:///crew_capture.db"
+
+    temp_backend: str = "local"
+    temp_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
+    temp_take_over: bool = False
+    cleanup_max_age_hours: Annotated[float, Field(ge=0)] = 1.0
+    cleanup_probability: Annotated[float, Field(ge=0, le=1)] = 0.01
+    cleanup_interval_seconds: Seconds = 600.0
+    read_attempts: Count = 3
+    read_backoff_seconds: Annotated[float, Field(ge=0)] = 0.1
+    memory_max_bytes: Count = 268_435_456
+    s3_bucket: str | None = None
+    s3_prefix: str = "crew-capture/"
+    s3_endpoint_url: str | None = None
+    s3_region: str | None = None
+
+    llm_model: str = "offline"
+    llm_base_url: str | None = None
+    llm_api_key: SecretStr | None = None
+    llm_timeout_seconds: Seconds = 120.0
+    llm_max_concurrency: Count = 4000
+
+    engine: Literal["auto", "native", "stock"] = "auto"
+    max_runs_in_flight: Count = 2000
+    max_runs_queued: Annotated[int, Field(ge=0)] = 20_000
+    run_timeout_seconds: Seconds = 900.0
+    lease_seconds: Annotated[float, Field(ge=10)] = 20.0
+    max_attempts: Count = 3
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] = "console"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level_in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        scheme, separator, _ = value.partition("://")
+        if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
+            raise ValueError("must start with sqlite:// or postgresql://")
+        return value
+
+    @field_validator("temp_backend")
+    @classmethod
+    def _known_backend(cls, value: str) -> str:
+        members = value.split("+")
+        if not set(members) <= {"local", "memory", "s3"} or len(set(members)) != len(members):
+            raise ValueError("must be local, memory, s3, or a chain of them such as memory+s3")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "s3" in self.temp_backend.split("+") and not self.s3_bucket:
+            raise ValueError(f"S3_BUCKET is empty: TEMP_BACKEND={self.temp_backend} needs a bucket")
+        if not self.auth_off_anywhere and not _is_loopback(self.host):
+            raise ValueError(
+                f"HOST={self.host}: without authentication only a loopback address is served; "
+                "set AUTH_OFF_ANYWHERE=yes if something else guards this address"
+            )
+        return self
+
+    @property
+    def cleanup_max_age_seconds(self) -> float:
+        return self.cleanup_max_age_hours * 3600
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings; `overrides` (by field name) win over the environment.
+
+    Raises:
+        SettingsError: a value is wrong; one line for each wrong setting.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("\n".join(_lines(error))) from None
+
+
+def _lines(error: ValidationError) -> list[str]:
+    return [_line(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors()]
+
+
+def _line(name: str, message: str, value: object) -> str:
+    message = message.removeprefix("Value error, ")
+    if not name:  # a rule between settings names them itself
+        return message
+    shown = "***" if name.endswith(("_key", "_url")) else value
+    return f"{name.upper()}={shown}: {message[0].lower()}{message[1:]}"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

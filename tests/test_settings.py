@@ -1,0 +1,77 @@
+"""Settings: defaults, names, and what a wrong value says."""
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, SettingsError, load_settings
+
+EXAMPLE = Path(__file__).parent.parent / ".env.example"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def _example_values() -> dict[str, str]:
+    lines = [line for line in EXAMPLE.read_text().splitlines() if line and line[0] != "#"]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_the_example_file_lists_every_setting() -> None:
+    assert set(_example_values()) == {name.upper() for name in Settings.model_fields}
+
+
+def test_the_example_file_shows_the_defaults(tmp_path: Path) -> None:
+    defaults = load_settings()
+    (tmp_path / ".env").write_text(EXAMPLE.read_text())
+    assert load_settings() == defaults
+
+
+def test_the_environment_wins_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("PORT=1111\nWORKERS=3\n")
+    monkeypatch.setenv("PORT", "2222")
+    settings = load_settings()
+    assert (settings.port, settings.workers) == (2222, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("PORT", "http", "integer"),
+        ("PORT", "70000", "less than or equal to 65535"),
+        ("CLEANUP_PROBABILITY", "2", "less than or equal to 1"),
+        ("TEMP_BACKEND", "ftp", "local, memory, s3"),
+        ("TEMP_BACKEND", "memory+memory", "a chain of them"),
+        ("TEMP_BACKEND", "s3", "S3_BUCKET"),
+        ("DATABASE_URL", "mysql://u:secret@h/d", "sqlite:// or postgresql://"),
+        ("ENGINE", "warp", "'auto', 'native' or 'stock'"),
+        ("HOST", "0.0.0.0", "AUTH_OFF_ANYWHERE=yes"),
+        ("LOG_FORMAT", "xml", "'console' or 'json'"),
+        ("LEASE_SECONDS", "1", "greater than or equal to 10"),
+    ],
+)
+def test_a_wrong_value_is_told_in_one_line_with_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    message = str(refused.value)
+    assert name in message
+    assert allowed in message
+    assert "\n" not in message
+    assert "secret" not in message
+
+
+def test_a_public_address_is_served_when_the_operator_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    monkeypatch.setenv("AUTH_OFF_ANYWHERE", "yes")
+    assert load_settings().host == "0.0.0.0"
