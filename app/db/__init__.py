@@ -1,0 +1,17 @@
+"""The database: engine and sessions, transactions shared by many runs, migrations."""
+
+from app.db.group_commit import GroupCommit
+from app.db.installation import Installation, installation_id
+from app.db.migrate import migrate
+from app.db.session import Base, Database, DatabaseUnavailable, UtcDateTime
+
+__all__ = [
+    "Base",
+    "Database",
+    "DatabaseUnavailable",
+    "GroupCommit",
+    "Installation",
+    "UtcDateTime",
+    "installation_id",
+    "migrate",
+]

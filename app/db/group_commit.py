@@ -1,0 +1,101 @@
+"""Joins the row changes of many runs in few transactions.
+
+A commit costs the same for one row as for hundreds, so whatever is submitted while one
+transaction is under way goes down together in the next.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db.session import Database, DatabaseUnavailable
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+GroupOperation = Callable[[AsyncConnection, Sequence[P]], Awaitable[Sequence[R]]]
+
+
+@dataclass(slots=True)
+class _Write:
+    operation: GroupOperation[Any, Any]
+    payload: Any
+    committed: asyncio.Future[Any]
+
+
+class GroupCommit:
+    """Runs row changes in shared transactions; each is acknowledged only after its commit."""
+
+    def __init__(self, database: Database, *, max_group: int = 500) -> None:
+        self._database = database
+        self._max_group = max_group
+        self._waiting: deque[_Write] = deque()
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def submit(self, operation: GroupOperation[P, R], payload: P) -> R:
+        """Apply `operation` to `payload`, together with whatever else waits for it.
+
+        `operation` gets a connection and the payloads of a group, and returns one result
+        for each. It may be called again with a part of the group when another's payload
+        makes the transaction fail, so that nobody pays for a neighbour.
+
+        Raises:
+            DatabaseUnavailable: nothing was committed, or whether it was can't be known.
+            Exception: what `operation` raised for this payload alone.
+        """
+        write = _Write(operation, payload, asyncio.get_running_loop().create_future())
+        self._waiting.append(write)
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+        return cast(R, await write.committed)
+
+    async def aclose(self) -> None:
+        """Wait until everything submitted is committed or refused."""
+        if self._flushing is not None:
+            await self._flushing
+
+    async def _flush(self) -> None:
+        try:
+            while self._waiting:
+                await asyncio.sleep(0)  # whoever is ready in this turn of the loop joins
+                size = min(len(self._waiting), self._max_group)
+                await self._commit([self._waiting.popleft() for _ in range(size)])
+        finally:
+            self._flushing = None
+
+    async def _commit(self, group: list[_Write]) -> None:
+        try:
+            results = await self._apply(group)
+        except DatabaseUnavailable as error:
+            _refuse(group, error)
+        except Exception as error:  # told to the caller whose write it is
+            if len(group) == 1:
+                _refuse(group, error)
+                return
+            for write in group:
+                await self._commit([write])
+        else:
+            for write, result in results:
+                if not write.committed.done():
+                    write.committed.set_result(result)
+
+    async def _apply(self, group: list[_Write]) -> list[tuple[_Write, Any]]:
+        by_operation: dict[GroupOperation[Any, Any], list[_Write]] = {}
+        for write in group:
+            by_operation.setdefault(write.operation, []).append(write)
+        results: list[tuple[_Write, Any]] = []
+        async with self._database.write() as connection:
+            for operation, writes in by_operation.items():
+                outcome = await operation(connection, [write.payload for write in writes])
+                results += zip(writes, outcome, strict=True)
+        return results
+
+
+def _refuse(group: list[_Write], error: Exception) -> None:
+    for write in group:
+        if not write.committed.done():
+            write.committed.set_exception(error)

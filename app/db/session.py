@@ -1,0 +1,141 @@
+"""The database engine: SQLite in WAL mode or PostgreSQL, by one URL."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+from sqlalchemy import DateTime, TypeDecorator, event, text
+from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+
+class Base(DeclarativeBase):
+    """The tables of the service."""
+
+
+# PostgreSQL's error classes: connection, insufficient resources, operator intervention, system.
+_UNAVAILABLE_STATES = ("08", "53", "57", "58")
+
+
+class DatabaseUnavailable(Exception):
+    """The database can't be asked now: refused, gone, locked for too long. Try again later."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime, also on SQLite, which keeps no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class Database:
+    """One engine, opened in the event loop that uses it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = async_url(url)
+        self.engine = _create_engine(self.url)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for reading.
+
+        Raises:
+            DatabaseUnavailable: the database can't be asked.
+        """
+        with _mapped_errors():
+            async with self.engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed when the block ends, rolled back when it raises.
+
+        On SQLite it takes the write lock at its start, so that what it reads is
+        what it changes.
+
+        Raises:
+            DatabaseUnavailable: the database can't be asked.
+        """
+        with _mapped_errors():
+            async with self.engine.connect() as connection:
+                await connection.execution_options(writes=True)
+                async with connection.begin():
+                    yield connection
+
+    async def ping(self) -> None:
+        """Raise DatabaseUnavailable unless the database answers."""
+        async with self.read() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def aclose(self) -> None:
+        await self.engine.dispose()
+
+
+def async_url(url: str) -> URL:
+    """The URL with the asynchronous driver that serves it."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+asyncpg")
+    return parsed.set(drivername="sqlite+aiosqlite")
+
+
+def _create_engine(url: URL) -> AsyncEngine:
+    options: dict[str, Any] = {}
+    if url.get_backend_name() == "postgresql":
+        # A server that went away and came back must not cost a run its answer.
+        options = {"pool_pre_ping": True, "connect_args": {"timeout": 10, "command_timeout": 60}}
+    engine = create_async_engine(
+        url,
+        json_serializer=lambda value: msgspec.json.encode(value).decode(),
+        json_deserializer=msgspec.json.decode,
+        **options,
+    )
+    if engine.dialect.name == "sqlite":
+        _prepare_sqlite(engine)
+    return engine
+
+
+def _prepare_sqlite(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we begin transactions ourselves, below
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout=30000")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # An acknowledged run must survive a power cut; commits come in groups, so it is cheap.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def _mapped_errors() -> Iterator[None]:
+    """Turn a driver's trouble with the database into DatabaseUnavailable; other errors pass."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeoutError, OSError) as error:
+        raise DatabaseUnavailable(type(error).__name__) from error
+    except (asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
+        raise DatabaseUnavailable(type(error).__name__) from error  # while connecting
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if error.connection_invalidated or state[:2] in _UNAVAILABLE_STATES:
+            raise DatabaseUnavailable(type(error).__name__) from error
+        raise
