@@ -1,0 +1,1 @@
+"""A run's life, from its acceptance to the deletion of its stored outputs."""

@@ -1,0 +1,29 @@
+"""What can be wrong with a request for a run."""
+
+
+class RunError(Exception):
+    """The base of this package's errors."""
+
+
+class InvalidInput(RunError):
+    """An input can't be taken; `field` names it, the message says what would be."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class UnknownCrew(RunError):
+    """No crew of this name is served."""
+
+
+class Overloaded(RunError):
+    """As many runs wait as may wait; nothing was accepted."""
+
+
+class ShuttingDown(RunError):
+    """The service takes no more runs; nothing was accepted."""
+
+
+class RunMoved(RunError):
+    """The run is accepted, but this process doesn't carry it to its end; another does."""

@@ -1,0 +1,68 @@
+"""The inputs of a run: checked, and completed with the crew's defaults."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from app.crews.registry import CrewSpec
+from app.runs.errors import InvalidInput
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def complete_inputs(
+    spec: CrewSpec, required: Iterable[str], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The inputs that a run of the crew gets: those given, and defaults for empty or missing ones.
+
+    Values are what CrewAI takes: strings, numbers, booleans, lists and objects of them.
+    Line ends become newlines. Inputs that the crew doesn't name are passed on, as CrewAI does.
+
+    Raises:
+        InvalidInput: an input is missing, of another type, too long, or holds a control
+            character other than newline and tab; names the input.
+    """
+    inputs = {name: _clean(spec, name, value) for name, value in given.items()}
+    for name, default in spec.defaults.items():
+        if _is_empty(inputs.get(name)):
+            inputs[name] = default
+    for name in required:
+        if inputs.get(name) is None:
+            raise InvalidInput(name, f"missing; the crew {spec.name} needs it")
+    return inputs
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _clean(spec: CrewSpec, field: str, value: object) -> Any:
+    if isinstance(value, str):
+        return _clean_text(spec, field, value)
+    if isinstance(value, list):
+        return [_clean(spec, f"{field}[{i}]", item) for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {
+            _clean_text(spec, field, str(name)): _clean(spec, f"{field}.{name}", item)
+            for name, item in value.items()
+        }
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    raise InvalidInput(
+        field, f"a {type(value).__name__}; allowed are texts, numbers, booleans, lists, objects"
+    )
+
+
+def _clean_text(spec: CrewSpec, field: str, text: str) -> str:
+    text = text.replace("\r\n", "\n")
+    if len(text) > spec.max_input_chars:
+        raise InvalidInput(
+            field, f"{len(text)} characters; at most {spec.max_input_chars} are allowed"
+        )
+    if found := _CONTROL.search(text):
+        raise InvalidInput(
+            field,
+            f"control character U+{ord(found[0]):04X} at position {found.start()}; "
+            "only newline and tab are allowed",
+        )
+    return text

@@ -1,0 +1,49 @@
+"""The run: its row and its states."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import JSON, Index, Integer, String, Text, Uuid
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base, UtcDateTime
+
+
+class RunStatus(StrEnum):
+    """The states of a run, stored and shown in these very words."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+UNSETTLED = (RunStatus.QUEUED, RunStatus.RUNNING)
+
+
+class UserRun(Base):
+    """One run of one crew for one user: the truth about it."""
+
+    __tablename__ = "user_runs"
+    __table_args__ = (Index("user_runs_unsettled", "status", "lease_until"),)
+
+    run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    crew: Mapped[str] = mapped_column(String(100))
+    status: Mapped[str] = mapped_column(String(20))
+    inputs: Mapped[dict[str, Any]] = mapped_column(JSON)
+    # Texts of models are kept as JSON: PostgreSQL's text can't hold a NUL, JSON escapes it.
+    outputs: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
+    raw_result: Mapped[str | None] = mapped_column(JSON(none_as_null=True))
+    tasks: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))
+    usage: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
+    error: Mapped[str | None] = mapped_column(Text)
+    error_type: Mapped[str | None] = mapped_column(String(50))
+    attempt: Mapped[int] = mapped_column(Integer)
+    worker: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
