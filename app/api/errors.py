@@ -1,0 +1,109 @@
+"""The one place where errors become HTTP answers.
+
+Every error answer is `{"success": false, "error": TEXT, "error_type": WORD}`; none shows a
+stack trace, a path or a secret.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from app.db import DatabaseUnavailable
+from app.runs.errors import InvalidInput, Overloaded, RunMoved, ShuttingDown, UnknownCrew
+
+logger = logging.getLogger("crew_capture.api")
+
+RETRY_AFTER_SECONDS = 5
+
+# How a failed run is answered, by the `error_type` of its row.
+STATUS_OF_FAILED_RUN: Mapping[str, int] = {
+    "no_results": 422,
+    "model_error": 502,
+    "storage_unavailable": 503,
+    "run_timeout": 504,
+}
+
+
+class ErrorAnswer(msgspec.Struct):
+    """What every error answers."""
+
+    error: str
+    error_type: str
+    success: bool = False
+
+
+def error_response(status_code: int, error_type: str, error: str) -> Response[ErrorAnswer]:
+    """An error as it is answered; 503 says when to come again."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status_code == 503 else {}
+    return Response(ErrorAnswer(error, error_type), status_code=status_code, headers=headers)
+
+
+def _invalid_input(_: Request[Any, Any, Any], error: InvalidInput) -> Response[ErrorAnswer]:
+    return error_response(400, "invalid_input", str(error))
+
+
+def _unknown_crew(_: Request[Any, Any, Any], error: UnknownCrew) -> Response[ErrorAnswer]:
+    return error_response(404, "not_found", f"no crew is named {error}")
+
+
+def _not_now(
+    _: Request[Any, Any, Any], error: Overloaded | ShuttingDown | RunMoved
+) -> Response[ErrorAnswer]:
+    return error_response(503, "overloaded", str(error))
+
+
+def _database_unavailable(
+    _: Request[Any, Any, Any], error: DatabaseUnavailable
+) -> Response[ErrorAnswer]:
+    logger.warning("The database is unavailable: %s", error)
+    return error_response(503, "database_unavailable", "the database is unavailable; try again")
+
+
+def _validation(_: Request[Any, Any, Any], error: ValidationException) -> Response[ErrorAnswer]:
+    problems = error.extra if isinstance(error.extra, list) else []
+    return error_response(400, "invalid_input", "; ".join(map(_problem, problems)) or error.detail)
+
+
+def _problem(problem: Mapping[str, str]) -> str:
+    field, message = problem.get("key", "body"), problem["message"].replace("`", "")
+    return f"{'body' if field == 'data' else field}: {message[0].lower()}{message[1:]}"
+
+
+_ERROR_TYPES: Mapping[int, str] = {
+    400: "invalid_input",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    429: "too_many_requests",
+}
+
+
+def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorAnswer]:
+    if error.status_code >= 500:
+        return _unexpected(_, error)
+    error_type = _ERROR_TYPES.get(error.status_code, "invalid_request")
+    response = error_response(error.status_code, error_type, error.detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return error_response(500, "internal_error", "internal error")
+
+
+EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Any] = {
+    InvalidInput: _invalid_input,
+    UnknownCrew: _unknown_crew,
+    Overloaded: _not_now,
+    ShuttingDown: _not_now,
+    RunMoved: _not_now,
+    DatabaseUnavailable: _database_unavailable,
+    ValidationException: _validation,
+    HTTPException: _http,
+    Exception: _unexpected,
+}

@@ -1,0 +1,88 @@
+"""`POST /api/run`: run the idea crew and wait for its three reports."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from litestar import Response, post
+from litestar.datastructures import State
+from litestar.openapi import ResponseSpec
+
+from app.api.errors import STATUS_OF_FAILED_RUN, ErrorAnswer, error_response
+from app.runs.service import RunService, SettledRun
+
+_CREW = "idea"
+
+Text = Annotated[str, msgspec.Meta(max_length=4000)] | None
+
+
+class Profile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """What a person tells about themselves; the crew has a default for each field."""
+
+    goal_type: Text = None
+    time_commitment: Text = None
+    budget_range: Text = None
+    interest_area: Text = None
+    sub_interest_area: Text = None
+    work_style: Text = None
+    skill_strength: Text = None
+    experience_summary: Text = None
+
+
+class Reports(msgspec.Struct):
+    """The three reports, in markdown."""
+
+    profile_analysis: str
+    startup_ideas_research: str
+    personalized_recommendations: str
+
+
+class RunAnswer(msgspec.Struct):
+    """A run that succeeded, and the inputs that it ran with."""
+
+    run_id: UUID
+    inputs: dict[str, Any]
+    outputs: Reports
+    raw_result: str
+    waited_seconds: float
+    success: bool = True
+
+
+@post(
+    "/api/run",
+    status_code=200,
+    summary="Run the idea crew and wait for its reports",
+    responses={
+        status: ResponseSpec(ErrorAnswer, description=description)
+        for status, description in {
+            400: "An input can't be taken; the error names the field",
+            413: "The body is too large",
+            422: "Nothing meaningful came back",
+            500: "The run failed",
+            502: "The model failed",
+            503: "Not now: Retry-After says when",
+            504: "The run took too long",
+        }.items()
+    },
+)
+async def run_idea_crew(data: Profile, state: State) -> Response[RunAnswer] | Response[ErrorAnswer]:
+    """The run goes on, is saved and cleaned up even if the client goes away."""
+    service: RunService = state.runs
+    given = {name: value for name, value in msgspec.structs.asdict(data).items() if value}
+    return _answer(await service.run(_CREW, given))
+
+
+def _answer(run: SettledRun) -> Response[RunAnswer] | Response[ErrorAnswer]:
+    outcome = run.outcome
+    if outcome.outputs is None or outcome.raw_result is None:
+        error_type = outcome.error_type or "internal_error"
+        status_code = STATUS_OF_FAILED_RUN.get(error_type, 500)
+        return error_response(status_code, error_type, outcome.error or "internal error")
+    answer = RunAnswer(
+        run.run_id,
+        run.inputs,
+        Reports(**outcome.outputs),
+        outcome.raw_result,
+        run.waited_seconds,
+    )
+    return Response(answer, status_code=200)

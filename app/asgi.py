@@ -1,0 +1,129 @@
+"""The one place where the parts meet: settings in, a service out."""
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from litestar import Litestar
+from litestar.openapi import OpenAPIConfig
+
+from app.api.errors import EXCEPTION_HANDLERS
+from app.api.health import live, ready
+from app.api.run import run_idea_crew
+from app.crews.registry import Registry, served_crews
+from app.db import Database
+from app.engine import Engine
+from app.engine.llm import ModelSettings, create_model
+from app.logs import configure_logging
+from app.runs.places import open_database, open_store
+from app.runs.recovery import Recovery
+from app.runs.rows import RunRows
+from app.runs.service import RunLimits, RunService
+from app.runs.sweeping import Sweeper
+from app.settings import Settings, load_settings
+from storage import OutputStore
+
+if TYPE_CHECKING:  # app.engine must be imported before crewai is
+    from crewai import BaseLLM
+
+_MAX_BODY_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service, without its HTTP side."""
+
+    runs: RunService
+    store: OutputStore
+    database: Database
+
+
+def create_app(settings: Settings | None = None, crews: Registry | None = None) -> Litestar:
+    """The ASGI application; everything it holds is opened and closed with its lifespan."""
+    settings = settings or load_settings()
+    configure_logging(settings.log_level, settings.log_format)
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with open_service(settings, crews) as service:
+            app.state.runs = service.runs
+            app.state.store = service.store
+            app.state.database = service.database
+            yield
+
+    return Litestar(
+        [run_idea_crew, live, ready],
+        lifespan=[lifespan],
+        exception_handlers=dict(EXCEPTION_HANDLERS),
+        request_max_body_size=_MAX_BODY_BYTES,
+        openapi_config=OpenAPIConfig(title="Crew Capture", version="0.1.0"),
+        logging_config=None,
+    )
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, crews: Registry | None = None) -> AsyncIterator[Service]:
+    """Everything that runs crews, started; drained and closed at the end of the block.
+
+    Raises:
+        DatabaseUnavailable, StorageError, CrewBroken: a part can't start; one clear line.
+    """
+    crews = crews or served_crews()
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings))
+        store = await stack.enter_async_context(open_store(settings, database))
+        engine = Engine(
+            model=configured_model(settings, crews),
+            mode=settings.engine,
+            max_stock_threads=settings.max_runs_in_flight,
+        )
+        stack.push_async_callback(engine.aclose)
+        await engine.start(list(crews))
+        rows = RunRows(database, worker=_worker_name(), lease_seconds=settings.lease_seconds)
+        stack.push_async_callback(rows.aclose)
+        sweeper = Sweeper(
+            store,
+            rows,
+            max_age_seconds=settings.cleanup_max_age_seconds,
+            interval_seconds=settings.cleanup_interval_seconds,
+            probability=settings.cleanup_probability,
+        )
+        stack.push_async_callback(sweeper.aclose)
+        limits = RunLimits(
+            max_in_flight=settings.max_runs_in_flight,
+            max_queued=settings.max_runs_queued,
+            timeout_seconds=settings.run_timeout_seconds,
+        )
+        runs = RunService(
+            crews=crews, rows=rows, store=store, engine=engine, sweeper=sweeper, limits=limits
+        )
+        recovery = Recovery(rows, runs, max_attempts=settings.max_attempts)
+        stack.push_async_callback(recovery.aclose)
+        stack.push_async_callback(runs.drain, settings.shutdown_seconds)
+        sweeper.start()
+        recovery.start()
+        yield Service(runs, store, database)
+
+
+def configured_model(settings: Settings, crews: Registry) -> "BaseLLM":
+    """The model of every agent that names none of its own."""
+    key = settings.llm_api_key
+    return create_model(
+        ModelSettings(
+            model=settings.llm_model,
+            base_url=settings.llm_base_url,
+            api_key=key.get_secret_value() if key else None,
+            timeout_seconds=settings.llm_timeout_seconds,
+            max_concurrency=settings.llm_max_concurrency,
+        ),
+        offline_answers=[crew.offline_answer for crew in crews if crew.offline_answer],
+    )
+
+
+def _worker_name() -> str:
+    """One name for each process that ever ran: a restarted one is another worker."""
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid4().hex[:8]}"
