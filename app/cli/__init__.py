@@ -1,0 +1,5 @@
+"""The command line: `crew-capture serve | run | sweep | doctor | demo`."""
+
+from app.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,102 @@
+"""`crew-capture demo`: the real service, one profile, three reports, nothing else left."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+from rich.console import Console
+
+from app.cli.reports import write_reports
+from app.settings import Settings
+
+_PROFILE = {
+    "goal_type": "Extra Income",
+    "time_commitment": "5-10 hrs/week",
+    "budget_range": "$100 - $500",
+    "interest_area": "Education",
+    "sub_interest_area": "Online tutoring",
+    "work_style": "Solo",
+    "skill_strength": "Teaching / Explaining",
+    "experience_summary": "Ten years as a maths teacher; I write my own worksheets.",
+}
+_START_SECONDS = 120
+_HEAD_LINES = 6
+
+
+def show(output_dir: Path) -> int:
+    """Run the demonstration; the process's exit code."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="crew-capture-demo-") as scratch:
+        port = _free_port()
+        url = f"http://127.0.0.1:{port}"
+        log = Path(scratch) / "service.log"
+        with log.open("wb") as lines:
+            service = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "serve"],
+                cwd=scratch,  # no .env of the caller's, and everything it writes goes with it
+                env=_environment(scratch, port),
+                stdout=lines,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            with console.status("Starting the service (importing CrewAI takes some seconds)"):
+                started = _wait_until_ready(url, service)
+            if not started:
+                console.print("The service did not start:", log.read_text(), sep="\n")
+                return 1
+            console.print(f"The service is ready at {url}")
+            with console.status("POST /api/run: three agents work on one profile"):
+                begun = time.perf_counter()
+                answer = _post(f"{url}/api/run", _PROFILE)
+            console.print(f"Run {answer['run_id']} took {time.perf_counter() - begun:.2f} s")
+        finally:
+            service.terminate()
+            service.wait()
+    for path in write_reports(output_dir, answer["outputs"]):
+        head = path.read_text(encoding="utf-8").splitlines()[:_HEAD_LINES]
+        console.rule(str(path), align="left")
+        console.print("\n".join(head), markup=False, highlight=False)
+    return 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _environment(scratch: str, port: int) -> dict[str, str]:
+    """The caller's environment without settings of ours, and those that the demo needs."""
+    settings = {name.upper() for name in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name not in settings} | {
+        "PORT": str(port),
+        "TEMP_DIR": scratch,
+    }
+
+
+def _wait_until_ready(url: str, service: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + _START_SECONDS
+    while service.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{url}/health/ready"):  # noqa: S310 - our own http URL
+                return True
+        except URLError:
+            time.sleep(0.1)
+    return False
+
+
+def _post(url: str, body: dict[str, str]) -> Any:
+    request = urllib.request.Request(  # noqa: S310 - our own http URL
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as response:  # noqa: S310
+        return json.load(response)

@@ -1,0 +1,98 @@
+"""`crew-capture doctor`: what works, what doesn't, and what to mend."""
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import click
+
+from app.asgi import configured_model
+from app.crews.registry import served_crews
+from app.engine import Engine
+from app.runs.places import open_database, open_store
+from app.settings import Settings, load_settings
+from storage import OutputKey, OutputStore
+
+
+async def examine() -> int:
+    """Check every part in turn and print a line for each; 1 if something must be mended."""
+    examination = _Examination()
+    async with AsyncExitStack() as stack:
+        with examination.of("settings", "correct it in the environment or in .env"):
+            settings = load_settings()
+            examination.passed(f"backend {settings.temp_backend}, model {settings.llm_model}")
+        if examination.failures:
+            return 1
+        with examination.of("database", "is DATABASE_URL right, is the server up?"):
+            database = await stack.enter_async_context(open_database(settings))
+            examination.passed(f"{database.engine.dialect.name}, newest schema")
+        if not examination.failures:
+            with examination.of("backend", "see docs/operations.md, Backends"):
+                store = await stack.enter_async_context(open_store(settings, database))
+                examination.passed(await _round_trip(store))
+        with examination.of("crews", "see the crew's own definition"):
+            await _describe_crews(settings, examination)
+        with examination.of("model", "are LLM_MODEL, LLM_BASE_URL and LLM_API_KEY right?"):
+            examination.passed(await _ask_model(settings))
+    return 1 if examination.failures else 0
+
+
+class _Examination:
+    """Prints a line for each part, and counts those that need mending."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._part = ""
+
+    @contextmanager
+    def of(self, part: str, remedy: str) -> Iterator[None]:
+        self._part = part
+        try:
+            yield
+        except Exception as error:  # whatever is wrong with a part, the others are examined
+            self.failures += 1
+            click.echo(f"✗ {part}: {str(error) or type(error).__name__}\n    to mend: {remedy}")
+
+    def passed(self, finding: str) -> None:
+        click.echo(f"✓ {self._part}: {finding}")
+
+
+async def _round_trip(store: OutputStore) -> str:
+    text = "A test of the output backend."
+    key = OutputKey(uuid4(), int(datetime.now(UTC).timestamp()), "doctor")
+    try:
+        await store.persist(key, text)
+        if await store.read(key) != text:
+            raise OSError("the backend gave back another text than was written")
+    finally:
+        await store.delete([key])
+    usage = await store.usage()
+    free = "" if usage.free_bytes is None else f", {usage.free_bytes / 1e6:,.0f} MB free"
+    return (
+        f"written, read and deleted in {store.location}; "
+        f"it holds {usage.count} output(s), {usage.size_bytes / 1e6:.1f} MB{free}"
+    )
+
+
+async def _describe_crews(settings: Settings, examination: _Examination) -> None:
+    crews = served_crews()
+    engine = Engine(
+        model=configured_model(settings, crews), mode=settings.engine, max_stock_threads=1
+    )
+    try:
+        await engine.start(list(crews))
+        for crew in crews:
+            found = engine.describe(crew.name)
+            reason = f" ({found.reason})" if found.reason else ""
+            examination.passed(f"{crew.name}: {len(found.tasks)} tasks, way {found.way}{reason}")
+    finally:
+        await engine.aclose()
+
+
+async def _ask_model(settings: Settings) -> str:
+    model = configured_model(settings, served_crews())
+    answer = await model.acall([{"role": "user", "content": "Answer with the word ready."}])
+    if not str(answer).strip():
+        raise ValueError("the model's answer is empty")
+    return f"{settings.llm_model} answers"

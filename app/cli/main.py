@@ -1,0 +1,121 @@
+"""The commands and their options; what each does stands in a module of its own."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from app.crews.idea.profile import DEFAULTS
+from app.db import DatabaseUnavailable
+from app.logs import configure_logging
+from app.settings import SettingsError, load_settings
+from storage import StorageError, SweepOutcome
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """The entry point: errors that an operator can mend are one line on standard error."""
+    try:
+        cli()
+    except (SettingsError, DatabaseUnavailable, StorageError) as error:
+        what = "the database is unavailable: " if isinstance(error, DatabaseUnavailable) else ""
+        click.echo(f"crew-capture: {what}{error}", err=True)
+        sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="crew-capture")
+def cli() -> None:
+    """Run CrewAI crews for many users at once; every output is saved and cleaned up.
+
+    Settings come from the environment and from .env; .env.example lists them.
+    """
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on, instead of HOST.")
+@click.option("--port", type=int, help="Port to listen on, instead of PORT.")
+def serve(**options: object) -> None:
+    """Serve the HTTP API."""
+    settings = load_settings(**{name: value for name, value in options.items() if value})
+    from app.cli.serve import serve
+
+    serve(settings)
+
+
+def _profile_options(command: F) -> F:
+    for name, default in reversed(list(DEFAULTS.items())):
+        command = click.option(
+            f"--{name.replace('_', '-')}", name, metavar="TEXT", help=f"Default: {default}"
+        )(command)
+    return command
+
+
+@cli.command()
+@_profile_options
+@click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write each report to DIR/NAME.md.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the run as JSON and nothing else.")
+def run(output_dir: Path | None, as_json: bool, **profile: str | None) -> None:
+    """Run the idea crew once, here, without a server."""
+    settings = load_settings()
+    # Its own output is what the command is for; only what goes wrong is worth a line beside it.
+    configure_logging("WARNING", settings.log_format)
+    given = {name: value for name, value in profile.items() if value is not None}
+    from app.cli.run import run_once
+
+    sys.exit(asyncio.run(run_once(settings, given, output_dir, as_json=as_json)))
+
+
+@cli.command()
+@click.option(
+    "--max-age-hours",
+    type=click.FloatRange(min=0),
+    help="Remove what is older than this, instead of CLEANUP_MAX_AGE_HOURS. "
+    "0 removes everything, outputs of unfinished runs included.",
+)
+def sweep(max_age_hours: float | None) -> None:
+    """Remove stored outputs that no run needs any more."""
+    settings = load_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    from app.runs.cleanup import sweep_by_hand
+
+    hours = settings.cleanup_max_age_hours if max_age_hours is None else max_age_hours
+    report = asyncio.run(sweep_by_hand(settings, hours))
+    click.echo(
+        f"{report.outcome}: {report.removed} removed ({report.removed_bytes / 1e6:.1f} MB), "
+        f"{report.kept} kept for unfinished runs, {report.failed} failed"
+    )
+    sys.exit(0 if report.outcome == SweepOutcome.DONE and not report.failed else 1)
+
+
+@cli.command()
+def doctor() -> None:
+    """Check settings, database, output backend and model, and say what to mend."""
+    from app.cli.doctor import examine
+
+    sys.exit(asyncio.run(examine()))
+
+
+@cli.command()
+@click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Where the reports go.",
+)
+def demo(output_dir: Path) -> None:
+    """Start the real service, run one profile through it, and leave only its reports."""
+    from app.cli.demo import show
+
+    sys.exit(show(output_dir))

@@ -1,0 +1,87 @@
+"""`crew-capture run`: one run of the idea crew in the terminal, with its progress."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from app.asgi import open_service
+from app.cli.reports import write_reports
+from app.engine import EngineError, TaskFinished, TaskStarted
+from app.runs.errors import RunError
+from app.runs.service import SettledRun
+from app.settings import Settings
+
+_CREW = "idea"
+
+
+async def run_once(
+    settings: Settings, given: dict[str, str], output_dir: Path | None, *, as_json: bool
+) -> int:
+    """Run the crew and show or write its reports; the process's exit code."""
+    progress = _RunProgress(quiet=as_json)
+    try:
+        async with open_service(settings) as service:
+            with progress:
+                run = await service.runs.run(_CREW, given, watcher=progress.show)
+    except (RunError, EngineError) as error:
+        click.echo(f"crew-capture: {error}", err=True)
+        return 1
+    if as_json:
+        click.echo(msgspec.json.encode(_as_dict(run)))
+    if run.outcome.outputs is None:
+        if not as_json:
+            click.echo(f"{run.outcome.error_type}: {run.outcome.error}", err=True)
+        return 1
+    if output_dir is not None:
+        for path in write_reports(output_dir, run.outcome.outputs):
+            click.echo(path, err=as_json)
+    elif not as_json:
+        click.echo("\n\n".join(run.outcome.outputs.values()))
+    return 0
+
+
+def _as_dict(run: SettledRun) -> dict[str, Any]:
+    outcome = run.outcome
+    return {
+        "run_id": run.run_id,
+        "status": outcome.status,
+        "inputs": run.inputs,
+        "outputs": outcome.outputs,
+        "raw_result": outcome.raw_result,
+        "usage": outcome.usage,
+        "error": outcome.error,
+        "error_type": outcome.error_type,
+    }
+
+
+class _RunProgress:
+    """One line for each task, on standard error: waiting, running, done."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._lines: dict[int, TaskID] = {}
+        self._progress = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=quiet,
+        )
+
+    def __enter__(self) -> None:
+        self._progress.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, event: TaskStarted | TaskFinished) -> None:
+        if isinstance(event, TaskStarted):
+            self._lines[event.index] = self._progress.add_task(
+                f"{event.name} ({event.agent.strip()})", total=None
+            )
+        else:
+            self._progress.update(self._lines[event.index], total=1, completed=1)
