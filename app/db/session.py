@@ -19,8 +19,9 @@ class Base(DeclarativeBase):
     """The tables of the service."""
 
 
-# PostgreSQL's error classes: connection, insufficient resources, operator intervention, system.
-_UNAVAILABLE_STATES = ("08", "53", "57", "58")
+# PostgreSQL's error classes: connection, a schema under change, insufficient resources,
+# operator intervention, system. The others are about the values of a statement.
+_UNAVAILABLE_STATES = ("08", "42", "53", "57", "58")
 
 
 class DatabaseUnavailable(Exception):

@@ -218,13 +218,21 @@ class RunService:
         self, taken: TakenRun, outcome: Outcome, keys: Iterable[OutputKey]
     ) -> bool:
         """Commit the outcome, then delete what the run stored; False if the run is another's."""
-        if not await self._persist(lambda: self._rows.settle(taken, outcome)):
+        if not await self._settle(taken, outcome):
             logger.warning("Run %s was taken over; its outcome here is dropped", taken.run_id)
             return False
         if outcome.error is not None:
             logger.info("Run %s failed: %s: %s", taken.run_id, outcome.error_type, outcome.error)
         await self._clean_up(taken, keys)
         return True
+
+    async def _settle(self, taken: TakenRun, outcome: Outcome) -> bool:
+        try:
+            return await self._persist(lambda: self._rows.settle(taken, outcome))
+        except Exception:  # about these very values: without them the run can still end
+            logger.exception("Run %s: its outcome can't be saved as it is", taken.run_id)
+            failed = _failed("internal_error", "the outcome could not be saved")
+            return await self._persist(lambda: self._rows.settle(taken, failed))
 
     async def _clean_up(self, taken: TakenRun, keys: Iterable[OutputKey]) -> None:
         """Delete the outputs of all attempts. Never fails: the next sweep takes what is left."""

@@ -1,0 +1,84 @@
+"""Group commits: few transactions, each change acknowledged after its own commit."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db import Database, DatabaseUnavailable, GroupCommit
+
+
+@pytest.fixture
+async def table(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.execute(text("CREATE TABLE numbers (n INTEGER PRIMARY KEY)"))
+
+
+async def _numbers(database: Database) -> list[int]:
+    async with database.read() as connection:
+        return list(await connection.scalars(text("SELECT n FROM numbers ORDER BY n")))
+
+
+class _Insert:
+    """Inserts a group of numbers, and notes how large each group was."""
+
+    def __init__(self) -> None:
+        self.groups: list[int] = []
+
+    async def __call__(self, connection: AsyncConnection, numbers: Sequence[int]) -> Sequence[int]:
+        self.groups.append(len(numbers))
+        await connection.execute(
+            text("INSERT INTO numbers VALUES (:n)"), [{"n": n} for n in numbers]
+        )
+        return [n * 2 for n in numbers]
+
+
+@pytest.mark.usefixtures("table")
+async def test_changes_made_at_once_share_few_transactions(database: Database) -> None:
+    insert, writes = _Insert(), GroupCommit(database)
+    results = await asyncio.gather(*(writes.submit(insert, n) for n in range(300)))
+    assert results == [n * 2 for n in range(300)]
+    assert await _numbers(database) == list(range(300))
+    assert len(insert.groups) < 10
+
+
+@pytest.mark.usefixtures("table")
+async def test_a_change_is_committed_before_it_is_acknowledged(database: Database) -> None:
+    writes = GroupCommit(database)
+    await writes.submit(_Insert(), 7)
+    assert await _numbers(database) == [7]
+
+
+@pytest.mark.usefixtures("table")
+async def test_a_failing_change_does_not_fail_its_neighbours(database: Database) -> None:
+    insert, writes = _Insert(), GroupCommit(database)
+    await writes.submit(insert, 5)
+    results = await asyncio.gather(
+        *(writes.submit(insert, n) for n in range(10)), return_exceptions=True
+    )
+    failed = [n for n, result in enumerate(results) if isinstance(result, Exception)]
+    assert failed == [5]
+    assert await _numbers(database) == list(range(10))
+
+
+@pytest.mark.usefixtures("table")
+async def test_a_caller_that_goes_away_does_not_hold_up_the_group(database: Database) -> None:
+    insert, writes = _Insert(), GroupCommit(database)
+    gone = asyncio.create_task(writes.submit(insert, 1))
+    stays = asyncio.create_task(writes.submit(insert, 2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert await stays == 4
+    await writes.aclose()
+
+
+async def test_an_unreachable_database_is_told_to_every_caller() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/nothing")
+    writes = GroupCommit(database)
+    results = await asyncio.gather(
+        *(writes.submit(_Insert(), n) for n in range(3)), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [DatabaseUnavailable] * 3
+    await database.aclose()

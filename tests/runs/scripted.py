@@ -1,0 +1,150 @@
+"""A run service over a real database and a real store, with an engine that plays a script."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import uuid4
+
+from app.crews.registry import CrewSpec, Registry
+from app.db import Database
+from app.engine import (
+    CrewDescription,
+    CrewResult,
+    Engine,
+    RunObserver,
+    TaskDescription,
+    TaskFinished,
+    TaskOutcome,
+    TaskStarted,
+    Usage,
+)
+from app.runs.recovery import Recovery
+from app.runs.rows import RunRows
+from app.runs.service import RunLimits, RunService
+from app.runs.sweeping import Sweeper
+from storage import OutputStore
+
+TASKS = ("first", "second", "third")
+Script = Callable[[Mapping[str, object], "Stage"], Awaitable[None]]
+
+
+class Stage:
+    """What a script does: finish tasks, in its own time, with its own texts."""
+
+    def __init__(self, observer: RunObserver) -> None:
+        self._observer = observer
+        self.outcomes: list[TaskOutcome] = []
+
+    async def finish(self, index: int, text: str) -> None:
+        name, begun = TASKS[index], datetime.now(UTC)
+        await self._observer.task_started(TaskStarted(index, name, "agent"))
+        ended = datetime.now(UTC)
+        await self._observer.task_finished(TaskFinished(index, name, "agent", text, begun, ended))
+        self.outcomes.append(TaskOutcome(name, "agent", text, False, begun, ended))
+
+    async def finish_all(self, text: str) -> None:
+        for index, name in enumerate(TASKS):
+            await self.finish(index, f"{name}: {text}")
+
+
+async def succeed(inputs: Mapping[str, object], stage: Stage) -> None:
+    await stage.finish_all(str(inputs.get("topic")))
+
+
+class ScriptedEngine:
+    """Runs every crew by the script."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def describe(self, name: str) -> CrewDescription:
+        tasks = tuple(TaskDescription(task, "agent") for task in TASKS)
+        return CrewDescription(name=name, inputs=("topic",), tasks=tasks, way="plan", reason="")
+
+    async def run(
+        self, name: str, inputs: Mapping[str, object], observer: RunObserver
+    ) -> CrewResult:
+        stage = Stage(observer)
+        await self.script(inputs, stage)
+        outcomes = tuple(stage.outcomes)
+        raw = outcomes[-1].text if outcomes else ""
+        return CrewResult(raw, outcomes, Usage(), cast(Any, None), "plan")
+
+
+def _no_crew() -> Any:
+    raise AssertionError("a scripted engine builds no crew")
+
+
+CREWS = Registry([CrewSpec("poem", _no_crew)])
+
+
+@dataclass
+class Parts:
+    """A service and what it stands on."""
+
+    runs: RunService
+    rows: RunRows
+    store: OutputStore
+    database: Database
+    engine: ScriptedEngine
+    sweeper: Sweeper
+    recovery: Recovery
+
+    async def statuses(self) -> list[str]:
+        from sqlalchemy import select
+
+        from app.runs.models import UserRun
+
+        async with self.database.read() as connection:
+            return list(await connection.scalars(select(UserRun.status)))
+
+    async def stored(self) -> int:
+        return (await self.store.usage()).count
+
+
+@asynccontextmanager
+async def running_service(
+    database: Database,
+    store: OutputStore,
+    script: Script = succeed,
+    *,
+    max_in_flight: int = 100,
+    max_queued: int = 100,
+    timeout_seconds: float = 30.0,
+    cleanup_probability: float = 0.0,
+) -> AsyncIterator[Parts]:
+    """The service, started without its background loops; drained at the end."""
+    rows = RunRows(database, worker=uuid4().hex, lease_seconds=60)
+    sweeper = Sweeper(
+        store,
+        rows,
+        max_age_seconds=0.0,
+        interval_seconds=3600,
+        probability=cleanup_probability,
+    )
+    engine = ScriptedEngine(script)
+    runs = RunService(
+        crews=CREWS,
+        rows=rows,
+        store=store,
+        engine=cast(Engine, engine),
+        sweeper=sweeper,
+        limits=RunLimits(max_in_flight, max_queued, timeout_seconds),
+    )
+    recovery = Recovery(rows, runs, max_attempts=3)
+    try:
+        yield Parts(runs, rows, store, database, engine, sweeper, recovery)
+    finally:
+        await runs.drain(5)
+        await sweeper.aclose()
+        await rows.aclose()
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    """Wait for something to become true; fail if it doesn't."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - what is waited for sets no event
+            await asyncio.sleep(0.005)

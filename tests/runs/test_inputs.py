@@ -1,0 +1,59 @@
+"""Inputs: checked, cleaned and completed, with the field named in every error."""
+
+from typing import Any
+
+import pytest
+
+from app.crews.registry import CrewSpec
+from app.runs.errors import InvalidInput
+from app.runs.inputs import complete_inputs
+
+
+def _no_crew() -> Any:
+    raise AssertionError("inputs are checked without building the crew")
+
+
+SPEC = CrewSpec("poem", _no_crew, defaults={"tone": "calm"}, max_input_chars=10)
+
+
+@pytest.mark.parametrize("given", [{}, {"tone": ""}, {"tone": " \n\t"}, {"tone": None}])
+def test_an_empty_or_missing_input_becomes_the_default(given: dict[str, Any]) -> None:
+    assert complete_inputs(SPEC, ["tone"], given) == {"tone": "calm"}
+
+
+def test_a_required_input_without_default_must_be_there() -> None:
+    with pytest.raises(InvalidInput, match="topic: missing") as refused:
+        complete_inputs(SPEC, ["topic", "tone"], {"tone": "loud"})
+    assert refused.value.field == "topic"
+
+
+@pytest.mark.parametrize(
+    "value", ["a\nb\tc", "ünï 🚀", "{tone}", "", 0, False, 1.5, [], {"a": [1]}]
+)
+def test_what_crewai_takes_is_taken_as_it_is(value: Any) -> None:
+    assert complete_inputs(SPEC, ["topic"], {"topic": value})["topic"] == value
+
+
+def test_windows_line_ends_become_newlines() -> None:
+    assert complete_inputs(SPEC, [], {"topic": "a\r\nb"})["topic"] == "a\nb"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("x" * 11, "11 characters; at most 10"),
+        ("a\0b", r"U\+0000 at position 1"),
+        ("a\rb", r"U\+000D"),
+        ("\x1b[31m", r"U\+001B"),
+        ("\x7f", r"U\+007F"),
+        ("\x85", r"U\+0085"),
+        ("\ud800", r"U\+D800"),
+        (["fine", "a\0"], r"topic\[1\]: control character"),
+        ({"inner": "x" * 11}, r"topic\.inner: 11 characters"),
+        (object(), "allowed are texts"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_by_name(value: Any, problem: str) -> None:
+    with pytest.raises(InvalidInput, match=problem) as refused:
+        complete_inputs(SPEC, [], {"topic": value})
+    assert refused.value.field.startswith("topic")

@@ -1,0 +1,298 @@
+"""The life of a run, over real databases and a real store."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import pytest
+
+from app.db import Database
+from app.engine import CrewFailed, ModelError, NoResult, TaskFinished, TaskStarted
+from app.runs.errors import InvalidInput, Overloaded, ShuttingDown, UnknownCrew
+from app.runs.models import RunStatus
+from storage import OutputStore, StorageError
+from tests.runs.scripted import TASKS, Stage, running_service, succeed, until
+
+INPUTS = {"topic": "rain"}
+
+
+async def test_a_run_is_saved_with_its_outputs_and_nothing_stays_stored(
+    database: Database, store: OutputStore
+) -> None:
+    async with running_service(database, store) as parts:
+        settled = await parts.runs.run("poem", INPUTS)
+        row = await parts.rows.get(settled.run_id)
+        assert row is not None
+        assert row.status == settled.outcome.status == "succeeded"
+        assert row.outputs == {name: f"{name}: rain" for name in TASKS}
+        assert row.raw_result == "third: rain"
+        assert row.tasks is not None
+        assert [task["name"] for task in row.tasks] == list(TASKS)
+        assert await parts.stored() == 0
+
+
+async def test_each_output_is_stored_while_the_run_goes_on(
+    database: Database, store: OutputStore
+) -> None:
+    first_done, go_on = asyncio.Event(), asyncio.Event()
+
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await stage.finish(0, "the first text")
+        first_done.set()
+        await go_on.wait()
+        await stage.finish(1, "the second text")
+
+    async with running_service(database, store, script) as parts:
+        run_id = await parts.runs.start("poem", INPUTS)
+        await first_done.wait()
+        (found,) = await store.find(run_id)
+        assert await store.read(found.key) == "the first text"
+        row = await parts.rows.get(run_id)
+        assert row is not None
+        assert row.started_at is not None
+        assert found.key.started_at == int(row.started_at.timestamp())
+        assert await parts.statuses() == ["running"]
+        go_on.set()
+
+
+async def test_a_watcher_hears_of_each_task(database: Database, store: OutputStore) -> None:
+    heard: list[TaskStarted | TaskFinished] = []
+    async with running_service(database, store) as parts:
+        await parts.runs.run("poem", INPUTS, watcher=heard.append)
+    assert [type(event) for event in heard] == [TaskStarted, TaskFinished] * 3
+    assert [event.name for event in heard[1::2]] == list(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("error", "error_type"),
+    [
+        (ModelError("the model said no"), "model_error"),
+        (CrewFailed("KeyError: x"), "crew_error"),
+        (NoResult("nothing came back"), "no_results"),
+        (RuntimeError("secret detail"), "internal_error"),
+    ],
+)
+async def test_an_exception_inside_the_crew_fails_the_run_and_leaves_nothing(
+    database: Database, store: OutputStore, error: Exception, error_type: str
+) -> None:
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await stage.finish(0, "a text that was captured before")
+        raise error
+
+    async with running_service(database, store, script) as parts:
+        settled = await parts.runs.run("poem", INPUTS)
+        assert settled.outcome.status is RunStatus.FAILED
+        assert settled.outcome.error_type == error_type
+        assert "secret" not in str(settled.outcome.error)
+        assert await parts.statuses() == ["failed"]
+        assert await parts.stored() == 0
+
+
+async def test_a_run_never_succeeds_with_an_output_missing(
+    database: Database, store: OutputStore
+) -> None:
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await stage.finish(0, "a text")
+        await stage.finish(1, " \n")
+
+    async with running_service(database, store, script) as parts:
+        settled = await parts.runs.run("poem", INPUTS)
+        assert settled.outcome.error_type == "no_results"
+        assert "second" in str(settled.outcome.error)
+
+
+async def test_a_run_that_takes_too_long_fails(database: Database, store: OutputStore) -> None:
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await stage.finish(0, "a text")
+        await asyncio.Event().wait()
+
+    async with running_service(database, store, script, timeout_seconds=0.05) as parts:
+        settled = await parts.runs.run("poem", INPUTS)
+        assert settled.outcome.error_type == "run_timeout"
+        assert await parts.stored() == 0
+
+
+async def test_waiting_for_a_slot_is_told_and_does_not_count_as_running_time(
+    database: Database, store: OutputStore
+) -> None:
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await asyncio.sleep(0.1)
+        await stage.finish_all("text")
+
+    async with running_service(
+        database, store, script, max_in_flight=1, timeout_seconds=0.35
+    ) as parts:
+        runs = await asyncio.gather(*(parts.runs.run("poem", INPUTS) for _ in range(5)))
+    assert {run.outcome.status for run in runs} == {RunStatus.SUCCEEDED}
+    assert sorted(run.waited_seconds > 0.35 for run in runs)[-1]
+
+
+async def test_beyond_the_limits_nothing_is_accepted(
+    database: Database, store: OutputStore
+) -> None:
+    go_on = asyncio.Event()
+
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await go_on.wait()
+        await stage.finish_all("text")
+
+    async with running_service(database, store, script, max_in_flight=2, max_queued=3) as parts:
+        results = await asyncio.gather(
+            *(parts.runs.start("poem", INPUTS) for _ in range(8)), return_exceptions=True
+        )
+        assert [type(result) for result in results if isinstance(result, Exception)] == [
+            Overloaded
+        ] * 3
+        assert len(await parts.statuses()) == 5
+        go_on.set()
+
+
+async def test_what_cannot_be_run_is_refused_before_anything_is_saved(
+    database: Database, store: OutputStore
+) -> None:
+    async with running_service(database, store) as parts:
+        with pytest.raises(UnknownCrew):
+            await parts.runs.start("nobody", INPUTS)
+        with pytest.raises(InvalidInput, match="topic: missing"):
+            await parts.runs.start("poem", {})
+        await parts.runs.drain(1)
+        with pytest.raises(ShuttingDown):
+            await parts.runs.start("poem", INPUTS)
+        assert await parts.statuses() == []
+
+
+async def test_whoever_waits_may_go_away(database: Database, store: OutputStore) -> None:
+    go_on = asyncio.Event()
+
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await stage.finish(0, "text")
+        await go_on.wait()
+        await stage.finish(1, "text")
+
+    async with running_service(database, store, script) as parts:
+
+        async def running() -> bool:
+            return await parts.stored() == 1
+
+        async def saved_and_clean() -> bool:
+            return await parts.statuses() == ["succeeded"] and await parts.stored() == 0
+
+        client = asyncio.create_task(parts.runs.run("poem", INPUTS))
+        await until(running)
+        client.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await client
+        go_on.set()
+        await until(saved_and_clean)
+
+
+async def test_an_output_that_cannot_be_stored_fails_its_run_and_no_other(
+    database: Database, store: OutputStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    persist = store.persist
+
+    async def persist_some(key: object, text: str) -> object:
+        if "poison" in text:
+            raise StorageError("no space left")
+        return await persist(key, text)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "persist", persist_some)
+    async with running_service(database, store) as parts:
+        topics = ["rain", "poison", "snow"]
+        runs = await asyncio.gather(*(parts.runs.run("poem", {"topic": t}) for t in topics))
+    assert [run.outcome.error_type for run in runs] == [None, "storage_unavailable", None]
+
+
+async def test_texts_that_no_database_can_hold_do_not_keep_a_run_from_its_end(
+    database: Database, store: OutputStore
+) -> None:
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await stage.finish(0, "half a pair: \ud800, and a NUL: \0")
+
+    async with running_service(database, store, script) as parts:
+        settled = await parts.runs.run("poem", INPUTS)
+        row = await parts.rows.get(settled.run_id)
+        assert row is not None
+        assert row.outputs == {"first": "half a pair: ?, and a NUL: \0"}
+
+
+async def test_a_stop_waits_for_runs_and_hands_back_what_is_left(
+    database: Database, store: OutputStore
+) -> None:
+    soon, begun = asyncio.Event(), asyncio.Event()
+
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await stage.finish(0, "captured")
+        if inputs["topic"] == "never":
+            begun.set()
+            await asyncio.Event().wait()
+        await soon.wait()
+        await stage.finish(1, "text")
+
+    async with running_service(database, store, script) as parts:
+        quick = await parts.runs.start("poem", {"topic": "soon"})
+        slow = await parts.runs.start("poem", {"topic": "never"})
+        await begun.wait()
+        asyncio.get_running_loop().call_later(0.05, soon.set)
+        await parts.runs.drain(0.5)
+        await parts.recovery.aclose()
+        rows = [await parts.rows.get(run_id) for run_id in (quick, slow)]
+        assert [row and row.status for row in rows] == ["succeeded", "running"]
+        assert len(await store.find(slow)) == 1
+        assert await parts.rows.abandoned(10) == [(slow, 1)]
+
+
+async def test_an_abandoned_run_is_taken_up_and_leaves_nothing_of_any_attempt(
+    database: Database, store: OutputStore
+) -> None:
+    async def hang(inputs: Mapping[str, object], stage: Stage) -> None:
+        await stage.finish(0, "of the first attempt")
+        await asyncio.Event().wait()
+
+    async with running_service(database, store, hang) as stopped:
+        run_id = await stopped.runs.start("poem", INPUTS)
+
+        async def captured() -> bool:
+            return await stopped.stored() == 1
+
+        await until(captured)
+        await stopped.runs.drain(0)
+        await stopped.recovery.aclose()
+    async with running_service(database, store, succeed) as parts:
+        await parts.recovery.look()
+
+        async def succeeded() -> bool:
+            return await parts.statuses() == ["succeeded"] and await parts.stored() == 0
+
+        await until(succeeded)
+        row = await parts.rows.get(run_id)
+        assert row is not None
+        assert row.attempt == 2
+
+
+async def test_a_run_whose_workers_are_lost_again_and_again_is_given_up(
+    database: Database, store: OutputStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def hang(inputs: Mapping[str, object], stage: Stage) -> None:
+        await stage.finish(0, "text")
+        await asyncio.Event().wait()
+
+    for attempt in range(3):
+        async with running_service(database, store, hang) as parts:
+            if attempt == 0:
+                await parts.runs.start("poem", INPUTS)
+            else:
+                await parts.recovery.look()
+
+            async def captured(parts: object = parts, stored: int = attempt + 1) -> bool:
+                return (await store.usage()).count == stored
+
+            await until(captured)
+            await parts.runs.drain(0)
+            await parts.recovery.aclose()
+    async with running_service(database, store, hang) as parts:
+        await parts.recovery.look()
+        assert await parts.statuses() == ["failed"]
+        assert await parts.stored() == 0
