@@ -1,0 +1,177 @@
+"""What the offline advisor knows: `catalogue.yaml`, loaded once and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import yaml
+
+_FILE: Final = Path(__file__).with_name("catalogue.yaml")
+
+Range = tuple[int, int]
+"""From, to."""
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Frozen, and strict: an unknown or missing key in the file is an error that names it."""
+
+
+class Skill(_Record, frozen=True):
+    """Something a person may be good at.
+
+    `use` says what it is worth in a business, `dislike` who should not rely on it, both as clauses
+    about "you"; `learn` is how to get a little of it, as an imperative.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    use: str
+    dislike: str
+    learn: str
+
+
+class Goal(_Record, frozen=True):
+    """What somebody wants from a business. `meaning` and `success` are noun phrases."""
+
+    name: str
+    words: tuple[str, ...]
+    meaning: str
+    success: str
+
+
+class WorkStyle(_Record, frozen=True):
+    """With whom, or where, somebody likes to work."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+class Risk(_Record, frozen=True):
+    """What may go wrong, how it shows early, what to do then."""
+
+    risk: str
+    sign: str
+    response: str
+
+
+class Experiment(_Record, frozen=True):
+    """A cheap test: what to do, what it costs in US dollars, when it counts as passed."""
+
+    do: str
+    cost_usd: int
+    pass_if: str
+
+
+class Idea(_Record, frozen=True):
+    """One startup idea. The units and the meaning of the figures stand at the file's head."""
+
+    name: str
+    pitch: str
+    topics: tuple[str, ...]
+    skills: tuple[str, ...]
+    background: tuple[str, ...]
+    styles: tuple[str, ...]
+    goals: tuple[str, ...]
+    startup_cost_usd: Range
+    running_cost_usd: Range
+    hours_per_week: Range
+    first_revenue_weeks: Range
+    monthly_earnings_usd: Range
+    ramp_months: int
+    customer: str
+    persona: str
+    market: str
+    revenue: str
+    effort: str
+    risks: tuple[Risk, ...]
+    experiments: tuple[Experiment, ...]
+    steps: tuple[str, ...]
+    questions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in (
+            "startup_cost_usd",
+            "running_cost_usd",
+            "hours_per_week",
+            "first_revenue_weeks",
+            "monthly_earnings_usd",
+        ):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{self.name}: {name} must rise from 0 or more, not {low}-{high}")
+        if self.hours_per_week[0] < 1 or self.ramp_months < 1:
+            raise ValueError(f"{self.name}: hours_per_week and ramp_months start at 1")
+        for name in (
+            "topics",
+            "skills",
+            "background",
+            "styles",
+            "goals",
+            "risks",
+            "experiments",
+            "steps",
+            "questions",
+        ):
+            if not getattr(self, name):
+                raise ValueError(f"{self.name}: {name} is empty")
+
+
+class Area(_Record, frozen=True):
+    """An area of interest, the areas next to it, and its ideas."""
+
+    name: str
+    words: tuple[str, ...]
+    related: tuple[str, ...]
+    outlook: str
+    ideas: tuple[Idea, ...]
+
+
+class Catalogue(_Record, frozen=True):
+    """Everything the advisor knows."""
+
+    skills: dict[str, Skill]
+    goals: dict[str, Goal]
+    work_styles: dict[str, WorkStyle]
+    areas: tuple[Area, ...]
+
+    def __post_init__(self) -> None:
+        areas = {area.name for area in self.areas}
+        for area in self.areas:
+            _require(area.related, areas, f"{area.name}: related")
+            for idea in area.ideas:
+                _require(idea.skills, self.skills.keys(), f"{idea.name}: skills")
+                _require(idea.goals, self.goals.keys(), f"{idea.name}: goals")
+                _require(idea.styles, self.work_styles.keys(), f"{idea.name}: styles")
+        names = [idea.name for _, idea in self.ideas()]
+        if len(set(names)) < len(names):
+            raise ValueError("two ideas have the same name")
+
+    def ideas(self) -> Iterator[tuple[Area, Idea]]:
+        """Every idea with its area, in the order of the file."""
+        return ((area, idea) for area in self.areas for idea in area.ideas)
+
+
+def _require(names: tuple[str, ...], known: Collection[str], where: str) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{where} names {', '.join(unknown)}, which the catalogue does not define")
+
+
+def parse(text: str) -> Catalogue:
+    """Read a catalogue from YAML.
+
+    Raises:
+        msgspec.ValidationError: it is not a catalogue; the message says where and why.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return msgspec.convert(yaml.load(text, Loader=loader), Catalogue)  # noqa: S506
+
+
+@cache
+def catalogue() -> Catalogue:
+    """The catalogue of this package, read at the first call."""
+    return parse(_FILE.read_text(encoding="utf-8"))

@@ -1,0 +1,77 @@
+"""What an idea may bring in and cost, month by month: a sum from its planning ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Final
+
+from app.crews.idea.amounts import Amount
+from app.crews.idea.catalogue import Idea
+
+MONTHS: Final = 36
+_WEEKS_A_MONTH: Final = 52 / 12
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The balance in US dollars at the end of each month, and when it is first above the start.
+
+    `balance_usd[0]` is the end of month 1. `break_even_month` is None when it lies beyond.
+    """
+
+    balance_usd: tuple[int, ...]
+
+    @property
+    def break_even_month(self) -> int | None:
+        """The first month whose end sees all money back."""
+        return next((month for month, usd in enumerate(self.balance_usd, 1) if usd >= 0), None)
+
+
+def pace(idea: Idea, hours: Amount | None) -> float:
+    """Return the share of the comfortable pace that `hours` allow: above 0, at most 1."""
+    if hours is None:
+        return 1.0
+    return min(1.0, max(hours.high, 1.0) / idea.hours_per_week[1])
+
+
+def first_payment_weeks(idea: Idea, share: float) -> tuple[int, int]:
+    """Return the weeks until the first payment, from and to, at `share` of the pace."""
+    low, high = idea.first_revenue_weeks
+    return ceil(low / share), ceil(high / share)
+
+
+def cautious(idea: Idea, share: float) -> Outlook:
+    """Everything at its worse end: late first payment, low earnings, high costs."""
+    return _outlook(
+        idea,
+        weeks=first_payment_weeks(idea, share)[1],
+        earnings_usd=idea.monthly_earnings_usd[0] * share,
+        startup_usd=idea.startup_cost_usd[1],
+        running_usd=idea.running_cost_usd[1],
+    )
+
+
+def hopeful(idea: Idea, share: float) -> Outlook:
+    """Everything at its better end."""
+    return _outlook(
+        idea,
+        weeks=first_payment_weeks(idea, share)[0],
+        earnings_usd=idea.monthly_earnings_usd[1] * share,
+        startup_usd=idea.startup_cost_usd[0],
+        running_usd=idea.running_cost_usd[0],
+    )
+
+
+def _outlook(
+    idea: Idea, *, weeks: int, earnings_usd: float, startup_usd: int, running_usd: int
+) -> Outlook:
+    first_month = ceil(weeks / _WEEKS_A_MONTH)
+    balance, balances = -float(startup_usd), []
+    for month in range(1, MONTHS + 1):
+        if month >= first_month:
+            # Earnings rise evenly from the first payment to the end of the ramp.
+            share = min(1.0, (month - first_month + 1) / idea.ramp_months)
+            balance += earnings_usd * share - running_usd
+        balances.append(round(balance))
+    return Outlook(tuple(balances))

@@ -1,0 +1,168 @@
+"""The ideas that fit best, each with what speaks for it and against it."""
+
+from __future__ import annotations
+
+from app.crews.idea.markdown import bullets, numbered, table
+from app.crews.idea.reports.note import note
+from app.crews.idea.scoring import Assessment, Fit
+from app.crews.idea.wording import count, listing, number, number_range, usd, usd_range
+
+_SHOWN = 6
+
+
+def write(assessment: Assessment) -> str:
+    """Return the report on the best ideas for `assessment`'s profile."""
+    shown = assessment.fits[:_SHOWN]
+    parts = [
+        "# Startup ideas research",
+        note(),
+        "## Executive summary",
+        _summary(assessment, shown),
+        *(_idea(place, fit, assessment) for place, fit in enumerate(shown, start=1)),
+    ]
+    return "\n\n".join(parts)
+
+
+def limits(fit: Fit) -> str:
+    """Return in a few words whether the person's limits carry the idea."""
+    needs = [
+        need
+        for need, is_within in (("time", fit.is_within_hours), ("money", fit.is_within_budget))
+        if not is_within
+    ]
+    return f"needs more {listing(needs)}" if needs else "fits"
+
+
+def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
+    overview = table(
+        ("#", "Idea", "Total", "Start-up cost", "Hrs/week", "Rough monthly earnings", "Limits"),
+        (
+            (
+                str(place),
+                fit.idea.name,
+                str(fit.total),
+                usd_range(fit.idea.startup_cost_usd),
+                number_range(fit.idea.hours_per_week),
+                f"{usd_range(fit.idea.monthly_earnings_usd)} after "
+                f"{count(fit.idea.ramp_months, 'month')}",
+                limits(fit),
+            )
+            for place, fit in enumerate(shown, start=1)
+        ),
+    )
+    criteria = listing(
+        [f"{score.criterion.lower()} ({score.most_points})" for score in shown[0].scores]
+    )
+    paragraphs = [
+        f"These are the {len(shown)} best of {len(assessment.fits)} ideas for you. Each is scored "
+        f"on {criteria}, 100 points in all; an idea that needs more hours or money than you have "
+        "loses points. Equal totals put the cheaper start first.",
+        overview,
+        _lead(shown[0], shown[1]),
+    ]
+    if missed := _just_outside(assessment, shown):
+        paragraphs.append(missed)
+    return "\n\n".join(paragraphs)
+
+
+def _lead(first: Fit, second: Fit) -> str:
+    margin = first.total - second.total
+    ahead = max(
+        zip(first.scores, second.scores, strict=True),
+        key=lambda pair: pair[0].points - pair[1].points,
+    )
+    gain = ahead[0].points - ahead[1].points
+    if not gain:
+        return (
+            f"“{first.idea.name}” and “{second.idea.name}” score alike on every criterion; the "
+            "first starts at the lower cost or stands first in the catalogue. Choose by customer."
+        )
+    lead = (
+        f"leads “{second.idea.name}” by {count(margin, 'point')}"
+        if margin
+        else f"ties with “{second.idea.name}” and starts no dearer"
+    )
+    return (
+        f"“{first.idea.name}” {lead}. Its largest advantage over it is "
+        f"{ahead[0].criterion.lower()} (+{gain}). {ahead[0].reason}."
+    )
+
+
+def _just_outside(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
+    outside = [
+        fit
+        for fit in assessment.fits[len(shown) :]
+        if not fit.is_within_limits and fit.area.name in assessment.reading.areas
+    ]
+    if not outside:
+        return ""
+    fit = outside[0]
+    return (
+        f"Left out, but worth a look if your limits move: “{fit.idea.name}” ({fit.total}/100). "
+        f"{'. '.join(fit.shortfalls)}."
+    )
+
+
+def _idea(place: int, fit: Fit, assessment: Assessment) -> str:
+    idea = fit.idea
+    return "\n\n".join(
+        (
+            f"## Idea {place}: {idea.name} ({fit.total}/100)",
+            idea.pitch,
+            f"### Fit\n\n{_fit(fit)}",
+            f"### Market\n\nCustomers: {idea.customer}. {idea.market}",
+            f"### Revenue and costs\n\n{_money(fit, assessment)}",
+            f"### Effort\n\n{number_range(idea.hours_per_week)} hrs/week. {idea.effort}",
+            f"### Risks\n\n{_risks(fit)}",
+            f"### First experiments\n\n{_experiments(fit)}",
+        )
+    )
+
+
+def _fit(fit: Fit) -> str:
+    rows = [
+        (score.criterion, str(score.points), str(score.most_points), score.reason)
+        for score in fit.scores
+    ]
+    rows.append(("**Total**", f"**{fit.total}**", "**100**", ""))
+    scores = table(("Criterion", "Points", "Of", "Why"), rows)
+    if fit.is_within_limits:
+        return scores
+    return f"{scores}\n\n**Outside your limits:** this idea {limits(fit)} than you have."
+
+
+def _money(fit: Fit, assessment: Assessment) -> str:
+    idea, hours = fit.idea, assessment.reading.hours
+    earnings = (
+        f"**Rough earnings:** {usd_range(idea.monthly_earnings_usd)} a month after "
+        f"{count(idea.ramp_months, 'month')} of steady work, before tax and running costs"
+    )
+    if hours is not None and not hours.allows(idea.hours_per_week[1]):
+        earnings += (
+            f", at {number(idea.hours_per_week[1])} hrs/week. With fewer hours, plan with the "
+            "lower end and a longer way to it"
+        )
+    return bullets(
+        (
+            f"**Price:** {idea.revenue}",
+            f"**To start:** {usd_range(idea.startup_cost_usd)} until the first customer pays.",
+            f"**Running:** {usd_range(idea.running_cost_usd)} a month.",
+            f"**First payment:** after {number_range(idea.first_revenue_weeks)} weeks at a "
+            "comfortable pace.",
+            f"{earnings}.",
+        )
+    )
+
+
+def _risks(fit: Fit) -> str:
+    return bullets(
+        f"**{risk.risk}.** Early sign: {risk.sign}. Response: {risk.response}."
+        for risk in fit.idea.risks
+    )
+
+
+def _experiments(fit: Fit) -> str:
+    return numbered(
+        f"{experiment.do}. Cost: {usd(experiment.cost_usd)}. Passed if {experiment.pass_if}."
+        for experiment in fit.idea.experiments
+    )

@@ -1,0 +1,61 @@
+"""Words and two-word phrases of a text, in a form in which they can be compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*[+#]*")
+_CLAUSE_END = re.compile(r"[.,;:!?()\n]|\b(?:but|though|although|however|except)\b", re.IGNORECASE)
+_DENIAL = re.compile(
+    r"\b(?:no|not|nor|never|without|lack(?:s|ing)?|cannot|zero|little|hardly|barely|weak|bad|poor"
+    r"|hate|dislike|(?:ca|wo|is|do|does|did|have|has)n['’]?t)\b(?!\s+(?:only|longer|just)\b)",
+    re.IGNORECASE,
+)
+
+
+def phrases(text: str) -> dict[str, str]:
+    """Return every word and every two neighbouring words of `text`: folded form -> as written.
+
+    The folded form ignores case, apostrophes, punctuation between words and the plural.
+    """
+    words = list(_words(text))
+    found = dict(words)
+    for (first, first_written), (second, second_written) in pairwise(words):
+        found[f"{first} {second}"] = f"{first_written} {second_written}"
+    return found
+
+
+def fold(phrases_: Iterable[str]) -> frozenset[str]:
+    """Return the folded forms of `phrases_`, to look the result of `phrases` up in."""
+    return frozenset(" ".join(folded for folded, _ in _words(phrase)) for phrase in phrases_)
+
+
+def told_and_denied(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the phrases that `text` claims and those that it denies ("no coding so far").
+
+    A denial reaches from its word to the end of the clause.
+    """
+    told: dict[str, str] = {}
+    denied: dict[str, str] = {}
+    for clause in _CLAUSE_END.split(text):
+        denial = _DENIAL.search(clause)
+        cut = denial.start() if denial else len(clause)
+        told |= phrases(clause[:cut])
+        denied |= phrases(clause[cut:])
+    return told, denied
+
+
+def _words(text: str) -> Iterator[tuple[str, str]]:
+    for word in _WORD.findall(text):
+        written = word.lower()
+        yield _stem(written.replace("'", "").replace("’", "")), written
+
+
+def _stem(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
