@@ -18,14 +18,18 @@ from crewai.llms.retry import arun_with_rate_limit_retry, run_with_rate_limit_re
 from crewai.tasks.task_output import TaskOutput
 from crewai.types.usage_metrics import UsageMetrics
 from crewai.utilities import file_store, llm_utils
-from crewai.utilities.agent_utils import handle_context_length
+from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 
+from app.engine.executor import NativeExecutor
 from app.engine.models import current_default_model
 from app.engine.scope import ContextTooLong, current_scope
 
 _own_fallback = llm_utils._llm_via_environment_or_fallback
 _own_track_usage = BaseLLM._track_token_usage_internal
 _own_execute_core = Task._execute_core
+_own_aexecute_core = Task._aexecute_core
+_own_ainvoke_guardrail = Task._ainvoke_guardrail_function
+_own_create_manager_agent = Crew._create_manager_agent
 _own_run_sync = file_store._run_sync
 
 
@@ -97,6 +101,44 @@ def _execute_core(
     return output
 
 
+async def _aexecute_core(
+    self: Task, agent: Any, context: str | None, tools: list[Any] | None
+) -> TaskOutput:
+    scope = current_scope()
+    index = scope.index_of(self) if scope is not None else None
+    if scope is None or index is None:
+        return await _own_aexecute_core(self, agent, context, tools)
+    self.output_file = None
+    role = str(getattr(agent or self.agent, "role", ""))
+    with scope.as_side_task():
+        await scope.start_task(index, role)
+        output = await _own_aexecute_core(self, agent, context, tools)
+        await scope.finish_task(index, role, output.raw)
+    return output
+
+
+async def _ainvoke_guardrail(self: Task, *args: Any, **kwargs: Any) -> TaskOutput:
+    """A guardrail may block, and CrewAI would call it on the event loop: use a thread."""
+    scope = current_scope()
+    if scope is None or scope.adopt is None:
+        return await _own_ainvoke_guardrail(self, *args, **kwargs)
+    return await scope.threads.run(self._invoke_guardrail_function, *args, **kwargs)
+
+
+def _create_manager_agent(self: Crew) -> None:
+    _own_create_manager_agent(self)
+    scope = current_scope()
+    if scope is not None and scope.adopt is not None and self.manager_agent is not None:
+        scope.adopt(self.manager_agent)
+
+
+def _get_llm_response(*args: Any, **options: Any) -> Any:
+    executor = options.get("executor_context")
+    if isinstance(executor, NativeExecutor):
+        return executor.answer_or_ask(options)
+    return get_llm_response(*args, **options)
+
+
 def _handle_context_length(respect_context_window: bool, *args: Any, **kwargs: Any) -> None:
     if not respect_context_window:
         raise ContextTooLong
@@ -127,6 +169,10 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (base_llm, "run_with_rate_limit_retry", _call_model),
     (base_llm, "arun_with_rate_limit_retry", _acall_model),
     (Task, "_execute_core", _execute_core),
+    (Task, "_aexecute_core", _aexecute_core),
+    (Task, "_ainvoke_guardrail_function", _ainvoke_guardrail),
+    (Crew, "_create_manager_agent", _create_manager_agent),
+    (agent_executor, "get_llm_response", _get_llm_response),
     (agent_executor, "handle_context_length", _handle_context_length),
     (file_store, "_run_sync", _FileStore().run_sync),
     (Crew.__private_attributes__["_task_output_handler"], "default_factory", NoTaskOutputStorage),

@@ -9,6 +9,12 @@ from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
 from crewai.llms.base_llm import BaseLLM
 
+from app.engine.coverage import (
+    NotCovered,
+    check_native_covers,
+    check_plan_covers,
+    check_surroundings,
+)
 from app.engine.crewai_internals import install
 from app.engine.description import (
     CrewDescription,
@@ -20,9 +26,13 @@ from app.engine.description import (
 from app.engine.errors import CrewBroken, CrewUnknown, EngineClosed, one_line
 from app.engine.failures import failure_of
 from app.engine.models import complete_models, default_model
+from app.engine.native import run_natively
+from app.engine.plan import Plan
+from app.engine.recording import definition, record_plan
 from app.engine.results import CrewResult, RunObserver, Way
 from app.engine.scope import RunScope
 from app.engine.stock import StockThreads
+from app.engine.threads import WorkThreads
 
 Mode = Literal["auto", "native", "stock"]
 
@@ -31,8 +41,14 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Served:
+    """A crew and its way. `plan` and `models` (its agents', in their order) belong to the plan
+    way; a static crew's runs all use these models, others those of the crew built for the run.
+    """
+
     source: CrewSource
     description: CrewDescription
+    plan: Plan | None = None
+    models: tuple[BaseLLM, ...] = ()
 
 
 class Engine:
@@ -46,7 +62,8 @@ class Engine:
     def __init__(self, *, model: BaseLLM, mode: Mode, max_stock_threads: int) -> None:
         self._model = model
         self._mode = mode
-        self._threads = StockThreads(max_stock_threads)
+        self._stock_threads = StockThreads(max_stock_threads)
+        self._work_threads = WorkThreads(max_stock_threads)
         self._served: dict[str, _Served] = {}
         self._closed = False
         install()
@@ -81,14 +98,19 @@ class Engine:
         if self._closed:
             raise EngineClosed("the engine is closed")
         served = self._find(name)
-        scope = RunScope(model=self._model, tasks=served.description.tasks, observer=observer)
+        scope = RunScope(
+            tasks=served.description.tasks, observer=observer, threads=self._work_threads
+        )
         with scope.entered(), default_model(self._model):
             try:
                 output, way = await self._execute(served, inputs, scope)
-            except CrewBroken:
-                raise
             except Exception as error:
-                raise failure_of(error, scope) from error
+                failure = failure_of(error, scope)
+                if failure is error:
+                    raise
+                raise failure from error
+            finally:
+                await scope.journal.aclose()
         output.token_usage = scope.usage.metrics()
         return CrewResult(
             raw=output.raw,
@@ -101,24 +123,63 @@ class Engine:
     async def aclose(self) -> None:
         """Take no more runs; those under way are the caller's to cancel."""
         self._closed = True
-        self._threads.close()
+        self._stock_threads.close()
+        self._work_threads.close()
 
     async def _prepare(self, source: CrewSource) -> _Served:
         crew = self._build(source)
         refuse_unservable(source.name, crew)
+        _refuse_sharing(source.name, crew, self._build(source))
+        plan, way, reason = await self._choose(source, crew)
         description = CrewDescription(
             name=source.name,
             inputs=required_inputs(crew),
             tasks=task_descriptions(crew),
-            way="stock",
-            reason="ENGINE=stock" if self._mode == "stock" else "no faster way covers it",
+            way=way,
+            reason=reason,
         )
-        return _Served(source, description)
+        return _Served(source, description, plan, _models(crew) if plan else ())
+
+    async def _choose(self, source: CrewSource, crew: Crew) -> tuple[Plan | None, Way, str]:
+        """The fastest way that is right for a crew, and what keeps it from the faster ones."""
+        reasons = []
+        if self._mode == "auto":
+            try:
+                check_surroundings()
+                plan = await record_plan(lambda: self._build(source), self._stock_threads.kick_off)
+            except NotCovered as feature:
+                reasons.append(f"no plan covers {feature}")
+            else:
+                return plan, "plan", ""
+        if self._mode != "stock":
+            try:
+                check_native_covers(crew)
+            except NotCovered as feature:
+                reasons.append(f"the native executor does not cover {feature}")
+            else:
+                return None, "native", "; ".join(reasons) or "asked for by the engine's mode"
+        return None, "stock", "; ".join(reasons) or "asked for by the engine's mode"
 
     async def _execute(
         self, served: _Served, inputs: Mapping[str, object], scope: RunScope
     ) -> tuple[CrewOutput, Way]:
-        return await self._threads.run(self._build(served.source), inputs, scope), "stock"
+        crew = None if served.plan and served.source.static else self._build(served.source)
+        if served.plan is not None:
+            try:
+                models = served.models if crew is None else _models_as_planned(served.plan, crew)
+                return await served.plan.run(models, inputs, scope), "plan"
+            except NotCovered as feature:
+                _logger.info("crew %s: a run goes on natively: %s", served.source.name, feature)
+                scope.journal.handed_over = True
+        crew = crew or self._build(served.source)
+        if served.description.way != "stock":
+            try:
+                check_native_covers(crew)
+            except NotCovered as feature:
+                _logger.info("crew %s: a run goes on as stock: %s", served.source.name, feature)
+            else:
+                return await run_natively(crew, inputs, scope), "native"
+        return await self._stock_threads.run(crew, inputs, scope), "stock"
 
     def _build(self, source: CrewSource) -> Crew:
         try:
@@ -136,3 +197,28 @@ class Engine:
             return self._served[name]
         except KeyError:
             raise CrewUnknown(f"no crew is named {name}") from None
+
+
+def _models(crew: Crew) -> tuple[BaseLLM, ...]:
+    return tuple(agent.llm for agent in crew.agents if isinstance(agent.llm, BaseLLM))
+
+
+def _models_as_planned(plan: Plan, crew: Crew) -> tuple[BaseLLM, ...]:
+    """The models of a crew that was built for one run, if it still is the crew that was planned.
+
+    A factory is code: tomorrow it may put another date into a backstory.
+    """
+    check_plan_covers(crew)
+    if definition(crew) != plan.definition:
+        raise NotCovered("a crew that differs from the recorded one")
+    return _models(crew)
+
+
+def _refuse_sharing(name: str, one: Crew, other: Crew) -> None:
+    """Two runs never share an agent or a task, so a factory must not hand out the same ones."""
+    ours = {id(thing) for thing in (one, *one.agents, *one.tasks)}
+    if any(id(thing) in ours for thing in (other, *other.agents, *other.tasks)):
+        raise CrewBroken(
+            f"crew {name}: its factory hands out the same objects twice; build agents, tasks and "
+            "the crew inside of it"
+        )

@@ -8,8 +8,8 @@ from pathlib import Path
 def prepare_environment() -> None:
     """Make CrewAI fit for a server: nothing sent home, nothing asked, nothing left behind.
 
-    CrewAI reads these once, while it is being imported. Values that are already set stay, except
-    those that would have it ask questions on the terminal or send telemetry.
+    CrewAI reads these once, while it is being imported. What it keeps for itself goes to a folder
+    in the system's temporary directory, unless CREWAI_STORAGE_DIR names another.
     """
     os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
     # "false", not unset: only an explicit value keeps CrewAI from collecting traces.
@@ -19,5 +19,19 @@ def prepare_environment() -> None:
     # The console formatter would ask the package index for the newest version.
     os.environ["CREWAI_DISABLE_VERSION_CHECK"] = "true"
     # An absolute path is taken as it stands; a bare name would land in the home directory.
-    storage = Path(tempfile.gettempdir()) / f"crew_capture_crewai_{os.getuid()}"
-    os.environ.setdefault("CREWAI_STORAGE_DIR", str(storage))
+    default = Path(tempfile.gettempdir()) / f"crew_capture_crewai_{os.getuid()}"
+    storage = Path(os.environ.setdefault("CREWAI_STORAGE_DIR", str(default)))
+    _keep_out_of_home(storage)
+
+
+def _keep_out_of_home(storage: Path) -> None:
+    """CrewAI's import makes a settings file and a key in the home directory: put them aside."""
+    from crewai_core import settings, token_manager  # noqa: PLC0415
+
+    def credentials() -> Path:
+        folder = storage / "credentials"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    settings.DEFAULT_CONFIG_PATH = storage / "settings.json"
+    token_manager.TokenManager._get_secure_storage_path = staticmethod(credentials)  # type: ignore[method-assign]

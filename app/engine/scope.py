@@ -4,19 +4,21 @@ asyncio task that the run starts.
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.hooks.dispatch import HookAborted
-from crewai.llms.base_llm import BaseLLM
 from crewai.task import Task
 from crewai.tasks.task_output import TaskOutput
 
 from app.engine.description import TaskDescription
+from app.engine.journal import Journal
 from app.engine.results import RunObserver, TaskFinished, TaskOutcome, TaskStarted, Usage
+from app.engine.threads import WorkThreads
 
 _T = TypeVar("_T")
 
@@ -42,35 +44,33 @@ class ContextTooLong(HookAborted):
         )
 
 
-class Executor(Protocol):
-    """Marks a run of the native way: the executor class that its agents use."""
-
-    def adopt(self, agent: Any) -> None: ...
-
-
 class RunScope:
     """One run's identity: its tasks, observer, token usage, and errors of its models."""
 
     def __init__(
         self,
         *,
-        model: BaseLLM,
         tasks: tuple[TaskDescription, ...],
         observer: RunObserver | None,
+        threads: WorkThreads,
     ) -> None:
-        self.model = model
+        self.threads = threads
+        self.journal = Journal()
         self.usage = Usage()
         self.model_errors: list[BaseException] = []
         self.observer_error: BaseException | None = None
         self.dropped = False
-        self.native: Executor | None = None
+        self.adopt: Callable[[BaseAgent], None] | None = None
+        self.main: asyncio.Task[Any] | None = None
+        self.side_tasks: set[asyncio.Task[Any]] = set()
+        self.task_error: BaseException | None = None
         self._descriptions = tasks
         self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._indices: dict[int, int] = {}
         self._finished: dict[int, TaskFinished] = {}
-        self._started: dict[int, TaskStarted] = {}
-        self._times: dict[int, datetime] = {}
+        self._started: dict[int, datetime] = {}
+        self._tellings: dict[int, asyncio.Future[None]] = {}
         self._relayed: set[Future[Any]] = set()
 
     @contextmanager
@@ -99,33 +99,64 @@ class RunScope:
         return self._indices.get(id(task))
 
     async def start_task(self, index: int, agent: str) -> None:
-        """Note a task's start, once; telling it a second time is silent."""
+        """Note a task's start, and tell of it; a second time only waits for the first telling."""
         self.check()
-        if index in self._started:
-            return
-        event = TaskStarted(index, self._descriptions[index].name, agent)
-        self._started[index] = event
-        self._times[index] = datetime.now(UTC)
-        if self._observer is not None:
-            await self._told(self._observer.task_started(event))
+        if index not in self._started:
+            event = TaskStarted(index, self._descriptions[index].name, agent)
+            self._started[index] = datetime.now(UTC)
+            if self._observer is not None:
+                self._tellings[index] = asyncio.ensure_future(self._observer.task_started(event))
+        await self._told(index)
 
     async def finish_task(self, index: int, agent: str, text: str) -> None:
-        """Note a task's end, once."""
+        """Note a task's end, and tell of it; a second time only waits for the first telling."""
         self.check()
-        if index in self._finished:
-            return
-        name, started_at = self._descriptions[index].name, self._times[index]
-        event = TaskFinished(index, name, agent, text, started_at, datetime.now(UTC))
-        self._finished[index] = event
-        if self._observer is not None:
-            await self._told(self._observer.task_finished(event))
+        if index not in self._finished:
+            name, started_at = self._descriptions[index].name, self._started[index]
+            event = TaskFinished(index, name, agent, text, started_at, datetime.now(UTC))
+            self._finished[index] = event
+            if self._observer is not None:
+                self._tellings[index] = asyncio.ensure_future(self._observer.task_finished(event))
+        await self._told(index)
 
-    async def _told(self, telling: Coroutine[Any, Any, None]) -> None:
+    async def _told(self, index: int) -> None:
+        telling = self._tellings.get(index)
+        if telling is None:
+            return
         try:
             await telling
         except Exception as error:
             self.observer_error = self.observer_error or error
             raise
+
+    @contextmanager
+    def as_side_task(self) -> Iterator[None]:
+        """One task of the crew. If it fails beside the main one, the whole run ends now."""
+        task = asyncio.current_task()
+        if task is None or task is self.main:
+            yield
+            return
+        self.side_tasks.add(task)
+        try:
+            yield
+        except Exception as error:
+            if self.task_error is None and self.main is not None:
+                self.task_error = error
+                self.main.cancel()
+            raise
+
+    async def answer(
+        self, task: Task | None, messages: list[Any], call: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """The answer to an agent's model call: the journal's, if the call was made already."""
+        self.check()
+        index = self.index_of(task) if task is not None else None
+        called = self.journal.take(index, messages) if index is not None else None
+        if called is None:
+            return await call()
+        answer = await called.answer
+        messages[:] = called.after
+        return answer
 
     def on_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
         """From a thread of this run: have the event loop do `work`, and wait for it."""

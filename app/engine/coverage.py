@@ -1,0 +1,224 @@
+"""Which crews the faster ways cover: named fields, everything else at its default.
+
+A field that isn't named here, of this release or the next, keeps a crew from the faster way.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from crewai import Agent, Crew, Task
+from crewai.agents.agent_builder.base_agent import BaseAgent
+from crewai.core.providers import content_processor
+from crewai.events.event_bus import crewai_event_bus
+from crewai.hooks.dispatch import InterceptionPoint, _resolve_hooks
+from crewai.llm_overlay import active as overlay_active
+from crewai.llms.base_llm import BaseLLM
+from crewai.process import Process
+from crewai.tasks.conditional_task import ConditionalTask
+from crewai.utilities.constants import CREWAI_TRAINED_AGENTS_FILE_ENV, TRAINED_AGENTS_DATA_FILE
+from pydantic import BaseModel
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Set by CrewAI itself in every object that it builds; they say nothing about the definition.
+_OWN = _names("id i18n tools_handler cache_handler security_config")
+_PLAN_AGENT = _names(
+    """
+    role goal backstory llm system_template prompt_template response_template
+    use_system_prompt verbose max_iter max_retry_limit max_tokens respect_context_window
+    use_better_compaction cache date_format callbacks function_calling_llm step_callback
+    """
+)
+_PLAN_TASK = _names(
+    """
+    description expected_output name agent context async_execution markdown output_file
+    create_directory guardrail_max_retries config
+    """
+)
+_PLAN_CREW = _names(
+    """
+    agents tasks name chat_llm manager_llm planning_llm prompt_file verbose
+    after_kickoff_callbacks
+    """
+)
+_NATIVE_AGENT = _PLAN_AGENT | _names(
+    """
+    tools tools_results allow_delegation max_execution_time inject_date config
+    tool_failure_policy multimodal guardrail_max_retries
+    """
+)
+_NATIVE_TASK = _PLAN_TASK | _names(
+    """
+    tools callback guardrail guardrails max_retries output_json output_pydantic
+    response_model converter_cls tool_failure_policy condition allow_crewai_trigger_context
+    """
+)
+_NATIVE_CREW = _PLAN_CREW | _names(
+    """
+    process manager_agent before_kickoff_callbacks step_callback task_callback cache
+    function_calling_llm tool_failure_policy trained_agents_file stream
+    """
+)
+
+
+class NotCovered(Exception):
+    """A crew, or a run of one, that the way can't do; the message names the feature."""
+
+
+def check_plan_covers(crew: Crew) -> None:
+    """Raise NotCovered for a crew that always sending the same texts would not do justice."""
+    _check_types(crew, (Task,))
+    _check_fields(crew, "crew", _PLAN_CREW)
+    for callback in crew.after_kickoff_callbacks:
+        if not _closes_mcp_servers(callback):
+            raise NotCovered("crew.after_kickoff_callbacks")
+    for agent in crew.agents:
+        _check_fields(agent, f"agent {agent.role.strip()}", _PLAN_AGENT)
+        if agent.max_iter < 1:
+            raise NotCovered(f"agent {agent.role.strip()}.max_iter")
+        _check_async(agent.llm)
+    for number, task in enumerate(crew.tasks, start=1):
+        _check_fields(task, f"task {number}", _PLAN_TASK)
+        if not any(task.agent is agent for agent in crew.agents):
+            raise NotCovered(f"task {number}.agent is not among the crew's agents")
+        for other in _context(task):
+            if not any(other is known for known in crew.tasks[: number - 1]):
+                raise NotCovered(f"task {number}.context is not among the tasks before it")
+    _check_agents_are_alone(crew)
+
+
+def check_native_covers(crew: Crew) -> None:
+    """Raise NotCovered for a crew that our executor does not run as CrewAI's own does."""
+    _check_types(crew, (Task, ConditionalTask))
+    _check_fields(crew, "crew", _NATIVE_CREW)
+    agents = list(crew.agents)
+    if crew.manager_agent is not None:
+        agents.append(crew.manager_agent)
+    for agent in agents:
+        _check_fields(agent, f"agent {agent.role.strip()}", _NATIVE_AGENT)
+        _check_async(agent.llm)
+    if crew.process is Process.hierarchical and crew.manager_llm is not None:
+        _check_async(crew.manager_llm)
+    for number, task in enumerate(crew.tasks, start=1):
+        _check_fields(task, f"task {number}", _NATIVE_TASK)
+    _check_agents_are_alone(crew)
+
+
+def check_surroundings() -> None:
+    """Raise NotCovered while somebody listens in on CrewAI or changes its texts."""
+    for point in InterceptionPoint:
+        if _resolve_hooks(point):
+            raise NotCovered(f"a hook on {point.value}")
+    if content_processor._content_processor.get() is not None:
+        raise NotCovered("a content processor")
+    if overlay_active.get() is not None:
+        raise NotCovered("a model overlay")
+    if foreign_listeners():
+        raise NotCovered("an event listener")
+    trained = os.environ.get(CREWAI_TRAINED_AGENTS_FILE_ENV, TRAINED_AGENTS_DATA_FILE)
+    if Path(trained).exists():
+        raise NotCovered(f"trained agents ({Path(trained).name})")
+
+
+def foreign_listeners() -> bool:
+    """Whether anybody but CrewAI itself listens to its events."""
+    bus = crewai_event_bus
+    known = (len(bus._sync_handlers), len(bus._async_handlers), _count(bus._sync_handlers))
+    if _seen.get("known") != known or bus._async_handlers:
+        handlers = [
+            handler
+            for by_type in (bus._sync_handlers, bus._async_handlers)
+            for group in by_type.values()
+            for handler in group
+        ]
+        _seen["known"] = known
+        _seen["foreign"] = not all(_is_crewais(handler) for handler in handlers)
+    return bool(_seen["foreign"])
+
+
+_seen: dict[str, Any] = {}
+
+
+def _count(handlers: dict[Any, Any]) -> int:
+    return sum(map(len, handlers.values()))
+
+
+def _is_crewais(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).split(".")[0] == "crewai"
+
+
+def _check_types(crew: Crew, tasks: tuple[type[Task], ...]) -> None:
+    if type(crew) is not Crew:
+        raise NotCovered(f"{type(crew).__name__}, a subclass of Crew")
+    agents: Iterable[BaseAgent | None] = [*crew.agents, crew.manager_agent]
+    for agent in agents:
+        if agent is not None and type(agent) is not Agent:
+            raise NotCovered(f"{type(agent).__name__}, which is not CrewAI's Agent")
+    for task in crew.tasks:
+        if type(task) not in tasks:
+            raise NotCovered(f"{type(task).__name__}, which is not CrewAI's Task")
+
+
+def _check_fields(thing: BaseModel, name: str, covered: frozenset[str]) -> None:
+    values = thing.__dict__
+    for field, default in _defaults(type(thing)).items():
+        if field in covered:
+            continue
+        value = values.get(field, default)
+        # Empty is as good as absent: CrewAI asks `if agent.apps`, never `is not None`.
+        if value == default or (not value and not default):
+            continue
+        raise NotCovered(f"{name}.{field}")
+
+
+_known_defaults: dict[type, dict[str, Any]] = {}
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    if kind not in _known_defaults:
+        _known_defaults[kind] = {
+            name: None if field.is_required() else field.get_default(call_default_factory=True)
+            for name, field in kind.model_fields.items()
+            if name not in _OWN
+        }
+    return _known_defaults[kind]
+
+
+def _check_async(llm: object) -> None:
+    if not isinstance(llm, BaseLLM):
+        raise NotCovered("an agent without a model object")
+    if type(llm).acall is BaseLLM.acall:
+        raise NotCovered(f"{type(llm).__name__}, a model without acall")
+
+
+def _check_agents_are_alone(crew: Crew) -> None:
+    """One agent in two tasks at the same time: CrewAI's executor refuses, or mixes them up."""
+    busy: list[BaseAgent | None] = []
+    for task in crew.tasks:
+        agent = crew.manager_agent if crew.process is Process.hierarchical else task.agent
+        if not task.async_execution:
+            busy = []
+        elif any(agent is other for other in busy):
+            raise NotCovered("one agent in two asynchronous tasks at once")
+        else:
+            busy.append(agent)
+
+
+def _context(task: Task) -> list[Task]:
+    return task.context if isinstance(task.context, list) else []
+
+
+def _closes_mcp_servers(callback: Any) -> bool:
+    """The callback that CrewAI itself puts on every crew of a @CrewBase class."""
+    if not _is_crewais(callback):
+        return False
+    with contextlib.suppress(AttributeError, ValueError):
+        cells = [cell.cell_contents for cell in callback.__closure__ or ()]
+        return any(getattr(cell, "__name__", "") == "close_mcp_server" for cell in cells)
+    return False

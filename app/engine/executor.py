@@ -1,0 +1,148 @@
+"""CrewAI's agent executor without its flow: the same steps in the same order, on the event loop.
+
+CrewAI sends every step of an agent through the loop's default executor, six threads on two cores,
+and holds one of them for as long as a model call takes. Here the steps are CrewAI's own methods;
+only the model calls between them are awaited, and steps that run tools go to threads.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
+from crewai.utilities.agent_utils import (
+    _prepare_llm_call,
+    _proactively_summarize_context,
+    _validate_and_finalize_llm_response,
+)
+
+from app.engine.scope import RunScope, current_scope
+
+
+class _AnswerWanted(BaseException):
+    """A step reached its model call. Not an Exception: the step must not handle it."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+
+class NativeExecutor(AgentExecutor):
+    """Runs one agent's task on the event loop; from a thread, it has the loop do it."""
+
+    _answer: Callable[[], Any] | None = None
+
+    def _flow_post_init(self, definition: Any = None) -> None:
+        """No flow runs, so none is set up: this alone saves a pydantic class per executor."""
+        if self._state is None:
+            self._state = AgentExecutorState()
+        object.__setattr__(self, "_flow_post_init_done", True)
+
+    def answer_or_ask(self, options: dict[str, Any]) -> Any:
+        """What a step's model call gets: the awaited answer, or a stop until there is one."""
+        if self._answer is None:
+            raise _AnswerWanted(options)
+        return self._answer()
+
+    def kickoff(self, *args: Any, **kwargs: Any) -> Any:
+        """Called in a thread: by a tool that delegates, or a guardrail that wants a new answer."""
+        return _scope().on_loop(self.kickoff_async())
+
+    async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
+        """The executor's flow for an agent without a plan of todos, as one loop."""
+        threads = _scope().threads
+        self.initialize_reasoning()
+        while True:
+            route = self.check_max_iterations()
+            if route == "force_final_answer":
+                await threads.run(self.ensure_force_final_answer)
+                break
+            if route == "continue_reasoning_native":
+                label = await self._with_answer(self.call_llm_native_tools)
+            else:
+                label = await self._with_answer(self.call_llm_and_parse)
+                if label == "parsed":
+                    label = self.route_by_answer_type()
+            if label == "native_tool_calls":
+                label = await threads.run(self.execute_native_tool)
+            elif label == "execute_tool":
+                label = await threads.run(self.execute_tool_action)
+            if label == "parser_error":
+                self.recover_from_parser_error()
+            elif label == "context_error":
+                await threads.run(self.recover_from_context_length)
+            elif label in ("agent_finished", "native_finished", "tool_result_is_final"):
+                break
+            elif label == "continue_reasoning":
+                continue
+            else:
+                self.increment_and_continue()
+        self.finalize()
+
+    async def _with_answer(self, step: Callable[[], str]) -> str:
+        """Run a step that calls the model: up to the call, then again with the answer in hand."""
+        try:
+            return step()
+        except _AnswerWanted as wanted:
+            self._answer = await self._ask(wanted.options)
+        try:
+            # The step may call the crew's step_callback, which may block.
+            return await _scope().threads.run(step) if self.step_callback else step()
+        finally:
+            self._answer = None
+
+    async def _ask(self, options: dict[str, Any]) -> Callable[[], Any]:
+        try:
+            answer = await self._aget_llm_response(**options)
+        except Exception as error:
+            return _raiser(error)
+        return lambda: answer
+
+    async def _aget_llm_response(
+        self,
+        *,
+        llm: Any,
+        messages: list[Any],
+        printer: Any,
+        verbose: bool,
+        executor_context: Any,
+        **options: Any,
+    ) -> Any:
+        """CrewAI's `aget_llm_response`, which counts tokens in a thread before every call, even
+        where there is nothing to shorten yet.
+        """
+        scope = _scope()
+        with _prepare_llm_call(executor_context, messages, printer, verbose=verbose) as prepared:
+            if self.respect_context_window and not _is_first_request(prepared):
+                await scope.threads.run(
+                    _proactively_summarize_context,
+                    llm=llm,
+                    messages=prepared,
+                    printer=printer,
+                    verbose=verbose,
+                    **{
+                        key: value for key, value in options.items() if key != "available_functions"
+                    },
+                )
+            answer = await scope.answer(self.task, prepared, lambda: llm.acall(prepared, **options))
+        return _validate_and_finalize_llm_response(
+            answer, executor_context, printer, verbose=verbose
+        )
+
+
+def _is_first_request(messages: list[Any]) -> bool:
+    """Nothing but one user's message: CrewAI never shortens that."""
+    spoken = [message for message in messages if message.get("role") != "system"]
+    return len(spoken) == 1 and spoken[0].get("role") == "user"
+
+
+def _raiser(error: Exception) -> Callable[[], Any]:
+    def answer() -> Any:
+        raise error
+
+    return answer
+
+
+def _scope() -> RunScope:
+    scope = current_scope()
+    if scope is None:
+        raise RuntimeError("a native executor works only inside a run")
+    return scope
