@@ -26,7 +26,8 @@ from storage.results import (
     SweepReport,
     Usage,
 )
-from storage.store import Keep, OutputStore
+from storage.store import OutputStore
+from storage.sweep import Keep
 
 __all__ = [
     "BufferFull",

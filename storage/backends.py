@@ -4,10 +4,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from storage.drivers import Driver
 from storage.drivers.local import LocalDriver
 from storage.drivers.memory import MemoryDriver
+from storage.policy import Fallback, Timeout
 from storage.store import OutputStore
 
 _DIRECTORY_NAME = "idea_crew_outputs"
@@ -17,15 +19,24 @@ _DIRECTORY_NAME = "idea_crew_outputs"
 class StorageSettings:
     """What `create_store` needs to know; each backend looks at its own part only.
 
-    backend: `local`, `memory` or `s3`, or several in their order, joined by `+`.
+    backend: `local`, `memory` or `s3`, or a chain of them in their order, joined by `+`.
     directory: the folder that holds the outputs' own; None means the system's temporary folder.
     memory_max_bytes: the byte budget of `memory`.
+    s3_endpoint_url: None means Amazon S3. s3_region: None means boto3's own choice.
+    s3_max_connections: calls to S3 at one time, each with a thread of its own.
+    timeout_seconds: how long `local` and `s3` may answer nothing at all before calls fail.
     read_attempts, read_backoff_seconds: see OutputStore.read.
     """
 
     backend: str = "local"
     directory: Path | None = None
     memory_max_bytes: int = 256 * 1024 * 1024
+    s3_bucket: str | None = None
+    s3_prefix: str = "crew-capture/"
+    s3_endpoint_url: str | None = None
+    s3_region: str | None = None
+    s3_max_connections: int = 32
+    timeout_seconds: float = 10.0
     read_attempts: int = 3
     read_backoff_seconds: float = 0.1
 
@@ -33,23 +44,56 @@ class StorageSettings:
 def create_store(settings: StorageSettings) -> OutputStore:
     """The store that the settings describe; `start` opens it. Raises ValueError for a wrong one."""
     names = [name.strip() for name in settings.backend.split("+")]
-    makers = _makers()
-    if len(names) != 1 or names[0] not in makers:
-        raise ValueError(f"backend {settings.backend!r}: allowed are {', '.join(makers)}")
+    if not set(names) <= _MAKERS.keys() or len(set(names)) < len(names):
+        allowed = ", ".join(_MAKERS)
+        raise ValueError(
+            f"backend {settings.backend!r}: allowed are {allowed}, "
+            "and chains of different ones joined by +, such as memory+s3"
+        )
+    drivers = [_MAKERS[name](settings) for name in names]
     return OutputStore(
-        makers[names[0]](settings),
+        drivers[0] if len(drivers) == 1 else Fallback(drivers),
         read_attempts=settings.read_attempts,
         read_backoff_seconds=settings.read_backoff_seconds,
     )
 
 
-def _makers() -> dict[str, Callable[[StorageSettings], Driver]]:
-    return {"local": _local, "memory": _memory}
-
-
 def _local(settings: StorageSettings) -> Driver:
-    return LocalDriver((settings.directory or Path(tempfile.gettempdir())) / _DIRECTORY_NAME)
+    folder = settings.directory or Path(tempfile.gettempdir())
+    return Timeout(LocalDriver(folder.absolute() / _DIRECTORY_NAME), settings.timeout_seconds)
 
 
 def _memory(settings: StorageSettings) -> Driver:
     return MemoryDriver(settings.memory_max_bytes)
+
+
+def _s3(settings: StorageSettings) -> Driver:
+    if not settings.s3_bucket:
+        raise ValueError("backend s3 needs the name of a bucket")
+    if settings.s3_endpoint_url:
+        url = urlsplit(settings.s3_endpoint_url)
+        if url.scheme not in {"http", "https"} or not url.hostname or url.username is not None:
+            raise ValueError(
+                "the S3 endpoint must be a URL such as https://s3.example.org, "
+                "without a user name or password"
+            )
+    # boto3 takes a third of a second to import: those who use S3 pay.
+    from storage.drivers.s3 import S3Driver  # noqa: PLC0415
+
+    prefix = settings.s3_prefix.strip("/")
+    driver = S3Driver(
+        bucket=settings.s3_bucket,
+        prefix=f"{prefix}/" if prefix else "",
+        endpoint_url=settings.s3_endpoint_url or None,
+        region=settings.s3_region or None,
+        threads=settings.s3_max_connections,
+        timeout_seconds=settings.timeout_seconds,
+    )
+    return Timeout(driver, settings.timeout_seconds)
+
+
+_MAKERS: dict[str, Callable[[StorageSettings], Driver]] = {
+    "local": _local,
+    "memory": _memory,
+    "s3": _s3,
+}

@@ -54,20 +54,19 @@ class Usage:
 
 
 class SweepOutcome(StrEnum):
-    """How a sweep went. Only a `DONE` one looked at everything it could reach."""
+    """How a sweep went in a location; with any but `DONE`, nothing was removed there."""
 
     DONE = "done"
-    ALREADY_RUNNING = "already running"
-    NOT_OURS = "the location belongs to another installation"
+    ALREADY_RUNNING = "a sweep is running already"
+    NOT_OURS = "it belongs to another installation"
     RUNS_UNKNOWN = "which outputs are still needed could not be asked"
-    UNREACHABLE = "the backend could not be asked"
+    UNREACHABLE = "it could not be asked"
 
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What a sweep did."""
+    """What a sweep did, in all locations of the store together."""
 
-    outcome: SweepOutcome
     removed: int = 0
     """Outputs, and what dead writers left behind."""
     removed_bytes: int = 0
@@ -75,8 +74,13 @@ class SweepReport:
     """Outputs over the age limit whose runs still need them."""
     failed: int = 0
     """Could not be removed; the next sweep tries again."""
-    unreachable: tuple[str, ...] = ()
-    """Members of a chain that could not be asked; the next sweep asks again."""
+    skipped: Mapping[str, SweepOutcome] = field(default_factory=dict)
+    """The locations that were left alone, and why."""
+
+    @property
+    def outcome(self) -> SweepOutcome:
+        """`DONE` when no location was left alone, else why the first of them was."""
+        return next(iter(self.skipped.values()), SweepOutcome.DONE)
 
 
 @dataclass(slots=True)

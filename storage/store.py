@@ -2,9 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 from uuid import UUID
 
@@ -17,10 +15,9 @@ from tenacity import (
 )
 
 from storage import stamp
-from storage.drivers import Driver, Entry
+from storage.drivers import Driver
 from storage.errors import (
     BufferFull,
-    InvalidKey,
     LocationTaken,
     LocationUnusable,
     OutputConflict,
@@ -39,14 +36,12 @@ from storage.results import (
     SweepReport,
     Usage,
 )
+from storage.sweep import Keep, look, outputs
 
 logger = logging.getLogger("crew_capture.storage")
 
 _NAMES_PER_DELETE = 1000
 _REMEMBERED_KEYS = 100_000
-
-Keep = Callable[[set[UUID]], Awaitable[AbstractSet[UUID]]]
-"""Asked by a sweep with the runs of old outputs; answers with those whose outputs must stay."""
 
 
 class OutputStore:
@@ -174,7 +169,7 @@ class OutputStore:
         keys = list(keys)
         for key in keys:
             self._written.pop(key, None)
-        failures = await self._remove([str(key) for key in keys])
+        failures = await self._remove(self._driver, [str(key) for key in keys])
         self.counters.outputs_deleted += len(keys) - len(failures)
         return DeleteReport({key: failures[str(key)] for key in keys if str(key) in failures})
 
@@ -190,18 +185,18 @@ class OutputStore:
             raise OutputUnavailable(f"{prefix}*", ", ".join(listing.unreachable), "left out")
         return [
             FoundOutput(key, entry.size_bytes, entry.modified_at)
-            for key, entry in _outputs(listing.entries)
+            for key, entry in outputs(listing.entries)
         ]
 
     async def usage(self) -> Usage:
         """How much is stored. Raises OutputUnavailable when the backend can't be asked."""
         self._check_open()
         listing = await self._driver.list()
-        outputs = [entry for _, entry in _outputs(listing.entries)]
+        entries = [entry for _, entry in outputs(listing.entries)]
         return Usage(
-            count=len(outputs),
-            size_bytes=sum(entry.size_bytes for entry in outputs),
-            oldest_age_seconds=max((entry.age_seconds for entry in outputs), default=None),
+            count=len(entries),
+            size_bytes=sum(entry.size_bytes for entry in entries),
+            oldest_age_seconds=max((entry.age_seconds for entry in entries), default=None),
             free_bytes=listing.free_bytes,
             unreachable=tuple(listing.unreachable),
         )
@@ -210,21 +205,18 @@ class OutputStore:
         """Deletes outputs at least this old, and what dead writers left behind; 0 means all.
 
         `keep` is asked which of the runs that old outputs belong to still need them; if it raises,
-        nothing is deleted. One sweep runs at a time: a call during another returns at once.
-        Nothing is deleted from a location that another installation has stamped. Age is measured
-        by the backend's clock. Never raises for a failing backend: the report tells.
+        nothing is deleted. Each location is looked at by itself: nothing is deleted in one that
+        can't be asked, or that another installation has stamped. Age is measured by the backend's
+        clock. One sweep runs at a time: a call during another returns at once. Failures of a
+        backend or of `keep` are logged and in the report, never raised.
         """
         self._check_open()
         if self._sweeping:
-            return SweepReport(SweepOutcome.ALREADY_RUNNING)
+            places = self._driver.places()
+            return SweepReport(skipped={p.location: SweepOutcome.ALREADY_RUNNING for p in places})
         self._sweeping = True
         try:
-            if not await self.verify_owner():
-                return SweepReport(SweepOutcome.NOT_OURS)
             return await self._sweep(max_age_seconds, keep)
-        except StorageError as error:
-            logger.warning("Nothing cleaned up in %s: %s", self.location, error)
-            return SweepReport(SweepOutcome.UNREACHABLE)
         finally:
             self._sweeping = False
 
@@ -262,69 +254,41 @@ class OutputStore:
         self.counters.reads_retried += 1
 
     async def _sweep(self, max_age_seconds: float, keep: Keep | None) -> SweepReport:
-        listing = await self._driver.list()
-        old = [
-            (key.run_id, entry)
-            for key, entry in _outputs(listing.entries)
-            if _is_old(entry, max_age_seconds)
-        ]
-        needed: AbstractSet[UUID] = set()
-        if keep is not None and old:
-            try:
-                needed = await keep({run_id for run_id, _ in old})
-            except Exception:
-                logger.exception(
-                    "Nothing cleaned up in %s: which runs need their outputs could not be asked",
-                    self.location,
+        removed = removed_bytes = kept = failed = 0
+        skipped: dict[str, SweepOutcome] = {}
+        for place in self._driver.places():
+            found = await look(place, self._installation_id, max_age_seconds, keep)
+            kept += found.kept
+            if found.outcome != SweepOutcome.DONE:
+                skipped[place.location] = found.outcome
+                continue
+            failures = await self._remove(place, [entry.name for entry in found.doomed])
+            gone = [entry.size_bytes for entry in found.doomed if entry.name not in failures]
+            if gone:
+                megabytes = sum(gone) / 1e6
+                logger.info(
+                    "Cleaned up %d old temp file(s) (%.1f MB) from %s",
+                    len(gone),
+                    megabytes,
+                    place.location,
                 )
-                return SweepReport(SweepOutcome.RUNS_UNKNOWN, kept=len(old))
-        doomed = [entry for run_id, entry in old if run_id not in needed]
-        kept = len(old) - len(doomed)
-        doomed += [entry for entry in listing.leftovers if _is_old(entry, max_age_seconds)]
-        failures = await self._remove([entry.name for entry in doomed])
-        removed = [entry for entry in doomed if entry.name not in failures]
-        removed_bytes = sum(entry.size_bytes for entry in removed)
-        self.counters.outputs_swept += len(removed)
+            removed += len(gone)
+            removed_bytes += sum(gone)
+            failed += len(failures)
+        self._foreign = SweepOutcome.NOT_OURS in skipped.values()
+        self.counters.outputs_swept += removed
         self.counters.bytes_swept += removed_bytes
-        if removed:
-            logger.info(
-                "Cleaned up %d old temp file(s) (%.1f MB) from %s",
-                len(removed),
-                removed_bytes / 1e6,
-                self.location,
-            )
-        return SweepReport(
-            SweepOutcome.DONE,
-            removed=len(removed),
-            removed_bytes=removed_bytes,
-            kept=kept,
-            failed=len(failures),
-            unreachable=tuple(listing.unreachable),
-        )
+        return SweepReport(removed, removed_bytes, kept, failed, skipped)
 
-    async def _remove(self, names: Sequence[str]) -> Mapping[str, StorageError]:
+    async def _remove(self, driver: Driver, names: Sequence[str]) -> Mapping[str, StorageError]:
         failures: dict[str, StorageError] = {}
-        rest = iter(names)
-        while chunk := list(islice(rest, _NAMES_PER_DELETE)):
-            failures |= await self._driver.delete(chunk)
+        for start in range(0, len(names), _NAMES_PER_DELETE):
+            failures |= await driver.delete(names[start : start + _NAMES_PER_DELETE])
         for name, error in failures.items():
-            cause = error.cause if isinstance(error, OutputUnavailable) else str(error)
+            cause = error.cause if isinstance(error, OutputUnavailable) else error
             logger.warning("Failed to cleanup %s: %s", name, cause)
         self.counters.cleanup_failures += len(failures)
         return failures
-
-
-def _outputs(entries: Iterable[Entry]) -> Iterable[tuple[OutputKey, Entry]]:
-    for entry in entries:
-        try:
-            key = OutputKey.parse(entry.name)
-        except InvalidKey:
-            continue  # not ours
-        yield key, entry
-
-
-def _is_old(entry: Entry, max_age_seconds: float) -> bool:
-    return max_age_seconds <= 0 or entry.age_seconds >= max_age_seconds
 
 
 def _encode(text: str) -> bytes:

@@ -98,5 +98,5 @@ class Driver(ABC):
         """Ends what is under way and releases everything. May be called again, to no effect."""
 
     def places(self) -> "tuple[Driver, ...]":
-        """The drivers under this one, one for each location that other processes can reach."""
+        """The drivers of which this one is made, one for each location."""
         return (self,)

@@ -56,6 +56,3 @@ class MemoryDriver(Driver):
     async def aclose(self) -> None:
         self._data.clear()
         self._used_bytes = 0
-
-    def places(self) -> tuple[Driver, ...]:
-        return ()  # nobody else can reach it

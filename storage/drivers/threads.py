@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,30 +10,34 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_HELP_AFTER_SECONDS = 0.02
+_DELIVER_EVERY_SECONDS = 0.005
+_LOOK_EVERY_SECONDS = 0.02
 
 
 class SharedThreads:
     """Runs many short blocking calls at the price of few switches between threads.
 
-    All calls made in one turn of the event loop, and those made while a thread is still at
-    earlier ones, go down together: one thread takes them one by one from one queue. Each call gets
-    its own result or error. When calls have waited a while, a further thread helps, so a slow call
-    holds up no other as long as a thread is left.
+    Calls go down together: one thread takes those made in one turn of the event loop, and those
+    made while it is still at earlier ones, from one queue, and hands the results back in groups.
+    Each call gets its own result or error. When the thread is stuck in a slow call, another one
+    goes on with the rest, as long as there are threads left.
     """
 
     def __init__(self, name: str, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._threads = threads
         self._lock = threading.Lock()
+        # These three under the lock:
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
-        self._busy = 0  # threads at work; with _waiting under the lock
+        self._busy = 0
+        self._taken = 0
         self._finished: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
-        self._told = False  # the loop knows that _finished holds something
+        # The rest belongs to the loop:
         self._unfinished = 0
         self._all_finished = asyncio.Event()
         self._start_due = False
-        self._help_due = False
+        self._look_due = False
+        self._taken_before = 0
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Has a thread do the work. Cancelling the future does not stop it."""
@@ -46,11 +51,14 @@ class SharedThreads:
         if unattended and not self._start_due:
             self._start_due = True
             loop.call_soon(self._start, loop)
+        if not self._look_due:
+            self._look_due = True
+            loop.call_later(_LOOK_EVERY_SECONDS, self._look, loop)
         return future
 
     async def aclose(self) -> None:
         """Waits for the calls under way, then lets the threads go."""
-        if self._unfinished:
+        while self._unfinished:
             await self._all_finished.wait()
         self._pool.shutdown(wait=False)
 
@@ -58,41 +66,46 @@ class SharedThreads:
         self._start_due = False
         self._add_thread(loop)
 
-    def _help(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._help_due = False
-        self._add_thread(loop)
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """While there are calls: delivers what is done, and sends help when nothing was taken."""
+        self._look_due = False
+        self._deliver()
+        if not self._unfinished:
+            return
+        if self._taken == self._taken_before:
+            self._add_thread(loop)
+        self._taken_before = self._taken
+        self._look_due = True
+        loop.call_later(_LOOK_EVERY_SECONDS, self._look, loop)
 
     def _add_thread(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            if not self._waiting:
+            if not self._waiting or self._busy == self._threads:
                 return
-            free = self._busy < self._threads
-            self._busy += free
-        if free:
-            self._pool.submit(self._work, loop)
-        if not self._help_due:
-            self._help_due = True
-            loop.call_later(_HELP_AFTER_SECONDS, self._help, loop)
+            self._busy += 1
+        self._pool.submit(self._work, loop)
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        delivered_at = time.monotonic()
         while True:
             with self._lock:
                 if not self._waiting:
                     self._busy -= 1
-                    return
+                    break
                 work, future = self._waiting.popleft()
+                self._taken += 1
             result, error = None, None
             try:
                 result = work()
             except BaseException as raised:
                 error = raised
             self._finished.append((future, result, error))
-            if not self._told:
-                self._told = True
+            if time.monotonic() - delivered_at > _DELIVER_EVERY_SECONDS:
                 loop.call_soon_threadsafe(self._deliver)
+                delivered_at = time.monotonic()
+        loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._told = False  # before the look at _finished: what comes after it tells again
         while self._finished:
             future, result, error = self._finished.popleft()
             self._unfinished -= 1

@@ -1,0 +1,242 @@
+"""Outputs as objects in an S3 bucket, by boto3."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from storage.drivers import Driver, Entry, Listing
+from storage.drivers.writes import Write, Writes
+from storage.errors import LocationUnusable, OutputNotFound, OutputUnavailable, StorageError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+_KEYS_PER_DELETE = 1000  # what S3 takes
+_DELETES_UNDER_WAY = 4
+_CONNECT_TIMEOUT_SECONDS = 3.0
+_FAILURES = (BotoCoreError, ClientError, OSError)
+
+
+class S3Driver(Driver):
+    """One object for each name, under a prefix of a bucket; credentials by boto3's own chain.
+
+    One client for the process, used by `threads` threads with a connection each. boto3 makes one
+    attempt for each call: reads are tried again by the store alone, so that attempts do not
+    multiply; nothing else is tried again at once. `timeout_seconds` bounds each wait on a socket.
+    Deletes that come while others are under way go to S3 together.
+    """
+
+    def __init__(
+        self,
+        *,
+        bucket: str,
+        prefix: str = "",
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        threads: int = 32,
+        timeout_seconds: float = 10.0,
+    ) -> None:
+        self.location = f"s3://{bucket}/{prefix}"
+        self._bucket = bucket
+        self._prefix = prefix
+        self._endpoint_url = endpoint_url
+        self._region = region
+        # Other servers than Amazon's know buckets by path for certain, and newer checksums perhaps
+        # not.
+        checksums: Literal["when_required", "when_supported"]
+        checksums = "when_required" if endpoint_url else "when_supported"
+        self._config = Config(
+            connect_timeout=min(_CONNECT_TIMEOUT_SECONDS, timeout_seconds),
+            read_timeout=timeout_seconds,
+            max_pool_connections=threads,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            s3={"addressing_style": "path" if endpoint_url else "auto"},
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
+        )
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="storage-s3")
+        self._client: S3Client
+        self._under_way: set[asyncio.Future[Any]] = set()
+        self._writes = Writes(lambda name: self._submit(partial(self._delete, [name])))
+        self._deletes = _JoinedDeletes(lambda names: self._submit(partial(self._delete, names)))
+
+    async def start(self) -> None:
+        await self._submit(self._open)
+
+    async def put(self, name: str, data: bytes) -> None:
+        await self._writes.run(
+            name, lambda write: self._submit(partial(self._write, name, data, write))
+        )
+
+    async def get(self, name: str) -> bytes:
+        return await self._submit(partial(self._read, name))
+
+    async def delete(self, names: Collection[str]) -> Mapping[str, StorageError]:
+        return await self._deletes.add(list(names))
+
+    async def list(self, prefix: str = "") -> Listing:
+        return await self._submit(partial(self._scan, prefix))
+
+    async def aclose(self) -> None:
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+        self._pool.shutdown(wait=False)
+        with suppress(AttributeError):  # never started
+            self._client.close()
+
+    def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        call = asyncio.wrap_future(self._pool.submit(work))
+        self._under_way.add(call)
+        call.add_done_callback(self._under_way.discard)
+        return call
+
+    # What follows runs in threads.
+
+    def _open(self) -> None:
+        try:
+            self._client = boto3.session.Session().client(
+                "s3",
+                endpoint_url=self._endpoint_url,
+                region_name=self._region,
+                config=self._config,
+            )
+            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        except (*_FAILURES, ValueError) as error:
+            where = self._endpoint_url or "Amazon S3"
+            cause = f"bucket {self._bucket} at {where}: {_cause(error)}"
+            raise LocationUnusable(self.location, cause) from error
+
+    def _write(self, name: str, data: bytes, write: Write) -> None:
+        if write.abandoned:
+            return
+        try:
+            # Set before: when only the answer is lost, the object may be there.
+            write.landed = True
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=self._prefix + name,
+                Body=data,
+                ContentType="text/markdown; charset=utf-8",
+            )
+        except _FAILURES as error:
+            raise OutputUnavailable(name, self.location, _cause(error)) from error
+
+    def _read(self, name: str) -> bytes:
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+            with answer["Body"] as body:
+                return body.read()
+        except self._client.exceptions.NoSuchKey:
+            raise OutputNotFound(name, self.location) from None
+        except _FAILURES as error:
+            raise OutputUnavailable(name, self.location, _cause(error)) from error
+
+    def _delete(self, names: Collection[str]) -> dict[str, StorageError]:
+        try:
+            answer = self._client.delete_objects(
+                Bucket=self._bucket,
+                Delete={"Objects": [{"Key": self._prefix + name} for name in names], "Quiet": True},
+            )
+        except _FAILURES as error:
+            cause = _cause(error)
+            return {name: OutputUnavailable(name, self.location, cause) for name in names}
+        failures: dict[str, StorageError] = {}
+        for failure in answer.get("Errors", []):
+            name = failure["Key"].removeprefix(self._prefix)
+            cause = f"{failure.get('Code')}: {failure.get('Message')}"
+            failures[name] = OutputUnavailable(name, self.location, cause)
+        return failures
+
+    def _scan(self, prefix: str) -> Listing:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix + prefix
+        )
+        entries: list[Entry] = []
+        now = None
+        try:
+            for page in pages:
+                # The server's clock; that of the first page makes nothing older than it is.
+                now = now or parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+                for item in page.get("Contents", []):
+                    modified_at = item["LastModified"]
+                    entries.append(
+                        Entry(
+                            item["Key"].removeprefix(self._prefix),
+                            item["Size"],
+                            modified_at,
+                            (now - modified_at).total_seconds(),
+                        )
+                    )
+        except (*_FAILURES, KeyError, ValueError) as error:
+            raise OutputUnavailable(f"{prefix}*", self.location, _cause(error)) from error
+        entries.sort(key=lambda entry: entry.name)
+        return Listing(entries)
+
+
+class _JoinedDeletes:
+    """Joins deletes that come close together into few calls."""
+
+    def __init__(
+        self, send: Callable[[Collection[str]], asyncio.Future[dict[str, StorageError]]]
+    ) -> None:
+        self._send = send
+        self._waiting: deque[tuple[list[str], asyncio.Future[dict[str, StorageError]]]] = deque()
+        self._under_way = 0
+
+    async def add(self, names: list[str]) -> dict[str, StorageError]:
+        loop = asyncio.get_running_loop()
+        answers = []
+        for start in range(0, len(names), _KEYS_PER_DELETE):
+            answer: asyncio.Future[dict[str, StorageError]] = loop.create_future()
+            self._waiting.append((names[start : start + _KEYS_PER_DELETE], answer))
+            answers.append(answer)
+        loop.call_soon(self._advance)  # when all calls of this turn are in
+        failures: dict[str, StorageError] = {}
+        for answer in answers:
+            failures |= await answer
+        return failures
+
+    def _advance(self) -> None:
+        while self._waiting and self._under_way < _DELETES_UNDER_WAY:
+            group = [self._waiting.popleft()]
+            names = set(group[0][0])
+            while self._waiting and len(names) + len(self._waiting[0][0]) <= _KEYS_PER_DELETE:
+                group.append(self._waiting.popleft())
+                names.update(group[-1][0])
+            self._under_way += 1
+            self._send(names).add_done_callback(partial(self._answer, group))
+
+    def _answer(
+        self,
+        group: list[tuple[list[str], asyncio.Future[dict[str, StorageError]]]],
+        call: asyncio.Future[dict[str, StorageError]],
+    ) -> None:
+        self._under_way -= 1
+        error = call.exception()
+        failures = {} if error else call.result()
+        for names, answer in group:
+            if answer.done():  # cancelled
+                continue
+            if error:
+                answer.set_exception(error)
+            else:
+                answer.set_result({name: failures[name] for name in names if name in failures})
+        self._advance()
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, ClientError):
+        details = error.response.get("Error", {})
+        return f"{details.get('Code')}: {details.get('Message')}"
+    return str(error) or type(error).__name__
