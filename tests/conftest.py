@@ -1,3 +1,25 @@
-"""What every folder of tests may use."""
+"""Servers that tests of several packages share, each started once, when first asked for."""
 
-pytest_plugins = ["tests.databases"]
+from collections.abc import Iterator
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.servers import S3Account, SeaweedFS
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Account]:
+    """A real S3 server."""
+    with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server.account
+
+
+@pytest.fixture(scope="session")
+def moto_s3() -> Iterator[S3Account]:
+    """A simulated S3 server."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    yield S3Account(f"http://127.0.0.1:{port}", "test-key", "test-secret")
+    server.stop()
