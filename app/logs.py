@@ -14,6 +14,7 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
+        _without_color_message,
     ]
     renderer: structlog.typing.Processor
     if log_format == "json":
@@ -32,3 +33,10 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
     # One line per request of each library helps nobody who watches thousands of runs.
     for name in ("httpx", "botocore", "aiosqlite", "alembic", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _without_color_message(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    event.pop("color_message", None)  # uvicorn's own copy of the message
+    return event

@@ -7,6 +7,8 @@ from moto.server import ThreadedMotoServer
 
 from tests.servers import S3Account, SeaweedFS
 
+pytest_plugins = ["tests.databases", "tests.serving"]
+
 
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Account]:

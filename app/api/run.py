@@ -7,6 +7,7 @@ import msgspec
 from litestar import Response, post
 from litestar.datastructures import State
 from litestar.openapi import ResponseSpec
+from litestar.params import JSONBody
 
 from app.api.errors import STATUS_OF_FAILED_RUN, ErrorAnswer, error_response
 from app.runs.service import RunService, SettledRun
@@ -65,7 +66,9 @@ class RunAnswer(msgspec.Struct):
         }.items()
     },
 )
-async def run_idea_crew(data: Profile, state: State) -> Response[RunAnswer] | Response[ErrorAnswer]:
+async def run_idea_crew(
+    data: JSONBody[Profile], state: State
+) -> Response[RunAnswer] | Response[ErrorAnswer]:
     """The run goes on, is saved and cleaned up even if the client goes away."""
     service: RunService = state.runs
     given = {name: value for name, value in msgspec.structs.asdict(data).items() if value}

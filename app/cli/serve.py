@@ -8,13 +8,18 @@ import uvicorn
 from litestar.types import ASGIApp
 
 from app.asgi import create_app
+from app.db import DatabaseUnavailable
+from app.engine import EngineError
 from app.logs import configure_logging
 from app.settings import Settings
+from storage import StorageError
 
 logger = logging.getLogger("crew_capture.serve")
 
 # A burst of clients waits in the kernel until the loop comes to it; it cuts this to somaxconn.
 _BACKLOG = 8192
+# What an operator can mend: its message says how, a stack trace would only hide it.
+_MENDABLE = (DatabaseUnavailable, StorageError, EngineError)
 
 
 def serve(settings: Settings) -> None:
@@ -44,7 +49,7 @@ def served_app() -> ASGIApp:
 
 
 class _StartErrorsInOneLine:
-    """Says why a start failed in one line; a stack trace would hide what to mend."""
+    """Says in one line why a start failed, where that is something to mend."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -60,9 +65,17 @@ class _StartErrorsInOneLine:
 
         try:
             await self._app(scope, receive, send_unless_failed)
-        except Exception as error:
-            logger.debug("The start failed", exc_info=error)
+        except Exception as raised:
+            error = _innermost(raised)
+            if not isinstance(error, _MENDABLE):
+                logger.error("The start failed", exc_info=error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _raise_open_file_limit() -> None:

@@ -133,8 +133,8 @@ def _mapped_errors() -> Iterator[None]:
         yield
     except (OperationalError, InterfaceError, PoolTimeoutError, OSError) as error:
         raise DatabaseUnavailable(type(error).__name__) from error
-    except (asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
-        raise DatabaseUnavailable(type(error).__name__) from error  # while connecting
+    except asyncpg.PostgresError as error:  # while connecting; later ones SQLAlchemy wraps
+        raise DatabaseUnavailable(type(error).__name__) from error
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None) or ""
         if error.connection_invalidated or state[:2] in _UNAVAILABLE_STATES:

@@ -1,0 +1,156 @@
+"""`POST /api/run`: what it answers, and what it says when it can't."""
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from app.crews.idea.profile import DEFAULTS
+from app.crews.registry import Registry, served_crews
+from tests.serving import Serve, Served
+
+REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
+
+
+def _idea_crew_that_answers(answer: Any) -> Registry:
+    spec = served_crews().get("idea")
+    assert spec is not None
+    return Registry([replace(spec, offline_answer=answer)])
+
+
+async def test_a_run_answers_with_its_three_reports(served: Served) -> None:
+    response = await served.http.post("/api/run", json={"goal_type": "Extra Income"})
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["success"] is True
+    assert list(answer["outputs"]) == REPORTS
+    assert all(text.strip() for text in answer["outputs"].values())
+    assert len(set(answer["outputs"].values())) == 3
+    assert answer["raw_result"] == answer["outputs"]["personalized_recommendations"]
+    assert UUID(answer["run_id"]).version == 4
+    assert answer["waited_seconds"] >= 0
+
+
+async def test_what_is_empty_or_missing_becomes_the_default(served: Served) -> None:
+    given = {"goal_type": "", "budget_range": None, "work_style": "  ", "interest_area": "Food"}
+    answer = (await served.http.post("/api/run", json=given)).json()
+    assert answer["inputs"] == {**DEFAULTS, "interest_area": "Food"}
+
+
+async def test_inputs_reach_the_reports(served: Served) -> None:
+    one, other = [
+        (await served.http.post("/api/run", json={"interest_area": area})).json()["outputs"]
+        for area in ("Food", "Education")
+    ]
+    assert all(one[name] != other[name] for name in REPORTS)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({"goal": "x"}, "unknown field goal"),
+        ({"goal_type": 5}, "goal_type"),
+        ({"goal_type": ["x"]}, "goal_type"),
+        ({"goal_type": "x" * 4001}, "goal_type"),
+        ({"experience_summary": "a\0b"}, "experience_summary: control character U+0000"),
+        ({"experience_summary": "a\rb"}, "only newline and tab are allowed"),
+        ([], "object"),
+        ("text", "object"),
+        (None, "object"),
+    ],
+)
+async def test_a_wrong_body_is_refused_with_the_field_named(
+    served: Served, body: Any, problem: str
+) -> None:
+    response = await served.http.post("/api/run", json=body)
+    assert response.status_code == 400
+    answer = response.json()
+    assert answer["success"] is False
+    assert answer["error_type"] == "invalid_input"
+    assert problem in answer["error"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"goal_type=x", b"\xff\xfe", b'{"goal_type": "\\ud800"}']
+)
+async def test_a_body_that_is_not_json_is_refused(served: Served, body: bytes) -> None:
+    response = await served.http.post("/api/run", content=body)
+    assert response.status_code == 400
+    assert response.json()["error_type"] == "invalid_input"
+    assert "Traceback" not in response.text
+
+
+async def test_the_longest_inputs_are_taken(served: Served) -> None:
+    profile = dict.fromkeys(DEFAULTS, "ü" * 4000)
+    response = await served.http.post("/api/run", json=profile)
+    assert response.status_code == 200
+    assert response.json()["inputs"] == profile
+
+
+async def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
+    body = json.dumps({"experience_summary": "x" * 1_000_001}).encode()
+    response = await served.http.post("/api/run", content=body)
+    assert response.status_code == 413
+    assert response.json()["error_type"] == "body_too_large"
+    assert "1 MB" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status_code", "error_type"),
+    [
+        ("GET", "/api/run", 405, "method_not_allowed"),
+        ("GET", "/api/nothing", 404, "not_found"),
+    ],
+)
+async def test_what_is_not_there_has_an_answer_of_the_same_shape(
+    served: Served, method: str, path: str, status_code: int, error_type: str
+) -> None:
+    response = await served.http.request(method, path)
+    assert response.status_code == status_code
+    assert response.json()["error_type"] == error_type
+    assert response.json()["success"] is False
+
+
+async def test_a_model_that_answers_nothing_gives_no_results(serve: Serve) -> None:
+    async with serve(_idea_crew_that_answers(lambda prompt: " ")) as served:
+        response = await served.http.post("/api/run", json={})
+    assert response.status_code == 422
+    assert response.json()["error_type"] == "no_results"
+
+
+async def test_a_failing_model_is_told_without_its_secrets(serve: Serve) -> None:
+    def fail(prompt: str) -> str:
+        raise ConnectionError("no route to /etc/secret/key")
+
+    async with serve(_idea_crew_that_answers(fail)) as served:
+        response = await served.http.post("/api/run", json={})
+    assert response.status_code == 502
+    assert response.json()["error_type"] == "model_error"
+    assert "/etc" not in response.text
+
+
+async def test_more_runs_than_allowed_are_told_to_come_again(serve: Serve) -> None:
+    def think(prompt: str) -> str:
+        time.sleep(0.1)
+        return "a thought"
+
+    crews = _idea_crew_that_answers(think)
+    async with serve(crews, engine="stock", max_runs_in_flight=1, max_runs_queued=0) as served:
+        responses = await asyncio.gather(*(served.http.post("/api/run", json={}) for _ in range(5)))
+    refused = [response for response in responses if response.status_code == 503]
+    assert len(refused) < 5
+    assert refused
+    for response in refused:
+        assert response.json()["error_type"] == "overloaded"
+        assert int(response.headers["Retry-After"]) >= 1
+
+
+async def test_the_schema_describes_the_call(served: Served) -> None:
+    schema = (await served.http.get("/schema/openapi.json")).json()
+    operation = schema["paths"]["/api/run"]["post"]
+    assert {"200", "400", "413", "422", "500", "502", "503", "504"} <= set(operation["responses"])
+    assert set(schema["components"]["schemas"]["Profile"]["properties"]) == set(DEFAULTS)

@@ -1,0 +1,93 @@
+"""The service as it is served: a real HTTP server on a free port, in the test's event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from litestar.datastructures import State
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.asgi import create_app
+from app.crews.registry import Registry
+from app.runs.models import UserRun
+from app.settings import Settings, load_settings
+
+MakeSettings = Callable[..., Settings]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A service that is up, a client of it, and its inside."""
+
+    http: httpx.AsyncClient
+    inside: State
+
+    async def rows(self) -> list[UserRun]:
+        """All runs, oldest first."""
+        async with self.inside.database.read() as connection, AsyncSession(connection) as session:
+            return list(await session.scalars(select(UserRun).order_by(UserRun.created_at)))
+
+    async def stored(self) -> int:
+        """How many outputs the backend holds."""
+        return (await self.inside.store.usage()).count
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSettings:
+    """Makes settings that touch nothing outside the test's folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(**values: Any) -> Settings:
+        own = {
+            "database_url": f"sqlite:///{tmp_path}/runs.db",
+            "temp_dir": tmp_path,
+            "cleanup_probability": 0,
+        }
+        return load_settings(**(own | values))
+
+    return make
+
+
+@pytest.fixture
+def serve(settings: MakeSettings) -> Serve:
+    """Starts services: `async with serve(crews, **settings) as served`."""
+
+    @asynccontextmanager
+    async def start(crews: Registry | None = None, **values: Any) -> AsyncIterator[Served]:
+        app = create_app(settings(**values), crews)
+        config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", backlog=4096)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            if serving.done():
+                raise RuntimeError("the service did not start; see the log")
+            await asyncio.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        limits = httpx.Limits(max_connections=None)
+        try:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60
+            ) as client:
+                yield Served(client, app.state)
+        finally:
+            server.should_exit = True
+            await serving
+
+    return start
+
+
+@pytest.fixture
+async def served(serve: Serve) -> AsyncIterator[Served]:
+    """A service with the defaults."""
+    async with serve() as served:
+        yield served
