@@ -1,0 +1,45 @@
+"""A client that closes its connection changes nothing: the run ends, is saved and cleaned up."""
+
+import asyncio
+import json
+import threading
+from dataclasses import replace
+
+from app.crews.registry import Registry, served_crews
+from tests.runs.scripted import until
+from tests.serving import Serve
+
+
+async def test_the_run_of_a_client_that_goes_away_is_saved_and_cleaned_up(serve: Serve) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def think(prompt: str) -> str:
+        asked.set()
+        assert go_on.wait(10)
+        return "a thought"
+
+    spec = served_crews().get("idea")
+    assert spec is not None
+    crews = Registry([replace(spec, offline_answer=think)])
+    async with serve(crews, engine="stock") as served:
+        _, writer = await asyncio.open_connection(
+            served.http.base_url.host, served.http.base_url.port
+        )
+        body = json.dumps({"goal_type": "Extra Income"}).encode()
+        writer.write(
+            b"POST /api/run HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        await writer.drain()
+        await asyncio.to_thread(asked.wait, 10)
+        writer.transport.abort()
+        go_on.set()
+
+        async def saved_and_clean() -> bool:
+            rows = await served.rows()
+            return [row.status for row in rows] == ["succeeded"] and await served.stored() == 0
+
+        await until(saved_and_clean)
+        (row,) = await served.rows()
+        assert row.outputs is not None
+        assert len(row.outputs) == 3

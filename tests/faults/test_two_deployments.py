@@ -1,0 +1,43 @@
+"""Two deployments, one location: the second does not start, and says what to do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.serving import Serve
+
+
+def _crew_capture(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *words],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+async def test_the_second_deployment_in_one_directory_refuses_to_start(
+    serve: Serve, tmp_path: Path
+) -> None:
+    async with serve() as served:
+        second = {"TEMP_DIR": str(tmp_path), "DATABASE_URL": f"sqlite:///{tmp_path}/second.db"}
+        result = _crew_capture("serve", "--port", "0", cwd=tmp_path, **second)
+        assert result.returncode != 0
+        assert "belongs to another installation" in result.stderr
+        assert "TEMP_TAKE_OVER=yes" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert (await served.http.get("/health/ready")).status_code == 200
+
+
+def test_sweeping_by_hand_leaves_anothers_location_alone(tmp_path: Path) -> None:
+    first = {"TEMP_DIR": str(tmp_path), "DATABASE_URL": f"sqlite:///{tmp_path}/first.db"}
+    assert _crew_capture("sweep", cwd=tmp_path, **first).returncode == 0
+    second = first | {"DATABASE_URL": f"sqlite:///{tmp_path}/second.db"}
+    result = _crew_capture("sweep", "--max-age-hours", "0", cwd=tmp_path, **second)
+    assert result.returncode == 1
+    assert "belongs to another installation" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,23 @@
+"""The script of a thousand users ends with a thousand successes."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from tests.serving import Serve
+
+
+async def test_a_thousand_users_succeed(serve: Serve) -> None:
+    async with serve() as served:
+        users = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.load.thousand_users",
+            str(served.http.base_url).rstrip("/"),
+            cwd=Path(__file__).parents[2],
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await users.communicate()
+        assert users.returncode == 0, output.decode()
+        assert len(await served.rows()) == 1000
+        assert await served.stored() == 0
