@@ -104,12 +104,15 @@ class NativeExecutor(AgentExecutor):
         printer: Any,
         verbose: bool,
         executor_context: Any,
+        available_functions: Any = None,
+        tools: Any = None,
         **options: Any,
     ) -> Any:
         """CrewAI's `aget_llm_response`, which counts tokens in a thread before every call, even
         where there is nothing to shorten yet.
         """
         scope = _scope()
+        options["tools"] = tools
         with _prepare_llm_call(executor_context, messages, printer, verbose=verbose) as prepared:
             if self.respect_context_window and not _is_first_request(prepared):
                 await scope.threads.run(
@@ -118,11 +121,13 @@ class NativeExecutor(AgentExecutor):
                     messages=prepared,
                     printer=printer,
                     verbose=verbose,
-                    **{
-                        key: value for key, value in options.items() if key != "available_functions"
-                    },
+                    **options,
                 )
-            answer = await scope.answer(self.task, prepared, lambda: llm.acall(prepared, **options))
+            answer = await scope.answer(
+                self.task,
+                prepared,
+                lambda: llm.acall(prepared, available_functions=available_functions, **options),
+            )
         return _validate_and_finalize_llm_response(
             answer, executor_context, printer, verbose=verbose
         )

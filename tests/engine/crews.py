@@ -1,0 +1,570 @@
+"""Crews for the conformance suite: each a feature that CrewAI users rely on."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from crewai import Agent, Crew, Process, Task
+from crewai.llms.base_llm import BaseLLM
+from crewai.tasks.conditional_task import ConditionalTask
+from crewai.tasks.task_output import TaskOutput
+from crewai.tools import tool
+from pydantic import BaseModel
+
+from tests.engine.recording import Answer, Asked, hashed
+
+Way = Literal["plan", "native", "stock"]
+INPUTS: Mapping[str, Any] = {"topic": "tea", "year": 2031}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A crew, how the model answers, and the fastest way that may claim it.
+
+    `ends` is the way that its run takes in the end, where that is another; `fails` says that stock
+    raises.
+    """
+
+    name: str
+    build: Callable[[BaseLLM], Crew]
+    way: Way = "plan"
+    ends: Way | None = None
+    fails: bool = False
+    inputs: Mapping[str, Any] = field(default_factory=lambda: INPUTS)
+    answer: Answer = hashed
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+def agent(model: BaseLLM, number: int = 1, **options: Any) -> Agent:
+    texts = {
+        "role": f"Expert {number} for {{topic}}",
+        "goal": "Know all about {topic} in {year}\n",
+        "backstory": "You have studied {topic}.",
+    }
+    return Agent(**{**texts, "llm": model, **options})
+
+
+def task(of: Agent, number: int = 1, **options: Any) -> Task:
+    texts = {
+        "description": f"Task {number}: write about {{topic}} in {{year}}.",
+        "expected_output": "A text on {topic}",
+    }
+    return Task(**{**texts, "agent": of, **options})
+
+
+def one(
+    agent_options: Mapping[str, Any] | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    crew_options: Mapping[str, Any] | None = None,
+) -> Callable[[BaseLLM], Crew]:
+    """A crew of one agent and one task with these options."""
+
+    def build(model: BaseLLM) -> Crew:
+        expert = agent(model, **(agent_options or {}))
+        work = task(expert, **(task_options or {}))
+        return Crew(agents=[expert], tasks=[work], **(crew_options or {}))
+
+    return build
+
+
+def two(
+    second: Mapping[str, Any] | None = None,
+    first: Mapping[str, Any] | None = None,
+    crew_options: Mapping[str, Any] | None = None,
+) -> Callable[[BaseLLM], Crew]:
+    """Two agents, a task each, the second with the first in its context."""
+
+    def build(model: BaseLLM) -> Crew:
+        a, b = agent(model, 1), agent(model, 2)
+        t1 = task(a, 1, **(first or {}))
+        t2 = task(b, 2, **(second or {}))
+        return Crew(agents=[a, b], tasks=[t1, t2], **(crew_options or {}))
+
+    return build
+
+
+def three(model: BaseLLM, **crew_options: Any) -> Crew:
+    """Two asynchronous tasks, and one that builds on both."""
+    agents = [agent(model, number) for number in (1, 2, 3)]
+    t1 = task(agents[0], 1, async_execution=True)
+    t2 = task(agents[1], 2, async_execution=True)
+    t3 = task(agents[2], 3, context=[t1, t2])
+    return Crew(agents=agents, tasks=[t1, t2, t3], **crew_options)
+
+
+def zigzag(model: BaseLLM) -> Crew:
+    """Sequential and asynchronous tasks in turn, contexts across them."""
+    agents = [agent(model, number) for number in range(5)]
+    t0 = task(agents[0], 0)
+    t1 = task(agents[1], 1, async_execution=True)
+    t2 = task(agents[2], 2, async_execution=True, context=[t0])
+    t3 = task(agents[3], 3)
+    t4 = task(agents[4], 4, async_execution=True, context=[t0, t2, t3])
+    return Crew(agents=agents, tasks=[t0, t1, t2, t3, t4])
+
+
+def same_texts(model: BaseLLM) -> Crew:
+    """Tasks that can't be told apart by their texts."""
+    expert, other = agent(model), agent(model)
+    t1, t2, t3 = task(expert), task(other), task(expert)
+    t3.context = [t2, t1]
+    return Crew(agents=[expert, other], tasks=[t1, t2, t3])
+
+
+def no_context(model: BaseLLM) -> Crew:
+    a, b = agent(model, 1), agent(model, 2)
+    return Crew(
+        agents=[a, b],
+        tasks=[task(a, 1), task(b, 2, context=None), task(a, 3, context=[]), task(b, 4)],
+    )
+
+
+def idle_agent(model: BaseLLM) -> Crew:
+    """An agent without a task, which still needs its placeholders."""
+    worker, idle = agent(model, 1), agent(model, 2, backstory="Idle in {year}")
+    return Crew(agents=[worker, idle], tasks=[task(worker)])
+
+
+# Tools and structured outputs
+
+
+@tool("shout")
+def shout(text: str) -> str:
+    """Say a text louder."""
+    return text.upper() + "!"
+
+
+@tool("fail")
+def fail(text: str) -> str:
+    """Always fail."""
+    raise ValueError(f"can't do {text}")
+
+
+@tool("final word", result_as_answer=True)
+def final_word(text: str) -> str:
+    """Say the last word."""
+    return f"the last word: {text}"
+
+
+class Report(BaseModel):
+    title: str
+    points: list[str]
+
+
+def react(tool_name: str, times: int = 1) -> Answer:
+    """Ask for a tool by text, `times` times, then answer."""
+
+    def answer(asked: Asked, nth: int) -> str:
+        if nth < times:
+            given = json.dumps({"text": f"say {nth} {asked.digest}"})
+            return f"Thought: I need a tool\nAction: {tool_name}\nAction Input: {given}"
+        return f"Thought: I know\nFinal Answer: done {asked.digest}"
+
+    return answer
+
+
+def function_calls(*names: str) -> Answer:
+    """Ask for tools by native function calling, all in the first turn, then answer."""
+
+    def answer(asked: Asked, nth: int) -> Any:
+        if nth == 0:
+            return [
+                {
+                    "id": f"call_{number}",
+                    "type": "function",
+                    "function": {
+                        "name": name,
+                        "arguments": json.dumps({"text": f"{name} {asked.digest}"}),
+                    },
+                }
+                for number, name in enumerate(names)
+            ]
+        return f"done {asked.digest}"
+
+    return answer
+
+
+def report(asked: Asked, nth: int) -> str:
+    return json.dumps({"title": f"T {asked.digest}", "points": ["a", "b"]})
+
+
+def report_in_prose(asked: Asked, nth: int) -> str:
+    return f"Here you are:\n```json\n{report(asked, nth)}\n```\nGood luck."
+
+
+def report_on_second_try(asked: Asked, nth: int) -> str:
+    return f"No JSON at all {asked.digest}" if nth == 0 and asked.task else report(asked, nth)
+
+
+def strict(passes_at: int) -> Callable[[TaskOutput], tuple[bool, Any]]:
+    """A guardrail that lets the nth answer pass."""
+    seen: dict[str, int] = {}
+
+    def guardrail(output: TaskOutput) -> tuple[bool, Any]:
+        count = seen[output.description] = seen.get(output.description, 0) + 1
+        if count % passes_at == 0:
+            return True, output.raw + " (checked)"
+        return False, f"not good enough, try {count}"
+
+    return guardrail
+
+
+def guarded(passes_at: int, **options: Any) -> Callable[[BaseLLM], Crew]:
+    def build(model: BaseLLM) -> Crew:
+        return one(task_options={"guardrail": strict(passes_at), **options})(model)
+
+    return build
+
+
+def conditional(runs: bool) -> Callable[[BaseLLM], Crew]:
+    def build(model: BaseLLM) -> Crew:
+        a, b = agent(model, 1), agent(model, 2)
+        first = task(a, 1, async_execution=True)
+        maybe = ConditionalTask(
+            description="Only if needed: {topic}",
+            expected_output="More on {topic}",
+            agent=b,
+            condition=lambda output: runs and "answer" in output.raw,
+        )
+        return Crew(agents=[a, b], tasks=[first, maybe, task(a, 3)])
+
+    return build
+
+
+def hierarchical(**options: Any) -> Callable[[BaseLLM], Crew]:
+    def build(model: BaseLLM) -> Crew:
+        a, b = agent(model, 1), agent(model, 2)
+        tasks = [task(a, 1), Task(description="Free {topic}", expected_output="Any")]
+        manager: dict[str, Any] = {"manager_llm": model}
+        if options.get("own_manager"):
+            manager = {
+                "manager_agent": Agent(
+                    role="Boss", goal="Lead", backstory="A boss", llm=model, allow_delegation=True
+                )
+            }
+        return Crew(agents=[a, b], tasks=tasks, process=Process.hierarchical, **manager)
+
+    return build
+
+
+def delegates(asked: Asked, nth: int) -> Any:
+    """Whoever can delegate does it once, to Expert 2, by text or by function call."""
+    text = "delegate_work_to_coworker" in str(asked.messages)
+    function = any(t["function"]["name"] == "delegate_work_to_coworker" for t in asked.tools or [])
+    if not (text or function):
+        return hashed(asked, nth)
+    if nth:
+        return f"Thought: fine\nFinal Answer: delegated {asked.digest}"
+    work = {"task": f"Help {asked.digest}", "context": "none", "coworker": "Expert 2 for tea"}
+    given = json.dumps(work)
+    if text:
+        return f"Thought: ask\nAction: delegate_work_to_coworker\nAction Input: {given}"
+    call = {"name": "delegate_work_to_coworker", "arguments": given}
+    return [{"id": "call_0", "type": "function", "function": call}]
+
+
+def delegation(model: BaseLLM) -> Crew:
+    a, b = agent(model, 1, allow_delegation=True), agent(model, 2)
+    return Crew(agents=[a, b], tasks=[task(a, 1), task(b, 2)])
+
+
+def with_callbacks(model: BaseLLM) -> Crew:
+    """Callbacks of every kind; what they see goes into the result of the run."""
+    seen: list[str] = []
+
+    def note(output: Any) -> None:
+        seen.append(getattr(output, "raw", None) or getattr(output, "output", "?"))
+
+    async def note_async(output: Any) -> None:
+        note(output)
+
+    def before(inputs: dict[str, Any] | None) -> dict[str, Any]:
+        return {**(inputs or {}), "topic": "coffee"}
+
+    def after(output: Any) -> Any:
+        output.raw += " | " + " | ".join(seen)
+        return output
+
+    a, b = agent(model, 1, step_callback=note), agent(model, 2)
+    return Crew(
+        agents=[a, b],
+        tasks=[task(a, 1, callback=note_async), task(b, 2), task(a, 3, tools=[shout])],
+        task_callback=note,
+        before_kickoff_callbacks=[before],
+        after_kickoff_callbacks=[after],
+    )
+
+
+TEMPLATES = {
+    "system_template": "<|system|>{{ .System }}<|end|>",
+    "prompt_template": "<|user|>{{ .Prompt }}<|end|>",
+    "response_template": "<|assistant|>{{ .Response }}<|end|>",
+}
+
+
+def empty_once(asked: Asked, nth: int) -> str:
+    return "" if nth == 0 else hashed(asked, nth)
+
+
+def fails_times(times: int) -> Answer:
+    def answer(asked: Asked, nth: int) -> Any:
+        return RuntimeError(f"no connection {nth}") if nth < times else hashed(asked, nth)
+
+    return answer
+
+
+def final(text: str) -> Answer:
+    return lambda asked, nth: text.replace("DIGEST", asked.digest)
+
+
+def changes_messages(asked: Asked, nth: int) -> Any:
+    def act(messages: list[dict[str, Any]]) -> str:
+        messages.append({"role": "assistant", "content": f"aside {asked.digest}"})
+        return hashed(asked, nth)
+
+    return act
+
+
+CASES = [
+    # What a plan covers
+    Case("one task", one()),
+    Case("two tasks, the default context", two()),
+    Case("asynchronous tasks and their context", three),
+    Case("sequential and asynchronous in turn", zigzag),
+    Case("equal texts", same_texts),
+    Case("no context", no_context),
+    Case("an agent without a task", idle_agent),
+    Case("last task asynchronous", two(second={"async_execution": True})),
+    Case("templates", one(TEMPLATES)),
+    Case("no system prompt", one({"use_system_prompt": False})),
+    Case("only a system template", one({"system_template": TEMPLATES["system_template"]})),
+    Case("markdown", two(second={"markdown": True})),
+    Case("task names and output files", two(second={"name": "n", "output_file": "out/{topic}.md"})),
+    Case("verbose", one({"verbose": True}, crew_options={"verbose": True})),
+    Case("a cache and limits", one({"cache": True, "max_iter": 3, "max_tokens": 5})),
+    Case("stop words of the model", one(TEMPLATES), model={"stop": ["END", "\nObservation:"]}),
+    Case("a model without stop words", two(), model={"stop_words": False}),
+    Case("braces and JSON in texts", one(task_options={"description": 'Fill {"a": {topic}} {1}'})),
+    Case("inputs that nobody names", one(), inputs={**INPUTS, "more": [1, {"a": None}]}),
+    Case(
+        "inputs of all types",
+        one({"goal": "{a} {b} {c} {d}"}),
+        inputs={**INPUTS, "a": True, "b": 1.50, "c": {"k": ["v"]}, "d": None},
+    ),
+    Case("inputs with newlines and ends", two(), inputs={"topic": " tea \n\n", "year": "\n"}),
+    Case("inputs with braces", two(), inputs={"topic": '{"json": 1} {} {{x}} {9}', "year": "}{"}),
+    Case("empty inputs", two(), inputs={"topic": "", "year": ""}),
+    Case(
+        "answers in ReAct's form", three, answer=final("Thought: so\nFinal Answer: it is DIGEST ")
+    ),
+    Case("a fenced answer", two(), answer=final("Final Answer: ```\nx DIGEST\n``` and ```")),
+    Case("an answer with white space", two(), answer=final("\n  DIGEST \n\n")),
+    Case("an action without input", two(), answer=final("Thought: t\nAction: shout DIGEST")),
+    Case("answers with braces", three, answer=final("{topic {x} DIGEST {{}}")),
+    # Runs that a plan hands over
+    Case("no inputs", one(), inputs={}, ends="native"),
+    Case("a missing input", one(), inputs={"topic": "tea"}, ends="native", fails=True),
+    Case(
+        "an input of a wrong type", one(), inputs={**INPUTS, "x": {1, 2}}, ends="native", fails=True
+    ),
+    Case(
+        "an input that names another", two(), inputs={"topic": "{year}", "year": 1}, ends="native"
+    ),
+    Case(
+        "an input that CrewAI deletes",
+        two(),
+        inputs={"topic": "a {tools} b", "year": 1},
+        ends="native",
+    ),
+    Case(
+        "an input that names a prompt part",
+        one(),
+        inputs={"topic": "{role}{input}", "year": 1},
+        ends="native",
+    ),
+    Case(
+        "an input that completes a placeholder",
+        one(task_options={"description": "{topic}ear} {year}"}),
+        inputs={"topic": "{y", "year": "2031"},
+        ends="native",
+    ),
+    Case(
+        "a trigger payload",
+        two(),
+        inputs={**INPUTS, "crewai_trigger_payload": "ping"},
+        ends="native",
+    ),
+    Case(
+        "chat messages",
+        one(),
+        inputs={**INPUTS, "crew_chat_messages": '[{"role": "user", "content": "hi"}]'},
+        ends="native",
+    ),
+    Case("an answer that CrewAI deletes", three, answer=final("use {tools} DIGEST"), ends="native"),
+    Case("an empty answer", three, answer=empty_once, ends="native"),
+    Case("no answer at all", three, answer=lambda asked, nth: "", ends="native", fails=True),
+    Case("None as an answer", two(), answer=lambda asked, nth: None, ends="native", fails=True),
+    Case(
+        "an empty final answer",
+        three,
+        ends="native",
+        answer=lambda a, n: "Final Answer:" if "Task 1" in a.task else hashed(a, n),
+    ),
+    Case(
+        "only empty final answers", two(), answer=final("Final Answer:"), ends="native", fails=True
+    ),
+    Case("a model that fails once", three, answer=fails_times(1), ends="native"),
+    Case("a model that fails twice", zigzag, answer=fails_times(2), ends="native"),
+    Case("a model that fails for good", two(), answer=fails_times(99), ends="native", fails=True),
+    Case(
+        "no retries", one({"max_retry_limit": 0}), answer=fails_times(1), ends="native", fails=True
+    ),
+    Case("retries counted per agent", no_context, answer=fails_times(1), ends="native"),
+    Case("an answer that asks for a tool", three, answer=react("shout"), ends="native"),
+    Case(
+        "an unknown tool again and again",
+        one({"max_iter": 3}),
+        answer=react("shout", 9),
+        ends="native",
+    ),
+    Case("a model that changes its messages", two(), answer=changes_messages, ends="native"),
+    Case("an empty stop word", one({**TEMPLATES, "response_template": "x {{ .Response }}"})),
+    # What the native executor covers
+    Case("a tool, by text", one({"tools": [shout]}), "native", answer=react("shout")),
+    Case(
+        "a tool twice, by text", one({"tools": [shout, fail]}), "native", answer=react("shout", 2)
+    ),
+    Case(
+        "a tool of the task", one(task_options={"tools": [shout]}), "native", answer=react("shout")
+    ),
+    Case("a failing tool, by text", one({"tools": [fail]}), "native", answer=react("fail", 2)),
+    Case(
+        "a final tool, by text", one({"tools": [final_word]}), "native", answer=react("final_word")
+    ),
+    Case("an unknown tool, by text", one({"tools": [shout]}), "native", answer=react("nothing")),
+    Case(
+        "bad tool input",
+        one({"tools": [shout]}),
+        "native",
+        answer=lambda a, n: "Action: shout\nAction Input: nonsense" if n == 0 else hashed(a, n),
+    ),
+    Case(
+        "max_iter, by text",
+        one({"tools": [shout], "max_iter": 2}),
+        "native",
+        answer=react("shout", 99),
+    ),
+    Case(
+        "a tool, by function call",
+        one({"tools": [shout]}),
+        "native",
+        answer=function_calls("shout"),
+        model={"native_tools": True},
+    ),
+    Case(
+        "tools side by side",
+        one({"tools": [shout, fail]}),
+        "native",
+        answer=function_calls("shout", "fail", "shout"),
+        model={"native_tools": True},
+    ),
+    Case(
+        "a final tool, by function call",
+        one({"tools": [final_word, shout]}),
+        "native",
+        answer=function_calls("shout", "final_word"),
+        model={"native_tools": True},
+    ),
+    Case(
+        "an unknown function",
+        one({"tools": [shout]}),
+        "native",
+        answer=function_calls("nothing"),
+        model={"native_tools": True},
+    ),
+    Case(
+        "a text instead of a function call",
+        one({"tools": [shout]}),
+        "native",
+        model={"native_tools": True},
+    ),
+    Case(
+        "max_iter, by function call",
+        one({"tools": [shout], "max_iter": 2}),
+        "native",
+        answer=lambda a, n: function_calls("shout")(a, 0) if a.tools else hashed(a, n),
+        model={"native_tools": True},
+    ),
+    Case("output_pydantic", two(second={"output_pydantic": Report}), "native", answer=report),
+    Case("output_json", two(second={"output_json": Report}), "native", answer=report),
+    Case(
+        "output_pydantic in prose",
+        one(task_options={"output_pydantic": Report}),
+        "native",
+        answer=report_in_prose,
+    ),
+    Case(
+        "output_json at the second try",
+        one(task_options={"output_json": Report}),
+        "native",
+        answer=report_on_second_try,
+        fails=True,
+    ),
+    Case("response_model", one(task_options={"response_model": Report}), "native", answer=report),
+    Case(
+        "a tool and output_pydantic",
+        one({"tools": [shout]}, {"output_pydantic": Report}),
+        "native",
+        answer=lambda a, n: react("shout")(a, n) if n == 0 else report(a, n),
+    ),
+    Case("a guardrail that passes", guarded(1), "native"),
+    Case("a guardrail with retries", guarded(3), "native"),
+    Case(
+        "a guardrail that never passes", guarded(99, guardrail_max_retries=1), "native", fails=True
+    ),
+    Case(
+        "guardrails and output_json",
+        one(task_options={"guardrails": [lambda o: (True, o.raw)], "output_json": Report}),
+        "native",
+        answer=report,
+    ),
+    Case("a conditional task that runs", conditional(True), "native"),
+    Case("a conditional task that is skipped", conditional(False), "native"),
+    Case("callbacks and hooks", with_callbacks, "native"),
+    Case("hierarchical, with a manager model", hierarchical(), "native", answer=delegates),
+    Case(
+        "hierarchical, with a manager of its own",
+        hierarchical(own_manager=True),
+        "native",
+        answer=delegates,
+    ),
+    Case("delegation", delegation, "native", answer=delegates),
+    Case(
+        "delegation, by function call",
+        delegation,
+        "native",
+        answer=delegates,
+        model={"native_tools": True},
+    ),
+    Case(
+        "hierarchical, by function call",
+        hierarchical(),
+        "native",
+        answer=delegates,
+        model={"native_tools": True},
+    ),
+    Case("max_execution_time", one({"max_execution_time": 30}), "native"),
+    # What is left to stock
+    Case("a limit of requests", one({"max_rpm": 100}), "stock"),
+    Case("a subclass of Agent", lambda m: _own_agent(m), "stock"),
+]
+
+
+class OwnAgent(Agent):
+    """An agent with a mind of its own."""
+
+
+def _own_agent(model: BaseLLM) -> Crew:
+    expert = OwnAgent(role="r {topic}", goal="g {year}", backstory="b", llm=model)
+    return Crew(agents=[expert], tasks=[task(expert)])
