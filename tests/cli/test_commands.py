@@ -1,0 +1,148 @@
+"""The commands, as an operator runs them: in a folder of their own, by their own process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+
+REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def crew_capture(tmp_path: Path) -> Command:
+    """Runs a command with settings that keep it in the test's folder."""
+    ours = {name.upper() for name in Settings.model_fields}
+    clean = {name: value for name, value in os.environ.items() if name not in ours}
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "app.cli", *words],
+            cwd=tmp_path,
+            env=clean | {"TEMP_DIR": str(tmp_path)} | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+def test_run_writes_the_reports_where_asked(crew_capture: Command, tmp_path: Path) -> None:
+    result = crew_capture("run", "--interest-area", "Education", "--output-dir", "out")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == sorted(REPORTS)
+    assert [Path(line).stem for line in result.stdout.split()] == REPORTS
+    for name in REPORTS:
+        assert name in result.stderr  # the progress
+        assert (tmp_path / "out" / f"{name}.md").read_text().startswith("#")
+
+
+def test_run_prints_json_and_nothing_else(crew_capture: Command) -> None:
+    result = crew_capture("run", "--json", "--goal-type", "Side project")
+    assert result.returncode == 0, result.stderr
+    run = json.loads(result.stdout)
+    assert run["status"] == "succeeded"
+    assert run["inputs"]["goal_type"] == "Side project"
+    assert list(run["outputs"]) == REPORTS
+
+
+def test_run_leaves_nothing_in_the_backend(crew_capture: Command, tmp_path: Path) -> None:
+    assert crew_capture("run").returncode == 0
+    assert list((tmp_path / "idea_crew_outputs").glob("*.md")) == []
+
+
+def test_run_refuses_a_wrong_input_by_name(crew_capture: Command) -> None:
+    result = crew_capture("run", "--goal-type", "x" * 4001)
+    assert result.returncode == 1
+    assert "goal_type: 4001 characters" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_setting_is_one_line(crew_capture: Command) -> None:
+    result = crew_capture("serve", WORKERS="none")
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "crew-capture: WORKERS=none: input should be a valid integer, "
+        "unable to parse string as an integer"
+    ]
+
+
+def test_sweep_takes_the_old_and_zero_takes_all(crew_capture: Command, tmp_path: Path) -> None:
+    assert crew_capture("sweep").returncode == 0
+    directory = tmp_path / "idea_crew_outputs"
+    old, new = (directory / f"{digit * 32}_1700000000_report.md" for digit in "ab")
+    for path in (old, new):
+        path.write_text("left behind")
+    os.utime(old, (1_700_000_000, 1_700_000_000))
+    result = crew_capture("sweep", "--max-age-hours", "0.5")
+    assert result.returncode == 0
+    assert "1 removed" in result.stdout
+    assert f"Cleaned up 1 old temp file(s) (0.0 MB) from {directory}" in result.stderr
+    assert [path.name for path in directory.glob("*.md")] == [new.name]
+    assert "1 removed" in crew_capture("sweep", "--max-age-hours", "0").stdout
+    assert list(directory.glob("*.md")) == []
+
+
+def test_the_operations_guides_entry_sweeps(crew_capture: Command, tmp_path: Path) -> None:
+    assert crew_capture("sweep").returncode == 0
+    left = tmp_path / "idea_crew_outputs" / f"{'a' * 32}_1700000000_report.md"
+    left.write_text("left behind")
+    code = (
+        "import asyncio\n"
+        "from app.utils.output_manager import cleanup_old_temp_files\n"
+        "async def main(): return cleanup_old_temp_files(max_age_hours=0)\n"
+        "print(asyncio.run(main()).removed, cleanup_old_temp_files().removed)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"TEMP_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.stdout.split() == ["1", "0"], result.stderr
+    assert not left.exists()
+
+
+def test_doctor_finds_everything_well(crew_capture: Command) -> None:
+    result = crew_capture("doctor")
+    assert result.returncode == 0, result.stdout
+    for part in ("settings", "database", "backend", "crews", "model"):
+        assert f"✓ {part}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ({"WORKERS": "0"}, "settings"),
+        ({"DATABASE_URL": "postgresql://u:secret@127.0.0.1:1/x"}, "database"),
+        ({"TEMP_DIR": "/nowhere/at/all"}, "backend"),
+        ({"LLM_MODEL": "openai/x", "LLM_BASE_URL": "http://127.0.0.1:1/v1"}, "model"),
+    ],
+)
+def test_doctor_says_what_to_mend(crew_capture: Command, wrong: dict[str, str], part: str) -> None:
+    result = crew_capture("doctor", **wrong, LLM_API_KEY="secret", LLM_TIMEOUT_SECONDS="5")
+    assert result.returncode == 1
+    assert f"✗ {part}" in result.stdout
+    assert "to mend:" in result.stdout
+    assert "secret" not in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_demo_leaves_nothing_but_its_reports(crew_capture: Command, tmp_path: Path) -> None:
+    result = crew_capture("demo", TMPDIR=str(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert sorted(path.stem for path in (tmp_path / "demo").iterdir()) == sorted(REPORTS)
+    for name in REPORTS:
+        assert f"{name}.md" in result.stdout
