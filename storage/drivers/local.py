@@ -75,6 +75,7 @@ class LocalDriver(Driver):
         return await self._threads.submit(partial(self._scan, prefix))
 
     async def aclose(self) -> None:
+        await self._writes.aclose()
         await self._threads.aclose()
         for fd in (self._fd, *self._spent_fds):
             if fd >= 0:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -89,6 +90,7 @@ class S3Driver(Driver):
         return await self._submit(partial(self._scan, prefix))
 
     async def aclose(self) -> None:
+        await self._writes.aclose()
         while self._under_way:
             await asyncio.wait(self._under_way)
         self._pool.shutdown(wait=False)
@@ -169,7 +171,7 @@ class S3Driver(Driver):
                 # The server's clock; that of the first page makes nothing older than it is.
                 now = now or parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
                 for item in page.get("Contents", []):
-                    modified_at = item["LastModified"]
+                    modified_at = item["LastModified"].astimezone(UTC)
                     entries.append(
                         Entry(
                             item["Key"].removeprefix(self._prefix),
