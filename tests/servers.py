@@ -5,14 +5,18 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 _READY_SECONDS = 60.0
 
@@ -140,3 +144,121 @@ class SeaweedFS:
             time.sleep(0.1)
         self.kill()
         raise RuntimeError((self._directory / "weed.log").read_text()[-2000:])
+
+
+class UnreliableProxy:
+    """Stands between a client and a server, and behaves as `mode` says.
+
+    pass: forwards. slow: forwards after `delay_seconds`. silent: takes requests, never answers.
+    unavailable: answers each request with 503 SlowDown. cut: ends each answer after `cut_after`
+    bytes. refuse: resets connections. Changing the mode drops the open connections; `requests`
+    counts those that came in, in all modes but refuse.
+    """
+
+    def __init__(self, endpoint_url: str) -> None:
+        url = urlsplit(endpoint_url)
+        self._target = url.hostname, url.port
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.endpoint_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.delay_seconds = 0.0
+        self.cut_after = 2000
+        self.requests = 0
+        self._mode = "pass"
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._changed = threading.Event()
+        threading.Thread(target=self._accept, daemon=True, name="proxy").start()
+
+    @property
+    def mode(self) -> str:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        self._mode = mode
+        self._changed.set()
+        self._changed = threading.Event()
+        self._drop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.mode = "refuse"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True, name="proxy").start()
+
+    def _serve(self, client: socket.socket) -> None:
+        mode, changed = self._mode, self._changed
+        with client, self._kept(client), suppress(OSError):
+            if mode == "refuse":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return
+            if mode in {"pass", "slow", "cut"}:
+                with socket.create_connection(self._target) as server, self._kept(server):
+                    back = threading.Thread(
+                        target=self._pump, args=(server, client, mode, changed), daemon=True
+                    )
+                    back.start()
+                    self._pump(client, server, "pass", changed)
+                    back.join()
+                return
+            while client.recv(65536):
+                self.requests += 1
+                if mode == "silent":
+                    changed.wait()
+                    return
+                client.sendall(_SLOW_DOWN)
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(65536):  # closing with bytes unread would reset the connection
+                    pass
+                return
+
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, mode: str, changed: threading.Event
+    ) -> None:
+        sent = 0
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if sink.getpeername() == self._target:
+                    self.requests += data.count(b" HTTP/1.1\r\n")
+                if mode == "slow" and changed.wait(self.delay_seconds):
+                    break
+                if mode == "cut" and sent + len(data) > self.cut_after:
+                    sink.sendall(data[: self.cut_after - sent])
+                    break
+                sink.sendall(data)
+                sent += len(data)
+        for side in (source, sink):
+            with suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def _kept(self, one: socket.socket) -> Iterator[None]:
+        with self._lock:
+            self._open.add(one)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.discard(one)
+
+    def _drop_all(self) -> None:
+        with self._lock:
+            for one in self._open:
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+
+_SLOW_DOWN = (
+    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+    b"Content-Length: 67\r\n\r\n<Error><Code>SlowDown</Code><Message>Reduce rate.</Message></Error>"
+)
