@@ -19,6 +19,7 @@ from app.db import Database
 from app.engine import Engine
 from app.engine.llm import ModelSettings, create_model
 from app.logs import configure_logging
+from app.open_files import model_connections
 from app.runs.places import open_database, open_store
 from app.runs.recovery import Recovery
 from app.runs.rows import RunRows
@@ -118,7 +119,7 @@ def configured_model(settings: Settings, crews: Registry) -> "BaseLLM":
             base_url=settings.llm_base_url,
             api_key=key.get_secret_value() if key else None,
             timeout_seconds=settings.llm_timeout_seconds,
-            max_concurrency=settings.llm_max_concurrency,
+            max_concurrency=model_connections(settings.llm_max_concurrency),
         ),
         offline_answers=[crew.offline_answer for crew in crews if crew.offline_answer],
     )

@@ -1,7 +1,6 @@
 """`crew-capture serve`: the HTTP API on one address, by one or several processes."""
 
 import logging
-import resource
 from typing import Any
 
 import uvicorn
@@ -11,6 +10,7 @@ from app.asgi import create_app
 from app.db import DatabaseUnavailable
 from app.engine import EngineError
 from app.logs import configure_logging
+from app.open_files import raise_open_file_limit
 from app.settings import Settings
 from storage import StorageError
 
@@ -25,7 +25,7 @@ _MENDABLE = (DatabaseUnavailable, StorageError, EngineError)
 def serve(settings: Settings) -> None:
     """Serve until a signal says stop; exits the process with 3 if the start fails."""
     configure_logging(settings.log_level, settings.log_format)
-    _raise_open_file_limit()
+    raise_open_file_limit()
     uvicorn.run(
         "app.cli.serve:served_app",
         factory=True,
@@ -44,7 +44,6 @@ def serve(settings: Settings) -> None:
 
 def served_app() -> ASGIApp:
     """The application of one serving process."""
-    _raise_open_file_limit()
     return _StartErrorsInOneLine(create_app())
 
 
@@ -76,11 +75,3 @@ def _innermost(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
-
-
-def _raise_open_file_limit() -> None:
-    """Every client and every model call needs an open file; take as many as are allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        logger.info("Raised the limit of open files from %d to %d", soft, hard)

@@ -1,0 +1,21 @@
+"""The limit of open files bounds the model calls at once."""
+
+import logging
+
+import pytest
+
+from app import open_files
+
+
+@pytest.mark.parametrize(("limit", "wanted", "given"), [(1_000_000, 4000, 4000), (1024, 4000, 512)])
+def test_model_calls_get_what_the_limit_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    limit: int,
+    wanted: int,
+    given: int,
+) -> None:
+    monkeypatch.setattr(open_files.resource, "getrlimit", lambda _: (limit, limit))
+    with caplog.at_level(logging.WARNING):
+        assert open_files.model_connections(wanted) == given
+    assert bool(caplog.records) == (given < wanted)
