@@ -1,10 +1,21 @@
 """Models as agents call them: offline, or any that CrewAI knows.
 
-Everything here is a CrewAI `BaseLLM`: `call` for threads, `acall` for the event loop.
+Everything here is a CrewAI `BaseLLM`: `call` for threads, `acall` for the event loop. Those that
+speak OpenAI's API share one pool of connections. Set `on_token` around a call to have it streamed.
 """
 
-from app.engine.llm.create import create_model
+from app.engine.llm.create import close_models, create_model, pooled
 from app.engine.llm.offline import OfflineAnswer, OfflineModel
+from app.engine.llm.pooled import OnToken, on_token
 from app.engine.llm.settings import ModelSettings
 
-__all__ = ["ModelSettings", "OfflineAnswer", "OfflineModel", "create_model"]
+__all__ = [
+    "ModelSettings",
+    "OfflineAnswer",
+    "OfflineModel",
+    "OnToken",
+    "close_models",
+    "create_model",
+    "on_token",
+    "pooled",
+]

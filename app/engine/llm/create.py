@@ -6,9 +6,13 @@ from crewai import LLM
 from crewai.llms.base_llm import BaseLLM
 
 from app.engine.llm.offline import OfflineAnswer, OfflineModel
+from app.engine.llm.pool import ModelPool
+from app.engine.llm.pooled import pooled_over
 from app.engine.llm.settings import ModelSettings
 
 OFFLINE = "offline"
+
+_pool = ModelPool()
 
 
 def create_model(
@@ -16,13 +20,42 @@ def create_model(
 ) -> BaseLLM:
     """The model that `settings` names; one instance serves any number of runs at once.
 
+    The limits of `settings` become those of the process's one pool of model connections.
     `offline_answers` are what the offline model can answer; other models ignore them.
+
+    Raises:
+        ImportError, ValueError: CrewAI knows no such model, or lacks a package or a key for it.
     """
     if settings.model == OFFLINE:
-        return OfflineModel(answers=tuple(offline_answers))
+        return OfflineModel(offline_answers)
+    limits = [settings.max_concurrency, settings.max_connections or settings.max_concurrency]
+    _pool.configure(max_concurrency=min(limits), timeout_seconds=settings.timeout_seconds)
+    return pooled(_crewai_model(settings))
+
+
+def pooled(llm: BaseLLM) -> BaseLLM:
+    """`llm` over the process's pool of connections, with all its settings.
+
+    Only OpenAI's own API and compatible servers are pooled; other models, and models with an
+    HTTP client of their own, come back unchanged.
+    """
+    return pooled_over(llm, _pool)
+
+
+async def close_models() -> None:
+    """Close the model connections of the running event loop, and those that threads use."""
+    await _pool.aclose()
+
+
+def _crewai_model(settings: ModelSettings) -> LLM:
+    if settings.base_url is None:
+        if settings.api_key is None:  # CrewAI then looks for the provider's own variable
+            return LLM(model=settings.model)
+        return LLM(model=settings.model, api_key=settings.api_key)
     return LLM(
         model=settings.model,
+        custom_openai=True,
         base_url=settings.base_url,
-        api_key=settings.api_key,
-        timeout=settings.timeout_seconds,
+        # Never OPENAI_API_KEY, which is OpenAI's: a server of one's own often wants none.
+        api_key=settings.api_key or "none",
     )

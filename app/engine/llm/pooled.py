@@ -1,0 +1,196 @@
+"""CrewAI's OpenAI models over the pool: its own code, with other clients under it."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx
+from crewai.events.event_bus import crewai_event_bus
+from crewai.events.listeners.tracing.utils import is_tracing_enabled_in_context
+from crewai.events.stream_context import _stream_sinks
+from crewai.events.types.llm_events import (
+    LLMCallCompletedEvent,
+    LLMCallFailedEvent,
+    LLMCallStartedEvent,
+    LLMStreamChunkEvent,
+)
+from crewai.llms.base_llm import BaseLLM
+from crewai.llms.providers.openai.completion import OpenAICompletion
+from crewai.llms.providers.openai_compatible.completion import OpenAICompatibleCompletion
+from crewai.llms.retry import _active_llm_rate_limit_retry
+from openai import AsyncOpenAI, OpenAI
+from pydantic import PrivateAttr
+from typing_extensions import override
+
+from app.engine.llm.openai_client import async_client, sync_client
+from app.engine.llm.pool import ModelPool
+from app.engine.llm.transport import Endpoint
+
+OnToken = Callable[[str], None]
+"""Takes each piece of an answer's text as it arrives; must not block."""
+
+on_token: contextvars.ContextVar[OnToken | None] = contextvars.ContextVar("on_token", default=None)
+"""Set around a call, it makes the model stream, and gets the pieces of this call's answer."""
+
+_reported: contextvars.ContextVar[bool] = contextvars.ContextVar("llm_call_reported", default=True)
+
+_Call = TypeVar("_Call", bound=Callable[..., Any])
+
+
+def _tried_by_the_pool(call: _Call) -> _Call:
+    # CrewAI wraps each model class's `call` and `acall` into three attempts of its own, unless
+    # this mark says that it is done. The pool's attempts are within the call: they would multiply.
+    call._crewai_rate_limit_wrapped = True  # type: ignore[attr-defined]
+    return call
+
+
+class _Pooled(OpenAICompletion):
+    """An OpenAI model whose clients send over `_pool`. Keeps nothing of a call."""
+
+    _pool: ModelPool = PrivateAttr()
+
+    @override
+    @_tried_by_the_pool
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        with _one_attempt(), _reported_if_heard():
+            return super().call(*args, **kwargs)
+
+    @override
+    @_tried_by_the_pool
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        with _one_attempt(), _reported_if_heard():
+            return await super().acall(*args, **kwargs)
+
+    @override
+    def _build_async_client(self) -> AsyncOpenAI:
+        return async_client(self._pool, self._endpoint())
+
+    @override
+    def _build_sync_client(self) -> OpenAI:
+        return sync_client(self._pool, self._endpoint())
+
+    def _endpoint(self) -> Endpoint:
+        options = self._get_client_params()
+        return Endpoint(
+            client_options=options,
+            timeout_seconds=_seconds(options.get("timeout")) or self._pool.timeout_seconds,
+            attempts=1 + options.get("max_retries", self.max_retries),
+        )
+
+    @override
+    def _effective_stream(self) -> bool | None:
+        return True if on_token.get() is not None else super()._effective_stream()
+
+    @override
+    def _emit_call_started_event(self, *args: Any, **kwargs: Any) -> None:
+        if _reported.get():
+            super()._emit_call_started_event(*args, **kwargs)
+
+    @override
+    def _emit_call_completed_event(self, *args: Any, **kwargs: Any) -> None:
+        if _reported.get():
+            super()._emit_call_completed_event(*args, **kwargs)
+
+    @override
+    def _emit_call_failed_event(self, *args: Any, **kwargs: Any) -> None:
+        if _reported.get():
+            super()._emit_call_failed_event(*args, **kwargs)
+
+    @override
+    def _emit_stream_chunk_event(self, chunk: str, *args: Any, **kwargs: Any) -> None:
+        listener = on_token.get()
+        if listener is not None and kwargs.get("tool_call") is None:
+            listener(chunk)
+        if _reported.get():
+            super()._emit_stream_chunk_event(chunk, *args, **kwargs)
+
+
+class PooledOpenAI(_Pooled):
+    """CrewAI's `OpenAICompletion` over the pool."""
+
+
+class PooledOpenAICompatible(_Pooled, OpenAICompatibleCompletion):
+    """CrewAI's `OpenAICompatibleCompletion` over the pool."""
+
+
+_POOLED: dict[type[BaseLLM], type[_Pooled]] = {
+    OpenAICompletion: PooledOpenAI,
+    OpenAICompatibleCompletion: PooledOpenAICompatible,
+}
+
+
+def pooled_over(llm: BaseLLM, pool: ModelPool) -> BaseLLM:
+    """The same model over `pool`, with all its settings; its token counts are the same object.
+
+    Models of other providers, subclasses of a user's own, and models that bring an HTTP client or
+    an interceptor come back unchanged.
+    """
+    kind = _POOLED.get(type(llm))
+    if kind is None or not isinstance(llm, OpenAICompletion) or _brings_a_client(llm):
+        return llm
+    # Not validated again: the fields are those of a model that was.
+    twin = kind.model_construct(_fields_set=llm.model_fields_set, **vars(llm))
+    twin.__pydantic_private__ = {
+        **(llm.__pydantic_private__ or {}),
+        "_client": None,
+        "_async_client": None,
+        "_pool": pool,
+    }
+    return twin
+
+
+def _brings_a_client(llm: OpenAICompletion) -> bool:
+    return llm.interceptor is not None or "http_client" in (llm.client_params or {})
+
+
+def _seconds(timeout: Any) -> float | None:
+    return timeout.read if isinstance(timeout, httpx.Timeout) else timeout
+
+
+@contextmanager
+def _one_attempt() -> Iterator[None]:
+    token = _active_llm_rate_limit_retry.set(True)
+    try:
+        yield
+    finally:
+        _active_llm_rate_limit_retry.reset(token)
+
+
+@contextmanager
+def _reported_if_heard() -> Iterator[None]:
+    """Decided once for a call: an end without its start would confuse CrewAI's event scopes."""
+    token = _reported.set(_anyone_hears())
+    try:
+        yield
+    finally:
+        _reported.reset(token)
+
+
+_CALL_EVENTS = (
+    LLMCallStartedEvent,
+    LLMCallCompletedEvent,
+    LLMCallFailedEvent,
+    LLMStreamChunkEvent,
+)
+# CrewAI's console listener, which stands in every process: of these events it only draws what is
+# streamed on a terminal.
+_CONSOLE = "crewai.events.event_listener"
+
+
+def _anyone_hears() -> bool:
+    """Whether an event of a model call would reach anything but CrewAI's console.
+
+    Two events cost 0.5 ms of CPU, more than the call itself.
+    """
+    if _stream_sinks.get() or is_tracing_enabled_in_context():
+        return True
+    bus = crewai_event_bus
+    return any(
+        handler.__module__ != _CONSOLE
+        for handlers in (bus._sync_handlers, bus._async_handlers)
+        for event in _CALL_EVENTS
+        for handler in handlers.get(event, ())
+    )

@@ -1,0 +1,438 @@
+"""How calls behave when the server, the network or the caller doesn't."""
+
+import asyncio
+import gc
+import threading
+import time
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from aiohttp import web
+from crewai.llms.base_llm import BaseLLM
+from openai import APIConnectionError, InternalServerError, RateLimitError
+
+from app.engine.llm import ModelSettings, close_models, create_model, on_token, pooled
+from app.engine.llm.pool import HttpReply, ModelPool
+from app.engine.llm.pooled import pooled_over
+from app.engine.llm.retries import may_pass, pause_seconds
+from tests.engine.llm.conftest import SECRET, Server
+from tests.load.stub_model import Failure, StubModel, served
+
+
+@asynccontextmanager
+async def _serving(handler: Callable[[web.Request], Awaitable[Any]]) -> AsyncIterator[str]:
+    """One handler for every POST, on a free port."""
+    app = web.Application()
+    app.router.add_post("/{any:.*}", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    await runner.cleanup()
+
+
+MESSAGES = [{"role": "user", "content": "Current Task: cook for user-0123abcd"}]
+NOW = {"retry-after": "0"}
+
+
+async def ask(model: BaseLLM, way: str) -> Any:
+    if way == "acall":
+        return await model.acall(MESSAGES)
+    return await asyncio.to_thread(model.call, MESSAGES)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Retries come at once; the waits that would have been are in the list."""
+    pauses: list[float] = []
+
+    def pause(attempt: int, answer: HttpReply | None) -> float:
+        pauses.append(pause_seconds(attempt, answer))
+        return 0.0
+
+    monkeypatch.setattr("app.engine.llm.pool.pause_seconds", pause)
+    return pauses
+
+
+PASSING = {
+    "500": Failure(status=500),
+    "503": Failure(status=503),
+    "429": Failure(status=429),
+    "408": Failure(status=408),
+    "dropped before the answer": Failure("drop"),
+    "dropped in the answer": Failure("drop_body"),
+}
+
+
+@pytest.mark.parametrize("failure", PASSING)
+async def test_passing_failures_are_tried_again_and_the_answer_counts(
+    server: Server, failure: str, no_pauses: list[float]
+) -> None:
+    server.stub.failures = {1: PASSING[failure], 2: PASSING[failure]}
+    model = server.pooled()
+    assert (await model.acall(MESSAGES)).startswith("# Answer")
+    assert server.stub.calls == 3
+    assert no_pauses[1] > no_pauses[0] * 0.99
+    assert model.get_token_usage_summary().successful_requests == 1
+
+
+LASTING = {
+    "500": (Failure(status=500), InternalServerError),
+    "429": (Failure(status=429), RateLimitError),
+    "dropped": (Failure("drop"), ConnectionError),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("way", ["acall", "call"])
+@pytest.mark.parametrize("failure", LASTING)
+async def test_three_attempts_in_all_then_the_error(
+    server: Server, failure: str, way: str, stream: bool, no_pauses: list[float]
+) -> None:
+    planned, error = LASTING[failure]
+    server.stub.failures = dict.fromkeys(range(1, 100), planned)
+    model = server.pooled(stream=stream)
+    with pytest.raises((error, APIConnectionError) if stream else error):
+        await ask(model, way)
+    assert server.stub.calls == 3
+    assert server.stub.in_flight == 0
+
+
+async def test_a_model_s_own_max_retries_count(server: Server, no_pauses: list[float]) -> None:
+    server.stub.failures = dict.fromkeys(range(1, 100), Failure(status=500))
+    with pytest.raises(InternalServerError):
+        await server.pooled(max_retries=0).acall(MESSAGES)
+    assert server.stub.calls == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 422])
+async def test_lasting_refusals_are_not_tried_again(server: Server, status: int) -> None:
+    server.stub.failures = {1: Failure(status=status)}
+    with pytest.raises(Exception, match="planned failure"):
+        await server.pooled().acall(MESSAGES)
+    assert server.stub.calls == 1
+
+
+async def test_an_exhausted_budget_is_not_tried_again(server: Server) -> None:
+    server.stub.failures = {1: Failure(status=429, headers={"x-should-retry": "false"})}
+    with pytest.raises(RateLimitError):
+        await server.pooled().acall(MESSAGES)
+    assert server.stub.calls == 1
+
+
+async def test_malformed_json_is_a_clear_error(server: Server) -> None:
+    server.stub.failures = {1: Failure("malformed")}
+    with pytest.raises(Exception, match=r"127\.0\.0\.1 answered with something that is not JSON"):
+        await server.pooled().acall(MESSAGES)
+
+
+async def test_retry_after_is_waited_for(server: Server) -> None:
+    server.stub.failures = {1: Failure(status=429, headers={"retry-after-ms": "150"})}
+    started = time.monotonic()
+    await server.pooled().acall(MESSAGES)
+    assert 0.15 <= time.monotonic() - started < 5
+
+
+async def test_a_retry_after_beyond_the_time_ends_the_call_at_once(server: Server) -> None:
+    server.stub.failures = {1: Failure(status=429, headers={"Retry-After": "60"})}
+    started = time.monotonic()
+    with pytest.raises(RateLimitError):
+        await server.pooled().acall(MESSAGES)
+    assert time.monotonic() - started < 5
+    assert server.stub.calls == 1
+
+
+def _reply(status: int, **headers: str) -> HttpReply:
+    return HttpReply(
+        status, {name.replace("_", "-"): value for name, value in headers.items()}, b""
+    )
+
+
+def test_pauses_grow_are_random_and_bounded() -> None:
+    for attempt, longest in ((1, 0.5), (2, 1.0), (3, 2.0), (20, 8.0)):
+        pauses = {pause_seconds(attempt, None) for _ in range(50)}
+        assert len(pauses) > 1
+        assert longest / 2 <= min(pauses) <= max(pauses) <= longest
+
+
+def test_retry_after_is_read_as_seconds_milliseconds_or_date() -> None:
+    assert pause_seconds(1, _reply(429, retry_after="7")) == 7
+    assert pause_seconds(1, _reply(429, retry_after_ms="250")) == 0.25
+    date = formatdate(time.time() + 30, usegmt=True)
+    assert 25 < pause_seconds(1, _reply(503, retry_after=date)) <= 30
+    assert pause_seconds(1, _reply(503, retry_after=formatdate(0, usegmt=True))) == 0
+    assert pause_seconds(1, _reply(503, retry_after="soon")) <= 0.5
+
+
+def test_the_server_s_word_on_retries_counts() -> None:
+    assert may_pass(_reply(400, x_should_retry="true"))
+    assert not may_pass(_reply(500, x_should_retry="false"))
+    assert not may_pass(_reply(200))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("way", ["acall", "call"])
+async def test_a_server_that_never_answers_ends_in_a_timeout(
+    server: Server, way: str, stream: bool
+) -> None:
+    server.stub.failures = dict.fromkeys(range(1, 10), Failure("hang"))
+    model = server.pooled(timeout=0.3, stream=stream)
+    started = time.monotonic()
+    with pytest.raises(Exception, match="timed out"):
+        await ask(model, way)
+    assert 0.3 <= time.monotonic() - started < 5
+    assert server.stub.calls == 1
+
+
+async def test_the_timeout_of_the_deployment_holds_where_a_model_names_none(
+    server: Server,
+) -> None:
+    server.stub.failures = {1: Failure("hang")}
+    server.pool.configure(max_concurrency=10, timeout_seconds=0.2)
+    with pytest.raises(ConnectionError, match="timed out"):
+        await server.pooled().acall(MESSAGES)
+
+
+async def test_the_time_is_for_all_attempts_together(server: Server) -> None:
+    server.stub.failures = dict.fromkeys(range(1, 10), Failure(status=500))
+    started = time.monotonic()
+    with pytest.raises(InternalServerError):
+        await server.pooled(timeout=0.6, max_retries=50).acall(MESSAGES)
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancelled_call_closes_its_connection_within_100_ms(
+    server: Server, stream: bool
+) -> None:
+    server.stub.delay_seconds = 30
+    call = asyncio.create_task(server.pooled(stream=stream).acall(MESSAGES))
+    await asyncio.wait_for(server.stub.arrived.wait(), 5)
+    started = time.monotonic()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.wait_for(server.stub.idle.wait(), 5)
+    assert time.monotonic() - started < 0.1
+    assert server.stub.aborted == 1
+
+
+async def test_a_cancelled_call_gives_its_slot_back(server: Server) -> None:
+    pool = ModelPool(max_concurrency=1)
+    model = pooled_over(server.own(), pool)
+    server.stub.delay_seconds = 30
+    first, waiting = (asyncio.create_task(model.acall(MESSAGES)) for _ in range(2))
+    await asyncio.wait_for(server.stub.arrived.wait(), 5)
+    server.stub.delay_seconds = 0
+    third = asyncio.create_task(model.acall(MESSAGES))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    first.cancel()
+    assert (await asyncio.wait_for(third, 5)).startswith("# Answer")
+    assert server.stub.calls == 2
+    await pool.aclose()
+
+
+async def test_never_more_calls_at_once_than_the_limit(server: Server) -> None:
+    server.stub.delay_seconds = 0.02
+    server.pool.configure(max_concurrency=5, timeout_seconds=10)
+    model = server.pooled()
+    in_threads = [asyncio.to_thread(model.call, MESSAGES) for _ in range(6)]
+    await asyncio.gather(*(model.acall(MESSAGES) for _ in range(40)), *in_threads)
+    assert server.stub.calls == 46
+    assert server.stub.peak_in_flight == 5
+
+
+async def test_a_larger_limit_lets_those_in_who_wait(server: Server) -> None:
+    server.stub.delay_seconds = 0.3
+    server.pool.configure(max_concurrency=1, timeout_seconds=10)
+    model = server.pooled()
+    calls = [asyncio.create_task(model.acall(MESSAGES)) for _ in range(8)]
+    await asyncio.wait_for(server.stub.arrived.wait(), 5)
+    server.pool.configure(max_concurrency=8, timeout_seconds=10)
+    await asyncio.gather(*calls)
+    assert server.stub.peak_in_flight == 8
+
+
+async def test_waiting_for_a_slot_does_not_count_as_the_call_s_time(server: Server) -> None:
+    server.stub.delay_seconds = 0.2
+    server.pool.configure(max_concurrency=1, timeout_seconds=0.5)
+    model = server.pooled()
+    await asyncio.gather(*(model.acall(MESSAGES) for _ in range(4)))
+    assert server.stub.peak_in_flight == 1
+
+
+async def test_a_thousand_calls_at_once_each_get_their_own_answer(server: Server) -> None:
+    server.stub.delay_seconds = 0.5
+    server.stub.record = False
+    model = server.pooled()
+
+    async def ask(number: int) -> None:
+        marker = f"user-{number:08x}"
+        answer = await model.acall([{"role": "user", "content": f"Current Task: for {marker}"}])
+        assert f"For {marker}." in answer
+
+    await asyncio.gather(*(ask(number) for number in range(1000)))
+    assert server.stub.calls == server.stub.peak_in_flight == 1000
+    assert model.get_token_usage_summary().successful_requests == 1000
+
+
+async def test_watching_one_call_streams_no_other(server: Server) -> None:
+    server.stub.delay_seconds = 0.05
+    model = server.pooled()
+
+    async def ask(number: int) -> None:
+        pieces: list[str] = []
+        if number % 2:
+            on_token.set(pieces.append)
+        answer = await model.acall([{"role": "user", "content": f"for user-{number:08x}"}])
+        assert "".join(pieces) == (answer if number % 2 else "")
+
+    await asyncio.gather(*(asyncio.create_task(ask(number)) for number in range(20)))
+    assert sum(body.get("stream", False) for body in server.stub.bodies) == 10
+
+
+async def test_a_stream_that_breaks_off_is_an_error_not_a_short_answer(server: Server) -> None:
+    async def broken(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'data: {"id": "1", "choices": [{"delta": {"content": "Once"}}]}\n\n')
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async with _serving(broken) as base_url:
+        with pytest.raises(APIConnectionError, match=r"no whole answer from 127\.0\.0\.1"):
+            await server.pooled(base_url=base_url, stream=True).acall(MESSAGES)
+
+
+async def test_an_error_inside_a_stream_is_raised(server: Server) -> None:
+    async def failing(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b': hello\n\ndata: {"error": {"message": "out of memory"}}\n\n')
+        return response
+
+    async with _serving(failing) as base_url:
+        with pytest.raises(Exception, match="out of memory"):
+            await server.pooled(base_url=base_url, stream=True).acall(MESSAGES)
+
+
+LEAKS = {
+    "refused key": Failure(status=401, body=f'{{"error": {{"message": "bad key {SECRET}"}}}}'),
+    "server error": Failure(status=500, headers=NOW, body=f"cannot authorise {SECRET}"),
+    "no connection": Failure("drop"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("way", ["acall", "call"])
+@pytest.mark.parametrize("leak", LEAKS)
+async def test_no_error_and_no_log_line_holds_the_key(
+    server: Server,
+    leak: str,
+    way: str,
+    stream: bool,
+    no_pauses: list[float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server.stub.failures = dict.fromkeys(range(1, 100), LEAKS[leak])
+    model = server.pooled(stream=stream)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        await ask(model, way)
+    links: list[BaseException] = [caught.value]
+    while links[-1].__context__ is not None and links[-1].__context__ not in links:
+        links.append(links[-1].__context__)
+    for link in links:
+        assert SECRET not in f"{link!r} {link} {getattr(link, 'body', '')}"
+    assert SECRET not in caplog.text
+
+
+async def test_a_server_that_is_not_there_is_named(no_pauses: list[float]) -> None:
+    model = create_model(ModelSettings(model="stub", base_url="http://127.0.0.1:9/v1"))
+    with pytest.raises(ConnectionError, match=r"no whole answer from 127\.0\.0\.1"):
+        await model.acall(MESSAGES)
+    await close_models()
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [("openai/stub", "stub"), ("stub", "stub"), ("org/some-model", "org/some-model")],
+)
+async def test_with_a_base_url_any_model_name_goes_there_with_no_key_but_ours(
+    monkeypatch: pytest.MonkeyPatch, name: str, sent: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    stub = StubModel(delay_seconds=0, record=True)
+    async with served(stub) as base_url:
+        model = create_model(ModelSettings(model=name, base_url=base_url))
+        await model.acall(MESSAGES)
+        await close_models()
+    assert stub.bodies[0]["model"] == sent
+    assert stub.headers[0]["authorization"] == "Bearer none"
+
+
+async def test_openai_s_own_models_are_pooled_with_the_key_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stub = StubModel(delay_seconds=0, record=True)
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    async with served(stub) as base_url:
+        monkeypatch.setenv("OPENAI_BASE_URL", base_url)
+        model = create_model(ModelSettings(model="gpt-4o-mini"))
+        assert pooled(model) is model
+        await model.acall(MESSAGES)
+        await close_models()
+    assert stub.bodies[0]["model"] == "gpt-4o-mini"
+    assert stub.headers[0]["authorization"] == f"Bearer {SECRET}"
+
+
+async def test_max_connections_bounds_the_calls_too() -> None:
+    stub = StubModel(delay_seconds=0.02)
+    async with served(stub) as base_url:
+        model = create_model(ModelSettings(model="x", base_url=base_url, max_connections=3))
+        await asyncio.gather(*(model.acall(MESSAGES) for _ in range(20)))
+        await close_models()
+    assert stub.peak_in_flight == 3
+
+
+def test_one_model_serves_one_event_loop_after_another() -> None:
+    async def ask() -> str:
+        async with served(StubModel(delay_seconds=0)) as base_url:
+            model = create_model(ModelSettings(model="x", base_url=base_url))
+            answer = await model.acall(MESSAGES)
+            await close_models()
+            return str(answer)
+
+    assert asyncio.run(ask()) == asyncio.run(ask())
+
+
+async def test_closing_ends_the_calls_that_threads_wait_for(server: Server) -> None:
+    server.stub.delay_seconds = 30
+    call = asyncio.create_task(asyncio.to_thread(server.pooled().call, MESSAGES))
+    await asyncio.wait_for(server.stub.arrived.wait(), 5)
+    await server.pool.aclose()
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        await asyncio.wait_for(asyncio.shield(call), 5)
+    assert not isinstance(caught.value, TimeoutError)
+
+
+async def test_nothing_is_left_open_after_closing(server: Server) -> None:
+    gc.collect()
+    pool = ModelPool()
+    model = pooled_over(server.own(), pool)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        await ask(model, "acall")
+        await ask(model, "call")
+        thread = next(t for t in threading.enumerate() if t.name == "model-calls")
+        await pool.aclose()
+        await asyncio.to_thread(thread.join, 5)
+        del pool, model
+        gc.collect()
+    assert not thread.is_alive()
+    assert [str(w.message) for w in caught if issubclass(w.category, ResourceWarning)] == []
