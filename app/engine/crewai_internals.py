@@ -22,7 +22,8 @@ from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 
 from app.engine.executor import NativeExecutor
 from app.engine.models import current_default_model
-from app.engine.scope import ContextTooLong, current_scope
+from app.engine.scope import current_scope
+from app.engine.stops import ContextTooLong, ExitAttempted
 
 _own_fallback = llm_utils._llm_via_environment_or_fallback
 _own_track_usage = BaseLLM._track_token_usage_internal
@@ -96,7 +97,11 @@ def _execute_core(
     self.output_file = None
     role = str(getattr(agent or self.agent, "role", ""))
     scope.on_loop(scope.start_task(index, role))
-    output = _own_execute_core(self, agent, context, tools)
+    try:
+        output = _own_execute_core(self, agent, context, tools)
+    except (KeyboardInterrupt, SystemExit) as attempt:
+        # CrewAI's thread of an asynchronous task would end here, and its waiter never.
+        raise ExitAttempted(attempt) from attempt
     scope.on_loop(scope.finish_task(index, role, output.raw))
     return output
 

@@ -26,7 +26,8 @@ def prepare_environment() -> None:
 
 def _keep_out_of_home(storage: Path) -> None:
     """CrewAI's import makes a settings file and a key in the home directory: put them aside."""
-    from crewai_core import settings, token_manager  # noqa: PLC0415
+    from crewai_core import settings  # noqa: PLC0415
+    from crewai_core.token_manager import TokenManager  # noqa: PLC0415
 
     def credentials() -> Path:
         folder = storage / "credentials"
@@ -34,4 +35,5 @@ def _keep_out_of_home(storage: Path) -> None:
         return folder
 
     settings.DEFAULT_CONFIG_PATH = storage / "settings.json"
-    token_manager.TokenManager._get_secure_storage_path = staticmethod(credentials)  # type: ignore[method-assign]
+    credentials.__wrapped__ = TokenManager._get_secure_storage_path  # type: ignore[attr-defined]
+    TokenManager._get_secure_storage_path = staticmethod(credentials)  # type: ignore[method-assign]

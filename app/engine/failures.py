@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from app.engine.errors import CrewFailed, EngineError, ModelError, NoResult, one_line
-from app.engine.scope import ContextTooLong, RunScope
+from app.engine.scope import RunScope
+from app.engine.stops import ContextTooLong
 
 # CrewAI says these with plain ValueErrors: an empty answer to every attempt, and no task output.
 NOTHING_CAME_BACK = (

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from crewai.agents.agent_builder.base_agent import BaseAgent
-from crewai.hooks.dispatch import HookAborted
 from crewai.task import Task
 from crewai.tasks.task_output import TaskOutput
 
 from app.engine.description import TaskDescription
 from app.engine.journal import Journal
 from app.engine.results import RunObserver, TaskFinished, TaskOutcome, TaskStarted, Usage
+from app.engine.stops import RunDropped
 from app.engine.threads import WorkThreads
 
 _T = TypeVar("_T")
@@ -25,23 +25,6 @@ _T = TypeVar("_T")
 _current: contextvars.ContextVar["RunScope | None"] = contextvars.ContextVar(
     "crew_capture_run", default=None
 )
-
-
-class RunDropped(HookAborted):
-    """Stops what is left of a cancelled run. CrewAI passes a HookAborted on without retries."""
-
-    def __init__(self) -> None:
-        super().__init__("the run was cancelled")
-
-
-class ContextTooLong(HookAborted):
-    """The prompt is too long for the model and the agent must not shorten it."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the prompt is longer than the model's context window, and the agent has "
-            "respect_context_window=False"
-        )
 
 
 class RunScope:

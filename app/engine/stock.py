@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
 
-from app.engine.scope import RunDropped, RunScope
+from app.engine.scope import RunScope
+from app.engine.stops import ExitAttempted, RunDropped
 
 
 class StockThreads:
@@ -50,8 +51,7 @@ def _kickoff(crew: Crew, inputs: dict[str, object], scope: RunScope | None) -> C
     try:
         output = crew.kickoff(inputs=inputs)
     except (KeyboardInterrupt, SystemExit) as error:
-        # Code of the crew called exit(): that ends the run, never the worker.
-        raise RuntimeError(f"the crew tried to end the process ({error})") from error
+        raise ExitAttempted(error) from error
     if not isinstance(output, CrewOutput):
         raise TypeError(f"kickoff gave a {type(output).__name__} instead of a CrewOutput")
     return output

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from app.engine.stops import ExitAttempted
+
 _T = TypeVar("_T")
 
 _in_worker: contextvars.ContextVar[bool] = contextvars.ContextVar(
@@ -28,8 +30,8 @@ class WorkThreads:
     async def run(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
         """Call `function` in a thread, in a copy of this context.
 
-        Cancelling this leaves the thread to itself. An attempt to end the process becomes a
-        RuntimeError.
+        Cancelling this leaves the thread to itself. An attempt to end the process becomes an
+        ExitAttempted.
         """
         context = contextvars.copy_context()
         nested = _in_worker.get()
@@ -39,7 +41,7 @@ class WorkThreads:
             try:
                 return function(*args, **kwargs)
             except (KeyboardInterrupt, SystemExit) as error:
-                raise RuntimeError(f"the crew tried to end the process ({error})") from error
+                raise ExitAttempted(error) from error
 
         if nested:
             return await asyncio.wrap_future(_in_own_thread(lambda: context.run(call)))

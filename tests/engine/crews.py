@@ -326,6 +326,15 @@ def changes_messages(asked: Asked, nth: int) -> Any:
     return act
 
 
+class OwnAgent(Agent):
+    """An agent with a mind of its own."""
+
+
+def own_agent(model: BaseLLM) -> Crew:
+    expert = OwnAgent(role="r {topic}", goal="g {year}", backstory="b", llm=model)
+    return Crew(agents=[expert], tasks=[task(expert)])
+
+
 CASES = [
     # What a plan covers
     Case("one task", one()),
@@ -557,14 +566,5 @@ CASES = [
     Case("max_execution_time", one({"max_execution_time": 30}), "native"),
     # What is left to stock
     Case("a limit of requests", one({"max_rpm": 100}), "stock"),
-    Case("a subclass of Agent", lambda m: _own_agent(m), "stock"),
+    Case("a subclass of Agent", own_agent, "stock"),
 ]
-
-
-class OwnAgent(Agent):
-    """An agent with a mind of its own."""
-
-
-def _own_agent(model: BaseLLM) -> Crew:
-    expert = OwnAgent(role="r {topic}", goal="g {year}", backstory="b", llm=model)
-    return Crew(agents=[expert], tasks=[task(expert)])

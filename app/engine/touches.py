@@ -1,0 +1,394 @@
+"""Every part of CrewAI's insides that this package relies on, with its reason.
+
+`moved` compares their sources with those that were read when the engine was written. After an
+upgrade of CrewAI: read what moved, run the conformance suite, then take over the new digests with
+`python -m app.engine.touches`.
+"""
+
+import hashlib
+import importlib
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """`where` is `module:name`, or `fields module:name` for the fields of a pydantic model."""
+
+    where: str
+    digest: str
+    reason: str
+
+
+def moved(touches: "tuple[Touch, ...] | None" = None) -> list[str]:
+    """One line for each touch whose code is not what it was."""
+    lines = []
+    for touch in touches or TOUCHES:
+        found = digest(touch.where)
+        if found != touch.digest:
+            what = "is gone" if found is None else f"has changed ({found})"
+            lines.append(f"{touch.where} {what}; it matters because: {touch.reason}")
+    return lines
+
+
+def digest(where: str) -> str | None:
+    """A digest of the source at `where`; None if it is gone."""
+    kind, _, path = where.rpartition(" ")
+    module, _, name = path.partition(":")
+    try:
+        thing: Any = importlib.import_module(module)
+        for part in name.split("."):
+            thing = thing.__dict__[part] if inspect.isclass(thing) else getattr(thing, part)
+    except (ImportError, AttributeError, KeyError):
+        return None
+    if kind == "fields":
+        text = "\n".join(
+            f"{field}={info.default!r}" for field, info in sorted(thing.model_fields.items())
+        )
+    else:
+        text = inspect.getsource(inspect.unwrap(getattr(thing, "__func__", thing)))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+TOUCHES: tuple[Touch, ...] = (
+    # Replaced, once per process (crewai_internals.py)
+    Touch(
+        "crewai.utilities.llm_utils:_llm_via_environment_or_fallback",
+        "86fee0e217a2",
+        "agents without a model get the deployment's, not an OpenAI client",
+    ),
+    Touch(
+        "crewai.llms.base_llm:BaseLLM._track_token_usage_internal",
+        "ae98d9121dc2",
+        "counts a run's tokens once, where the models report them",
+    ),
+    Touch(
+        "crewai.llms.retry:run_with_rate_limit_retry",
+        "27b05d1932ee",
+        "blocking model calls pass here: tells whose failure it is, ends dropped runs",
+    ),
+    Touch(
+        "crewai.llms.retry:arun_with_rate_limit_retry",
+        "d762b9aa2a66",
+        "the same for awaited calls",
+    ),
+    Touch(
+        "crewai.llms.base_llm:BaseLLM._wrap_call_method",
+        "ed47b60ccc00",
+        "calls the two above by the names in its module",
+    ),
+    Touch(
+        "crewai.task:Task._execute_core",
+        "8d5a5800e3e0",
+        "tells of a stock task's start and end, and clears its output_file",
+    ),
+    Touch(
+        "crewai.task:Task._aexecute_core",
+        "f2c41e73aada",
+        "the same for native tasks, which also end together",
+    ),
+    Touch(
+        "crewai.task:Task._ainvoke_guardrail_function",
+        "0b38a9f6087e",
+        "guardrails block: they go to a thread",
+    ),
+    Touch(
+        "crewai.task:Task._invoke_guardrail_function",
+        "17862b9a0967",
+        "what runs in that thread",
+    ),
+    Touch(
+        "crewai.crew:Crew._create_manager_agent",
+        "df6fd685f6dd",
+        "the manager that CrewAI makes gets our executor, too",
+    ),
+    Touch(
+        "crewai.utilities.agent_utils:get_llm_response",
+        "ef3f3439d578",
+        "a native executor's steps get their answer from the event loop",
+    ),
+    Touch(
+        "crewai.utilities.agent_utils:handle_context_length",
+        "7b16e0f6b226",
+        "raises SystemExit, which would hang or stop a worker",
+    ),
+    Touch(
+        "crewai.utilities.file_store:_run_sync",
+        "39f874a325a1",
+        "a thread and an event loop per file lookup, though no files are there",
+    ),
+    Touch(
+        "crewai.utilities.task_output_storage_handler:TaskOutputStorageHandler",
+        "442885171798",
+        "a locked SQLite file per machine, which only crew.replay reads",
+    ),
+    # The environment (environment.py)
+    Touch(
+        "crewai_core.settings:get_writable_config_path",
+        "8ef91acafeca",
+        "would write to the home directory while CrewAI is imported",
+    ),
+    Touch(
+        "crewai_core.token_manager:TokenManager._get_secure_storage_path",
+        "8f52a6cb328c",
+        "the same",
+    ),
+    Touch(
+        "crewai.events.listeners.tracing.utils:_is_test_environment",
+        "63a9f25a6b74",
+        "keeps CrewAI from asking questions on the terminal",
+    ),
+    # The native executor (executor.py, native.py) calls these in the order of CrewAI's flow
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.initialize_reasoning",
+        "e98dbae501a0",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.check_max_iterations",
+        "5f1a7ab8abd1",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.call_llm_and_parse",
+        "f8763cee8674",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.call_llm_native_tools",
+        "96e2e9ae1291",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.route_by_answer_type",
+        "f29ff341d6f2",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.execute_tool_action",
+        "bb57028868fa",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.execute_native_tool",
+        "732ccf6402b9",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.check_todo_completion",
+        "fc500218a5df",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.increment_and_continue",
+        "700ed98fdff9",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.recover_from_parser_error",
+        "628cfbedac28",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.recover_from_context_length",
+        "a6852c589f51",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.ensure_force_final_answer",
+        "19ea5ab33754",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.finalize",
+        "2596a74a2c4e",
+        "a step of the executor's flow",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.invoke",
+        "34a94f04edc8",
+        "prepares messages, then calls kickoff",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor.invoke_async",
+        "26d0578156cb",
+        "prepares messages, then awaits kickoff_async",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor._setup_executor",
+        "dadc903ebe89",
+        "sets the state before the flow is set up",
+    ),
+    Touch(
+        "crewai.flow.runtime:Flow._flow_post_init",
+        "ec76f5fb7bcb",
+        "defines a pydantic class per executor; left out",
+    ),
+    Touch(
+        "crewai.utilities.agent_utils:aget_llm_response",
+        "f72a94bcfd08",
+        "ours does the same without counting tokens in vain",
+    ),
+    Touch(
+        "crewai.utilities.agent_utils:_prepare_llm_call",
+        "520f74c33699",
+        "called by ours",
+    ),
+    Touch(
+        "crewai.utilities.agent_utils:_proactively_summarize_context",
+        "1939f5eac600",
+        "called by ours",
+    ),
+    Touch(
+        "crewai.utilities.agent_utils:_summarize_context_before_llm_call",
+        "47370884169e",
+        "its rule for a first request",
+    ),
+    Touch(
+        "crewai.utilities.agent_utils:_validate_and_finalize_llm_response",
+        "0aa55839ea90",
+        "called by ours; its error message tells that nothing came back",
+    ),
+    Touch(
+        "crewai.crew:Crew.akickoff",
+        "f3fc0ce080ee",
+        "the native way's entry",
+    ),
+    Touch(
+        "crewai.crew:Crew._aexecute_tasks",
+        "bda2ce117a9d",
+        "starts asynchronous tasks that we end",
+    ),
+    Touch(
+        "crewai.crew:Crew.kickoff",
+        "3d02be51c261",
+        "the stock way's entry",
+    ),
+    Touch(
+        "crewai.crews.utils:prepare_kickoff",
+        "6819d92dc643",
+        "order of callbacks, inputs and agents",
+    ),
+    # The recorded plan (plan.py, recording.py, coverage.py) does again what these do
+    Touch(
+        "crewai.crew:Crew._execute_tasks",
+        "348b50d49b3a",
+        "order of tasks",
+    ),
+    Touch(
+        "crewai.crew:Crew._get_context",
+        "9497b1cdef4c",
+        "who hears of whom",
+    ),
+    Touch(
+        "crewai.crew:Crew._create_crew_output",
+        "07748a9f501f",
+        "which output is the result",
+    ),
+    Touch(
+        "crewai.task:Task.interpolate_inputs_and_add_conversation_history",
+        "865e9cd24736",
+        "inputs that CrewAI reads itself",
+    ),
+    Touch(
+        "crewai.utilities.string_utils:interpolate_only",
+        "c252e41b8305",
+        "types of inputs, placeholders inside values",
+    ),
+    Touch(
+        "crewai.utilities.prompts:Prompts._build_prompt",
+        "5c24e9a3c49a",
+        "placeholders that CrewAI replaces one after the other",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor._format_prompt",
+        "2e1615d00e74",
+        "the same",
+    ),
+    Touch(
+        "crewai.utilities.message_utils:format_message_for_llm",
+        "5787fda2eb71",
+        "strips messages at their end",
+    ),
+    Touch(
+        "crewai.utilities.agent_utils:_llm_stop_words_applied",
+        "6c8359c353e0",
+        "called by the plan",
+    ),
+    Touch(
+        "crewai.utilities.agent_utils:process_llm_response",
+        "f6038f83ffac",
+        "called by the plan",
+    ),
+    Touch(
+        "crewai.agent.core:Agent.aexecute_task",
+        "4e37f8e017cd",
+        "retries of an agent",
+    ),
+    Touch(
+        "crewai.agent.core:Agent._check_execution_error",
+        "e0db6b0638ca",
+        "retries of an agent",
+    ),
+    Touch(
+        "crewai.agent.core:Agent.create_agent_executor",
+        "4542f3495d90",
+        "parameters of model calls",
+    ),
+    Touch(
+        "crewai.agent.core:Agent._use_trained_data",
+        "e97d37073560",
+        "where trained agents' data lies",
+    ),
+    Touch(
+        "crewai.tasks.task_output:TaskOutput",
+        "61118523751d",
+        "made by the plan",
+    ),
+    Touch(
+        "crewai.crews.crew_output:CrewOutput",
+        "71f89309b27c",
+        "made by the plan",
+    ),
+    Touch(
+        "crewai.hooks.dispatch:_resolve_hooks",
+        "1388d23bd1fe",
+        "hooks that a plan can't honour",
+    ),
+    Touch(
+        "crewai.events.event_bus:CrewAIEventsBus._register_handler",
+        "7e446f885d04",
+        "listeners that a plan can't honour",
+    ),
+    Touch(
+        "crewai.project.crew_base:close_mcp_server",
+        "0e579cf93909",
+        "the callback that every crew of a class carries",
+    ),
+    Touch(
+        "fields crewai.crew:Crew",
+        "320f25601024",
+        "which fields there are, with their defaults",
+    ),
+    Touch(
+        "fields crewai.agent.core:Agent",
+        "d2a5169ce7e9",
+        "the same",
+    ),
+    Touch(
+        "fields crewai.task:Task",
+        "3fb5c4d6daef",
+        "the same",
+    ),
+    Touch(
+        "fields crewai.tasks.conditional_task:ConditionalTask",
+        "2c3ebd05843a",
+        "the same",
+    ),
+)
+
+
+if __name__ == "__main__":
+    for line in moved():
+        print(line)  # noqa: T201

@@ -1,0 +1,114 @@
+"""Runs that go side by side never see each other's values."""
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from app.engine import CrewResult, Engine
+from tests.engine.crews import shout, three
+from tests.engine.recording import RecordingLLM, Source
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+_RUNS = 500
+_VALUE = re.compile(r"value-(\d+)-end")
+
+
+class _Echo(RecordingLLM):
+    """Answers with every value that it was sent, some calls later than others."""
+
+    async def acall(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(hash(str(messages)) % 7 / 1000)
+        return self._echo(messages)
+
+    def call(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._echo(messages)
+
+    def _echo(self, messages: Any) -> str:
+        self._track_token_usage_internal(
+            {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+        )
+        return "I saw " + " ".join(f"value-{v}-end" for v in _VALUE.findall(str(messages)))
+
+
+def _tooled(model: Any) -> Any:
+    crew = three(model)
+    for t in crew.tasks:
+        t.tools = [shout]
+    return crew
+
+
+@pytest.mark.parametrize(
+    ("mode", "build", "runs", "way"),
+    [
+        ("auto", three, _RUNS, "plan"),
+        ("native", three, _RUNS, "native"),
+        ("auto", _tooled, 100, "native"),
+        ("stock", three, 40, "stock"),
+    ],
+)
+async def test_interleaved_runs_hold_only_their_own_inputs(
+    mode: Any, build: Any, runs: int, way: str
+) -> None:
+    model = _Echo()
+    engine = Engine(model=model, mode=mode, max_stock_threads=16)
+    await engine.start([Source("crew", lambda: build(model))])
+
+    async def run(number: int) -> CrewResult:
+        return await engine.run("crew", {"topic": f"value-{number}-end", "year": number})
+
+    results = await asyncio.gather(*(run(number) for number in range(runs)))
+    await engine.aclose()
+    for number, result in enumerate(results):
+        assert result.way == way
+        assert len(result.tasks) == 3
+        for outcome in result.tasks:
+            assert set(_VALUE.findall(outcome.text)) == {str(number)}
+            assert str(number) in outcome.agent
+        assert result.usage.successful_requests == 3
+        assert result.usage.total_tokens == 12
+        assert result.output.token_usage.total_tokens == 12
+
+
+async def test_runs_that_are_handed_over_hold_only_their_own_inputs() -> None:
+    model = _Echo()
+    engine = Engine(model=model, mode="auto", max_stock_threads=4)
+    await engine.start([Source("crew", lambda: three(model))])
+
+    async def run(number: int) -> CrewResult:
+        # Every third input names another placeholder: CrewAI replaces it, a plan does not.
+        extra = "{year}" if number % 3 == 0 else ""
+        topic = f"value-{number}-end{extra}"
+        return await engine.run("crew", {"topic": topic, "year": number})
+
+    results = await asyncio.gather(*(run(number) for number in range(60)))
+    await engine.aclose()
+    assert {result.way for result in results} == {"plan", "native"}
+    for number, result in enumerate(results):
+        for outcome in result.tasks:
+            assert set(_VALUE.findall(outcome.text)) == {str(number)}
+
+
+async def test_a_static_crews_runs_share_its_models_and_nothing_else() -> None:
+    model = _Echo()
+    engine = Engine(model=model, mode="auto", max_stock_threads=4)
+    builds = 0
+
+    def build() -> Any:
+        nonlocal builds
+        builds += 1
+        return three(model)
+
+    await engine.start([Source("crew", build, static=True)])
+    at_start = builds
+    results = await asyncio.gather(
+        *(engine.run("crew", {"topic": f"value-{n}-end", "year": n}) for n in range(50))
+    )
+    await engine.aclose()
+    assert builds == at_start
+    for number, result in enumerate(results):
+        assert set(_VALUE.findall(result.raw)) == {str(number)}
+    outputs = [result.output.tasks_output[0] for result in results]
+    assert len({id(output) for output in outputs}) == len(outputs)
