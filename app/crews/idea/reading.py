@@ -28,12 +28,17 @@ _YEARS = re.compile(r"\b([0-9]{1,2})\+?\s*(?:years?|yrs?)\b", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What the experience summary tells: skill ids with the person's words for them."""
+    """What the experience summary tells.
+
+    `shown` and `denied` are skills with the person's words for them; `phrases` is everything that
+    is claimed, folded, and `written` how the person wrote it.
+    """
 
     told: bool
     shown: Mapping[str, tuple[str, ...]]
     denied: Mapping[str, tuple[str, ...]]
-    phrases: Mapping[str, str]
+    phrases: frozenset[str]
+    written: Mapping[str, str]
     most_years: int
 
 
@@ -60,10 +65,15 @@ class Reading:
     company: str | None
     place: str | None
 
+    @property
+    def shown_skills(self) -> frozenset[str]:
+        """What the person names as a strength or shows by experience."""
+        return frozenset((*self.skills, *self.experience.shown))
+
 
 def read(profile: Profile) -> Reading:
     """Read every field of `profile`."""
-    areas = tuple(_matches(phrases(profile.interest_area), _area_index()))
+    areas = tuple(_area_index().matches(phrases(profile.interest_area)))
     topics = _topics(profile.sub_interest_area)
     return Reading(
         profile=profile,
@@ -76,12 +86,12 @@ def read(profile: Profile) -> Reading:
         ).difference(areas),
         is_area_open=not areas and _is_open(profile.interest_area),
         topics=topics,
-        topic_areas=frozenset(_matches(topics, _topic_index())),
-        skills=tuple(_matches(phrases(profile.skill_strength), _index("skills"))),
+        topic_areas=frozenset(_topic_index().matches(topics)),
+        skills=tuple(_index("skills").matches(phrases(profile.skill_strength))),
         experience=_experience(profile.experience_summary),
-        goal=_best(profile.goal_type, _index("goals")),
-        company=_best(profile.work_style, _index("work_styles", "solo", "partner", "team")),
-        place=_best(profile.work_style, _index("work_styles", "remote", "in-person")),
+        goal=_index("goals").best(profile.goal_type),
+        company=_index("work_styles", "solo", "partner", "team").best(profile.work_style),
+        place=_index("work_styles", "remote", "in-person").best(profile.work_style),
     )
 
 
@@ -90,48 +100,54 @@ class _Worded(Protocol):
     def words(self) -> tuple[str, ...]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Which members of a group of the catalogue a phrase hints at; members in the file's order."""
+
+    members: tuple[str, ...]
+    by_phrase: Mapping[str, tuple[str, ...]]
+
+    def matches(self, found: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+        """Return the members that `found` hints at, strongest first, with the hinting words."""
+        hints: dict[str, list[str]] = {name: [] for name in self.members}
+        strength = dict.fromkeys(self.members, 0)
+        for folded, written in found.items():
+            for name in self.by_phrase.get(folded, ()):
+                hints[name].append(written)
+                strength[name] += 1 + folded.count(" ")  # two words together say more
+        ordered = sorted(filter(hints.get, hints), key=lambda name: -strength[name])
+        return {name: tuple(hints[name]) for name in ordered}
+
+    def best(self, text: str) -> str | None:
+        """Return the member that `text` hints at most strongly; among equals the first."""
+        return next(iter(self.matches(phrases(text))), None)
+
+
 @cache
-def _index(group: str, *names: str) -> Mapping[str, tuple[str, ...]]:
+def _index(group: str, *names: str) -> _Index:
     members: Mapping[str, _Worded] = getattr(catalogue(), group)
-    return _by_phrase((name, members[name]) for name in names or members)
+    return _build_index((name, members[name].words) for name in names or members)
 
 
 @cache
-def _area_index() -> Mapping[str, tuple[str, ...]]:
-    return _by_phrase((area.name, area) for area in catalogue().areas)
+def _area_index() -> _Index:
+    return _build_index((area.name, area.words) for area in catalogue().areas)
 
 
 @cache
-def _topic_index() -> Mapping[str, tuple[str, ...]]:
-    index: dict[str, tuple[str, ...]] = {}
-    for area, idea in catalogue().ideas():
-        for topic in fold(idea.topics):
-            index[topic] = (*index.get(topic, ()), area.name)
-    return index
+def _topic_index() -> _Index:
+    return _build_index((area.name, idea.topics) for area, idea in catalogue().ideas())
 
 
-def _by_phrase(members: Iterable[tuple[str, _Worded]]) -> Mapping[str, tuple[str, ...]]:
-    index: dict[str, tuple[str, ...]] = {}
-    for name, member in members:
-        for phrase in fold(member.words):
-            index[phrase] = (*index.get(phrase, ()), name)
-    return index
-
-
-def _matches(
-    found: Mapping[str, str], index: Mapping[str, tuple[str, ...]]
-) -> dict[str, tuple[str, ...]]:
-    """Return what `found` hints at, strongest first, each with the words that hinted."""
-    hints: dict[str, list[str]] = {}
-    for folded, written in found.items():
-        for name in index.get(folded, ()):
-            hints.setdefault(name, []).append(written)
-    ordered = sorted(hints.items(), key=lambda hint: -len(hint[1]))
-    return {name: tuple(written) for name, written in ordered}
-
-
-def _best(text: str, index: Mapping[str, tuple[str, ...]]) -> str | None:
-    return next(iter(_matches(phrases(text), index)), None)
+def _build_index(worded: Iterable[tuple[str, Iterable[str]]]) -> _Index:
+    members: dict[str, None] = {}
+    by_phrase: dict[str, tuple[str, ...]] = {}
+    for name, words in worded:
+        members[name] = None
+        for phrase in fold(words):
+            if name not in by_phrase.get(phrase, ()):
+                by_phrase[phrase] = (*by_phrase.get(phrase, ()), name)
+    return _Index(tuple(members), by_phrase)
 
 
 def _is_open(text: str) -> bool:
@@ -148,14 +164,17 @@ def _topics(text: str) -> Mapping[str, str]:
 
 def _experience(text: str) -> Experience:
     if text.strip() in ("", NO_EXPERIENCE):
-        return Experience(told=False, shown={}, denied={}, phrases={}, most_years=0)
+        return Experience(
+            told=False, shown={}, denied={}, phrases=frozenset(), written={}, most_years=0
+        )
     told, denied = told_and_denied(text)
-    shown = _matches(told, _index("skills"))
-    lacking = _matches(denied, _index("skills"))
+    shown = _index("skills").matches(told)
+    lacking = _index("skills").matches(denied)
     return Experience(
         told=True,
         shown=shown,
         denied={skill: words for skill, words in lacking.items() if skill not in shown},
-        phrases=told,
+        phrases=frozenset(told),
+        written=told,
         most_years=max((int(years) for years in _YEARS.findall(text)), default=0),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.crews.idea.catalogue import Area, Idea, catalogue
 from app.crews.idea.profile import Profile
@@ -17,13 +17,12 @@ _HOURS: Final = "Hours per week"
 _BUDGET: Final = "Budget"
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(NamedTuple):
     """Points for one criterion and why. Needing more than the person has takes points off."""
 
     criterion: str
-    points: int
     most_points: int
+    points: int
     reason: str
 
 
@@ -98,16 +97,16 @@ def _candidates() -> tuple[_Candidate, ...]:
 
 
 def _fit(candidate: _Candidate, reading: Reading) -> Fit:
-    scores = []
-    for criterion, most_points, judge in _CRITERIA:
-        points, reason = judge(candidate, reading)
-        scores.append(Score(criterion, points, most_points, reason))
+    scores = [
+        Score(criterion, most_points, *judge(candidate, reading))
+        for criterion, most_points, judge in _CRITERIA
+    ]
     idea = candidate.idea
     return Fit(
         area=candidate.area,
         idea=idea,
         scores=tuple(scores),
-        total=sum(score.points for score in scores),
+        total=sum([score.points for score in scores]),
         is_within_hours=reading.hours is None or reading.hours.allows(idea.hours_per_week[0]),
         is_within_budget=reading.budget is None or reading.budget.allows(idea.startup_cost_usd[0]),
     )
@@ -131,10 +130,9 @@ def _sub_interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
         return 5, "You leave the sub-interest open"
     near = {*reading.areas, *reading.related_areas}
     if not near or candidate.area.name in near:
-        exact = [word for folded, word in reading.topics.items() if folded in candidate.topics]
-        if exact:
-            return 10, f"It is about {listing(exact[:2])}"
-        if any(folded in candidate.topic_words for folded in reading.topics):
+        if not candidate.topics.isdisjoint(reading.topics):
+            return 10, f"It is about “{said}”"
+        if not candidate.topic_words.isdisjoint(reading.topics):
             return 5, f"It touches “{said}”"
     return 0, f"It is not about “{said}”"
 
@@ -185,11 +183,11 @@ def _skills(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
         said = reading.said["skill_strength"]
         return 4, f"“{said}” is no skill that the catalogue knows, so this counts as neutral"
     if core in reading.skills:
-        return 10, f"It rests on your strength, {_skill(core)}"
+        return 10, f"It rests on {_skill(core)}, your strength"
     helpful = [skill for skill in others if skill in reading.skills]
     if helpful:
-        return 6, f"Your {_skill(helpful[0])} helps; it rests on {_skill(core)}"
-    return 0, f"It rests on {_skill(core)}, which you do not name"
+        return 6, f"It rests on {_skill(core)}; your strength, {_skill(helpful[0])}, helps"
+    return 0, f"It rests on {_skill(core)}, not on what you name"
 
 
 def _experience(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
@@ -197,20 +195,20 @@ def _experience(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     if not experience.told:
         return 3, "You tell nothing of your experience, so this counts as neutral"
     core, *others = candidate.idea.skills
-    points, told = 0, []
-    for skills, worth in (((core,), 3), (others, 2)):
-        words = [word for skill in skills for word in experience.shown.get(skill, ())]
-        if words:
-            points += worth
-            told.append(words[0])
-    for familiar, worth in ((candidate.background, 3), (candidate.area_words, 2)):
-        words = [word for folded, word in experience.phrases.items() if folded in familiar]
-        if words:
-            points += worth
-            told.append(words[-1])
     if core in experience.denied:
-        points = max(-6, points - 6)
-        return points, f"It rests on {_skill(core)}, and you say that you lack that"
+        return -6, f"It rests on {_skill(core)}, and you say that you lack that"
+    points, told = 0, []
+    if core in experience.shown:
+        points, told = 3, [experience.shown[core][0]]
+    for skill in others:
+        if skill in experience.shown:
+            points += 2
+            told.append(experience.shown[skill][0])
+            break
+    for familiar, worth in ((candidate.background, 3), (candidate.area_words, 2)):
+        if known := experience.phrases & familiar:
+            points += worth
+            told.append(experience.written[min(known)])
     if not told:
         return 0, "Nothing in your experience bears on it"
     return points, f"You bring {listing([f'“{word}”' for word in dict.fromkeys(told)])}"
@@ -221,13 +219,11 @@ def _work_style(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     if not wanted:
         said = reading.said["work_style"]
         return 3, f"“{said}” does not tell with whom or where, so this counts as neutral"
-    names = {style: catalogue().work_styles[style].name for style in wanted}
-    suited = [style for style in wanted if style in candidate.idea.styles]
-    points = 5 * len(suited) // len(wanted)
-    if len(suited) == len(wanted):
-        return points, f"It can be done {listing([names[style] for style in wanted])}"
-    missing = [names[style] for style in wanted if style not in suited]
-    return points, f"It is hard to do {listing(missing)}"
+    missing = [style for style in wanted if style not in candidate.idea.styles]
+    points = 5 * (len(wanted) - len(missing)) // len(wanted)
+    if missing:
+        return points, f"It is hard to do {_styles(missing)}"
+    return points, f"It can be done {_styles(wanted)}"
 
 
 def _goal(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
@@ -239,7 +235,11 @@ def _goal(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
         return 10, f"It is made for {goal}"
     if reading.goal in candidate.idea.goals:
         return 8, f"It suits {goal}"
-    return 0, f"It is a slow way to {goal}"
+    return 0, f"It is not made for {goal}"
+
+
+def _styles(names: list[str]) -> str:
+    return listing([catalogue().work_styles[name].name for name in names])
 
 
 def _skill(name: str) -> str:

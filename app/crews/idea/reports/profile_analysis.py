@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import inf
 
-from app.crews.idea.amounts import Amount
 from app.crews.idea.catalogue import catalogue
 from app.crews.idea.markdown import bullets, numbered, quote, table
+from app.crews.idea.outlook import first_payment_weeks, pace
+from app.crews.idea.reports import constraints
 from app.crews.idea.reports.note import note
 from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import (
@@ -16,18 +16,17 @@ from app.crews.idea.wording import (
     count,
     hours_in_words,
     listing,
-    number,
     usd,
 )
 
-_FULL_WEEK_HOURS = 30
+_MOST_GAPS = 3
 
 
 def write(assessment: Assessment) -> str:
     """Return the report on `assessment`'s profile."""
     sections = (
         ("Motivation", _motivation),
-        ("Constraints", _constraints),
+        ("Constraints", constraints.write),
         ("Opportunity", _opportunity),
         ("Strengths", _strengths),
         ("Gaps", _gaps),
@@ -80,7 +79,11 @@ def _motivation(assessment: Assessment) -> str:
         f"A fair picture of success would be {goal.success}. Put your own figure and a date to it.",
     ]
     hours = reading.hours
-    if reading.goal == "full-income" and hours is not None and hours.high < _FULL_WEEK_HOURS:
+    if (
+        reading.goal == "full-income"
+        and hours is not None
+        and hours.high < constraints.FULL_WEEK_HOURS
+    ):
         feasible = [fit for fit in assessment.fits if fit.is_within_limits]
         most = max((fit.idea.monthly_earnings_usd[1] for fit in feasible), default=0)
         lines.append(
@@ -90,132 +93,6 @@ def _motivation(assessment: Assessment) -> str:
             "your hours would grow if it succeeds."
         )
     return "\n\n".join(lines)
-
-
-def _constraints(assessment: Assessment) -> str:
-    reading, fits = assessment.reading, assessment.fits
-    points = [_time(assessment), _money(assessment), _style(assessment)]
-    within = [fit for fit in fits if fit.is_within_limits]
-    near = [fit for fit in within if fit.area.name in reading.areas]
-    last = f"**Together:** {count(len(within), 'idea')} of {len(fits)} pass both limits"
-    if reading.areas:
-        last += f", {len(near) or 'none'} of them in {listing(reading.areas)}"
-    points.append(f"{last}.")
-    return bullets(points)
-
-
-def _time(assessment: Assessment) -> str:
-    hours, fits = assessment.reading.hours, assessment.fits
-    if hours is None:
-        return (
-            f"**Time:** “{assessment.reading.said['time_commitment']}” does not tell a number of "
-            "hours a week, so no idea gained or lost much by it. Check the hours of each idea "
-            "yourself."
-        )
-    start = sum(fit.is_within_hours for fit in fits)
-    comfortable = sum(hours.allows(fit.idea.hours_per_week[1]) for fit in fits)
-    return " ".join(
-        filter(
-            None,
-            (
-                f"**Time:** {hours_in_words(hours)}.",
-                hours.note,
-                f"Of {len(fits)} ideas in the catalogue, {start} can start with that and "
-                f"{comfortable} would be comfortable.",
-                _time_advice(hours),
-            ),
-        )
-    )
-
-
-def _time_advice(hours: Amount) -> str:
-    if hours.high <= 5:
-        return (
-            "That carries one idea, one kind of customer and one way to reach them. Prefer work "
-            "that can be done in pieces of an hour, and nothing that ties you to a time of day."
-        )
-    if hours.high <= 10:
-        return (
-            "That carries one idea with two fixed blocks a week: one for finding customers, one "
-            "for serving them. Delivery tends to eat both, so cap the number of customers."
-        )
-    if hours.high < _FULL_WEEK_HOURS:
-        return (
-            "That is enough to reach first payments within a quarter, if at least a third of it "
-            "goes into finding customers from the first week."
-        )
-    return (
-        "That is a working week. The danger is to spend it on building; until ten customers have "
-        "paid, spend half of it where customers are."
-    )
-
-
-def _money(assessment: Assessment) -> str:
-    budget, fits = assessment.reading.budget, assessment.fits
-    if budget is None:
-        return (
-            f"**Money:** “{assessment.reading.said['budget_range']}” does not tell a sum in US "
-            "dollars, so the budget counts as neutral. Compare each idea's start-up cost yourself."
-        )
-    start = sum(fit.is_within_budget for fit in fits)
-    return " ".join(
-        filter(
-            None,
-            (
-                f"**Money:** {budget_in_words(budget)}.",
-                budget.note,
-                f"{start} of {len(fits)} ideas can begin within that.",
-                _money_advice(budget),
-            ),
-        )
-    )
-
-
-def _money_advice(budget: Amount) -> str:
-    if not budget.high:
-        return (
-            "Use free plans, do the first delivery by hand, and let the first customer's payment "
-            "buy the first tool. Your time is the stake, so guard it as you would money."
-        )
-    if budget.high == inf:
-        return (
-            "Money that is no obstacle tempts people to build before anybody has asked. Set a sum "
-            "for the first test and stop when it is spent."
-        )
-    if budget.high <= 300:
-        return (
-            "Spend it on reaching customers and on materials for the first deliveries, not on a "
-            "logo, a company or yearly plans."
-        )
-    return (
-        f"Spend it in five steps of about {usd(budget.high / 5)}, each only after the last one has "
-        "shown what it should."
-    )
-
-
-def _style(assessment: Assessment) -> str:
-    reading, known = assessment.reading, catalogue()
-    styles = [known.work_styles[style].name for style in (reading.company, reading.place) if style]
-    if not styles:
-        return (
-            f"**Way of working:** “{reading.said['work_style']}” tells neither with whom nor where "
-            "you like to work, so it counts as neutral."
-        )
-    advice = {
-        "solo": (
-            "Nobody notices when you stall, so tell one person each Friday what you did, and avoid "
-            "promises that need you when you are ill."
-        ),
-        "partner": "Write down now who decides what, and what happens when one of you stops.",
-        "team": (
-            "A team costs money or shares before it earns; begin with people who take part for the "
-            "first test only."
-        ),
-        "remote": "Customers come by what they find and read about you, so be findable early.",
-        "in-person": "Count travel as working hours and stay within half an hour of home.",
-    }
-    chosen = reading.company or reading.place or ""
-    return f"**Way of working:** {listing(styles)}. {advice[chosen]}"
 
 
 def _opportunity(assessment: Assessment) -> str:
@@ -264,8 +141,8 @@ def _strengths(assessment: Assessment) -> str:
             )
     if reading.experience.most_years:
         points.append(
-            f"**{count(reading.experience.most_years, 'year')}** in one thing: you know who pays "
-            "in that field and what annoys them. Ask former colleagues and customers first."
+            f"**{count(reading.experience.most_years, 'year')}** of doing one thing: you know who "
+            "pays in that field and what annoys them. Ask former colleagues and customers first."
         )
     if reading.experience.told:
         excerpt = quote(reading.profile.experience_summary, most_characters=200)
@@ -281,32 +158,38 @@ def _strengths(assessment: Assessment) -> str:
 def _gaps(assessment: Assessment) -> str:
     reading, known = assessment.reading, catalogue()
     best = assessment.fits[:3]
-    needed = Counter(skill for fit in best for skill in fit.idea.skills)
-    have = {*reading.skills, *reading.experience.shown}
+    missing = Counter(
+        skill
+        for fit in best
+        for skill in fit.idea.skills
+        if skill not in (reading.shown_skills | reading.experience.denied.keys())
+    )
     points = [
-        f"**{capital(known.skills[skill].name)}** is asked for by {count(times, 'idea')} of your "
-        f"first three and not shown in your profile. The cheapest way in: "
-        f"{known.skills[skill].learn}."
-        for skill, times in needed.most_common()
-        if skill not in have
+        f"**{capital(known.skills[skill].name)}**, asked for by {_shown_by(times)}, does not show "
+        f"in your profile. The cheapest way in: {known.skills[skill].learn}."
+        for skill, times in missing.most_common(_MOST_GAPS)
     ]
     for skill, words in reading.experience.denied.items():
         told = listing([f"“{word}”" for word in words[:2]])
         points.append(
-            f"You say that you lack {known.skills[skill].name} ({told}). Ideas that rest on it "
-            "lose points for that; borrow it from a partner or leave it out."
+            f"**{capital(known.skills[skill].name)}** you say you lack ({told}). Ideas that rest "
+            "on it lose points for that; borrow it from a partner or leave it out."
         )
     points += [
-        f"**{fit.idea.name}:** {'. '.join(fit.shortfalls)}."
+        f"**{fit.idea.name}** goes beyond your limits. {'. '.join(fit.shortfalls)}."
         for fit in best
         if not fit.is_within_limits
     ]
     if not points:
         points.append(
-            "The first three ideas ask for nothing that you have not told me. What remains unknown "
+            "The first three ideas ask for no skill that you have not shown. What remains unknown "
             "is whether their customers want it from you: only asking them closes that gap."
         )
     return bullets(points)
+
+
+def _shown_by(times: int) -> str:
+    return "one of your first three ideas" if times == 1 else f"{times} of your first three ideas"
 
 
 def _advice(assessment: Assessment) -> str:
@@ -315,10 +198,10 @@ def _advice(assessment: Assessment) -> str:
     advice = [
         f"Begin with people, not with tools: talk to five {idea.customer} before you build "
         f"anything for “{idea.name}”.",
-        f"Then run the first test: {idea.experiments[0].do}. It has passed if "
+        f"Then run the first test. {idea.experiments[0].do}. It is passed if "
         f"{idea.experiments[0].pass_if}.",
     ]
-    if reading.hours is not None and reading.hours.high < _FULL_WEEK_HOURS:
+    if reading.hours is not None and reading.hours.high < constraints.FULL_WEEK_HOURS:
         advice.append(
             "Put your hours into the calendar now, in blocks of at least an hour, and give one "
             "block in three to finding customers."
@@ -326,19 +209,15 @@ def _advice(assessment: Assessment) -> str:
     else:
         advice.append("Fix working hours and one free day now; an open week fills with building.")
     missing = next(
-        (
-            skill
-            for skill in idea.skills
-            if skill not in reading.skills and skill not in reading.experience.shown
-        ),
+        (skill for skill in idea.skills if skill not in reading.shown_skills),
         None,
     )
     if missing is not None:
         skill = catalogue().skills[missing]
-        advice.append(f"Close one gap only, {skill.name}: {skill.learn}.")
-    weeks = idea.first_revenue_weeks[1]
+        advice.append(f"Close one gap only, {skill.name}. To begin, {skill.learn}.")
+    weeks = first_payment_weeks(idea, pace(idea, reading.hours))[1]
     advice.append(
-        f"Decide today when you stop: if nobody has paid {number(weeks)} weeks after you began in "
+        f"Decide today when you stop: if nobody has paid {weeks} weeks after you began in "
         f"earnest, go on to “{second.idea.name}” instead of improving the first."
     )
     return numbered(advice)

@@ -23,19 +23,27 @@ def write(assessment: Assessment) -> str:
     return "\n\n".join(parts)
 
 
-def limits(fit: Fit) -> str:
+def _limits(fit: Fit) -> str:
     """Return in a few words whether the person's limits carry the idea."""
     needs = [
         need
         for need, is_within in (("time", fit.is_within_hours), ("money", fit.is_within_budget))
         if not is_within
     ]
-    return f"needs more {listing(needs)}" if needs else "fits"
+    return f"needs more {listing(needs)}" if needs else "inside"
 
 
 def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
     overview = table(
-        ("#", "Idea", "Total", "Start-up cost", "Hrs/week", "Rough monthly earnings", "Limits"),
+        (
+            "#",
+            "Idea",
+            "Total",
+            "Start-up cost",
+            "Hrs/week",
+            "Rough monthly earnings",
+            "Your limits",
+        ),
         (
             (
                 str(place),
@@ -45,7 +53,7 @@ def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
                 number_range(fit.idea.hours_per_week),
                 f"{usd_range(fit.idea.monthly_earnings_usd)} after "
                 f"{count(fit.idea.ramp_months, 'month')}",
-                limits(fit),
+                _limits(fit),
             )
             for place, fit in enumerate(shown, start=1)
         ),
@@ -128,7 +136,7 @@ def _fit(fit: Fit) -> str:
     scores = table(("Criterion", "Points", "Of", "Why"), rows)
     if fit.is_within_limits:
         return scores
-    return f"{scores}\n\n**Outside your limits:** this idea {limits(fit)} than you have."
+    return f"{scores}\n\n**Outside your limits:** this idea {_limits(fit)} than you have."
 
 
 def _money(fit: Fit, assessment: Assessment) -> str:

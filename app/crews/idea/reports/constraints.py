@@ -1,0 +1,145 @@
+"""What a person's hours, money and way of working allow."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final
+
+from app.crews.idea.amounts import Amount
+from app.crews.idea.catalogue import catalogue
+from app.crews.idea.markdown import bullets
+from app.crews.idea.scoring import Assessment
+from app.crews.idea.wording import budget_in_words, capital, hours_in_words, listing, usd
+
+FULL_WEEK_HOURS: Final = 30
+"""From here on it is a working week rather than a side line."""
+
+
+def write(assessment: Assessment) -> str:
+    """Return what the hours, the money and the way of working carry and what they rule out."""
+    reading, fits = assessment.reading, assessment.fits
+    points = [_time(assessment), _money(assessment), _style(assessment)]
+    within = [fit for fit in fits if fit.is_within_limits]
+    near = [fit for fit in within if fit.area.name in reading.areas]
+    last = f"**Together:** {_share(len(within), len(fits))} are inside both limits"
+    if reading.areas:
+        last += f", {len(near) or 'none'} of them in {listing(reading.areas)}"
+    points.append(f"{last}.")
+    return bullets(points)
+
+
+def _sentences(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
+
+
+def _share(some: int, all_: int) -> str:
+    return (
+        f"all {all_} ideas of the catalogue"
+        if some == all_
+        else f"{some or 'none'} of {all_} ideas"
+    )
+
+
+def _time(assessment: Assessment) -> str:
+    hours, fits = assessment.reading.hours, assessment.fits
+    if hours is None:
+        return (
+            f"**Time:** “{assessment.reading.said['time_commitment']}” does not tell a number of "
+            "hours a week, so no idea gained or lost much by it. Check the hours of each idea "
+            "yourself."
+        )
+    start = sum(fit.is_within_hours for fit in fits)
+    comfortable = sum(hours.allows(fit.idea.hours_per_week[1]) for fit in fits)
+    of_them = "each" if comfortable == len(fits) else comfortable or "none"
+    return _sentences(
+        f"**Time:** {hours_in_words(hours)}.",
+        hours.note,
+        f"{capital(_share(start, len(fits)))} can start with that; it is a comfortable pace for "
+        f"{of_them} of them.",
+        _time_advice(hours),
+    )
+
+
+def _time_advice(hours: Amount) -> str:
+    if hours.high <= 5:
+        return (
+            "That carries one idea, one kind of customer and one way to reach them. Prefer work "
+            "that can be done in pieces of an hour, and nothing that ties you to a time of day."
+        )
+    if hours.high <= 10:
+        return (
+            "That carries one idea with two fixed blocks a week: one for finding customers, one "
+            "for serving them. Delivery tends to eat both, so cap the number of customers."
+        )
+    if hours.high < FULL_WEEK_HOURS:
+        return (
+            "That is enough to reach first payments within a quarter, if at least a third of it "
+            "goes into finding customers from the first week."
+        )
+    return (
+        "That is a working week. The danger is to spend it on building; until ten customers have "
+        "paid, spend half of it where customers are."
+    )
+
+
+def _money(assessment: Assessment) -> str:
+    budget, fits = assessment.reading.budget, assessment.fits
+    if budget is None:
+        return (
+            f"**Money:** “{assessment.reading.said['budget_range']}” does not tell a sum in US "
+            "dollars, so the budget counts as neutral. Compare each idea's start-up cost yourself."
+        )
+    start = sum(fit.is_within_budget for fit in fits)
+    return _sentences(
+        f"**Money:** {budget_in_words(budget)}.",
+        budget.note,
+        f"{capital(_share(start, len(fits)))} can begin within that.",
+        _money_advice(budget),
+    )
+
+
+def _money_advice(budget: Amount) -> str:
+    if not budget.high:
+        return (
+            "Use free plans, do the first delivery by hand, and let the first customer's payment "
+            "buy the first tool. Your time is the stake, so guard it as you would money."
+        )
+    if budget.high == inf:
+        return (
+            "Money that is no obstacle tempts people to build before anybody has asked. Set a sum "
+            "for the first test and stop when it is spent."
+        )
+    if budget.high <= 300:
+        return (
+            "Spend it on reaching customers and on materials for the first deliveries, not on a "
+            "logo, a company or yearly plans."
+        )
+    return (
+        f"Spend it in five steps of about {usd(budget.high / 5)}, each only after the last one has "
+        "shown what it should."
+    )
+
+
+def _style(assessment: Assessment) -> str:
+    reading, known = assessment.reading, catalogue()
+    styles = [known.work_styles[style].name for style in (reading.company, reading.place) if style]
+    if not styles:
+        return (
+            f"**Way of working:** “{reading.said['work_style']}” tells neither with whom nor where "
+            "you like to work, so it counts as neutral."
+        )
+    advice = {
+        "solo": (
+            "Nobody notices when you stall, so tell one person each Friday what you did, and avoid "
+            "promises that need you when you are ill."
+        ),
+        "partner": "Write down now who decides what, and what happens when one of you stops.",
+        "team": (
+            "A team costs money or shares before it earns; begin with people who take part for the "
+            "first test only."
+        ),
+        "remote": "Customers come by what they find and read about you, so be findable early.",
+        "in-person": "Count travel as working hours and stay within half an hour of home.",
+    }
+    chosen = reading.company or reading.place or ""
+    return f"**Way of working:** {listing(styles)}. {advice[chosen]}"
