@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
 from storage.drivers import Driver, Entry, Listing
 from storage.drivers.writes import Write, Writes
@@ -26,7 +27,7 @@ T = TypeVar("T")
 _KEYS_PER_DELETE = 1000  # what S3 takes
 _DELETES_UNDER_WAY = 4
 _CONNECT_TIMEOUT_SECONDS = 3.0
-_FAILURES = (BotoCoreError, ClientError, OSError)
+_FAILURES = (BotoCoreError, ClientError, HTTPError, OSError)
 
 
 class S3Driver(Driver):
@@ -137,8 +138,7 @@ class S3Driver(Driver):
     def _read(self, name: str) -> bytes:
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
-            with answer["Body"] as body:
-                return body.read()
+            return answer["Body"].read()
         except self._client.exceptions.NoSuchKey:
             raise OutputNotFound(name, self.location) from None
         except _FAILURES as error:
