@@ -81,6 +81,8 @@ def wrapped(site: Site) -> Site:
 def make_bucket(account: S3Account, bucket: str) -> None:
     client = boto3.client("s3", endpoint_url=account.endpoint_url, region_name=account.region)
     client.create_bucket(Bucket=bucket)
+    client.put_object(Bucket=bucket, Key="first", Body=b"")  # takes a new server seconds
+    client.delete_object(Bucket=bucket, Key="first")
     client.close()
 
 

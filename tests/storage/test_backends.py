@@ -1,0 +1,60 @@
+"""From settings to a store."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from storage import StorageSettings, create_store
+
+
+@pytest.mark.parametrize("backend", ["", "disk", "local+", "memory+disk", "local+local", "LOCAL"])
+def test_an_unknown_backend_is_refused_with_what_is_allowed(backend: str) -> None:
+    with pytest.raises(ValueError, match=r"allowed are local, memory, s3, and chains") as refusal:
+        create_store(StorageSettings(backend=backend))
+    assert repr(backend) in str(refusal.value)
+
+
+def test_local_outputs_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    store = create_store(StorageSettings(directory=tmp_path))
+    assert store.location == f"{tmp_path}/idea_crew_outputs"
+    assert create_store(StorageSettings()).location == f"{tempfile.gettempdir()}/idea_crew_outputs"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "location"),
+    [("crew-capture/", "s3://b/crew-capture/"), ("/a/b", "s3://b/a/b/"), ("", "s3://b/")],
+)
+def test_s3_outputs_lie_under_their_prefix(prefix: str, location: str) -> None:
+    settings = StorageSettings(backend="s3", s3_bucket="b", s3_prefix=prefix)
+    assert create_store(settings).location == location
+
+
+def test_a_chain_names_its_members_in_order(tmp_path: Path) -> None:
+    settings = StorageSettings(backend="memory + s3+local", s3_bucket="b", directory=tmp_path)
+    assert create_store(settings).location == (
+        f"memory + s3://b/crew-capture/ + {tmp_path}/idea_crew_outputs"
+    )
+
+
+def test_s3_needs_a_bucket() -> None:
+    with pytest.raises(ValueError, match="bucket"):
+        create_store(StorageSettings(backend="memory+s3"))
+
+
+@pytest.mark.parametrize("url", ["s3.example.org", "ftp://s3.example.org", "http://me:secret@s3"])
+def test_a_wrong_endpoint_is_refused_without_showing_it(url: str) -> None:
+    settings = StorageSettings(backend="s3", s3_bucket="b", s3_endpoint_url=url)
+    with pytest.raises(ValueError, match="S3 endpoint") as refusal:
+        create_store(settings)
+    assert "secret" not in str(refusal.value)
+
+
+def test_those_who_do_not_use_s3_do_not_import_boto3() -> None:
+    code = (
+        "import sys; from storage import StorageSettings, create_store;"
+        "create_store(StorageSettings(backend='memory+local')); sys.exit('boto3' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
