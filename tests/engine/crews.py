@@ -412,7 +412,7 @@ CASES = [
     ),
     Case("an answer that CrewAI deletes", three, answer=final("use {tools} DIGEST"), ends="native"),
     Case("an empty answer", three, answer=empty_once, ends="native"),
-    Case("no answer at all", three, answer=lambda asked, nth: "", ends="native", fails=True),
+    Case("no answer at all", two(), answer=lambda asked, nth: "", ends="native", fails=True),
     Case("None as an answer", two(), answer=lambda asked, nth: None, ends="native", fails=True),
     Case(
         "an empty final answer",
@@ -438,7 +438,12 @@ CASES = [
         ends="native",
     ),
     Case("a model that changes its messages", two(), answer=changes_messages, ends="native"),
-    Case("an empty stop word", one({**TEMPLATES, "response_template": "x {{ .Response }}"})),
+    Case(
+        "an empty stop word",
+        one({**TEMPLATES, "response_template": "x {{ .Response }}"}),
+        ends="native",
+        fails=True,
+    ),
     # What the native executor covers
     Case("a tool, by text", one({"tools": [shout]}), "native", answer=react("shout")),
     Case(

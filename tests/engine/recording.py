@@ -112,7 +112,8 @@ class RecordingLLM(BaseLLM):
         self._track_token_usage_internal(
             {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
         )
-        return answer
+        # As CrewAI's OpenAI client does.
+        return self._apply_stop_words(answer) if isinstance(answer, str) else answer
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         await asyncio.sleep(0)

@@ -1,0 +1,368 @@
+"""What the engine promises to the service that holds it."""
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crewai import Agent, Crew, Task
+from crewai.llms.base_llm import BaseLLM
+
+from app.engine import (
+    CrewBroken,
+    CrewFailed,
+    CrewUnknown,
+    Engine,
+    EngineClosed,
+    EngineError,
+    ModelError,
+    NoResult,
+    TaskFinished,
+    TaskStarted,
+)
+from tests.engine.crews import INPUTS, agent, conditional, one, shout, task, three, two
+from tests.engine.recording import RecordingLLM, Source
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+MODES = ("auto", "native", "stock")
+
+
+class _Notes:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[TaskStarted | TaskFinished] = []
+        self.loops: set[int] = set()
+
+    async def task_started(self, event: TaskStarted) -> None:
+        self.loops.add(id(asyncio.get_running_loop()))
+        self.told.append(event)
+
+    async def task_finished(self, event: TaskFinished) -> None:
+        await asyncio.sleep(0)
+        self.loops.add(id(asyncio.get_running_loop()))
+        self.told.append(event)
+
+
+async def _started(model: BaseLLM, build: Any, mode: Any = "auto", **options: Any) -> Engine:
+    engine = Engine(model=model, mode=mode, max_stock_threads=4)
+    await engine.start([Source("crew", build, **options)])
+    return engine
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_observer_hears_of_each_task_on_the_engines_loop(mode: Any) -> None:
+    model, notes = RecordingLLM(), _Notes()
+    engine = await _started(model, lambda: three(model), mode)
+    before = datetime.now(UTC)
+    result = await engine.run("crew", INPUTS, notes)
+    after = datetime.now(UTC)
+    assert notes.loops == {id(asyncio.get_running_loop())}
+    starts = [event for event in notes.told if isinstance(event, TaskStarted)]
+    ends = [event for event in notes.told if isinstance(event, TaskFinished)]
+    assert sorted(event.index for event in starts) == [0, 1, 2]
+    assert sorted(event.index for event in ends) == [0, 1, 2]
+    assert notes.told.index(starts[-1]) > max(notes.told.index(end) for end in ends[:2])
+    for end in ends:
+        outcome = result.tasks[end.index]
+        assert (outcome.name, outcome.agent, outcome.text) == (end.name, end.agent, end.text)
+        assert before - timedelta(seconds=1) <= end.started_at <= end.finished_at <= after
+        assert end.started_at.tzinfo is UTC
+        assert end.agent == f"Expert {end.index + 1} for tea"
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_error_of_the_observer_fails_the_run_with_that_error(mode: Any) -> None:
+    model = RecordingLLM()
+
+    class Full(Exception):
+        pass
+
+    class Observer(_Notes):
+        async def task_finished(self, event: TaskFinished) -> None:
+            raise Full("no space left")
+
+    engine = await _started(model, lambda: two()(model), mode)
+    with pytest.raises(Full, match="no space left"):
+        await engine.run("crew", INPUTS, Observer())
+    assert len(model.asked) == 1, "the second task is not begun"
+    await engine.aclose()
+
+
+async def test_a_run_that_is_handed_over_tells_of_each_task_once() -> None:
+    model = RecordingLLM(lambda a, n: "" if n == 0 and "Task 3" in a.task else f"answer {a.digest}")
+    notes = _Notes()
+    engine = await _started(model, lambda: three(model))
+    result = await engine.run("crew", INPUTS, notes)
+    assert result.way == "native"
+    assert len(notes.told) == 6
+    assert len({(type(event), event.index) for event in notes.told}) == 6
+    assert len(model.asked) == 4, "only the empty answer is asked for again"
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_usage_counts_what_this_run_used_and_nothing_else(mode: Any) -> None:
+    model = RecordingLLM()
+    engine = await _started(model, lambda: three(model), mode)
+    for _ in range(2):
+        result = await engine.run("crew", INPUTS)
+        assert (result.usage.successful_requests, result.usage.prompt_tokens) == (3, 30)
+        assert (result.usage.completion_tokens, result.usage.total_tokens) == (6, 36)
+        assert result.output.token_usage == result.usage.metrics()
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("mode", ["auto", "stock"])
+async def test_a_skipped_task_has_no_text_and_no_times(mode: Any) -> None:
+    model, notes = RecordingLLM(), _Notes()
+    engine = await _started(model, lambda: conditional(False)(model), mode)
+    result = await engine.run("crew", INPUTS, notes)
+    skipped = result.tasks[1]
+    assert skipped.skipped
+    assert (skipped.text, skipped.started_at, skipped.finished_at) == ("", None, None)
+    assert {event.index for event in notes.told} == {0, 2}
+    assert not result.tasks[0].skipped
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_model_that_fails_is_a_model_error(mode: Any) -> None:
+    model = RecordingLLM(lambda a, n: RuntimeError("quota is used up at /srv/keys/secret.txt"))
+    engine = await _started(model, lambda: two()(model), mode)
+    with pytest.raises(ModelError, match="quota is used up") as caught:
+        await engine.run("crew", INPUTS)
+    assert "/srv" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_empty_answers_are_no_result(mode: Any) -> None:
+    for answer in ("", "Final Answer:"):
+        model = RecordingLLM(lambda a, n, text=answer: text)  # type: ignore[misc]
+        engine = await _started(model, lambda m=model: two()(m), mode)  # type: ignore[misc]
+        with pytest.raises(NoResult):
+            await engine.run("crew", INPUTS)
+        await engine.aclose()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_exception_inside_the_crew_is_named_without_internals(mode: Any) -> None:
+    def callback(output: Any) -> None:
+        raise OSError(f"can't open {Path(__file__)}")
+
+    model = RecordingLLM()
+    engine = await _started(model, lambda: one(task_options={"callback": callback})(model), mode)
+    with pytest.raises(CrewFailed, match=r"^OSError: can't open \.\.\.$"):
+        await engine.run("crew", INPUTS)
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_too_long_prompt_that_must_not_be_shortened_fails_the_run(mode: Any) -> None:
+    # CrewAI raises SystemExit here, and never ends if the task is asynchronous.
+    model = RecordingLLM(lambda a, n: RuntimeError("maximum context length exceeded"))
+
+    def build() -> Crew:
+        agents = [agent(model, n, respect_context_window=False) for n in (1, 2)]
+        tasks = [task(agents[0], 1, async_execution=True), task(agents[1], 2)]
+        return Crew(agents=agents, tasks=tasks)
+
+    engine = await _started(model, build, mode)
+    with pytest.raises(ModelError, match="context window"):
+        await asyncio.wait_for(engine.run("crew", INPUTS), 20)
+    assert len(model.asked) == 1
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_agent_without_a_model_gets_the_engines_and_others_keep_theirs(mode: Any) -> None:
+    engines, own = RecordingLLM(), RecordingLLM()
+    assert "OPENAI_API_KEY" not in os.environ
+
+    def build() -> Crew:
+        first = Agent(role="First", goal="g", backstory="b")
+        second = Agent(role="Second", goal="g", backstory="b", llm=own)
+        tasks = [Task(description="d", expected_output="e", agent=a) for a in (first, second)]
+        return Crew(agents=[first, second], tasks=tasks)
+
+    engine = await _started(engines, build, mode, static=True)
+    await engine.run("crew", {})
+    assert [asked.role for asked in engines.asked] == ["First"]
+    assert [asked.role for asked in own.asked] == ["Second"]
+    await engine.aclose()
+
+
+def test_outputs_are_named_and_never_written(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = RecordingLLM()
+
+    def build() -> Crew:
+        a = agent(model)
+        named = [
+            {"output_file": "reports/{topic}_plan.v2.md"},
+            {"output_file": "plan.md", "name": "ignored"},
+            {"name": "A name, with: signs!"},
+            {},
+            {"output_file": "other/plan.txt"},
+            {"output_file": "{topic}.md"},
+        ]
+        return Crew(agents=[a], tasks=[task(a, n, **o) for n, o in enumerate(named)])
+
+    async def run(mode: Any) -> None:
+        engine = await _started(model, build, mode)
+        description = engine.describe("crew")
+        names = [described.name for described in description.tasks]
+        assert names == ["plan_v2", "plan", "A_name_with_signs", "task_4", "plan_2", "task_6"]
+        result = await engine.run("crew", {"topic": "../../escaped", "year": 1})
+        assert [outcome.name for outcome in result.tasks] == names
+        await engine.aclose()
+
+    for mode in MODES:
+        asyncio.run(run(mode))
+    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.parent.glob("escaped*"))
+
+
+async def test_a_description_lists_the_placeholders_that_crewai_replaces() -> None:
+    model = RecordingLLM()
+
+    def build() -> Crew:
+        a = agent(model, goal='Answer {"json": {goal_type}} {not one} {1}', backstory="{back-up}")
+        idle = agent(model, 2, role="{idle_role}")
+        return Crew(agents=[a, idle], tasks=[task(a, output_file="{folder}.md")])
+
+    engine = await _started(model, build)
+    expected = ("back-up", "folder", "goal_type", "idle_role", "topic", "year")
+    assert engine.describe("crew").inputs == expected
+    await engine.aclose()
+
+
+async def test_a_crew_that_cannot_be_built_is_told_in_one_line() -> None:
+    def broken() -> Crew:
+        return Crew(agents=[], tasks=[Task(description="d", expected_output="e")])
+
+    engine = Engine(model=RecordingLLM(), mode="auto", max_stock_threads=1)
+    with pytest.raises(CrewBroken, match=r"^crew bad can't be built: ") as caught:
+        await engine.start([Source("bad", broken)])
+    assert "\n" not in str(caught.value)
+    await engine.aclose()
+
+
+async def test_a_factory_that_hands_out_the_same_objects_is_refused() -> None:
+    model = RecordingLLM()
+    crew, shared = one()(model), agent(model)
+    engine = Engine(model=model, mode="auto", max_stock_threads=1)
+    with pytest.raises(CrewBroken, match="same objects"):
+        await engine.start([Source("one", lambda: crew)])
+    with pytest.raises(CrewBroken, match="same objects"):
+        await engine.start([Source("two", lambda: Crew(agents=[shared], tasks=[task(shared)]))])
+    await engine.aclose()
+
+
+async def test_a_crew_that_asks_at_the_terminal_is_refused() -> None:
+    model = RecordingLLM()
+    engine = Engine(model=model, mode="auto", max_stock_threads=1)
+    with pytest.raises(CrewBroken, match="human_input"):
+        await engine.start([Source("asks", lambda: one(task_options={"human_input": True})(model))])
+    await engine.aclose()
+
+
+async def test_two_crews_of_one_name_are_refused() -> None:
+    model = RecordingLLM()
+    engine = Engine(model=model, mode="auto", max_stock_threads=1)
+    with pytest.raises(CrewBroken, match="two crews"):
+        await engine.start([Source("crew", lambda: one()(model))] * 2)
+    await engine.aclose()
+
+
+async def test_an_unknown_crew_and_a_closed_engine_are_told_apart() -> None:
+    model = RecordingLLM()
+    engine = await _started(model, lambda: one()(model))
+    with pytest.raises(CrewUnknown, match="nobody"):
+        engine.describe("nobody")
+    with pytest.raises(CrewUnknown, match="nobody"):
+        await engine.run("nobody", {})
+    await engine.aclose()
+    with pytest.raises(EngineClosed):
+        await engine.run("crew", INPUTS)
+    assert issubclass(EngineClosed, EngineError)
+
+
+async def test_the_start_logs_one_line_per_crew_with_its_way_and_why(caplog: Any) -> None:
+    model = RecordingLLM()
+    engine = Engine(model=model, mode="auto", max_stock_threads=1)
+    with caplog.at_level(logging.INFO, logger="app.engine"):
+        await engine.start(
+            [
+                Source("plain", lambda: one()(model)),
+                Source("tooled", lambda: one({"tools": [shout]})(model)),
+                Source("limited", lambda: one({"max_rpm": 9})(model)),
+            ]
+        )
+    lines = [record.message for record in caplog.records if record.name.startswith("app.engine")]
+    assert len(lines) == 3
+    assert lines[0] == "crew plain runs the plan way"
+    assert lines[1].startswith("crew tooled runs the native way (no plan covers agent ")
+    assert ".tools" in lines[1]
+    assert "stock way" in lines[2]
+    assert lines[2].count(".max_rpm") == 2
+    await engine.aclose()
+
+
+def test_importing_the_engine_writes_nothing_to_the_home_or_the_working_directory(
+    tmp_path: Path,
+) -> None:
+    home, work, storage = (tmp_path / name for name in ("home", "work", "storage"))
+    home.mkdir()
+    work.mkdir()
+    code = (
+        "import asyncio\n"
+        "from app.engine import Engine\n"
+        "from crewai import Agent, Crew, Task\n"
+        "from crewai.llms.base_llm import BaseLLM\n"
+        "class Model(BaseLLM):\n"
+        "    def call(self, messages, **options): return 'fine'\n"
+        "    async def acall(self, messages, **options): return 'fine'\n"
+        "class Source:\n"
+        "    name, static = 'crew', False\n"
+        "    def build(self):\n"
+        "        a = Agent(role='r', goal='g', backstory='b')\n"
+        "        t = Task(description='d', expected_output='e', agent=a, output_file='o.md')\n"
+        "        return Crew(agents=[a], tasks=[t])\n"
+        "async def main():\n"
+        "    for mode in ('auto', 'native', 'stock'):\n"
+        "        e = Engine(model=Model(model='m'), mode=mode, max_stock_threads=1)\n"
+        "        await e.start([Source()])\n"
+        "        assert (await e.run('crew', {})).raw == 'fine'\n"
+        "        await e.aclose()\n"
+        "asyncio.run(main())\n"
+    )
+    environment = {
+        "HOME": str(home),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "CREWAI_STORAGE_DIR": str(storage),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "", "nothing is printed"
+    assert list(work.iterdir()) == []
+    assert list(home.rglob("*")) == []
