@@ -20,11 +20,15 @@ from app.engine import Engine
 from app.engine.llm import ModelSettings, create_model
 from app.logs import configure_logging
 from app.open_files import model_connections
+from app.runs.events import EventHub
+from app.runs.neighbours import Neighbours
 from app.runs.places import open_database, open_store
+from app.runs.queries import RunQueries
 from app.runs.recovery import Recovery
 from app.runs.rows import RunRows
-from app.runs.service import RunLimits, RunService
+from app.runs.service import RunService
 from app.runs.sweeping import Sweeper
+from app.runs.worker import Worker
 from app.settings import Settings, load_settings
 from storage import OutputStore
 
@@ -39,6 +43,7 @@ class Service:
     """A running service, without its HTTP side."""
 
     runs: RunService
+    queries: RunQueries
     store: OutputStore
     database: Database
 
@@ -52,6 +57,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_service(settings, crews) as service:
             app.state.runs = service.runs
+            app.state.queries = service.queries
             app.state.store = service.store
             app.state.database = service.database
             yield
@@ -84,30 +90,49 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         )
         stack.push_async_callback(engine.aclose)
         await engine.start(list(crews))
-        rows = RunRows(database, worker=_worker_name(), lease_seconds=settings.lease_seconds)
+        events, name = EventHub(), _worker_name()
+        rows = RunRows(database, events, worker=name, lease_seconds=settings.lease_seconds)
         stack.push_async_callback(rows.aclose)
+        queries = RunQueries(database)
         sweeper = Sweeper(
             store,
-            rows,
+            queries,
             max_age_seconds=settings.cleanup_max_age_seconds,
             interval_seconds=settings.cleanup_interval_seconds,
             probability=settings.cleanup_probability,
         )
         stack.push_async_callback(sweeper.aclose)
-        limits = RunLimits(
+        worker = Worker(
+            rows=rows,
+            store=store,
+            engine=engine,
+            sweeper=sweeper,
             max_in_flight=settings.max_runs_in_flight,
-            max_queued=settings.max_runs_queued,
             timeout_seconds=settings.run_timeout_seconds,
         )
         runs = RunService(
-            crews=crews, rows=rows, store=store, engine=engine, sweeper=sweeper, limits=limits
+            crews=crews,
+            engine=engine,
+            rows=rows,
+            queries=queries,
+            worker=worker,
+            events=events,
+            max_runs=settings.max_runs_in_flight + settings.max_runs_queued,
         )
-        recovery = Recovery(rows, runs, max_attempts=settings.max_attempts)
+        recovery = Recovery(rows, queries, worker, max_attempts=settings.max_attempts)
         stack.push_async_callback(recovery.aclose)
-        stack.push_async_callback(runs.drain, settings.shutdown_seconds)
+        neighbours = Neighbours(name, worker, events, queries)
+        stack.push_async_callback(neighbours.aclose)
+
+        @stack.push_async_callback
+        async def stop() -> None:
+            runs.accepting = recovery.taking_over = False
+            await worker.drain(settings.shutdown_seconds)
+
         sweeper.start()
         recovery.start()
-        yield Service(runs, store, database)
+        neighbours.start()
+        yield Service(runs, queries, store, database)
 
 
 def configured_model(settings: Settings, crews: Registry) -> "BaseLLM":

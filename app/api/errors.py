@@ -13,7 +13,16 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
 from app.db import DatabaseUnavailable
-from app.runs.errors import InvalidInput, Overloaded, RunMoved, ShuttingDown, UnknownCrew
+from app.runs.errors import (
+    IdempotencyConflict,
+    InvalidInput,
+    Overloaded,
+    RunMoved,
+    RunUnsettled,
+    ShuttingDown,
+    UnknownCrew,
+    UnknownRun,
+)
 
 logger = logging.getLogger("crew_capture.api")
 
@@ -46,8 +55,14 @@ def _invalid_input(_: Request[Any, Any, Any], error: InvalidInput) -> Response[E
     return error_response(400, "invalid_input", str(error))
 
 
-def _unknown_crew(_: Request[Any, Any, Any], error: UnknownCrew) -> Response[ErrorAnswer]:
-    return error_response(404, "not_found", f"no crew is named {error}")
+def _not_found(_: Request[Any, Any, Any], error: UnknownCrew | UnknownRun) -> Response[ErrorAnswer]:
+    return error_response(404, "not_found", str(error))
+
+
+def _conflict(
+    _: Request[Any, Any, Any], error: RunUnsettled | IdempotencyConflict
+) -> Response[ErrorAnswer]:
+    return error_response(409, "conflict", str(error))
 
 
 def _not_now(
@@ -102,7 +117,10 @@ def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[E
 
 EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Any] = {
     InvalidInput: _invalid_input,
-    UnknownCrew: _unknown_crew,
+    UnknownCrew: _not_found,
+    UnknownRun: _not_found,
+    RunUnsettled: _conflict,
+    IdempotencyConflict: _conflict,
     Overloaded: _not_now,
     ShuttingDown: _not_now,
     RunMoved: _not_now,

@@ -10,7 +10,8 @@ from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody
 
 from app.api.errors import STATUS_OF_FAILED_RUN, ErrorAnswer, error_response
-from app.runs.service import RunService, SettledRun
+from app.runs.service import RunService
+from app.runs.worker import SettledRun
 
 _CREW = "idea"
 

@@ -10,9 +10,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from app.asgi import open_service
 from app.cli.reports import write_reports
-from app.engine import EngineError, TaskFinished, TaskStarted
+from app.engine import EngineError
 from app.runs.errors import RunError
-from app.runs.service import SettledRun
+from app.runs.events import Event
+from app.runs.worker import SettledRun
 from app.settings import Settings
 
 _CREW = "idea"
@@ -25,8 +26,11 @@ async def run_once(
     progress = _RunProgress(quiet=as_json)
     try:
         async with open_service(settings) as service:
+            run_id = await service.runs.start(_CREW, given)
             with progress:
-                run = await service.runs.run(_CREW, given, watcher=progress.show)
+                async for event in service.runs.watch(run_id, after_seq=-1, heartbeat_seconds=60):
+                    progress.show(event)
+            run = await service.runs.ended(run_id)
     except (RunError, EngineError) as error:
         click.echo(f"crew-capture: {error}", err=True)
         return 1
@@ -78,10 +82,12 @@ class _RunProgress:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, event: TaskStarted | TaskFinished) -> None:
-        if isinstance(event, TaskStarted):
-            self._lines[event.index] = self._progress.add_task(
-                f"{event.name} ({event.agent.strip()})", total=None
+    def show(self, event: Event | None) -> None:
+        if event is None:
+            return
+        if event.type == "task.started":
+            self._lines[event.data["index"]] = self._progress.add_task(
+                f"{event.data['name']} ({event.data['agent'].strip()})", total=None
             )
-        else:
-            self._progress.update(self._lines[event.index], total=1, completed=1)
+        elif event.type == "task.finished":
+            self._progress.update(self._lines[event.data["index"]], total=1, completed=1)

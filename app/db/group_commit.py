@@ -5,6 +5,7 @@ transaction is under way goes down together in the next.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.session import Database, DatabaseUnavailable
+
+logger = logging.getLogger("crew_capture.db")
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -47,16 +50,23 @@ class GroupCommit:
             DatabaseUnavailable: nothing was committed, or whether it was can't be known.
             Exception: what `operation` raised for this payload alone.
         """
-        write = _Write(operation, payload, asyncio.get_running_loop().create_future())
-        self._waiting.append(write)
-        if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush())
-        return cast(R, await write.committed)
+        return cast(R, await self._enqueue(operation, payload))
+
+    def submit_soon(self, operation: GroupOperation[P, R], payload: P) -> None:
+        """The same without waiting for it; a failure is logged, and the change is lost."""
+        self._enqueue(operation, payload).add_done_callback(_log_failure)
 
     async def aclose(self) -> None:
         """Wait until everything submitted is committed or refused."""
         if self._flushing is not None:
             await self._flushing
+
+    def _enqueue(self, operation: GroupOperation[P, R], payload: P) -> asyncio.Future[Any]:
+        write = _Write(operation, payload, asyncio.get_running_loop().create_future())
+        self._waiting.append(write)
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+        return write.committed
 
     async def _flush(self) -> None:
         try:
@@ -93,6 +103,11 @@ class GroupCommit:
                 outcome = await operation(connection, [write.payload for write in writes])
                 results += zip(writes, outcome, strict=True)
         return results
+
+
+def _log_failure(committed: asyncio.Future[Any]) -> None:
+    if not committed.cancelled() and (error := committed.exception()) is not None:
+        logger.warning("A change that nobody waits for was lost: %s", error)
 
 
 def _refuse(group: list[_Write], error: Exception) -> None:

@@ -1,27 +1,27 @@
 """Captures a run's outputs: each finished task's text goes to the store at once."""
 
-from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
 
 from app.engine import TaskFinished, TaskStarted
-from app.runs.rows import TakenRun
+from app.runs.events import EVENTS_PER_ATTEMPT, Event
+from app.runs.rows import RunRows, TakenRun
 from storage import OutputKey, OutputStore
-
-Watcher = Callable[[TaskStarted | TaskFinished], None]
 
 
 class Capture:
     """The observer of one attempt at a run. Implements the engine's RunObserver."""
 
-    def __init__(self, store: OutputStore, taken: TakenRun, watcher: Watcher | None) -> None:
+    def __init__(self, store: OutputStore, rows: RunRows, taken: TakenRun) -> None:
         self._store = store
+        self._rows = rows
         self._run_id = taken.run_id
         self._started_at = int(taken.started_at.timestamp())
-        self._watcher = watcher
+        self._seq = taken.attempt * EVENTS_PER_ATTEMPT
         self.keys: list[OutputKey] = []
 
     async def task_started(self, event: TaskStarted) -> None:
-        if self._watcher is not None:
-            self._watcher(event)
+        self._tell("task.started", event, datetime.now(UTC))
 
     async def task_finished(self, event: TaskFinished) -> None:
         """Store the task's text; a text that can't be stored fails the run."""
@@ -30,5 +30,11 @@ class Capture:
         # Noted before it is written: a write that was cut short is deleted, too.
         self.keys.append(key)
         await self._store.persist(key, event.text)
-        if self._watcher is not None:
-            self._watcher(event)
+        self._tell("task.finished", event, event.finished_at, started_at=event.started_at)
+
+    def _tell(
+        self, type_: str, task: TaskStarted | TaskFinished, at: datetime, **more: Any
+    ) -> None:
+        self._seq += 1
+        data = {"index": task.index, "name": task.name, "agent": task.agent, **more}
+        self._rows.append_soon(Event(self._run_id, self._seq, type_, data, at))

@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from app.runs.places import open_database, open_store
-from app.runs.rows import RunRows
+from app.runs.queries import RunQueries
 from app.settings import Settings, load_settings
 from storage import SweepReport
 
@@ -29,6 +29,5 @@ async def sweep_by_hand(settings: Settings, max_age_hours: float) -> SweepReport
     if max_age_hours < 0:
         raise ValueError(f"max_age_hours={max_age_hours:g}: must be 0 or more")
     async with open_database(settings) as database, open_store(settings, database) as store:
-        rows = RunRows(database, worker="sweep", lease_seconds=settings.lease_seconds)
-        keep = rows.unsettled if max_age_hours > 0 else None
+        keep = RunQueries(database).unsettled if max_age_hours > 0 else None
         return await store.sweep(max_age_hours * 3600, keep=keep)

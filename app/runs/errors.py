@@ -11,6 +11,7 @@ class InvalidInput(RunError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
+        self.problem = problem
 
 
 class UnknownCrew(RunError):
@@ -27,3 +28,15 @@ class ShuttingDown(RunError):
 
 class RunMoved(RunError):
     """The run is accepted, but this process doesn't carry it to its end; another does."""
+
+
+class UnknownRun(RunError):
+    """There is no such run."""
+
+
+class RunUnsettled(RunError):
+    """The run is not settled yet, and what was asked for needs that."""
+
+
+class IdempotencyConflict(RunError):
+    """The idempotency key was used before for another request; nothing was accepted."""

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, Index, Integer, String, Text, Uuid
+from sqlalchemy import JSON, BigInteger, Boolean, Index, Integer, String, Text, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, UtcDateTime
@@ -28,7 +28,12 @@ class UserRun(Base):
     """One run of one crew for one user: the truth about it."""
 
     __tablename__ = "user_runs"
-    __table_args__ = (Index("user_runs_unsettled", "status", "lease_until"),)
+    __table_args__ = (
+        Index("user_runs_unsettled", "status", "lease_until"),
+        Index("user_runs_idempotency_key", "idempotency_key", unique=True),
+        Index("user_runs_newest", "created_at", "run_id"),
+        Index("user_runs_of_worker", "worker", "status"),
+    )
 
     run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     crew: Mapped[str] = mapped_column(String(100))
@@ -41,9 +46,27 @@ class UserRun(Base):
     usage: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str | None] = mapped_column(Text)
     error_type: Mapped[str | None] = mapped_column(String(50))
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    request_digest: Mapped[str | None] = mapped_column(String(64))
+    stream: Mapped[bool | None] = mapped_column(Boolean)
     attempt: Mapped[int] = mapped_column(Integer)
     worker: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class RunEvent(Base):
+    """Something that happened in a run and is worth telling again: few for each run.
+
+    `seq` grows with time within a run; each attempt has a range of its own.
+    """
+
+    __tablename__ = "run_events"
+
+    run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    type: Mapped[str] = mapped_column(String(40))
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -1,11 +1,12 @@
-"""Takes up runs that are in nobody's hands: their worker stopped, or never came to them."""
+"""Keeps what this worker holds, and takes up runs that are in nobody's hands."""
 
 import asyncio
 import logging
 
 from app.db import DatabaseUnavailable
+from app.runs.queries import RunQueries
 from app.runs.rows import RunRows
-from app.runs.service import RunService
+from app.runs.worker import Worker
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -18,16 +19,15 @@ class Recovery:
     """Renews this worker's leases and takes over runs whose lease has ended."""
 
     def __init__(
-        self,
-        rows: RunRows,
-        service: RunService,
-        *,
-        max_attempts: int,
+        self, rows: RunRows, queries: RunQueries, worker: Worker, *, max_attempts: int
     ) -> None:
         self._rows = rows
-        self._service = service
+        self._queries = queries
+        self._worker = worker
         self._max_attempts = max_attempts
         self._looking: asyncio.Task[None] | None = None
+        self.taking_over = True
+        """Whether abandoned runs are taken up; a worker that stops only keeps what it holds."""
 
     def start(self) -> None:
         """Look now, and from then on at every interval."""
@@ -50,14 +50,14 @@ class Recovery:
             DatabaseUnavailable: the database can't be asked.
         """
         await self._rows.renew_leases()
-        if not self._service.accepting:
+        if not self.taking_over:
             return
-        for run_id, attempts in await self._rows.abandoned(_RUNS_PER_LOOK):
+        for run_id, attempts in await self._queries.abandoned(_RUNS_PER_LOOK):
             if attempts >= self._max_attempts:
-                await self._service.give_up(run_id, attempts)
+                await self._worker.give_up(run_id, attempts)
             else:
                 logger.info("Taking over run %s after %d attempt(s)", run_id, attempts)
-                self._service.dispatch(run_id)
+                self._worker.dispatch(run_id)
 
     async def _look_forever(self) -> None:
         while True:

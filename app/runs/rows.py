@@ -1,33 +1,51 @@
-"""Every change to the table of runs, and the questions asked of it.
+"""Every change to the rows of runs and to their events.
 
 The row is the one authority over a run. Taking a run raises `attempt`; every later write
-names the attempt that it belongs to, and changes nothing once another has begun.
+names the attempt that it belongs to, and changes nothing once another has begun. What happened
+in a run is stored in the same transaction as the change that it tells of.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import Database, GroupCommit
-from app.runs.models import UNSETTLED, RunStatus, UserRun
+from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
+from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun
 
-# PostgreSQL takes 32,767 parameters in one statement, SQLite 32,766.
-_IDS_PER_QUESTION = 5000
+logger = logging.getLogger("crew_capture.runs")
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run as it is accepted."""
+    """A run as it is accepted.
+
+    `request_digest` tells whether two requests with one `idempotency_key` are the same.
+    """
 
     run_id: UUID
     crew: str
     inputs: dict[str, Any]
     created_at: datetime
+    stream: bool = False
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddedRun:
+    """The run that stands for a request: a new one, or an earlier one with the same key."""
+
+    run_id: UUID
+    is_new: bool
+    request_digest: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +58,7 @@ class TakenRun:
     attempt: int
     created_at: datetime
     started_at: datetime
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,98 +74,112 @@ class Outcome:
     error_type: str | None = None
 
 
+CANCELLED = Outcome(RunStatus.CANCELLED, error="cancelled", error_type="cancelled")
+
+
 @dataclass(frozen=True, slots=True)
 class _Settlement:
+    """`attempt` None settles whatever attempt is under way."""
+
     run_id: UUID
-    attempt: int
+    attempt: int | None
     outcome: Outcome
 
 
 class RunRows:
-    """The table `user_runs`, as one worker sees it.
+    """The rows of runs, as one worker changes them.
 
     Writes of many runs are committed in groups, and each is acknowledged after its commit.
     Every method raises DatabaseUnavailable when the database can't be asked.
     """
 
-    def __init__(self, database: Database, *, worker: str, lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, events: EventHub, *, worker: str, lease_seconds: float
+    ) -> None:
         self._database = database
+        self._events = events
         self._writes = GroupCommit(database)
         self._worker = worker
         self._lease = timedelta(seconds=lease_seconds)
 
-    async def add(self, run: NewRun) -> None:
-        """Commit a new run as queued, in this worker's hands."""
-        await self._writes.submit(self._add_all, run)
+    async def add(self, runs: Sequence[NewRun]) -> Sequence[AddedRun]:
+        """Commit new runs as queued, in this worker's hands: all of them, or none.
+
+        Of runs with one idempotency key only the first is added, ever; the others get that one.
+        """
+        return await self._writes.submit(self._add_all, runs)
 
     async def take(self, run_id: UUID) -> TakenRun | None:
         """Begin an attempt at a run; None if it is settled, unknown or another worker's."""
-        return await self._writes.submit(self._take_all, run_id)
+        taken = await self._writes.submit(self._take_all, run_id)
+        if taken is not None:
+            self._events.publish(_running_event(taken))
+        return taken
 
-    async def settle(self, taken: TakenRun, outcome: Outcome) -> bool:
-        """Commit how the attempt ended; False if the run is no longer this attempt's.
+    async def settle(self, taken: TakenRun, outcome: Outcome) -> RunStatus | None:
+        """Commit how the attempt ended, and return the status that the run has now.
 
-        Saying the same again, after a commit whose answer was lost, is safe.
+        That is another one than the outcome's if the run was cancelled meanwhile. None if the run
+        is no longer this attempt's. Saying the same again, after a lost answer, is safe.
         """
-        settlement = _Settlement(taken.run_id, taken.attempt, outcome)
-        return await self._writes.submit(self._settle_all, settlement)
+        return await self._settle(_Settlement(taken.run_id, taken.attempt, outcome))
+
+    async def cancel(self, run_id: UUID) -> RunStatus | None:
+        """Commit a run as cancelled unless it is settled; its status now, None if unknown."""
+        return await self._settle(_Settlement(run_id, None, CANCELLED))
+
+    async def delete(self, run_id: UUID) -> RunStatus | None:
+        """Delete a settled run with its events; its status before, None if unknown.
+
+        A run that is not settled stays.
+        """
+        return await self._writes.submit(self._delete_all, run_id)
+
+    def append_soon(self, event: Event) -> None:
+        """Tell of an event, and store it with the next group.
+
+        One that can't be stored is logged and lost: it tells of progress, as the run's end does.
+        """
+        self._events.publish(event)
+        self._writes.submit_soon(self._append_all, event)
 
     async def renew_leases(self) -> None:
         """Hold on to every unsettled run of this worker for another lease."""
-        held = update(UserRun).where(UserRun.worker == self._worker, UserRun.status.in_(UNSETTLED))
-        async with self._database.write() as connection:
-            await connection.execute(held.values(lease_until=_now() + self._lease))
+        await self._set_leases(_now() + self._lease)
 
     async def release(self) -> None:
         """Let go of every unsettled run of this worker: whoever looks next may take it."""
-        held = update(UserRun).where(UserRun.worker == self._worker, UserRun.status.in_(UNSETTLED))
-        async with self._database.write() as connection:
-            await connection.execute(held.values(lease_until=None))
-
-    async def abandoned(self, limit: int) -> list[tuple[UUID, int]]:
-        """Unsettled runs in nobody's hands, oldest first, each with its attempts so far."""
-        question = (
-            select(UserRun.run_id, UserRun.attempt)
-            .where(
-                UserRun.status.in_(UNSETTLED),
-                or_(UserRun.lease_until.is_(None), UserRun.lease_until < _now()),
-            )
-            .order_by(UserRun.created_at)
-            .limit(limit)
-        )
-        async with self._database.read() as connection:
-            return [(row.run_id, row.attempt) for row in await connection.execute(question)]
-
-    async def unsettled(self, run_ids: Collection[UUID]) -> set[UUID]:
-        """Those of the given runs that are not settled yet."""
-        wanted = list(run_ids)
-        found: set[UUID] = set()
-        async with self._database.read() as connection:
-            for start in range(0, len(wanted), _IDS_PER_QUESTION):
-                question = select(UserRun.run_id).where(
-                    UserRun.run_id.in_(wanted[start : start + _IDS_PER_QUESTION]),
-                    UserRun.status.in_(UNSETTLED),
-                )
-                found.update(await connection.scalars(question))
-        return found
-
-    async def get(self, run_id: UUID) -> UserRun | None:
-        """The run as it stands, or None if there is no such run."""
-        async with self._database.read() as connection, AsyncSession(connection) as session:
-            return await session.get(UserRun, run_id)
+        await self._set_leases(None)
 
     async def aclose(self) -> None:
         """Wait for the writes under way."""
         await self._writes.aclose()
 
-    async def _add_all(self, connection: AsyncConnection, runs: Sequence[NewRun]) -> Sequence[None]:
+    async def _settle(self, settlement: _Settlement) -> RunStatus | None:
+        status, event = await self._writes.submit(self._settle_all, settlement)
+        if event is not None:
+            self._events.publish(event)
+        return status
+
+    async def _set_leases(self, until: datetime | None) -> None:
+        held = update(UserRun).where(UserRun.worker == self._worker, UserRun.status.in_(UNSETTLED))
+        async with self._database.write() as connection:
+            await connection.execute(held.values(lease_until=until))
+
+    async def _add_all(
+        self, connection: AsyncConnection, requests: Sequence[Sequence[NewRun]]
+    ) -> Sequence[Sequence[AddedRun]]:
         lease_until = _now() + self._lease
+        runs = [run for request in requests for run in request]
         rows = [
             {
                 "run_id": run.run_id,
                 "crew": run.crew,
                 "inputs": run.inputs,
                 "created_at": run.created_at,
+                "stream": run.stream,
+                "idempotency_key": run.idempotency_key,
+                "request_digest": run.request_digest,
                 "status": RunStatus.QUEUED,
                 "attempt": 0,
                 "worker": self._worker,
@@ -154,8 +187,36 @@ class RunRows:
             }
             for run in runs
         ]
-        await connection.execute(insert(UserRun.__table__), rows)  # type: ignore[arg-type]
-        return [None] * len(runs)
+        keys = [run.idempotency_key for run in runs if run.idempotency_key is not None]
+        if keys:
+            dialect = sqlite if self._database.is_sqlite else postgresql
+            statement = dialect.insert(UserRun).on_conflict_do_nothing(
+                index_elements=[UserRun.idempotency_key]
+            )
+            await connection.execute(statement, rows)
+        else:
+            await connection.execute(insert(UserRun.__table__), rows)  # type: ignore[arg-type]
+        first = await _runs_by_key(connection, keys)
+        added = {run.run_id: first.get(run.idempotency_key or "", _as_added(run)) for run in runs}
+        await _store(
+            connection,
+            [
+                Event(run.run_id, 0, "run.queued", {}, run.created_at)
+                for run in runs
+                if added[run.run_id].run_id == run.run_id
+            ],
+        )
+        return [
+            [
+                AddedRun(
+                    added[run.run_id].run_id,
+                    added[run.run_id].run_id == run.run_id,
+                    added[run.run_id].request_digest,
+                )
+                for run in request
+            ]
+            for request in requests
+        ]
 
     async def _take_all(
         self, connection: AsyncConnection, run_ids: Sequence[UUID]
@@ -163,6 +224,7 @@ class RunRows:
         now = _now()
         rows = await _locked(connection, UserRun.__table__.columns, run_ids)
         taken = [self._attempt(rows.get(run_id), now) for run_id in run_ids]
+        begun = [run for run in taken if run is not None]
         changes = [
             {
                 "the_run": run.run_id,
@@ -172,10 +234,10 @@ class RunRows:
                 "worker": self._worker,
                 "lease_until": now + self._lease,
             }
-            for run in taken
-            if run is not None
+            for run in begun
         ]
         await _change(connection, changes)
+        await _store(connection, [_running_event(run) for run in begun])
         return taken
 
     def _attempt(self, row: Row[Any] | None, now: datetime) -> TakenRun | None:
@@ -189,37 +251,81 @@ class RunRows:
         if row.started_at is not None:  # keys of outputs carry it: each attempt's is later
             started_at = max(now, row.started_at + timedelta(seconds=1))
         return TakenRun(
-            row.run_id, row.crew, row.inputs, row.attempt + 1, row.created_at, started_at
+            row.run_id,
+            row.crew,
+            row.inputs,
+            row.attempt + 1,
+            row.created_at,
+            started_at,
+            bool(row.stream),
         )
 
     async def _settle_all(
         self, connection: AsyncConnection, settlements: Sequence[_Settlement]
-    ) -> Sequence[bool]:
+    ) -> Sequence[tuple[RunStatus | None, Event | None]]:
         now = _now()
         columns = (UserRun.run_id, UserRun.status, UserRun.attempt)
         rows = await _locked(connection, columns, [s.run_id for s in settlements])
+        status = {run_id: RunStatus(row.status) for run_id, row in rows.items()}
         changes = []
-        mine = []
+        answers: list[tuple[RunStatus | None, Event | None]] = []
         for settlement in settlements:
-            row = rows.get(settlement.run_id)
-            mine.append(row is not None and row.attempt == settlement.attempt)
-            if mine[-1] and row is not None and row.status in UNSETTLED:
+            row, event = rows.get(settlement.run_id), None
+            if row is None or settlement.attempt not in (None, row.attempt):
+                answers.append((None, None))
+                continue
+            if status[row.run_id] in UNSETTLED:
+                status[row.run_id] = settlement.outcome.status
                 changes.append(_settled_values(settlement, now))
+                event = _settled_event(settlement, row.attempt, now)
+            answers.append((status[row.run_id], event))
         await _change(connection, changes)
-        return mine
+        await _store(connection, [event for _, event in answers if event is not None])
+        return answers
+
+    async def _delete_all(
+        self, connection: AsyncConnection, run_ids: Sequence[UUID]
+    ) -> Sequence[RunStatus | None]:
+        rows = await _locked(connection, (UserRun.run_id, UserRun.status), run_ids)
+        settled = [run_id for run_id, row in rows.items() if row.status not in UNSETTLED]
+        await connection.execute(delete(RunEvent).where(RunEvent.run_id.in_(settled)))
+        await connection.execute(delete(UserRun).where(UserRun.run_id.in_(settled)))
+        return [RunStatus(rows[run_id].status) if run_id in rows else None for run_id in run_ids]
+
+    async def _append_all(
+        self, connection: AsyncConnection, events: Sequence[Event]
+    ) -> Sequence[None]:
+        await _store(connection, events)
+        return [None] * len(events)
 
 
-async def _locked(
-    connection: AsyncConnection, columns: Iterable[Any], run_ids: Sequence[UUID]
-) -> dict[UUID, Row[Any]]:
-    """The rows by run id, locked until the transaction ends (in one order: no deadlock)."""
-    question = (
-        select(*columns)
-        .where(UserRun.run_id.in_(run_ids))
-        .order_by(UserRun.run_id)
-        .with_for_update()  # SQLite leaves it out; there the transaction is exclusive
-    )
-    return {row.run_id: row for row in await connection.execute(question)}
+def _as_added(run: NewRun) -> AddedRun:
+    return AddedRun(run.run_id, True, run.request_digest)
+
+
+async def _runs_by_key(connection: AsyncConnection, keys: Sequence[str]) -> dict[str, AddedRun]:
+    """The run of each idempotency key."""
+    if not keys:
+        return {}
+    columns = (UserRun.idempotency_key, UserRun.run_id, UserRun.request_digest)
+    question = select(*columns).where(UserRun.idempotency_key.in_(keys))
+    return {
+        key: AddedRun(run_id, False, digest)
+        for key, run_id, digest in await connection.execute(question)
+        if key is not None
+    }
+
+
+def _running_event(run: TakenRun) -> Event:
+    data = {"attempt": run.attempt}
+    return Event(run.run_id, run.attempt * EVENTS_PER_ATTEMPT, "run.running", data, run.started_at)
+
+
+def _settled_event(settlement: _Settlement, attempt: int, now: datetime) -> Event:
+    outcome = settlement.outcome
+    data = {"error": outcome.error, "error_type": outcome.error_type} if outcome.error else {}
+    seq = (attempt + 1) * EVENTS_PER_ATTEMPT - 1
+    return Event(settlement.run_id, seq, f"run.{outcome.status}", data, now)
 
 
 def _settled_values(settlement: _Settlement, now: datetime) -> dict[str, Any]:
@@ -238,16 +344,37 @@ def _settled_values(settlement: _Settlement, now: datetime) -> dict[str, Any]:
     }
 
 
+async def _locked(
+    connection: AsyncConnection, columns: Iterable[Any], run_ids: Sequence[UUID]
+) -> dict[UUID, Row[Any]]:
+    """The rows by run id, locked until the transaction ends (in one order: no deadlock)."""
+    question = (
+        select(*columns)
+        .where(UserRun.run_id.in_(run_ids))
+        .order_by(UserRun.run_id)
+        .with_for_update()  # SQLite leaves it out; there the transaction is exclusive
+    )
+    return {row.run_id: row for row in await connection.execute(question)}
+
+
 async def _change(connection: AsyncConnection, changes: list[dict[str, Any]]) -> None:
     """Update each row (`the_run`) by its values; all changes name the same columns."""
     if changes:
-        columns: dict[str, Any] = {
-            name: bindparam(name) for name in changes[0] if name != "the_run"
-        }
+        columns: dict[str, Any] = {name: bindparam(name) for name in changes[0]}
+        del columns["the_run"]
         statement = update(UserRun.__table__).where(  # type: ignore[arg-type]
             UserRun.run_id == bindparam("the_run")
         )
         await connection.execute(statement.values(columns), changes)
+
+
+async def _store(connection: AsyncConnection, events: Sequence[Event]) -> None:
+    rows = [
+        {"run_id": e.run_id, "seq": e.seq, "type": e.type, "data": e.data, "at": e.at}
+        for e in events
+    ]
+    if rows:
+        await connection.execute(insert(RunEvent.__table__), rows)  # type: ignore[arg-type]
 
 
 def _now() -> datetime:

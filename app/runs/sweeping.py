@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from app.runs.rows import RunRows
+from app.runs.queries import RunQueries
 from storage import OutputStore, SweepReport
 
 
@@ -16,14 +16,14 @@ class Sweeper:
     def __init__(
         self,
         store: OutputStore,
-        rows: RunRows,
+        queries: RunQueries,
         *,
         max_age_seconds: float,
         interval_seconds: float,
         probability: float,
     ) -> None:
         self._store = store
-        self._rows = rows
+        self._queries = queries
         self._max_age_seconds = max_age_seconds
         self._interval_seconds = interval_seconds
         self._wanted = asyncio.Event()
@@ -42,7 +42,7 @@ class Sweeper:
 
     async def sweep(self) -> SweepReport:
         """Sweep once, now; what hinders it is logged and in the report."""
-        return await self._store.sweep(self._max_age_seconds, keep=self._rows.unsettled)
+        return await self._store.sweep(self._max_age_seconds, keep=self._queries.unsettled)
 
     async def aclose(self) -> None:
         if self._sweeping is not None:

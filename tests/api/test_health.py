@@ -12,7 +12,7 @@ async def test_a_started_service_is_live_and_ready(served: Served) -> None:
 
 
 async def test_a_service_that_stops_is_live_but_not_ready(served: Served) -> None:
-    await served.inside.runs.drain(0)
+    served.inside.runs.accepting = False
     assert (await served.http.get("/health/live")).status_code == 200
     response = await served.http.get("/health/ready")
     assert response.status_code == 503

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import uuid4
 
+from sqlalchemy import select
+
 from app.crews.registry import CrewSpec, Registry
 from app.db import Database
 from app.engine import (
@@ -21,10 +23,15 @@ from app.engine import (
     TaskStarted,
     Usage,
 )
+from app.runs.events import EventHub
+from app.runs.models import UserRun
+from app.runs.neighbours import Neighbours
+from app.runs.queries import RunQueries
 from app.runs.recovery import Recovery
 from app.runs.rows import RunRows
-from app.runs.service import RunLimits, RunService
+from app.runs.service import RunService
 from app.runs.sweeping import Sweeper
+from app.runs.worker import Worker
 from storage import OutputStore
 
 TASKS = ("first", "second", "third")
@@ -87,22 +94,28 @@ class Parts:
 
     runs: RunService
     rows: RunRows
+    queries: RunQueries
+    worker: Worker
+    events: EventHub
     store: OutputStore
     database: Database
     engine: ScriptedEngine
     sweeper: Sweeper
     recovery: Recovery
+    neighbours: Neighbours
 
     async def statuses(self) -> list[str]:
-        from sqlalchemy import select
-
-        from app.runs.models import UserRun
-
         async with self.database.read() as connection:
             return list(await connection.scalars(select(UserRun.status)))
 
     async def stored(self) -> int:
         return (await self.store.usage()).count
+
+    async def stop(self, seconds: float) -> None:
+        """What a stopping process does."""
+        self.runs.accepting = self.recovery.taking_over = False
+        await self.worker.drain(seconds)
+        await self.recovery.aclose()
 
 
 @asynccontextmanager
@@ -117,28 +130,53 @@ async def running_service(
     cleanup_probability: float = 0.0,
 ) -> AsyncIterator[Parts]:
     """The service, started without its background loops; drained at the end."""
-    rows = RunRows(database, worker=uuid4().hex, lease_seconds=60)
+    events, name = EventHub(), uuid4().hex
+    rows = RunRows(database, events, worker=name, lease_seconds=60)
+    queries = RunQueries(database)
     sweeper = Sweeper(
         store,
-        rows,
+        queries,
         max_age_seconds=0.0,
         interval_seconds=3600,
         probability=cleanup_probability,
     )
     engine = ScriptedEngine(script)
-    runs = RunService(
-        crews=CREWS,
+    worker = Worker(
         rows=rows,
         store=store,
         engine=cast(Engine, engine),
         sweeper=sweeper,
-        limits=RunLimits(max_in_flight, max_queued, timeout_seconds),
+        max_in_flight=max_in_flight,
+        timeout_seconds=timeout_seconds,
     )
-    recovery = Recovery(rows, runs, max_attempts=3)
+    runs = RunService(
+        crews=CREWS,
+        engine=cast(Engine, engine),
+        rows=rows,
+        queries=queries,
+        worker=worker,
+        events=events,
+        max_runs=max_in_flight + max_queued,
+    )
+    recovery = Recovery(rows, queries, worker, max_attempts=3)
+    neighbours = Neighbours(name, worker, events, queries)
     try:
-        yield Parts(runs, rows, store, database, engine, sweeper, recovery)
+        yield Parts(
+            runs,
+            rows,
+            queries,
+            worker,
+            events,
+            store,
+            database,
+            engine,
+            sweeper,
+            recovery,
+            neighbours,
+        )
     finally:
-        await runs.drain(5)
+        await neighbours.aclose()
+        await worker.drain(5)
         await sweeper.aclose()
         await rows.aclose()
 

@@ -9,7 +9,9 @@ import pytest
 from sqlalchemy import update
 
 from app.db import Database
+from app.runs.events import EventHub
 from app.runs.models import RunStatus, UserRun
+from app.runs.queries import RunQueries
 from app.runs.rows import NewRun, Outcome, RunRows, TakenRun
 
 Worker = Callable[[str], RunRows]
@@ -22,7 +24,7 @@ async def worker(database: Database) -> AsyncIterator[Worker]:
     made: list[RunRows] = []
 
     def make(name: str) -> RunRows:
-        made.append(RunRows(database, worker=name, lease_seconds=60))
+        made.append(RunRows(database, EventHub(), worker=name, lease_seconds=60))
         return made[-1]
 
     yield make
@@ -30,9 +32,14 @@ async def worker(database: Database) -> AsyncIterator[Worker]:
         await rows.aclose()
 
 
+@pytest.fixture
+def queries(database: Database) -> RunQueries:
+    return RunQueries(database)
+
+
 async def _add(rows: RunRows, inputs: dict[str, object] | None = None) -> UUID:
     run = NewRun(uuid4(), "idea", inputs or {}, datetime.now(UTC))
-    await rows.add(run)
+    await rows.add([run])
     return run.run_id
 
 
@@ -49,19 +56,21 @@ async def _end_leases(database: Database) -> None:
         )
 
 
-async def test_a_run_goes_from_queued_to_running_to_succeeded(worker: Worker) -> None:
+async def test_a_run_goes_from_queued_to_running_to_succeeded(
+    worker: Worker, queries: RunQueries
+) -> None:
     rows = worker("a")
     run_id = await _add(rows, {"text": "ünïcode", "number": 5, "list": [1, {"x": None}]})
-    queued = await rows.get(run_id)
+    queued = await queries.get(run_id)
     assert queued is not None
     assert (queued.status, queued.attempt, queued.started_at) == ("queued", 0, None)
     taken = await _take(rows, run_id)
-    running = await rows.get(run_id)
+    running = await queries.get(run_id)
     assert running is not None
     assert (running.status, running.attempt) == ("running", 1)
     assert running.started_at == taken.started_at
     assert await rows.settle(taken, SUCCEEDED)
-    settled = await rows.get(run_id)
+    settled = await queries.get(run_id)
     assert settled is not None
     assert settled.status == "succeeded"
     assert settled.inputs == {"text": "ünïcode", "number": 5, "list": [1, {"x": None}]}
@@ -73,13 +82,13 @@ async def test_a_run_goes_from_queued_to_running_to_succeeded(worker: Worker) ->
     assert settled.lease_until is None
 
 
-async def test_outputs_keep_every_character(worker: Worker) -> None:
+async def test_outputs_keep_every_character(worker: Worker, queries: RunQueries) -> None:
     rows = worker("a")
     taken = await _take(rows, await _add(rows))
     text = "NUL \0, quotes \"', backslash \\, 中文, 🚀\r\n"
     outcome = Outcome(RunStatus.SUCCEEDED, outputs={"report": text}, raw_result=text)
     assert await rows.settle(taken, outcome)
-    run = await rows.get(taken.run_id)
+    run = await queries.get(taken.run_id)
     assert run is not None
     assert run.outputs == {"report": text}
     assert run.raw_result == text
@@ -115,7 +124,7 @@ async def test_a_settled_or_unknown_run_is_not_taken(worker: Worker) -> None:
 
 
 async def test_a_worker_that_lost_its_run_changes_nothing(
-    database: Database, worker: Worker
+    database: Database, worker: Worker, queries: RunQueries
 ) -> None:
     a, b = worker("a"), worker("b")
     lost = await _take(a, await _add(a))
@@ -123,45 +132,48 @@ async def test_a_worker_that_lost_its_run_changes_nothing(
     won = await _take(b, lost.run_id)
     assert won.attempt == 2
     assert won.started_at.timestamp() >= lost.started_at.timestamp() + 1
-    assert not await a.settle(lost, Outcome(RunStatus.FAILED, error="late", error_type="late"))
+    assert await a.settle(lost, Outcome(RunStatus.FAILED, error="late", error_type="late")) is None
     assert await b.settle(won, SUCCEEDED)
-    run = await b.get(lost.run_id)
+    run = await queries.get(lost.run_id)
     assert run is not None
     assert (run.status, run.error) == ("succeeded", None)
 
 
-async def test_settling_again_after_a_lost_answer_is_safe(worker: Worker) -> None:
+async def test_settling_again_after_a_lost_answer_is_safe(
+    worker: Worker, queries: RunQueries
+) -> None:
     rows = worker("a")
     taken = await _take(rows, await _add(rows))
     assert await rows.settle(taken, SUCCEEDED)
-    assert await rows.settle(taken, Outcome(RunStatus.FAILED, error="no", error_type="no"))
-    run = await rows.get(taken.run_id)
+    late = Outcome(RunStatus.FAILED, error="no", error_type="no")
+    assert await rows.settle(taken, late) is RunStatus.SUCCEEDED
+    run = await queries.get(taken.run_id)
     assert run is not None
     assert run.status == "succeeded"
 
 
 async def test_abandoned_are_the_unsettled_runs_that_nobody_holds(
-    database: Database, worker: Worker
+    database: Database, worker: Worker, queries: RunQueries
 ) -> None:
-    a, b = worker("a"), worker("b")
+    a = worker("a")
     queued = await _add(a)
     running = await _take(a, await _add(a))
     settled = await _take(a, await _add(a))
     await a.settle(settled, SUCCEEDED)
-    assert await b.abandoned(10) == []
+    assert await queries.abandoned(10) == []
     await _end_leases(database)
-    assert await b.abandoned(10) == [(queued, 0), (running.run_id, 1)]
-    assert await b.abandoned(1) == [(queued, 0)]
+    assert await queries.abandoned(10) == [(queued, 0), (running.run_id, 1)]
+    assert await queries.abandoned(1) == [(queued, 0)]
     await a.renew_leases()
-    assert await b.abandoned(10) == []
+    assert await queries.abandoned(10) == []
     await a.release()
-    assert await b.abandoned(10) == [(queued, 0), (running.run_id, 1)]
+    assert await queries.abandoned(10) == [(queued, 0), (running.run_id, 1)]
 
 
-async def test_unsettled_tells_which_of_many_runs_are(worker: Worker) -> None:
+async def test_unsettled_tells_which_of_many_runs_are(worker: Worker, queries: RunQueries) -> None:
     rows = worker("a")
     open_runs = {await _add(rows) for _ in range(3)}
     settled = await _take(rows, await _add(rows))
     await rows.settle(settled, SUCCEEDED)
     asked = open_runs | {settled.run_id} | {uuid4() for _ in range(12_000)}
-    assert await rows.unsettled(asked) == open_runs
+    assert await queries.unsettled(asked) == open_runs

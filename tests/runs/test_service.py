@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from app.db import Database
-from app.engine import CrewFailed, ModelError, NoResult, TaskFinished, TaskStarted
+from app.engine import CrewFailed, ModelError, NoResult
 from app.runs.errors import InvalidInput, Overloaded, ShuttingDown, UnknownCrew
 from app.runs.models import RunStatus
 from storage import OutputStore, StorageError
@@ -21,7 +21,7 @@ async def test_a_run_is_saved_with_its_outputs_and_nothing_stays_stored(
 ) -> None:
     async with running_service(database, store) as parts:
         settled = await parts.runs.run("poem", INPUTS)
-        row = await parts.rows.get(settled.run_id)
+        row = await parts.queries.get(settled.run_id)
         assert row is not None
         assert row.status == settled.outcome.status == "succeeded"
         assert row.outputs == {name: f"{name}: rain" for name in TASKS}
@@ -47,20 +47,12 @@ async def test_each_output_is_stored_while_the_run_goes_on(
         await first_done.wait()
         (found,) = await store.find(run_id)
         assert await store.read(found.key) == "the first text"
-        row = await parts.rows.get(run_id)
+        row = await parts.queries.get(run_id)
         assert row is not None
         assert row.started_at is not None
         assert found.key.started_at == int(row.started_at.timestamp())
         assert await parts.statuses() == ["running"]
         go_on.set()
-
-
-async def test_a_watcher_hears_of_each_task(database: Database, store: OutputStore) -> None:
-    heard: list[TaskStarted | TaskFinished] = []
-    async with running_service(database, store) as parts:
-        await parts.runs.run("poem", INPUTS, watcher=heard.append)
-    assert [type(event) for event in heard] == [TaskStarted, TaskFinished] * 3
-    assert [event.name for event in heard[1::2]] == list(TASKS)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +147,7 @@ async def test_what_cannot_be_run_is_refused_before_anything_is_saved(
             await parts.runs.start("nobody", INPUTS)
         with pytest.raises(InvalidInput, match="topic: missing"):
             await parts.runs.start("poem", {})
-        await parts.runs.drain(1)
+        await parts.stop(1)
         with pytest.raises(ShuttingDown):
             await parts.runs.start("poem", INPUTS)
         assert await parts.statuses() == []
@@ -211,7 +203,7 @@ async def test_texts_that_no_database_can_hold_do_not_keep_a_run_from_its_end(
 
     async with running_service(database, store, script) as parts:
         settled = await parts.runs.run("poem", INPUTS)
-        row = await parts.rows.get(settled.run_id)
+        row = await parts.queries.get(settled.run_id)
         assert row is not None
         assert row.outputs == {"first": "half a pair: ?, and a NUL: \0"}
 
@@ -234,12 +226,11 @@ async def test_a_stop_waits_for_runs_and_hands_back_what_is_left(
         slow = await parts.runs.start("poem", {"topic": "never"})
         await begun.wait()
         asyncio.get_running_loop().call_later(0.05, soon.set)
-        await parts.runs.drain(0.5)
-        await parts.recovery.aclose()
-        rows = [await parts.rows.get(run_id) for run_id in (quick, slow)]
+        await parts.stop(0.5)
+        rows = [await parts.queries.get(run_id) for run_id in (quick, slow)]
         assert [row and row.status for row in rows] == ["succeeded", "running"]
         assert len(await store.find(slow)) == 1
-        assert await parts.rows.abandoned(10) == [(slow, 1)]
+        assert await parts.queries.abandoned(10) == [(slow, 1)]
 
 
 async def test_an_abandoned_run_is_taken_up_and_leaves_nothing_of_any_attempt(
@@ -256,8 +247,7 @@ async def test_an_abandoned_run_is_taken_up_and_leaves_nothing_of_any_attempt(
             return await stopped.stored() == 1
 
         await until(captured)
-        await stopped.runs.drain(0)
-        await stopped.recovery.aclose()
+        await stopped.stop(0)
     async with running_service(database, store, succeed) as parts:
         await parts.recovery.look()
 
@@ -265,7 +255,7 @@ async def test_an_abandoned_run_is_taken_up_and_leaves_nothing_of_any_attempt(
             return await parts.statuses() == ["succeeded"] and await parts.stored() == 0
 
         await until(succeeded)
-        row = await parts.rows.get(run_id)
+        row = await parts.queries.get(run_id)
         assert row is not None
         assert row.attempt == 2
 
@@ -290,8 +280,7 @@ async def test_a_run_whose_workers_are_lost_again_and_again_is_given_up(
                 return (await store.usage()).count == stored
 
             await until(captured)
-            await parts.runs.drain(0)
-            await parts.recovery.aclose()
+            await parts.stop(0)
     async with running_service(database, store, hang) as parts:
         await parts.recovery.look()
         assert await parts.statuses() == ["failed"]

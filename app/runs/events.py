@@ -1,0 +1,66 @@
+"""What happens in a run: stored events, and model tokens as they come, told to watchers."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+# Each attempt at a run numbers its events from here on, so that no two attempts share a number.
+EVENTS_PER_ATTEMPT: Final = 100_000
+
+# A watcher that falls behind by this many events is cut off; it comes back with the last it saw.
+_MAX_BEHIND = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run; `seq` is None for what is told but not stored."""
+
+    run_id: UUID
+    seq: int | None
+    type: str
+    data: dict[str, Any]
+    at: datetime
+
+    @property
+    def settles(self) -> bool:
+        """Whether this is the last event of the run."""
+        return self.type in ("run.succeeded", "run.failed", "run.cancelled")
+
+
+class EventHub:
+    """Tells the watchers in this process what happens in runs that it hears of."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[UUID, set[asyncio.Queue[Event | None]]] = defaultdict(set)
+
+    def watched(self) -> set[UUID]:
+        """The runs that somebody in this process watches."""
+        return set(self._watchers)
+
+    def is_watched(self, run_id: UUID) -> bool:
+        return run_id in self._watchers
+
+    def publish(self, event: Event) -> None:
+        """Tell every watcher of the run; costs a look-up where there is none."""
+        for queue in self._watchers.get(event.run_id, ()):
+            if queue.qsize() < _MAX_BEHIND:
+                queue.put_nowait(event)
+            elif queue.qsize() == _MAX_BEHIND:
+                queue.put_nowait(None)  # the mark of being cut off
+
+    @contextmanager
+    def watch(self, run_id: UUID) -> Iterator[asyncio.Queue[Event | None]]:
+        """A queue of what happens in the run while the block lasts; None: you fell behind."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._watchers[run_id].add(queue)
+        try:
+            yield queue
+        finally:
+            self._watchers[run_id].discard(queue)
+            if not self._watchers[run_id]:
+                del self._watchers[run_id]

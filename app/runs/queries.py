@@ -1,0 +1,153 @@
+"""The questions asked of the database about runs; nothing here changes anything."""
+
+import base64
+import binascii
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import or_, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import load_only
+
+from app.db import Database
+from app.runs.errors import InvalidInput
+from app.runs.events import Event
+from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun
+
+# PostgreSQL takes 32,767 parameters in one statement, SQLite 32,766.
+_IDS_PER_QUESTION = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs a list holds; `created_from` is inclusive, `created_before` is not."""
+
+    crew: str | None = None
+    status: RunStatus | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """Runs, newest first; `next_cursor` asks for those after them, None if there are none."""
+
+    runs: Sequence[UserRun]
+    next_cursor: str | None
+
+
+class RunQueries:
+    """Every method raises DatabaseUnavailable when the database can't be asked."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, run_id: UUID) -> UserRun | None:
+        """The run as it stands, or None if there is no such run."""
+        async with self._database.read() as connection, AsyncSession(connection) as session:
+            return await session.get(UserRun, run_id)
+
+    async def page(self, wanted: RunFilter, cursor: str | None, limit: int) -> RunPage:
+        """Runs without their outputs, newest first. Raises InvalidInput for a wrong cursor."""
+        question = (
+            select(UserRun)
+            .options(load_only(*_LISTED, raiseload=True))
+            .order_by(UserRun.created_at.desc(), UserRun.run_id.desc())
+            .limit(limit + 1)
+        )
+        if wanted.crew is not None:
+            question = question.where(UserRun.crew == wanted.crew)
+        if wanted.status is not None:
+            question = question.where(UserRun.status == wanted.status)
+        if wanted.created_from is not None:
+            question = question.where(UserRun.created_at >= wanted.created_from)
+        if wanted.created_before is not None:
+            question = question.where(UserRun.created_at < wanted.created_before)
+        if cursor is not None:
+            position = tuple_(UserRun.created_at, UserRun.run_id)
+            question = question.where(position < _decode(cursor))
+        async with self._database.read() as connection, AsyncSession(connection) as session:
+            runs = list(await session.scalars(question))
+        more = len(runs) > limit
+        runs = runs[:limit]
+        return RunPage(runs, _encode(runs[-1]) if more else None)
+
+    async def abandoned(self, limit: int) -> list[tuple[UUID, int]]:
+        """Unsettled runs in nobody's hands, oldest first, each with its attempts so far."""
+        question = (
+            select(UserRun.run_id, UserRun.attempt)
+            .where(
+                UserRun.status.in_(UNSETTLED),
+                or_(UserRun.lease_until.is_(None), UserRun.lease_until < datetime.now(UTC)),
+            )
+            .order_by(UserRun.created_at)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [(row.run_id, row.attempt) for row in await connection.execute(question)]
+
+    async def unsettled(self, run_ids: Collection[UUID]) -> set[UUID]:
+        """Those of the given runs that are not settled yet."""
+        wanted = list(run_ids)
+        found: set[UUID] = set()
+        async with self._database.read() as connection:
+            for start in range(0, len(wanted), _IDS_PER_QUESTION):
+                question = select(UserRun.run_id).where(
+                    UserRun.run_id.in_(wanted[start : start + _IDS_PER_QUESTION]),
+                    UserRun.status.in_(UNSETTLED),
+                )
+                found.update(await connection.scalars(question))
+        return found
+
+    async def cancelled(self, worker: str, since: datetime) -> set[UUID]:
+        """The runs of this worker that were cancelled since then."""
+        question = select(UserRun.run_id).where(
+            UserRun.worker == worker,
+            UserRun.status == RunStatus.CANCELLED,
+            UserRun.finished_at >= since,
+        )
+        async with self._database.read() as connection:
+            return set(await connection.scalars(question))
+
+    async def events(
+        self, run_ids: Collection[UUID], *, after_seq: int = -1, since: datetime | None = None
+    ) -> list[Event]:
+        """The stored events of the runs, in each run's order, above a number or since a time."""
+        question = select(RunEvent).where(RunEvent.run_id.in_(run_ids), RunEvent.seq > after_seq)
+        if since is not None:
+            question = question.where(RunEvent.at >= since)
+        async with self._database.read() as connection:
+            rows = await connection.execute(question.order_by(RunEvent.run_id, RunEvent.seq))
+            return [Event(row.run_id, row.seq, row.type, row.data, row.at) for row in rows]
+
+
+_LISTED: tuple[Any, ...] = (
+    UserRun.run_id,
+    UserRun.crew,
+    UserRun.status,
+    UserRun.inputs,
+    UserRun.attempt,
+    UserRun.error,
+    UserRun.error_type,
+    UserRun.usage,
+    UserRun.created_at,
+    UserRun.started_at,
+    UserRun.finished_at,
+)
+
+
+def _encode(run: UserRun) -> str:
+    position = msgspec.json.encode((run.created_at, run.run_id))
+    return base64.urlsafe_b64encode(position).decode()
+
+
+def _decode(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        position = base64.urlsafe_b64decode(cursor.encode())
+        return msgspec.json.decode(position, type=tuple[datetime, UUID])
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        raise InvalidInput("cursor", "not one that a list gave as next_cursor") from None

@@ -1,0 +1,263 @@
+"""Carries accepted runs: takes each, runs its crew, settles it, cleans up after it."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from tenacity import (
+    AsyncRetrying,
+    before_sleep_log,
+    retry_if_exception_type,
+    wait_random_exponential,
+)
+
+from app.db import DatabaseUnavailable
+from app.engine import CrewFailed, CrewResult, Engine, EngineError, ModelError, NoResult
+from app.runs.capture import Capture
+from app.runs.models import RunStatus
+from app.runs.rows import CANCELLED, Outcome, RunRows, TakenRun
+from app.runs.sweeping import Sweeper
+from storage import OutputKey, OutputStore, StorageError
+
+logger = logging.getLogger("crew_capture.runs")
+
+# How a row names what the engine says went wrong.
+_ERROR_TYPES: Mapping[type[EngineError], str] = {
+    NoResult: "no_results",
+    ModelError: "model_error",
+    CrewFailed: "crew_error",
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SettledRun:
+    """A run that ended, as its row says."""
+
+    run_id: UUID
+    inputs: dict[str, Any]
+    outcome: Outcome
+    waited_seconds: float
+
+
+class Worker:
+    """Carries runs to their end, `max_in_flight` at a time; the others wait in order.
+
+    A run that it took ends in one of the settled states, and only after that is committed are
+    its stored outputs deleted. While the database is away, runs wait for it; nothing of theirs
+    is deleted.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: RunRows,
+        store: OutputStore,
+        engine: Engine,
+        sweeper: Sweeper,
+        max_in_flight: int,
+        timeout_seconds: float,
+    ) -> None:
+        self._rows = rows
+        self._store = store
+        self._engine = engine
+        self._sweeper = sweeper
+        self._timeout_seconds = timeout_seconds
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._runs: dict[UUID, asyncio.Task[SettledRun | None]] = {}
+        self._deadlines: dict[UUID, asyncio.Timeout] = {}
+        self._aborted: set[UUID] = set()
+
+    def __len__(self) -> int:
+        """How many runs are under way or wait for a slot."""
+        return len(self._runs)
+
+    def __contains__(self, run_id: UUID) -> bool:
+        return run_id in self._runs
+
+    @property
+    def run_ids(self) -> set[UUID]:
+        """The runs under way or waiting for a slot."""
+        return set(self._runs)
+
+    def dispatch(self, run_id: UUID) -> None:
+        """Run an accepted run as soon as a slot is free, unless it is on its way already."""
+        if run_id not in self._runs:
+            task = asyncio.create_task(self._carry(run_id))
+            self._runs[run_id] = task
+            task.add_done_callback(lambda _: self._forget(run_id))
+
+    async def ended(self, run_id: UUID) -> SettledRun | None:
+        """Wait for the end of a dispatched run; None if this worker doesn't carry it there."""
+        task = self._runs.get(run_id)
+        if task is None:
+            return None
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise  # it is the caller who goes away
+            return None
+
+    def abort(self, run_id: UUID) -> None:
+        """Stop a run that was cancelled: close its model connections, delete its outputs."""
+        if deadline := self._deadlines.get(run_id):
+            self._aborted.add(run_id)
+            deadline.reschedule(asyncio.get_running_loop().time())
+
+    async def give_up(self, run_id: UUID, attempt: int) -> None:
+        """Settle a run whose workers were lost too often."""
+        now = datetime.now(UTC)
+        outcome = _failed("worker_lost", f"given up after {attempt} attempts that did not end")
+        await self._settle(TakenRun(run_id, "", {}, attempt, now, now), outcome, [])
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for the runs under way, then stop what is left.
+
+        What is stopped keeps its row and its outputs, for whoever takes it over.
+        """
+        if self._runs:
+            await asyncio.wait(self._runs.values(), timeout=seconds)
+        left = list(self._runs.values())
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        if left:
+            logger.warning("Stopped with %d run(s) unfinished; they stay accepted", len(left))
+
+    def _forget(self, run_id: UUID) -> None:
+        task = self._runs.pop(run_id)
+        self._aborted.discard(run_id)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("Run %s was not settled", run_id, exc_info=error)
+
+    async def _carry(self, run_id: UUID) -> SettledRun | None:
+        async with self._slots:
+            taken = await self._persist(lambda: self._rows.take(run_id))
+            if taken is None:
+                return None
+            capture = Capture(self._store, self._rows, taken)
+            outcome = await self._attempt(taken, capture)
+            settled = await self._settle(taken, outcome, capture.keys)
+        if settled is None:
+            return None
+        waited = (taken.started_at - taken.created_at).total_seconds()
+        return SettledRun(run_id, taken.inputs, settled, waited)
+
+    async def _attempt(self, taken: TakenRun, capture: Capture) -> Outcome:
+        """Run the crew; whatever goes wrong becomes the outcome.
+
+        What passes is the cancellation of a stopping process: the run stays accepted.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds) as deadline:
+                self._deadlines[taken.run_id] = deadline
+                return _outcome(await self._engine.run(taken.crew, taken.inputs, capture))
+        except TimeoutError:
+            if taken.run_id in self._aborted:
+                return CANCELLED
+            limit = self._timeout_seconds
+            return _failed("run_timeout", f"the run took longer than {limit:g} s")
+        except EngineError as error:
+            return _failed(_ERROR_TYPES.get(type(error), "crew_error"), str(error))
+        except StorageError:
+            logger.exception("Run %s: an output could not be stored", taken.run_id)
+            return _failed("storage_unavailable", "an output could not be stored")
+        except Exception:
+            logger.exception("Run %s failed", taken.run_id)
+            return _failed("internal_error", "internal error")
+        finally:
+            self._deadlines.pop(taken.run_id, None)
+
+    async def _settle(
+        self, taken: TakenRun, outcome: Outcome, keys: Iterable[OutputKey]
+    ) -> Outcome | None:
+        """Commit the outcome, then delete what the run stored.
+
+        Returns how the run is settled now, None if it is another worker's.
+        """
+        status = await self._commit(taken, outcome)
+        if status is None:
+            logger.warning("Run %s was taken over; its outcome here is dropped", taken.run_id)
+            return None
+        if status is RunStatus.CANCELLED:
+            outcome = CANCELLED
+        if outcome.error is not None:
+            logger.info(
+                "Run %s %s: %s: %s",
+                taken.run_id,
+                outcome.status,
+                outcome.error_type,
+                outcome.error,
+            )
+        await self._clean_up(taken, keys)
+        return outcome
+
+    async def _commit(self, taken: TakenRun, outcome: Outcome) -> RunStatus | None:
+        try:
+            return await self._persist(lambda: self._rows.settle(taken, outcome))
+        except Exception:  # about these very values: without them the run can still end
+            logger.exception("Run %s: its outcome can't be saved as it is", taken.run_id)
+            failed = _failed("internal_error", "the outcome could not be saved")
+            return await self._persist(lambda: self._rows.settle(taken, failed))
+
+    async def _clean_up(self, taken: TakenRun, keys: Iterable[OutputKey]) -> None:
+        """Delete the outputs of all attempts. Never fails: the next sweep takes what is left."""
+        try:
+            if taken.attempt > 1:
+                keys = [stored.key for stored in await self._store.find(taken.run_id)]
+            await self._store.delete(keys)
+        except StorageError as error:
+            logger.warning("Failed to cleanup %s: %s", taken.run_id, error)
+        if random.random() < self._sweeper.probability:  # noqa: S311 - not a secret
+            self._sweeper.sweep_soon()
+
+    async def _persist(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write, however long the database is away: an accepted run is never dropped."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(DatabaseUnavailable),
+            wait=wait_random_exponential(multiplier=0.1, max=5),
+            before_sleep=before_sleep_log(logger, logging.WARNING),
+        ):
+            with attempt:
+                return await write()
+        raise AssertionError("unreachable: retried without end")
+
+
+def _outcome(result: CrewResult) -> Outcome:
+    blank = [t.name for t in result.tasks if not t.skipped and not t.text.strip()]
+    if blank or not result.tasks:
+        return _failed("no_results", f"nothing meaningful came back for {', '.join(blank)}")
+    return Outcome(
+        RunStatus.SUCCEEDED,
+        outputs={task.name: _storable(task.text) for task in result.tasks},
+        raw_result=_storable(result.raw),
+        tasks=[
+            {
+                "name": task.name,
+                "agent": task.agent,
+                "status": "skipped" if task.skipped else "finished",
+                "started_at": task.started_at,
+                "finished_at": task.finished_at,
+            }
+            for task in result.tasks
+        ],
+        usage=asdict(result.usage),
+    )
+
+
+def _failed(error_type: str, error: str) -> Outcome:
+    # PostgreSQL's text can't hold a NUL, and a model's message may.
+    error = _storable(error).replace("\0", "")
+    return Outcome(RunStatus.FAILED, error=error, error_type=error_type)
+
+
+def _storable(text: str) -> str:
+    """The text without halves of surrogate pairs, which no database can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
