@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from moto.s3.models import FakeKey
 from moto.server import ThreadedMotoServer
 
 from tests.servers import S3Account, SeaweedFS
@@ -20,8 +21,12 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Account]:
 @pytest.fixture(scope="session")
 def moto_s3() -> Iterator[S3Account]:
     """A simulated S3 server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    yield S3Account(f"http://127.0.0.1:{port}", "test-key", "test-secret")
-    server.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        # When an object is written over, moto closes the old one, though another request may be at
+        # it, which then fails. The garbage collector closes it in time.
+        patch.setattr(FakeKey, "dispose", lambda *_, **__: None)
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        _, port = server.get_host_and_port()
+        yield S3Account(f"http://127.0.0.1:{port}", "test-key", "test-secret")
+        server.stop()

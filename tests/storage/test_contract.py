@@ -262,7 +262,7 @@ def test_any_sequence_of_calls_equals_the_same_on_a_dictionary(
     run_state_machine_as_test(
         model_of(new_site),
         settings=settings(
-            max_examples=5 if remote else 60,
+            max_examples=5 if remote else 40,
             stateful_step_count=15 if remote else 30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
