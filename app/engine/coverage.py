@@ -13,7 +13,7 @@ from crewai import Agent, Crew, Task
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.core.providers import content_processor
 from crewai.events.event_bus import crewai_event_bus
-from crewai.hooks.dispatch import InterceptionPoint, _resolve_hooks
+from crewai.hooks.dispatch import _global_hooks, _scoped_hooks_var
 from crewai.llm_overlay import active as overlay_active
 from crewai.llms.base_llm import BaseLLM
 from crewai.process import Process
@@ -112,9 +112,9 @@ def check_native_covers(crew: Crew) -> None:
 
 def check_surroundings() -> None:
     """Raise NotCovered while somebody listens in on CrewAI or changes its texts."""
-    for point in InterceptionPoint:
-        if _resolve_hooks(point):
-            raise NotCovered(f"a hook on {point.value}")
+    if any(_global_hooks.values()) or _scoped_hooks_var.get():
+        hooked = [point.value for point, hooks in _global_hooks.items() if hooks]
+        raise NotCovered(f"a hook on {', '.join(hooked) or 'this run'}")
     if content_processor._content_processor.get() is not None:
         raise NotCovered("a content processor")
     if overlay_active.get() is not None:
@@ -122,7 +122,7 @@ def check_surroundings() -> None:
     if foreign_listeners():
         raise NotCovered("an event listener")
     trained = os.environ.get(CREWAI_TRAINED_AGENTS_FILE_ENV, TRAINED_AGENTS_DATA_FILE)
-    if Path(trained).exists():
+    if os.path.exists(trained):  # noqa: PTH110 - a Path costs more than the look
         raise NotCovered(f"trained agents ({Path(trained).name})")
 
 

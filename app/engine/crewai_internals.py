@@ -11,6 +11,8 @@ from typing import Any
 
 from crewai import Crew, Task
 from crewai.agents import agent_executor
+from crewai.events.base_events import BaseEvent
+from crewai.events.event_bus import CrewAIEventsBus
 from crewai.hooks.dispatch import HookAborted
 from crewai.llms import base_llm
 from crewai.llms.base_llm import BaseLLM, LLMCallBlockedError
@@ -31,6 +33,7 @@ _own_execute_core = Task._execute_core
 _own_aexecute_core = Task._aexecute_core
 _own_ainvoke_guardrail = Task._ainvoke_guardrail_function
 _own_create_manager_agent = Crew._create_manager_agent
+_own_emit = CrewAIEventsBus.emit
 _own_run_sync = file_store._run_sync
 
 
@@ -144,6 +147,13 @@ def _get_llm_response(*args: Any, **options: Any) -> Any:
     return get_llm_response(*args, **options)
 
 
+def _emit(self: CrewAIEventsBus, source: Any, event: BaseEvent) -> Any:
+    scope = current_scope()
+    if scope is not None and scope.quiet:
+        return None
+    return _own_emit(self, source, event)
+
+
 def _handle_context_length(respect_context_window: bool, *args: Any, **kwargs: Any) -> None:
     if not respect_context_window:
         raise ContextTooLong
@@ -178,6 +188,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (Task, "_ainvoke_guardrail_function", _ainvoke_guardrail),
     (Crew, "_create_manager_agent", _create_manager_agent),
     (agent_executor, "get_llm_response", _get_llm_response),
+    (CrewAIEventsBus, "emit", _emit),
     (agent_executor, "handle_context_length", _handle_context_length),
     (file_store, "_run_sync", _FileStore().run_sync),
     (Crew.__private_attributes__["_task_output_handler"], "default_factory", NoTaskOutputStorage),

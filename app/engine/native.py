@@ -8,6 +8,7 @@ from crewai import Crew
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.crews.crew_output import CrewOutput
 
+from app.engine.coverage import foreign_listeners
 from app.engine.executor import NativeExecutor
 from app.engine.scope import RunScope
 from app.engine.threads import WorkThreads
@@ -22,8 +23,12 @@ async def run_natively(crew: Crew, inputs: Mapping[str, object], scope: RunScope
     """Run a crew that nobody else uses. Cancelling this cancels its model calls."""
     scope.bind(crew.tasks)
     scope.adopt = adopt
-    for agent in _agents(crew):
+    agents = _agents(crew)
+    for agent in agents:
         adopt(agent)
+    scope.quiet = not (
+        crew.verbose or any(agent.verbose for agent in agents) or foreign_listeners()
+    )
     _take_callbacks_off_the_loop(crew, scope.threads)
     before, crew.before_kickoff_callbacks = crew.before_kickoff_callbacks, []
     after, crew.after_kickoff_callbacks = crew.after_kickoff_callbacks, []

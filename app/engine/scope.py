@@ -43,6 +43,8 @@ class RunScope:
         self.model_errors: list[BaseException] = []
         self.observer_error: BaseException | None = None
         self.dropped = False
+        # Nobody listens to this run's CrewAI events: they need not be handed around.
+        self.quiet = False
         self.adopt: Callable[[BaseAgent], None] | None = None
         self.main: asyncio.Task[Any] | None = None
         self.side_tasks: set[asyncio.Task[Any]] = set()

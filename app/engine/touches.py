@@ -114,6 +114,11 @@ TOUCHES: tuple[Touch, ...] = (
         "raises SystemExit, which would hang or stop a worker",
     ),
     Touch(
+        "crewai.events.event_bus:CrewAIEventsBus.emit",
+        "ad75d37498c3",
+        "native runs that nobody listens to hand no events around",
+    ),
+    Touch(
         "crewai.utilities.file_store:_run_sync",
         "39f874a325a1",
         "a thread and an event loop per file lookup, though no files are there",

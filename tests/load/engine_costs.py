@@ -1,0 +1,131 @@
+"""CPU per run of each way, with a model that costs nothing: what the engine itself costs.
+
+    python -m tests.load.engine_costs [--runs 200] [--profile plan|native|stock]
+
+The crew: three agents, two asynchronous tasks and one that builds on both. The process's CPU time
+is taken over all runs, half of them one after the other and half side by side.
+"""
+
+import argparse
+import asyncio
+import cProfile
+import logging
+import pstats
+import time
+import warnings
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from app.engine import Engine
+
+from crewai import Agent, Crew, Task  # isort: skip
+from crewai.llms.base_llm import BaseLLM  # isort: skip
+
+Mode = Literal["auto", "native", "stock"]
+_INPUTS = {"topic": "tea", "experience": "ten years " * 20}
+
+
+class FreeModel(BaseLLM):
+    """Answers at once, with what a short report could look like."""
+
+    def call(self, messages: Any, *args: Any, **kwargs: Any) -> str:
+        return "Thought: fine\nFinal Answer: " + "A short report. " * 50
+
+    async def acall(self, messages: Any, *args: Any, **kwargs: Any) -> str:
+        return "Thought: fine\nFinal Answer: " + "A short report. " * 50
+
+    def get_input_tokens_count(self, *args: Any, **kwargs: Any) -> int:
+        return 100
+
+
+class Source:
+    """The crew; `static` says whether it is built anew for each run."""
+
+    name = "crew"
+
+    def __init__(self, *, static: bool) -> None:
+        self.static = static
+
+    def build(self) -> Crew:
+        agents = [
+            Agent(
+                role=f"Expert {number} for {{topic}}",
+                goal="Know all about {topic}",
+                backstory="You have studied {topic} for years. {experience}",
+            )
+            for number in range(3)
+        ]
+        one, two = (
+            Task(
+                description=f"Part {number}: what is there to know of {{topic}}? {{experience}}",
+                expected_output="A report in Markdown",
+                agent=agents[number],
+                async_execution=True,
+            )
+            for number in range(2)
+        )
+        last = Task(
+            description="Recommend what to do about {topic}",
+            expected_output="A ranked list",
+            agent=agents[2],
+            context=[one, two],
+        )
+        return Crew(agents=agents, tasks=[one, two, last])
+
+
+async def cpu_ms_per_run(mode: Mode, *, static: bool, runs: int, profile: bool = False) -> float:
+    engine = Engine(model=FreeModel(model="free"), mode=mode, max_stock_threads=32)
+    await engine.start([Source(static=static)])
+
+    async def run() -> None:
+        result = await engine.run("crew", _INPUTS)
+        assert len(result.tasks) == 3
+
+    await _both_ways(run, max(4, runs // 10))
+    profiler = cProfile.Profile()
+    if profile:
+        profiler.enable()
+    began = time.process_time()
+    await _both_ways(run, runs)
+    used = time.process_time() - began
+    if profile:
+        profiler.disable()
+        pstats.Stats(profiler).sort_stats("cumulative").print_stats(45)
+    await engine.aclose()
+    return used / runs * 1000
+
+
+async def _both_ways(run: Callable[[], Awaitable[None]], runs: int) -> None:
+    for _ in range(runs // 2):
+        await run()
+    await asyncio.gather(*(run() for _ in range(runs - runs // 2)))
+
+
+_WAYS: dict[str, tuple[Mode, bool, float]] = {
+    # name: mode, static, share of the runs (a stock run takes a hundred times as long)
+    "plan, static crew": ("auto", True, 10),
+    "plan, factory": ("auto", False, 2),
+    "native": ("native", False, 1),
+    "stock": ("stock", False, 0.25),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--profile", choices=["plan", "native", "stock"])
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", DeprecationWarning)
+    logging.getLogger("crewai").setLevel(logging.ERROR)
+    print(f"{'way':<20}{'CPU ms per run':>16}")
+    for name, (mode, static, share) in _WAYS.items():
+        if options.profile and not name.startswith(options.profile):
+            continue
+        runs = int(options.runs * share)
+        profile = bool(options.profile)
+        cost = asyncio.run(cpu_ms_per_run(mode, static=static, runs=runs, profile=profile))
+        print(f"{name:<20}{cost:>16.2f}")
+
+
+if __name__ == "__main__":
+    main()
