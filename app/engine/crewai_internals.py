@@ -5,6 +5,8 @@ outside of runs sees CrewAI as it is. `TOUCHES` lists these and everything else 
 that the engine relies on; a test compares their sources with those that were read.
 """
 
+import contextvars
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,8 +58,39 @@ def _default_model_or_fallback() -> Any:
 def _track_usage(self: BaseLLM, usage_data: dict[str, Any]) -> None:
     _own_track_usage(self, usage_data)
     scope = current_scope()
-    if scope is not None and (metrics := UsageMetrics.from_provider_dict(usage_data)) is not None:
-        scope.usage.add(metrics)
+    if scope is not None and not _counting.get():
+        metrics = UsageMetrics.from_provider_dict(usage_data)
+        if metrics is not None:
+            scope.add_usage(metrics)
+
+
+def watch_usage(kind: type[BaseLLM]) -> None:
+    """Have a model class that counts tokens its own way tell its runs, too."""
+    own = kind._track_token_usage_internal
+    if own is _track_usage or own in _watching:
+        return
+
+    def track(self: BaseLLM, usage_data: dict[str, Any]) -> None:
+        with _usage_lock:
+            before = self.get_token_usage_summary()
+            token = _counting.set(True)
+            try:
+                own(self, usage_data)
+            finally:
+                _counting.reset(token)
+            used = self.get_token_usage_summary().delta_since(before)
+        scope = current_scope()
+        if scope is not None and not _counting.get():
+            scope.add_usage(used)
+
+    _watching.add(track)
+    kind._track_token_usage_internal = track  # type: ignore[method-assign]
+
+
+# True inside of a class's own counting, which may call its base's.
+_counting: contextvars.ContextVar[bool] = contextvars.ContextVar("counting", default=False)
+_watching: set[Callable[..., None]] = set()
+_usage_lock = threading.Lock()
 
 
 def _note_model_error(error: Exception) -> None:

@@ -15,7 +15,7 @@ from app.engine.coverage import (
     check_plan_covers,
     check_surroundings,
 )
-from app.engine.crewai_internals import install
+from app.engine.crewai_internals import install, watch_usage
 from app.engine.description import (
     CrewDescription,
     CrewSource,
@@ -171,6 +171,7 @@ class Engine:
             except NotCovered as feature:
                 _logger.info("crew %s: a run goes on natively: %s", served.source.name, feature)
                 scope.journal.handed_over = True
+                scope.quiet = False
         crew = crew or self._build(served.source)
         if served.description.way != "stock":
             try:
@@ -187,7 +188,8 @@ class Engine:
                 crew = source.build()
         except Exception as error:
             raise CrewBroken(f"crew {source.name} can't be built: {one_line(error)}") from error
-        complete_models(crew, self._model)
+        for model in complete_models(crew, self._model):
+            watch_usage(type(model))
         # The result is awaited as a whole; CrewAI's streaming would also change shared models.
         crew.stream = False
         return crew

@@ -29,7 +29,12 @@ def current_default_model() -> BaseLLM | None:
     return _default.get()
 
 
-def complete_models(crew: Crew, model: BaseLLM) -> None:
-    """Give `model` to what CrewAI would otherwise give a model name of its own."""
+def complete_models(crew: Crew, model: BaseLLM) -> list[BaseLLM]:
+    """Give `model` to what CrewAI would otherwise give a model name of its own; all models that
+    the crew then has.
+    """
     if crew.planning and crew.planning_llm is None:
         crew.planning_llm = model
+    agents = [*crew.agents, *(task.agent for task in crew.tasks), crew.manager_agent]
+    named = [crew.manager_llm, crew.planning_llm, *(agent.llm for agent in agents if agent)]
+    return [llm for llm in named if isinstance(llm, BaseLLM)]

@@ -158,6 +158,7 @@ class Plan:
         """
         journal = scope.journal
         check_surroundings()
+        scope.quiet = True
         values = self.values(inputs)
         agents = [texts.fill(values) for texts in self.agents]
         outputs: list[TaskOutput | None] = [None] * len(self.steps)

@@ -4,6 +4,7 @@ asyncio task that the run starts.
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.task import Task
 from crewai.tasks.task_output import TaskOutput
+from crewai.types.usage_metrics import UsageMetrics
 
 from app.engine.description import TaskDescription
 from app.engine.journal import Journal
@@ -40,6 +42,7 @@ class RunScope:
         self.threads = threads
         self.journal = Journal()
         self.usage = Usage()
+        self._usage_lock = threading.Lock()
         self.model_errors: list[BaseException] = []
         self.observer_error: BaseException | None = None
         self.dropped = False
@@ -83,36 +86,50 @@ class RunScope:
     def index_of(self, task: Task) -> int | None:
         return self._indices.get(id(task))
 
+    def add_usage(self, metrics: UsageMetrics) -> None:
+        with self._usage_lock:
+            self.usage.add(metrics)
+
     async def start_task(self, index: int, agent: str) -> None:
         """Note a task's start, and tell of it; a second time only waits for the first telling."""
         self.check()
-        if index not in self._started:
+        if index in self._started:
+            return await self._wait_until_told(index)
+        self._started[index] = datetime.now(UTC)
+        if self._observer is not None:
             event = TaskStarted(index, self._descriptions[index].name, agent)
-            self._started[index] = datetime.now(UTC)
-            if self._observer is not None:
-                self._tellings[index] = asyncio.ensure_future(self._observer.task_started(event))
-        await self._told(index)
+            await self._tell(index, self._observer.task_started(event))
+        return None
 
     async def finish_task(self, index: int, agent: str, text: str) -> None:
         """Note a task's end, and tell of it; a second time only waits for the first telling."""
         self.check()
-        if index not in self._finished:
-            name, started_at = self._descriptions[index].name, self._started[index]
-            event = TaskFinished(index, name, agent, text, started_at, datetime.now(UTC))
-            self._finished[index] = event
-            if self._observer is not None:
-                self._tellings[index] = asyncio.ensure_future(self._observer.task_finished(event))
-        await self._told(index)
+        if index in self._finished:
+            return await self._wait_until_told(index)
+        name, started_at = self._descriptions[index].name, self._started[index]
+        event = TaskFinished(index, name, agent, text, started_at, datetime.now(UTC))
+        self._finished[index] = event
+        if self._observer is not None:
+            await self._tell(index, self._observer.task_finished(event))
+        return None
 
-    async def _told(self, index: int) -> None:
-        telling = self._tellings.get(index)
-        if telling is None:
-            return
+    async def _tell(self, index: int, telling: Coroutine[Any, Any, None]) -> None:
+        told = self._tellings[index] = self._loop.create_future()
         try:
             await telling
         except Exception as error:
             self.observer_error = self.observer_error or error
             raise
+        finally:
+            if not told.done():
+                told.set_result(None)
+
+    async def _wait_until_told(self, index: int) -> None:
+        """A run that was handed over may come by while its first telling is still under way."""
+        if index in self._tellings:
+            await asyncio.shield(self._tellings[index])
+        if self.observer_error is not None:
+            raise self.observer_error
 
     @contextmanager
     def as_side_task(self) -> Iterator[None]:

@@ -108,6 +108,28 @@ async def test_a_run_that_is_handed_over_tells_of_each_task_once() -> None:
     await engine.aclose()
 
 
+async def test_a_run_that_is_handed_over_waits_for_what_it_is_telling() -> None:
+    """Task 1's end is still being told when task 2 needs another way."""
+    model = RecordingLLM(lambda a, n: "" if n == 0 and "Task 2" in a.task else f"answer {a.digest}")
+    first_told = asyncio.Event()
+
+    class Slow(_Notes):
+        async def task_finished(self, event: TaskFinished) -> None:
+            if event.index == 0:
+                await first_told.wait()
+                raise OSError("the disk is full")
+
+    engine = await _started(model, lambda: three(model))
+    run = asyncio.create_task(engine.run("crew", INPUTS, Slow()))
+    async with asyncio.timeout(10):
+        while len(model.asked) < 3:  # noqa: ASYNC110 - task 2 asks again, another way
+            await asyncio.sleep(0.001)
+    first_told.set()
+    with pytest.raises(OSError, match="the disk is full"):
+        await run
+    await engine.aclose()
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_usage_counts_what_this_run_used_and_nothing_else(mode: Any) -> None:
     model = RecordingLLM()
@@ -117,6 +139,26 @@ async def test_usage_counts_what_this_run_used_and_nothing_else(mode: Any) -> No
         assert (result.usage.successful_requests, result.usage.prompt_tokens) == (3, 30)
         assert (result.usage.completion_tokens, result.usage.total_tokens) == (6, 36)
         assert result.output.token_usage == result.usage.metrics()
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("calls_its_base", [False, True])
+async def test_usage_of_a_model_that_counts_its_own_way_is_counted_once(
+    mode: Any, calls_its_base: bool
+) -> None:
+    class OwnCount(RecordingLLM):
+        def _track_token_usage_internal(self, usage_data: dict[str, Any]) -> None:
+            if calls_its_base:
+                super()._track_token_usage_internal(usage_data)
+            else:
+                self._token_usage["total_tokens"] += 12
+                self._token_usage["successful_requests"] += 1
+
+    model = OwnCount()
+    engine = await _started(model, lambda: three(model), mode)
+    usage = (await engine.run("crew", INPUTS)).usage
+    assert (usage.total_tokens, usage.successful_requests) == (36, 3)
     await engine.aclose()
 
 
