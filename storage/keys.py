@@ -57,6 +57,11 @@ class OutputKey:
         return cls(UUID(hex=run_id), int(started_at), filename)
 
     @staticmethod
+    def is_name(name: str) -> bool:
+        """Whether `parse` takes the name."""
+        return _NAME.fullmatch(name) is not None
+
+    @staticmethod
     def filename_from(text: str) -> str:
         """A legal filename for any text, such as the name of a task.
 

@@ -27,6 +27,8 @@ async def belongs_to(place: Driver, installation_id: str, *, take_over: bool = F
 
 async def _owner(place: Driver) -> str | None:
     try:
-        return (await place.get(STAMP_NAME)).decode("utf-8", "replace").strip()
+        stamp = await place.get(STAMP_NAME)
     except OutputNotFound:
         return None
+    # A power cut may leave a file empty or full of zeros.
+    return stamp.decode("utf-8", "replace").strip("\0 \r\n") or None

@@ -36,7 +36,7 @@ from storage.results import (
     SweepReport,
     Usage,
 )
-from storage.sweep import Keep, look, outputs
+from storage.sweep import Keep, find_old
 
 logger = logging.getLogger("crew_capture.storage")
 
@@ -102,8 +102,9 @@ class OutputStore:
         self._check_open()
         for place in self._driver.places():
             if not await stamp.belongs_to(place, self._installation_id):
+                if not self._foreign:  # said once, however often it is asked
+                    logger.error("%s", LocationTaken(place.location))
                 self._foreign = True
-                logger.error("%s", LocationTaken(place.location))
                 return False
         self._foreign = False
         return True
@@ -184,15 +185,16 @@ class OutputStore:
         if listing.unreachable:
             raise OutputUnavailable(f"{prefix}*", ", ".join(listing.unreachable), "left out")
         return [
-            FoundOutput(key, entry.size_bytes, entry.modified_at)
-            for key, entry in outputs(listing.entries)
+            FoundOutput(OutputKey.parse(entry.name), entry.size_bytes, entry.modified_at)
+            for entry in listing.entries
+            if OutputKey.is_name(entry.name)
         ]
 
     async def usage(self) -> Usage:
         """How much is stored. Raises OutputUnavailable when the backend can't be asked."""
         self._check_open()
         listing = await self._driver.list()
-        entries = [entry for _, entry in outputs(listing.entries)]
+        entries = [entry for entry in listing.entries if OutputKey.is_name(entry.name)]
         return Usage(
             count=len(entries),
             size_bytes=sum(entry.size_bytes for entry in entries),
@@ -257,7 +259,7 @@ class OutputStore:
         removed = removed_bytes = kept = failed = 0
         skipped: dict[str, SweepOutcome] = {}
         for place in self._driver.places():
-            found = await look(place, self._installation_id, max_age_seconds, keep)
+            found = await find_old(place, self._installation_id, max_age_seconds, keep)
             kept += found.kept
             if found.outcome != SweepOutcome.DONE:
                 skipped[place.location] = found.outcome

@@ -1,14 +1,14 @@
 """Removing what is old from one location."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from storage import stamp
 from storage.drivers import Driver, Entry
-from storage.errors import BufferFull, InvalidKey, LocationTaken, OutputUnavailable
+from storage.errors import BufferFull, LocationTaken, OutputUnavailable
 from storage.keys import OutputKey
 from storage.results import SweepOutcome
 
@@ -27,7 +27,7 @@ class Findings:
     outcome: SweepOutcome = SweepOutcome.DONE
 
 
-async def look(
+async def find_old(
     place: Driver, installation_id: str, max_age_seconds: float, keep: Keep | None
 ) -> Findings:
     """Finds what is old and needed by no run, in a place that is still ours.
@@ -43,9 +43,9 @@ async def look(
         logger.warning("Nothing cleaned up in %s: %s", place.location, error.cause)
         return Findings(outcome=SweepOutcome.UNREACHABLE)
     old = [
-        (key.run_id, entry)
-        for key, entry in outputs(listing.entries)
-        if _is_old(entry, max_age_seconds)
+        (OutputKey.parse(entry.name).run_id, entry)
+        for entry in listing.entries
+        if _is_old(entry, max_age_seconds) and OutputKey.is_name(entry.name)
     ]
     needed: AbstractSet[UUID] = frozenset()
     if keep is not None and old:
@@ -60,16 +60,6 @@ async def look(
     kept = len(old) - len(doomed)
     doomed += [entry for entry in listing.leftovers if _is_old(entry, max_age_seconds)]
     return Findings(doomed, kept)
-
-
-def outputs(entries: Sequence[Entry]) -> Iterator[tuple[OutputKey, Entry]]:
-    """Those entries that are outputs, with their keys; the rest is not ours to touch or show."""
-    for entry in entries:
-        try:
-            key = OutputKey.parse(entry.name)
-        except InvalidKey:
-            continue
-        yield key, entry
 
 
 def _is_old(entry: Entry, max_age_seconds: float) -> bool:

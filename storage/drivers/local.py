@@ -7,8 +7,8 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -102,13 +102,13 @@ class LocalDriver(Driver):
         return fd
 
     def _in_directory(self, act: Callable[[int], T]) -> T:
-        fd = self._fd
+        directory = self._fd
         try:
-            return act(fd)
-        except FileNotFoundError:
-            if os.fstat(fd).st_nlink:
+            return act(directory)
+        except OSError as error:
+            if not _tells_removal(error, directory):
                 raise
-        return act(self._reopen(fd))
+        return act(self._reopen(directory))
 
     def _reopen(self, removed_fd: int) -> int:
         with self._opening:
@@ -122,18 +122,11 @@ class LocalDriver(Driver):
         def attempt() -> None:
             self._in_directory(lambda directory: self._write_in(directory, name, data, write))
 
-        try:
+        with self._told_as_ours(name):
             try:
                 attempt()
             except FileNotFoundError:  # a sweep of everything took the unfinished file
                 attempt()
-        except OSError as error:
-            cause = error.strerror or str(error)
-            if error.errno in _NO_ROOM:
-                raise BufferFull(name, self.location, cause) from error
-            raise OutputUnavailable(name, self.location, cause) from error
-        except LocationUnusable as error:
-            raise OutputUnavailable(name, self.location, error.cause) from error
 
     def _write_in(self, directory: int, name: str, data: bytes, write: Write) -> None:
         unfinished = f".{self._writer}-{next(self._serial)}.tmp"
@@ -161,56 +154,46 @@ class LocalDriver(Driver):
                     os.unlink(unfinished, dir_fd=directory)
 
     def _read(self, name: str) -> bytes:
-        try:
-            return self._in_directory(lambda directory: _read_in(directory, name))
-        except OSError as error:
-            if error.errno in _NO_FILE:
-                raise OutputNotFound(name, self.location) from None
-            cause = error.strerror or str(error)
-            raise OutputUnavailable(name, self.location, cause) from error
-        except LocationUnusable as error:
-            raise OutputUnavailable(name, self.location, error.cause) from error
+        with self._told_as_ours(name):
+            try:
+                return self._in_directory(lambda directory: _read_in(directory, name))
+            except OSError as error:
+                if error.errno in _NO_FILE:
+                    raise OutputNotFound(name, self.location) from None
+                raise
 
     def _remove(self, names: Collection[str]) -> dict[str, StorageError]:
         failures: dict[str, StorageError] = {}
         for name in names:
             try:
-                os.unlink(name, dir_fd=self._fd)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                cause = error.strerror or str(error)
-                failures[name] = OutputUnavailable(name, self.location, cause)
+                with self._told_as_ours(name), suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._fd)
+            except StorageError as error:
+                failures[name] = error
         return failures
 
     def _scan(self, prefix: str) -> Listing:
+        with self._told_as_ours(f"{prefix}*"):
+            return self._in_directory(lambda directory: _scan_in(directory, prefix))
+
+    @contextmanager
+    def _told_as_ours(self, name: str) -> Iterator[None]:
         try:
-            directory = self._fd
-            if not os.fstat(directory).st_nlink:
-                directory = self._reopen(directory)
-            # The clock of the file system, which need not be ours. Touching the directory takes
-            # no room on a full disk, unlike a new file.
-            os.utime(directory)
-            now = os.fstat(directory).st_mtime
-            entries: list[Entry] = []
-            leftovers: list[Entry] = []
-            with os.scandir(directory) as files:
-                for file in files:
-                    unfinished = _UNFINISHED.fullmatch(file.name)
-                    if unfinished or file.name.startswith(prefix):
-                        with suppress(FileNotFoundError):  # gone meanwhile
-                            status = file.stat(follow_symlinks=False)
-                            if stat.S_ISREG(status.st_mode):
-                                entry = _entry(file.name, status, now)
-                                (leftovers if unfinished else entries).append(entry)
-            room = os.fstatvfs(directory)
+            yield
+        except LocationUnusable as error:
+            raise OutputUnavailable(name, self.location, error.cause) from error
         except OSError as error:
             cause = error.strerror or str(error)
-            raise OutputUnavailable(f"{prefix}*", self.location, cause) from error
-        except LocationUnusable as error:
-            raise OutputUnavailable(f"{prefix}*", self.location, error.cause) from error
-        entries.sort(key=lambda entry: entry.name)
-        return Listing(entries, leftovers, free_bytes=room.f_bavail * room.f_frsize)
+            if error.errno in _NO_ROOM:
+                raise BufferFull(name, self.location, cause) from error
+            raise OutputUnavailable(name, self.location, cause) from error
+
+
+def _tells_removal(error: OSError, directory: int) -> bool:
+    """Whether the open directory is no longer in its place, after an error in it."""
+    return error.errno == errno.ESTALE or (
+        error.errno == errno.ENOENT and os.fstat(directory).st_nlink == 0
+    )
 
 
 def _read_in(directory: int, name: str) -> bytes:
@@ -226,6 +209,31 @@ def _read_in(directory: int, name: str) -> bytes:
         return data
     finally:
         os.close(fd)
+
+
+def _scan_in(directory: int, prefix: str) -> Listing:
+    if os.fstat(directory).st_nlink == 0:
+        raise FileNotFoundError(errno.ENOENT, "the directory was removed")
+    # The clock of the file system, which need not be ours. Touching the directory takes no room on
+    # a full disk, unlike a new file. Where it can't be touched, its last change stands in, which
+    # makes nothing older than it is.
+    with suppress(OSError):
+        os.utime(directory)
+    now = os.fstat(directory).st_mtime
+    entries: list[Entry] = []
+    leftovers: list[Entry] = []
+    with os.scandir(directory) as files:
+        for file in files:
+            unfinished = _UNFINISHED.fullmatch(file.name)
+            if not (unfinished or file.name.startswith(prefix)):
+                continue
+            with suppress(FileNotFoundError):  # gone meanwhile
+                status = file.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    (leftovers if unfinished else entries).append(_entry(file.name, status, now))
+    entries.sort(key=lambda entry: entry.name)
+    room = os.fstatvfs(directory)
+    return Listing(entries, leftovers, free_bytes=room.f_bavail * room.f_frsize)
 
 
 def _entry(name: str, status: os.stat_result, now: float) -> Entry:

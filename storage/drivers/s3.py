@@ -17,7 +17,13 @@ from urllib3.exceptions import HTTPError
 
 from storage.drivers import Driver, Entry, Listing
 from storage.drivers.writes import Write, Writes
-from storage.errors import LocationUnusable, OutputNotFound, OutputUnavailable, StorageError
+from storage.errors import (
+    LocationUnusable,
+    OutputNotFound,
+    OutputUnavailable,
+    StorageError,
+    StoreClosed,
+)
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -69,6 +75,7 @@ class S3Driver(Driver):
         )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="storage-s3")
         self._client: S3Client
+        self._closed = False
         self._under_way: set[asyncio.Future[Any]] = set()
         self._writes = Writes(lambda name: self._submit(partial(self._delete, [name])))
         self._deletes = _JoinedDeletes(lambda names: self._submit(partial(self._delete, names)))
@@ -94,11 +101,14 @@ class S3Driver(Driver):
         await self._writes.aclose()
         while self._under_way:
             await asyncio.wait(self._under_way)
+        self._closed = True
         self._pool.shutdown(wait=False)
         with suppress(AttributeError):  # never started
             self._client.close()
 
     def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        if self._closed:
+            raise StoreClosed
         call = asyncio.wrap_future(self._pool.submit(work))
         self._under_way.add(call)
         call.add_done_callback(self._under_way.discard)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from storage.errors import StoreClosed
+
 T = TypeVar("T")
 
 _DELIVER_EVERY_SECONDS = 0.005
@@ -33,6 +35,7 @@ class SharedThreads:
         self._taken = 0
         self._finished: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
         # The rest belongs to the loop:
+        self._closed = False
         self._unfinished = 0
         self._all_finished = asyncio.Event()
         self._start_due = False
@@ -41,6 +44,8 @@ class SharedThreads:
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Has a thread do the work. Cancelling the future does not stop it."""
+        if self._closed:
+            raise StoreClosed
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._unfinished += 1
@@ -60,6 +65,7 @@ class SharedThreads:
         """Waits for the calls under way, then lets the threads go."""
         while self._unfinished:
             await self._all_finished.wait()
+        self._closed = True
         self._pool.shutdown(wait=False)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:

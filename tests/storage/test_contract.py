@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from storage import OutputNotFound, OutputStore, StoreClosed, SweepOutcome
+from storage import OutputNotFound, OutputStore, StorageError, StoreClosed, SweepOutcome
 from storage.drivers import Driver
 from tests.storage.model import model_of
 from tests.storage.sites import INSTALLATION, Site, key
@@ -253,6 +253,27 @@ async def test_after_aclose_every_call_raises_store_closed(store: OutputStore) -
     for call in calls:
         with pytest.raises(StoreClosed):
             await call()  # type: ignore[misc]
+
+
+async def test_a_call_under_way_at_aclose_ends_well_or_says_so(store: OutputStore) -> None:
+    await store.persist(key(0), "x" * 50_000)
+    calls = [
+        asyncio.create_task(call)
+        for call in (
+            store.persist(key(1), "x" * 50_000),
+            store.read(key(0)),
+            store.delete([key(0)]),
+            store.sweep(0),
+            store.usage(),
+        )
+    ]
+    await asyncio.sleep(0)
+    await store.aclose()
+    done, _ = await asyncio.wait(calls, timeout=30)
+    assert len(done) == len(calls)
+    for call in done:
+        if call.exception() is not None:
+            assert isinstance(call.exception(), StorageError)
 
 
 def test_any_sequence_of_calls_equals_the_same_on_a_dictionary(

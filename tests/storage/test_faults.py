@@ -179,6 +179,7 @@ class TestDisks:
             with pytest.raises(OutputUnavailable, match=f"{key(1)}.*Read-only file system"):
                 await store.persist(key(1), TEXT)
             assert await store.read(key(0)) == TEXT
+            assert [found.key for found in await store.find(key(0).run_id)] == [key(0)]
             remount(small_disk, "rw")
             await store.persist(key(1), TEXT)
             assert await store.read(key(1)) == TEXT

@@ -1,6 +1,7 @@
 """What only a directory of files can get wrong."""
 # ruff: noqa: ASYNC240 - a few small files, and nothing else runs beside a test
 
+import errno
 import os
 import stat
 import time
@@ -230,3 +231,32 @@ async def test_closing_releases_every_file(directory: Path) -> None:
         await store.sweep(0)
         await store.aclose()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_a_directory_gone_from_its_file_server_is_opened_again(
+    store: OutputStore, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+    stale = []
+
+    def open_stale_once(path: str, *how: int, **where: int) -> int:
+        if where and not stale:
+            stale.append(path)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return opened(path, *how, **where)
+
+    monkeypatch.setattr(os, "open", open_stale_once)
+    await store.persist(key(), "text")
+    assert stale
+    assert await store.read(key()) == "text"
+
+
+@pytest.mark.parametrize("rest", [b"", b"\0" * 40])
+async def test_a_stamp_lost_in_a_power_cut_is_put_back(
+    directory: Path, store: OutputStore, rest: bytes
+) -> None:
+    await store.aclose()
+    (directory / ".crew-capture-installation").write_bytes(rest)
+    async with OutputStore(LocalDriver(directory)) as again:
+        await again.start(INSTALLATION)
+    assert (directory / ".crew-capture-installation").read_text() == f"{INSTALLATION}\n"
