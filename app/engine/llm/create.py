@@ -1,5 +1,6 @@
 """From settings to a model that agents can call."""
 
+import logging
 from collections.abc import Sequence
 
 from crewai import LLM
@@ -30,6 +31,7 @@ def create_model(
         return OfflineModel(offline_answers)
     limits = [settings.max_concurrency, settings.max_connections or settings.max_concurrency]
     _pool.configure(max_concurrency=min(limits), timeout_seconds=settings.timeout_seconds)
+    logging.getLogger().addFilter(_is_no_usage_line)
     return pooled(_crewai_model(settings))
 
 
@@ -59,3 +61,8 @@ def _crewai_model(settings: ModelSettings) -> LLM:
         # Never OPENAI_API_KEY, which is OpenAI's: a server of one's own often wants none.
         api_key=settings.api_key or "none",
     )
+
+
+def _is_no_usage_line(record: logging.LogRecord) -> bool:
+    # CrewAI's OpenAI model writes one at INFO for every call; usage is told with the run.
+    return not str(record.msg).startswith("OpenAI API usage:")

@@ -48,7 +48,11 @@ def _tried_by_the_pool(call: _Call) -> _Call:
 
 
 class _Pooled(OpenAICompletion):
-    """An OpenAI model whose clients send over `_pool`. Keeps nothing of a call."""
+    """An OpenAI model whose clients send over `_pool`. Keeps nothing of a call.
+
+    A call is at most `1 + max_retries` requests, three by default. CrewAI's agents make a call
+    that failed or came back empty up to three times, so a server that stays down gets up to nine.
+    """
 
     _pool: ModelPool = PrivateAttr()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import threading
 import time
 import warnings
@@ -436,3 +437,11 @@ async def test_nothing_is_left_open_after_closing(server: Server) -> None:
         gc.collect()
     assert not thread.is_alive()
     assert [str(w.message) for w in caught if issubclass(w.category, ResourceWarning)] == []
+
+
+async def test_a_call_logs_no_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with served(StubModel(delay_seconds=0)) as base_url:
+        await create_model(ModelSettings(model="x", base_url=base_url)).acall(MESSAGES)
+        await close_models()
+    assert [record for record in caplog.records if record.name == "root"] == []
