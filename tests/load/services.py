@@ -1,0 +1,202 @@
+"""The services under load: each a process of its own that is started, measured and stopped."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+_START_SECONDS = 120.0
+_SAMPLE_SECONDS = 0.05
+
+Command = Callable[[int, str, Path], "tuple[list[str], dict[str, str]]"]
+"""Takes a port, the model's base URL and a folder; gives arguments and environment."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """Something to drive: how to start it, and whether it keeps rows of its runs."""
+
+    name: str
+    command: Command
+    keeps_rows: bool = False
+
+
+def limit(port: int, model_url: str, _: Path) -> tuple[list[str], dict[str, str]]:
+    arguments = ["--port", str(port), "--model", model_url]
+    return [sys.executable, "-m", "tests.load.limit_service", *arguments], {}
+
+
+def stock(way: str) -> Command:
+    def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
+        arguments = ["--port", str(port), "--way", way]
+        environment = {
+            "MODEL": "openai/stub-model",
+            "OPENAI_BASE_URL": model_url,
+            "OPENAI_API_KEY": "none",
+            "CREWAI_DISABLE_TELEMETRY": "true",
+            "CREWAI_TRACING_ENABLED": "false",
+            "CREWAI_TESTING": "true",
+            "CREWAI_STORAGE_DIR": str(folder / "crewai"),
+        }
+        return [sys.executable, "-m", "tests.load.stock_service", *arguments], environment
+
+    return command
+
+
+def crew_capture(**settings: str) -> Command:
+    def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
+        environment = {
+            "PORT": str(port),
+            "DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'runs.db'}",
+            "TEMP_DIR": str(folder),
+            "LLM_MODEL": "openai/stub-model",
+            "LLM_BASE_URL": model_url,
+            "LLM_API_KEY": "none",
+            **settings,
+        }
+        return [str(Path(sys.executable).with_name("crew-capture")), "serve"], environment
+
+    return command
+
+
+SERVICES = {
+    "limit": Service("the limit: three bare HTTP calls", limit),
+    "plan": Service("Crew Capture, recorded plan", crew_capture(ENGINE="auto"), keeps_rows=True),
+    "native": Service(
+        "Crew Capture, native executor", crew_capture(ENGINE="native"), keeps_rows=True
+    ),
+    "kickoff": Service("stock CrewAI, kickoff in threads", stock("kickoff")),
+    "akickoff": Service("stock CrewAI, akickoff", stock("akickoff")),
+}
+
+
+class Process:
+    """A running process with its children: its CPU time and memory."""
+
+    def __init__(self, pid: int) -> None:
+        self._root = psutil.Process(pid)
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far, children that ended included."""
+        total = 0.0
+        for process in self._tree():
+            with _gone_is_zero():
+                times = process.cpu_times()
+                total += times.user + times.system
+                if process == self._root:
+                    total += times.children_user + times.children_system
+        return total
+
+    def resident_bytes(self) -> int:
+        """Memory that is in RAM now."""
+        total = 0
+        for process in self._tree():
+            with _gone_is_zero():
+                total += process.memory_info().rss
+        return total
+
+    @contextmanager
+    def peak_memory(self) -> Iterator[Callable[[], int]]:
+        """Gives a function that tells the largest `resident_bytes` seen in this block."""
+        peak = [self.resident_bytes()]
+        done = threading.Event()
+
+        def sample() -> None:
+            while not done.wait(_SAMPLE_SECONDS):
+                peak[0] = max(peak[0], self.resident_bytes())
+
+        sampler = threading.Thread(target=sample)
+        sampler.start()
+        try:
+            yield lambda: peak[0]
+        finally:
+            done.set()
+            sampler.join()
+
+    def _tree(self) -> list[psutil.Process]:
+        return [self._root, *self._root.children(recursive=True)]
+
+
+@contextmanager
+def started(
+    arguments: list[str], port: int, log: Path, environment: dict[str, str] | None = None
+) -> Iterator[Process]:
+    """Runs a server until the end of the block. Raises RuntimeError if it doesn't come up."""
+    inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            arguments,
+            env={**inherited, "PYTHONPATH": str(ROOT), **(environment or {})},
+            cwd=log.parent,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        _wait_until_up(process, port, log)
+        yield Process(process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def lost_runs(folder: Path, expected: int) -> int:
+    """How many runs of a Crew Capture in `folder` are not saved as succeeded."""
+    with closing(sqlite3.connect(folder / "runs.db")) as database:
+        query = "SELECT count(*) FROM user_runs WHERE status = 'succeeded'"
+        return expected - int(database.execute(query).fetchone()[0])
+
+
+def left_outputs(folder: Path) -> int:
+    """How many stored outputs a Crew Capture left in `folder`."""
+    return len(list((folder / "idea_crew_outputs").glob("*.md")))
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5)
+        except urllib.error.HTTPError as answer:
+            if answer.code == 404:  # a server without such a page is up
+                return
+        except OSError:
+            pass
+        else:
+            return
+        time.sleep(0.1)
+    tail = log.read_text(errors="replace")[-2000:]
+    raise RuntimeError(f"{' '.join(process.args)} did not come up:\n{tail}")  # type: ignore[arg-type]
+
+
+@contextmanager
+def _gone_is_zero() -> Iterator[None]:
+    with suppress(psutil.NoSuchProcess):
+        yield
