@@ -109,7 +109,7 @@ def read_hours(text: str) -> Amount | None:
         return Amount(0, inf)
     for pattern, low, high in _HOURS_IN_WORDS:
         if pattern.search(text):
-            return Amount(low, high, note=f"I reckon with {low} to {high} hours a week.")
+            return Amount(low, high, note="You gave no number, so this is my guess.")
     return None
 
 

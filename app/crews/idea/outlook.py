@@ -17,13 +17,14 @@ _WEEKS_A_MONTH: Final = 52 / 12
 class Outlook:
     """The balance in US dollars at the end of each of `MONTHS` months, the first at index 0."""
 
+    first_paid_month: int
     balance_usd: tuple[int, ...]
 
     @property
     def break_even_month(self) -> int | None:
         """The month from whose end on all money is back; None if that lies beyond."""
-        below = [month for month, usd in enumerate(self.balance_usd, 1) if usd < 0]
-        month = below[-1] + 1 if below else 1
+        short = [month for month, usd in enumerate(self.balance_usd, 1) if usd < 0]
+        month = max([self.first_paid_month, *(month + 1 for month in short)])
         return month if month <= MONTHS else None
 
 
@@ -85,4 +86,4 @@ def _outlook(
             share = min(1.0, (month - first_month + 1) / idea.ramp_months)
             balance += earnings_usd * share - running_usd
         balances.append(round(balance))
-    return Outlook(tuple(balances))
+    return Outlook(first_month, tuple(balances))

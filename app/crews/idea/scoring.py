@@ -53,7 +53,8 @@ class Fit:
 class Assessment:
     """A profile, what it means, and all ideas from the best fit to the worst.
 
-    Equal totals put the cheaper start first, then keep the catalogue's order.
+    Equal totals put the cheaper start first, then the quicker first payment, then keep the
+    catalogue's order.
     """
 
     reading: Reading
@@ -65,7 +66,13 @@ def assess(profile: Profile) -> Assessment:
     """Score and rank all ideas of the catalogue for `profile`."""
     reading = read(profile)
     fits = [_fit(candidate, reading) for candidate in _candidates()]
-    fits.sort(key=lambda fit: (-fit.total, fit.idea.startup_cost_usd[0]))
+    fits.sort(
+        key=lambda fit: (
+            -fit.total,
+            fit.idea.startup_cost_usd[0],
+            fit.idea.first_revenue_weeks[1],
+        )
+    )
     return Assessment(reading, tuple(fits))
 
 
@@ -142,8 +149,11 @@ def _hours(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     said, hours = reading.said["time_commitment"], reading.hours
     if hours is None:
         return 10, f"“{said}” does not tell a number of hours, so this counts as neutral"
-    if hours.low >= 2 * high:
-        return 14, f"It takes {number(high)} hrs/week at most and leaves much of your time unused"
+    if hours.low > 2 * high:
+        return (
+            max(6, round(40 * high / hours.low)),
+            f"Takes {number(high)} hrs/week at most and leaves much of your time unused",
+        )
     if hours.allows(high):
         return 20, f"{number_range((low, high))} hrs/week fits into your “{said}”"
     if hours.allows(low):

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -84,6 +85,10 @@ def test_points_sum_to_the_total_and_totals_give_the_order(profile: Profile) -> 
     rows = overview(research)
     assert [(row.name, row.total) for row in rows] == [(idea.name, idea.total) for idea in ideas]
     assert rows == sorted(rows, key=lambda row: (-row.total, row.least_cost_usd))
+    quickest = {idea.name: idea.first_revenue_weeks[1] for _, idea in catalogue().ideas()}
+    for one, next_one in pairwise(rows):
+        if (one.total, one.least_cost_usd) == (next_one.total, next_one.least_cost_usd):
+            assert quickest[one.name] <= quickest[next_one.name]
 
 
 @given(st.one_of(chosen_profiles, typed_profiles))
@@ -118,7 +123,9 @@ def test_hours_and_costs_stay_inside_the_limits_or_it_is_said(profile: Profile) 
             lacks.append("money")
             assert f"Needs about ${row.least_cost_usd:,} to start, above" in idea.reasons["Budget"]
             assert idea.points["Budget"] <= 4
-        assert row.limits == (f"needs more {' and '.join(lacks)}" if lacks else "inside")
+        is_known = most_hours is not None and most_usd is not None
+        inside = "inside" if is_known else "inside as far as known"
+        assert row.limits == (f"needs more {' and '.join(lacks)}" if lacks else inside)
         assert ("Outside your limits" in idea.text) == bool(lacks)
 
 
@@ -316,3 +323,12 @@ def test_reports_are_the_same_in_every_process() -> None:
         digests.add(run.stdout.strip())
     assert len(digests) == 1
     assert hashlib.sha256(b"").hexdigest() not in digests
+
+
+def test_a_weak_fit_is_called_one() -> None:
+    strange = replace(Profile(), interest_area="Volcanoes", time_commitment="1 hour a week")
+    for task in (_RESEARCH, _RECOMMENDATIONS):
+        report = _write(task, strange)
+        assert "No idea fits you well" in report
+        assert "goes beyond your limits" in report
+        assert "No idea fits you well" not in _write(task, Profile())

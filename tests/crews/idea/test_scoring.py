@@ -37,7 +37,7 @@ def test_more_hours_never_cost_points_until_they_lie_idle(idea: Idea) -> None:
     points = [_points(fit, "Hours per week") for fit in fits]
     assert points == sorted(points)
     assert points[-1] == 20
-    idle = _fit(idea, time_commitment=f"at least {2 * comfortable} hours")
+    idle = _fit(idea, time_commitment=f"at least {3 * comfortable} hours")
     assert _points(idle, "Hours per week") < 20
 
 

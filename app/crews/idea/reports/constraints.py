@@ -19,9 +19,11 @@ def write(assessment: Assessment) -> str:
     """Return what the hours, the money and the way of working carry and what they rule out."""
     reading, fits = assessment.reading, assessment.fits
     points = [_time(assessment), _money(assessment), _style(assessment)]
+    if reading.hours is None and reading.budget is None:
+        return bullets(points)
     within = [fit for fit in fits if fit.is_within_limits]
     near = [fit for fit in within if fit.area.name in reading.areas]
-    last = f"**Together:** {_share(len(within), len(fits))} are inside both limits"
+    last = f"**Together:** {_share(len(within), len(fits))} are inside these limits"
     if reading.areas:
         last += f", {len(near) or 'none'} of them in {listing(reading.areas)}"
     points.append(f"{last}.")

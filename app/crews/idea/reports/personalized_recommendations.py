@@ -5,7 +5,8 @@ from __future__ import annotations
 from app.crews.idea.catalogue import Idea, catalogue
 from app.crews.idea.markdown import checkboxes, numbered, table
 from app.crews.idea.reports import finances, plan
-from app.crews.idea.reports.note import note
+from app.crews.idea.reports.note import note, weak_fit_notes
+from app.crews.idea.reports.startup_ideas_research import limits
 from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import count, number_range, usd, usd_range
 
@@ -17,8 +18,8 @@ def write(assessment: Assessment) -> str:
     """Return the recommendations for `assessment`'s profile."""
     best = assessment.fits[:3]
     sections = (
-        ("Top 3", _top(best)),
-        ("Ranking matrix", _matrix(best)),
+        ("Top 3", _top(assessment)),
+        ("Ranking matrix", _matrix(assessment)),
         ("Execution path", plan.write_path(assessment)),
         ("Financial outlook", finances.write(assessment)),
         ("Risk radar", _risks(best)),
@@ -31,7 +32,8 @@ def write(assessment: Assessment) -> str:
     return "\n\n".join([head, *(f"## {title}\n\n{body}" for title, body in sections)])
 
 
-def _top(best: tuple[Fit, ...]) -> str:
+def _top(assessment: Assessment) -> str:
+    best = assessment.fits[:3]
     first, second, third = best
     margin = first.total - second.total
     if margin > 5:
@@ -47,6 +49,7 @@ def _top(best: tuple[Fit, ...]) -> str:
         )
     return "\n\n".join(
         (
+            *weak_fit_notes(assessment),
             f"**Start with “{first.idea.name}”.** {decision} Keep “{third.idea.name}” as the third "
             "choice, and do not run two at once.",
             numbered(_choice(fit) for fit in best),
@@ -74,7 +77,8 @@ def _choice(fit: Fit) -> str:
     return " ".join(lines)
 
 
-def _matrix(best: tuple[Fit, ...]) -> str:
+def _matrix(assessment: Assessment) -> str:
+    best = assessment.fits[:3]
     rows = [
         (
             f"{scores[0].criterion} ({scores[0].most_points})",
@@ -85,11 +89,11 @@ def _matrix(best: tuple[Fit, ...]) -> str:
     rows.append(("**Total (100)**", *(f"**{fit.total}**" for fit in best)))
     rows.append(("Start-up cost", *(usd_range(fit.idea.startup_cost_usd) for fit in best)))
     rows.append(("Hrs/week", *(number_range(fit.idea.hours_per_week) for fit in best)))
-    rows.append(("Inside your limits", *("yes" if fit.is_within_limits else "no" for fit in best)))
+    rows.append(("Your limits", *(limits(fit, assessment.reading) for fit in best)))
     header = ("Criterion (most points)", *(fit.idea.name for fit in best))
     return (
         f"{table(header, rows)}\n\nThe reasons for the points stand in the research report. Equal "
-        "totals put the cheaper start first."
+        "totals put the cheaper start first, then the quicker first payment."
     )
 
 
@@ -136,25 +140,25 @@ def _checklist(assessment: Assessment) -> str:
     reading, (best, second) = assessment.reading, assessment.fits[:2]
     idea = best.idea
     items = [
-        f"I can name three {idea.customer} and how I will reach them this week",
-        f"At least {count(idea.hours_per_week[0], 'hour')} a week for it stand in my calendar for "
+        f"You can name three {idea.customer} and how to reach them this week",
+        f"Your calendar holds at least {count(idea.hours_per_week[0], 'hour')} a week for it over "
         "the next four weeks",
-        f"I can lose {usd(idea.startup_cost_usd[0])} and ninety days of these hours without harm"
+        f"You can lose {usd(idea.startup_cost_usd[0])} and ninety days of these hours without harm"
         if idea.startup_cost_usd[0]
-        else "I can lose ninety days of these hours without harm",
-        f"I have read the risks of “{idea.name}” and know which I would see first",
-        "I know my figure: how much a month, by when, makes this a success",
-        "I have checked what my employer, my town and the tax office want to know about it",
-        f"One person besides me knows the date on which I go on to “{second.idea.name}”",
+        else "You can lose ninety days of these hours without harm",
+        f"You have read the risks of “{idea.name}” and know which you would see first",
+        "You know your figure: how much a month, by when, makes this a success",
+        "You have checked what your employer, town and tax office want to know about it",
+        f"One person besides you knows the date on which you go on to “{second.idea.name}”",
     ]
     if reading.budget is None:
-        items.append("I have written down the sum that I will not exceed")
+        items.append("You have written down the sum that you will not exceed")
     items += [
-        f"I know where the {catalogue().skills[skill].name} will come from"
+        f"You know where the {catalogue().skills[skill].name} will come from"
         for skill in idea.skills
         if skill not in reading.shown_skills
     ]
-    items += [f"I have an answer to this: {lack}" for lack in best.shortfalls]
+    items += [f"You have an answer to this: {lack}" for lack in best.shortfalls]
     return (
         f"{checkboxes(items)}\n\nStart if you can tick all but one. If more stay open, settle them "
         "first: that is cheaper now than in month three."

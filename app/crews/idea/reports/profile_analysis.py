@@ -141,8 +141,8 @@ def _strengths(assessment: Assessment) -> str:
             )
     if reading.experience.most_years:
         points.append(
-            f"**{count(reading.experience.most_years, 'year')}** of doing one thing: you know who "
-            "pays in that field and what annoys them. Ask former colleagues and customers first."
+            f"**{count(reading.experience.most_years, 'year')} of experience:** you know who pays "
+            "in that field and what annoys them. Ask former colleagues and customers first."
         )
     if reading.experience.told:
         excerpt = quote(reading.profile.experience_summary, most_characters=200)
@@ -189,7 +189,7 @@ def _gaps(assessment: Assessment) -> str:
 
 
 def _shown_by(times: int) -> str:
-    return "one of your first three ideas" if times == 1 else f"{times} of your first three ideas"
+    return f"{('one', 'two', 'all')[times - 1]} of your first three ideas"
 
 
 def _advice(assessment: Assessment) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.crews.idea.markdown import bullets, numbered, table
-from app.crews.idea.reports.note import note
+from app.crews.idea.reading import Reading
+from app.crews.idea.reports.note import note, weak_fit_notes
 from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import count, listing, number, number_range, usd, usd_range
 
@@ -23,14 +24,17 @@ def write(assessment: Assessment) -> str:
     return "\n\n".join(parts)
 
 
-def _limits(fit: Fit) -> str:
+def limits(fit: Fit, reading: Reading) -> str:
     """Return in a few words whether the person's limits carry the idea."""
     needs = [
         need
         for need, is_within in (("time", fit.is_within_hours), ("money", fit.is_within_budget))
         if not is_within
     ]
-    return f"needs more {listing(needs)}" if needs else "inside"
+    if needs:
+        return f"needs more {listing(needs)}"
+    is_known = reading.hours is not None and reading.budget is not None
+    return "inside" if is_known else "inside as far as known"
 
 
 def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
@@ -53,7 +57,7 @@ def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
                 number_range(fit.idea.hours_per_week),
                 f"{usd_range(fit.idea.monthly_earnings_usd)} after "
                 f"{count(fit.idea.ramp_months, 'month')}",
-                _limits(fit),
+                limits(fit, assessment.reading),
             )
             for place, fit in enumerate(shown, start=1)
         ),
@@ -62,9 +66,10 @@ def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
         [f"{score.criterion.lower()} ({score.most_points})" for score in shown[0].scores]
     )
     paragraphs = [
+        *weak_fit_notes(assessment),
         f"These are the {len(shown)} best of {len(assessment.fits)} ideas for you. Each is scored "
         f"on {criteria}, 100 points in all; an idea that needs more hours or money than you have "
-        "loses points. Equal totals put the cheaper start first.",
+        "loses points. Equal totals put the cheaper start first, then the quicker first payment.",
         overview,
         _lead(shown[0], shown[1]),
     ]
@@ -82,8 +87,8 @@ def _lead(first: Fit, second: Fit) -> str:
     gain = ahead[0].points - ahead[1].points
     if not gain:
         return (
-            f"“{first.idea.name}” and “{second.idea.name}” score alike on every criterion; the "
-            "first starts at the lower cost or stands first in the catalogue. Choose by customer."
+            f"“{first.idea.name}” and “{second.idea.name}” score alike on every criterion, so "
+            "choose between them by whose customers you know better."
         )
     lead = (
         f"leads “{second.idea.name}” by {count(margin, 'point')}"
@@ -136,7 +141,7 @@ def _fit(fit: Fit) -> str:
     scores = table(("Criterion", "Points", "Of", "Why"), rows)
     if fit.is_within_limits:
         return scores
-    return f"{scores}\n\n**Outside your limits:** this idea {_limits(fit)} than you have."
+    return f"{scores}\n\n**Outside your limits.** {'. '.join(fit.shortfalls)}."
 
 
 def _money(fit: Fit, assessment: Assessment) -> str:
