@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-from moto.s3.models import FakeKey
-from moto.server import ThreadedMotoServer
 
 from tests.servers import S3Account, SeaweedFS
 
@@ -21,6 +19,9 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Account]:
 @pytest.fixture(scope="session")
 def moto_s3() -> Iterator[S3Account]:
     """A simulated S3 server."""
+    from moto.s3.models import FakeKey
+    from moto.server import ThreadedMotoServer
+
     with pytest.MonkeyPatch.context() as patch:
         # When an object is written over, moto closes the old one, though another request may be at
         # it, which then fails. The garbage collector closes it in time.

@@ -119,6 +119,9 @@ class LocalDriver(Driver):
             return self._fd
 
     def _write(self, name: str, data: bytes, write: Write) -> None:
+        if write.abandoned:
+            return
+
         def attempt() -> None:
             self._in_directory(lambda directory: self._write_in(directory, name, data, write))
 
@@ -130,8 +133,6 @@ class LocalDriver(Driver):
 
     def _write_in(self, directory: int, name: str, data: bytes, write: Write) -> None:
         unfinished = f".{self._writer}-{next(self._serial)}.tmp"
-        if write.abandoned:
-            return
         fd = os.open(
             unfinished,
             os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW,
@@ -145,13 +146,12 @@ class LocalDriver(Driver):
                     rest = rest[os.write(fd, rest) :]
             finally:
                 os.close(fd)
-            if not write.abandoned:
-                os.rename(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
-                write.landed = True
+            os.rename(unfinished, name, src_dir_fd=directory, dst_dir_fd=directory)
+            write.landed = True
         finally:
             if not write.landed:
                 with suppress(OSError):
-                    os.unlink(unfinished, dir_fd=directory)
+                    _unlink(unfinished, directory)
 
     def _read(self, name: str) -> bytes:
         with self._told_as_ours(name):
@@ -167,7 +167,7 @@ class LocalDriver(Driver):
         for name in names:
             try:
                 with self._told_as_ours(name), suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=self._fd)
+                    self._in_directory(partial(_unlink, name))
             except StorageError as error:
                 failures[name] = error
         return failures
@@ -194,6 +194,10 @@ def _tells_removal(error: OSError, directory: int) -> bool:
     return error.errno == errno.ESTALE or (
         error.errno == errno.ENOENT and os.fstat(directory).st_nlink == 0
     )
+
+
+def _unlink(name: str, directory: int) -> None:
+    os.unlink(name, dir_fd=directory)
 
 
 def _read_in(directory: int, name: str) -> bytes:

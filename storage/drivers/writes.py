@@ -7,8 +7,8 @@ from typing import Any
 
 
 class Write:
-    """One put on its way. The thread that does it looks at `abandoned` before the last step, and
-    sets `landed` when others can see what it wrote."""
+    """One put on its way. The thread that does it looks at `abandoned` before it begins, and sets
+    `landed` when others may see what it wrote."""
 
     __slots__ = ("abandoned", "landed", "superseded")
 

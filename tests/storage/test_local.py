@@ -3,6 +3,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -183,9 +184,7 @@ async def test_a_write_survives_the_sweep_of_its_unfinished_file(
 
 async def test_a_removed_directory_is_made_again(store: OutputStore, directory: Path) -> None:
     await store.persist(key(0), "lost")
-    for path in directory.iterdir():
-        path.unlink()
-    directory.rmdir()
+    shutil.rmtree(directory)
     with pytest.raises(OutputNotFound):
         await store.read(key(0))
     await store.persist(key(1), "text")
@@ -198,21 +197,27 @@ async def test_a_removed_directory_is_made_again(store: OutputStore, directory: 
 async def test_a_directory_that_another_process_made_again_is_used(
     store: OutputStore, directory: Path
 ) -> None:
-    for path in directory.iterdir():
-        path.unlink()
-    directory.rmdir()
+    shutil.rmtree(directory)
     directory.mkdir(mode=0o700)
     (directory / str(key())).write_text("from the other process")
     assert (await store.usage()).count == 1
     assert await store.read(key()) == "from the other process"
 
 
+async def test_deletes_reach_a_directory_that_another_process_made_again(
+    store: OutputStore, directory: Path
+) -> None:
+    shutil.rmtree(directory)
+    directory.mkdir(mode=0o700)
+    (directory / str(key())).write_text("from the other process")
+    assert (await store.delete([key()])).complete
+    assert list(directory.iterdir()) == []
+
+
 async def test_a_removed_folder_around_the_directory_is_one_clear_error(
     store: OutputStore, directory: Path
 ) -> None:
-    for path in directory.iterdir():
-        path.unlink()
-    directory.rmdir()
+    shutil.rmtree(directory)
     directory.parent.rmdir()
     with pytest.raises(OutputUnavailable, match=rf"{key()}.*No such file or directory"):
         await store.persist(key(), "text")
