@@ -49,20 +49,19 @@ _PLAN_CREW = _names(
 )
 _NATIVE_AGENT = _PLAN_AGENT | _names(
     """
-    tools tools_results allow_delegation max_execution_time inject_date config
-    tool_failure_policy multimodal guardrail_max_retries
+    tools tools_results allow_delegation max_execution_time inject_date tool_failure_policy
     """
 )
 _NATIVE_TASK = _PLAN_TASK | _names(
     """
-    tools callback guardrail guardrails max_retries output_json output_pydantic
-    response_model converter_cls tool_failure_policy condition allow_crewai_trigger_context
+    tools callback guardrail guardrails max_retries output_json output_pydantic response_model
+    tool_failure_policy condition allow_crewai_trigger_context
     """
 )
 _NATIVE_CREW = _PLAN_CREW | _names(
     """
     process manager_agent before_kickoff_callbacks step_callback task_callback cache
-    function_calling_llm tool_failure_policy trained_agents_file stream
+    tool_failure_policy trained_agents_file
     """
 )
 
@@ -112,7 +111,7 @@ def check_native_covers(crew: Crew) -> None:
 
 def check_surroundings() -> None:
     """Raise NotCovered while somebody listens in on CrewAI or changes its texts."""
-    if any(_global_hooks.values()) or _scoped_hooks_var.get():
+    if hooks_are_set():
         hooked = [point.value for point, hooks in _global_hooks.items() if hooks]
         raise NotCovered(f"a hook on {', '.join(hooked) or 'this run'}")
     if content_processor._content_processor.get() is not None:
@@ -124,6 +123,11 @@ def check_surroundings() -> None:
     trained = os.environ.get(CREWAI_TRAINED_AGENTS_FILE_ENV, TRAINED_AGENTS_DATA_FILE)
     if os.path.exists(trained):  # noqa: PTH110 - a Path costs more than the look
         raise NotCovered(f"trained agents ({Path(trained).name})")
+
+
+def hooks_are_set() -> bool:
+    """Whether anybody has hooked into CrewAI, for all runs or for this one."""
+    return any(_global_hooks.values()) or bool(_scoped_hooks_var.get())
 
 
 def foreign_listeners() -> bool:

@@ -8,7 +8,7 @@ from crewai import Crew
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.crews.crew_output import CrewOutput
 
-from app.engine.coverage import foreign_listeners
+from app.engine.coverage import foreign_listeners, hooks_are_set
 from app.engine.executor import NativeExecutor
 from app.engine.scope import RunScope
 from app.engine.threads import WorkThreads
@@ -30,8 +30,12 @@ async def run_natively(crew: Crew, inputs: Mapping[str, object], scope: RunScope
         crew.verbose or any(agent.verbose for agent in agents) or foreign_listeners()
     )
     _take_callbacks_off_the_loop(crew, scope.threads)
-    before, crew.before_kickoff_callbacks = crew.before_kickoff_callbacks, []
-    after, crew.after_kickoff_callbacks = crew.after_kickoff_callbacks, []
+    before: list[Any] = []
+    after: list[Any] = []
+    if not hooks_are_set():
+        # Hooks come before and after these, which is why they then stay where they are.
+        before, crew.before_kickoff_callbacks = crew.before_kickoff_callbacks, []
+        after, crew.after_kickoff_callbacks = crew.after_kickoff_callbacks, []
 
     given: Any = dict(inputs)
     for callback in before:

@@ -30,7 +30,8 @@ class StockThreads:
             return await asyncio.wrap_future(
                 self._pool.submit(context.run, _kickoff, crew, dict(inputs), scope)
             )
-        except asyncio.CancelledError:
+        except BaseException:
+            # Threads of its asynchronous tasks may still be at work.
             scope.drop()
             raise
 

@@ -296,6 +296,54 @@ def with_callbacks(model: BaseLLM) -> Crew:
     )
 
 
+def stepped(model: BaseLLM) -> Crew:
+    """A crew that hears of each step, and adds what it heard to its result."""
+    steps: list[str] = []
+
+    def after(output: Any) -> Any:
+        output.raw += f" after {steps}"
+        return output
+
+    return one(
+        {"tools": [shout]},
+        crew_options={
+            "step_callback": lambda step: steps.append(type(step).__name__),
+            "after_kickoff_callbacks": [after],
+        },
+    )(model)
+
+
+def no_function_calls(asked: Asked, nth: int) -> Any:
+    """A provider that turns out not to take tools: CrewAI goes on by text."""
+    if asked.tools:
+        return RuntimeError("this model does not support tools")
+    return react("shout", 1)(asked, nth - 1)
+
+
+def same_call_twice(asked: Asked, nth: int) -> Any:
+    if nth == 2:
+        return f"done {asked.digest}"
+    arguments = json.dumps({"text": "the same"})
+    call = {"name": "counter", "arguments": arguments}
+    return [{"id": f"call_{nth}", "type": "function", "function": call}]
+
+
+def counting(**crew_options: Any) -> Callable[[BaseLLM], Crew]:
+    """A tool that tells how often it ran."""
+
+    def build(model: BaseLLM) -> Crew:
+        count = iter(range(1, 99))
+
+        @tool("counter")
+        def counter(text: str) -> str:
+            """Count."""
+            return f"{text} {next(count)}"
+
+        return one({"tools": [counter]}, crew_options=crew_options)(model)
+
+    return build
+
+
 TEMPLATES = {
     "system_template": "<|system|>{{ .System }}<|end|>",
     "prompt_template": "<|user|>{{ .Prompt }}<|end|>",
@@ -569,6 +617,70 @@ CASES = [
         model={"native_tools": True},
     ),
     Case("max_execution_time", one({"max_execution_time": 30}), "native"),
+    Case("a step callback of the crew's", stepped, "native", answer=react("shout")),
+    Case(
+        "a step callback, by function call",
+        stepped,
+        "native",
+        answer=function_calls("shout"),
+        model={"native_tools": True},
+    ),
+    Case(
+        "a model that takes no tools after all",
+        one({"tools": [shout]}),
+        "native",
+        answer=no_function_calls,
+        model={"native_tools": True},
+    ),
+    Case(
+        "a tool cache",
+        counting(cache=True),
+        "native",
+        answer=same_call_twice,
+        model={"native_tools": True},
+    ),
+    Case(
+        "no tool cache", counting(), "native", answer=same_call_twice, model={"native_tools": True}
+    ),
+    Case(
+        "a tool failure that ends the crew",
+        one({"tools": [fail], "tool_failure_policy": "raise"}),
+        "native",
+        answer=function_calls("fail"),
+        model={"native_tools": True},
+        fails=True,
+    ),
+    Case(
+        "results of earlier tools",
+        one({"tools_results": [{"result": "earlier", "result_as_answer": True}]}),
+        "native",
+    ),
+    Case("max_retries of a guardrail", guarded(99, max_retries=2), "native", fails=True),
+    Case(
+        "a trigger payload for a named task",
+        two(second={"allow_crewai_trigger_context": True}),
+        "native",
+        inputs={**INPUTS, "crewai_trigger_payload": "ping"},
+    ),
+    Case("the date", one({"inject_date": True, "date_format": "%Y"}), "native"),
+    Case(
+        "a trained agents' file that is not there",
+        one(crew_options={"trained_agents_file": "none.pkl"}),
+        "native",
+    ),
+    Case(
+        "a context window that fills up",
+        one({"tools": [shout]}),
+        "native",
+        answer=react("shout", 2),
+        model={"window": 900},
+    ),
+    Case(
+        "a guardrail in words",
+        one(task_options={"guardrail": "be polite"}),
+        "native",
+        answer=lambda a, n: '{"valid": true, "feedback": null}' if not a.task else hashed(a, n),
+    ),
     # What is left to stock
     Case("a limit of requests", one({"max_rpm": 100}), "stock"),
     Case("a subclass of Agent", own_agent, "stock"),

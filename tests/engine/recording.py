@@ -60,6 +60,7 @@ class RecordingLLM(BaseLLM):
 
     native_tools: bool = False
     stop_words: bool = True
+    window: int = 1_000_000
     _answer: Answer = PrivateAttr()
     _asked: list[Asked] = PrivateAttr(default_factory=list)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
@@ -79,7 +80,7 @@ class RecordingLLM(BaseLLM):
         return self.stop_words
 
     def get_context_window_size(self) -> int:
-        return 1_000_000
+        return self.window
 
     def call(
         self,

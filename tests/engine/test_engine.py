@@ -25,8 +25,8 @@ from app.engine import (
     TaskFinished,
     TaskStarted,
 )
-from tests.engine.crews import INPUTS, agent, conditional, one, shout, task, three, two
-from tests.engine.recording import RecordingLLM, Source
+from tests.engine.crews import INPUTS, agent, conditional, one, react, shout, task, three, two
+from tests.engine.recording import Asked, RecordingLLM, Source, run_engine, run_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -223,6 +223,34 @@ async def test_a_too_long_prompt_that_must_not_be_shortened_fails_the_run(mode: 
         await asyncio.wait_for(engine.run("crew", INPUTS), 20)
     assert len(model.asked) == 1
     await engine.aclose()
+
+
+@pytest.mark.parametrize("tools", [[], [shout]])
+async def test_a_too_long_prompt_that_may_be_shortened_is_asked_again(tools: Any) -> None:
+    """Stock shortens it, too, but then ends the task unanswered, or repeats its last tool."""
+    too_long_at = len(tools)
+
+    def answer(asked: Asked, nth: int) -> Any:
+        if asked.task and nth == too_long_at:
+            return RuntimeError("This model's maximum context length is 8 tokens")
+        return react("shout", too_long_at)(asked, nth) if asked.task else "in short"
+
+    build = one({"tools": tools})
+    reference_model = RecordingLLM(answer)
+    reference = await asyncio.to_thread(run_reference, build, reference_model, INPUTS)
+    assert reference.output is not None
+    if tools:
+        assert "I tried reusing the same input" in str(reference_model.asked)
+    else:
+        assert "produced no final output" in reference.output["raw"]
+
+    model = RecordingLLM(answer)
+    ours = await run_engine(build, model, INPUTS, "auto")
+    assert ours.output is not None
+    assert ours.output["raw"].startswith("done ")
+    assert "in short" in model.asked[-1].last
+    assert len(model.asked) == too_long_at + 3
+    assert "I tried reusing the same input" not in str(model.asked)
 
 
 @pytest.mark.parametrize("mode", MODES)
