@@ -2,9 +2,9 @@
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ from litestar.openapi import OpenAPIConfig
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
 from app.api.run import run_idea_crew
+from app.api.runs import runs_router
 from app.crews.registry import Registry, served_crews
 from app.db import Database
 from app.engine import Engine
@@ -40,10 +41,17 @@ _MAX_BODY_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running service, without its HTTP side."""
+    """A running service, without its HTTP side.
+
+    `stop` takes no more runs, waits that many seconds for those under way, hands the others
+    back and ends all watching. It may be called again, with less patience.
+    """
 
     runs: RunService
     queries: RunQueries
+    worker: Worker
+    events: EventHub
+    stop: Callable[[float], Awaitable[None]]
     store: OutputStore
     database: Database
 
@@ -56,14 +64,12 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_service(settings, crews) as service:
-            app.state.runs = service.runs
-            app.state.queries = service.queries
-            app.state.store = service.store
-            app.state.database = service.database
+            for part in fields(service):
+                app.state[part.name] = getattr(service, part.name)
             yield
 
     return Litestar(
-        [run_idea_crew, live, ready],
+        [run_idea_crew, runs_router, live, ready],
         lifespan=[lifespan],
         exception_handlers=dict(EXCEPTION_HANDLERS),
         request_max_body_size=_MAX_BODY_BYTES,
@@ -124,15 +130,16 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         neighbours = Neighbours(name, worker, events, queries)
         stack.push_async_callback(neighbours.aclose)
 
-        @stack.push_async_callback
-        async def stop() -> None:
+        async def stop(seconds: float) -> None:
             runs.accepting = recovery.taking_over = False
-            await worker.drain(settings.shutdown_seconds)
+            await worker.drain(seconds)
+            events.close()
 
+        stack.push_async_callback(stop, settings.shutdown_seconds)
         sweeper.start()
         recovery.start()
         neighbours.start()
-        yield Service(runs, queries, store, database)
+        yield Service(runs, queries, worker, events, stop, store, database)
 
 
 def configured_model(settings: Settings, crews: Registry) -> "BaseLLM":

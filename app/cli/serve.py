@@ -1,9 +1,13 @@
 """`crew-capture serve`: the HTTP API on one address, by one or several processes."""
 
+import asyncio
 import logging
+import signal
+from types import FrameType
 from typing import Any
 
 import uvicorn
+from litestar import Litestar
 from litestar.types import ASGIApp
 
 from app.asgi import create_app
@@ -11,7 +15,7 @@ from app.db import DatabaseUnavailable
 from app.engine import EngineError
 from app.logs import configure_logging
 from app.open_files import raise_open_file_limit
-from app.settings import Settings
+from app.settings import Settings, load_settings
 from storage import StorageError
 
 logger = logging.getLogger("crew_capture.serve")
@@ -36,7 +40,8 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=round(settings.shutdown_seconds),
+        # Our own stop is done by then.
+        timeout_graceful_shutdown=round(settings.shutdown_seconds) + 10,
         # A process that is stopped for a while is slow, not dead: its runs are not lost to it.
         timeout_worker_healthcheck=60,
     )
@@ -44,14 +49,21 @@ def serve(settings: Settings) -> None:
 
 def served_app() -> ASGIApp:
     """The application of one serving process."""
-    return _StartErrorsInOneLine(create_app())
+    settings = load_settings()
+    return _Process(create_app(settings), settings.shutdown_seconds)
 
 
-class _StartErrorsInOneLine:
-    """Says in one line why a start failed, where that is something to mend."""
+class _Process:
+    """An application with what concerns its process: how it starts and how it stops.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Why a start failed is said in one line, where that is something to mend. A signal to stop
+    lets runs under way end for a while; a second one hands them back at once.
+    """
+
+    def __init__(self, app: Litestar, shutdown_seconds: float) -> None:
         self._app = app
+        self._patience = [0.0, shutdown_seconds]
+        self._stops: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
@@ -59,6 +71,8 @@ class _StartErrorsInOneLine:
             return
 
         async def send_unless_failed(message: Any) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._stop_on_signals()
             if message["type"] != "lifespan.startup.failed":
                 await send(message)
 
@@ -69,6 +83,24 @@ class _StartErrorsInOneLine:
             if not isinstance(error, _MENDABLE):
                 logger.error("The start failed", exc_info=error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
+
+    def _stop_on_signals(self) -> None:
+        """Let go of runs before the server waits for their clients, which wait for the runs."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            of_server = signal.getsignal(number)
+
+            def on_signal(number: int, frame: FrameType | None, of_server: Any = of_server) -> None:
+                loop.call_soon_threadsafe(self._stop)
+                of_server(number, frame)
+
+            if callable(of_server):
+                signal.signal(number, on_signal)
+
+    def _stop(self) -> None:
+        seconds = self._patience.pop() if self._patience else 0.0
+        # Kept here, for the loop alone would not keep it.
+        self._stops.add(asyncio.ensure_future(self._app.state.stop(seconds)))
 
 
 def _innermost(error: BaseException) -> BaseException:

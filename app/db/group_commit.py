@@ -52,9 +52,17 @@ class GroupCommit:
         """
         return cast(R, await self._enqueue(operation, payload))
 
-    def submit_soon(self, operation: GroupOperation[P, R], payload: P) -> None:
-        """The same without waiting for it; a failure is logged, and the change is lost."""
-        self._enqueue(operation, payload).add_done_callback(_log_failure)
+    def submit_soon(
+        self, operation: GroupOperation[P, R], payload: P, then: Callable[[], None]
+    ) -> None:
+        """The same without waiting; `then` is called once it is committed, or lost and logged."""
+
+        def done(committed: asyncio.Future[Any]) -> None:
+            if not committed.cancelled() and (error := committed.exception()) is not None:
+                logger.warning("A change that nobody waits for was lost: %s", error)
+            then()
+
+        self._enqueue(operation, payload).add_done_callback(done)
 
     async def aclose(self) -> None:
         """Wait until everything submitted is committed or refused."""
@@ -103,11 +111,6 @@ class GroupCommit:
                 outcome = await operation(connection, [write.payload for write in writes])
                 results += zip(writes, outcome, strict=True)
         return results
-
-
-def _log_failure(committed: asyncio.Future[Any]) -> None:
-    if not committed.cancelled() and (error := committed.exception()) is not None:
-        logger.warning("A change that nobody waits for was lost: %s", error)
 
 
 def _refuse(group: list[_Write], error: Exception) -> None:

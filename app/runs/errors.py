@@ -34,6 +34,10 @@ class UnknownRun(RunError):
     """There is no such run."""
 
 
+class UnknownOutput(RunError):
+    """The run has no output of this name, or not yet."""
+
+
 class RunUnsettled(RunError):
     """The run is not settled yet, and what was asked for needs that."""
 

@@ -53,9 +53,15 @@ class EventHub:
             elif queue.qsize() == _MAX_BEHIND:
                 queue.put_nowait(None)  # the mark of being cut off
 
+    def close(self) -> None:
+        """End all watching: the process stops."""
+        for queues in self._watchers.values():
+            for queue in queues:
+                queue.put_nowait(None)
+
     @contextmanager
     def watch(self, run_id: UUID) -> Iterator[asyncio.Queue[Event | None]]:
-        """A queue of what happens in the run while the block lasts; None: you fell behind."""
+        """A queue of what happens in the run while the block lasts; None: it is over."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._watchers[run_id].add(queue)
         try:

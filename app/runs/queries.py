@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
 from app.db import Database
-from app.runs.errors import InvalidInput
+from app.runs.errors import InvalidInput, UnknownRun
 from app.runs.events import Event
 from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun
 
@@ -50,6 +50,13 @@ class RunQueries:
         """The run as it stands, or None if there is no such run."""
         async with self._database.read() as connection, AsyncSession(connection) as session:
             return await session.get(UserRun, run_id)
+
+    async def get_known(self, run_id: UUID) -> UserRun:
+        """The run as it stands. Raises UnknownRun."""
+        run = await self.get(run_id)
+        if run is None:
+            raise UnknownRun(f"there is no run {run_id}")
+        return run
 
     async def page(self, wanted: RunFilter, cursor: str | None, limit: int) -> RunPage:
         """Runs without their outputs, newest first. Raises InvalidInput for a wrong cursor."""

@@ -136,12 +136,12 @@ class RunRows:
         return await self._writes.submit(self._delete_all, run_id)
 
     def append_soon(self, event: Event) -> None:
-        """Tell of an event, and store it with the next group.
+        """Store an event with the next group, then tell of it.
 
-        One that can't be stored is logged and lost: it tells of progress, as the run's end does.
+        One that can't be stored is told all the same: it tells of progress, as the run's end does.
         """
-        self._events.publish(event)
-        self._writes.submit_soon(self._append_all, event)
+        # Told before it is stored, it would escape a watcher who comes in between.
+        self._writes.submit_soon(self._append_all, event, lambda: self._events.publish(event))
 
     async def renew_leases(self) -> None:
         """Hold on to every unsettled run of this worker for another lease."""

@@ -23,7 +23,7 @@ from app.runs.errors import (
     UnknownCrew,
     UnknownRun,
 )
-from app.runs.events import Event, EventHub
+from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
 from app.runs.inputs import complete_inputs
 from app.runs.models import UNSETTLED, RunStatus, UserRun
 from app.runs.queries import RunQueries
@@ -155,6 +155,23 @@ class RunService:
         if status in UNSETTLED:
             raise RunUnsettled(f"run {run_id} is {status}: cancel it first")
 
+    async def tasks(self, run: UserRun) -> list[dict[str, Any]]:
+        """The run's tasks in their order: name, agent, status, times as far as known."""
+        if run.tasks is not None:
+            return run.tasks
+        tasks: dict[int, dict[str, Any]] = {
+            index: {"name": task.name, "agent": task.agent, "status": "pending"}
+            for index, task in enumerate(self._engine.describe(run.crew).tasks)
+        }
+        first_seq = run.attempt * EVENTS_PER_ATTEMPT
+        for event in await self._queries.events([run.run_id], after_seq=first_seq):
+            task = tasks.get(event.data.get("index", -1), {})
+            if event.type == "task.started":
+                task.update(status="running", started_at=event.at)
+            elif event.type == "task.finished":
+                task.update(status="finished", finished_at=event.at)
+        return list(tasks.values())
+
     async def watch(
         self, run_id: UUID, *, after_seq: int, heartbeat_seconds: float
     ) -> AsyncIterator[Event | None]:
@@ -164,14 +181,14 @@ class RunService:
         behind; it may come back with the number of the last event it saw.
         """
         with self._events.watch(run_id) as queue:
-            # Watching first and reading then, nothing is missed; what comes twice is left out.
+            # In this order nothing is missed; what comes twice is left out.
+            run = await self._queries.get(run_id)
             for event in await self._queries.events([run_id], after_seq=after_seq):
                 after_seq = event.seq or after_seq
                 yield event
                 if event.settles:
                     return
-            row = await self._queries.get(run_id)
-            while row is not None and row.status in UNSETTLED:
+            while run is not None and run.status in UNSETTLED:
                 try:
                     event_or_end = await asyncio.wait_for(queue.get(), heartbeat_seconds)
                 except TimeoutError:

@@ -1,0 +1,299 @@
+"""`/api/runs`: runs as a resource, to start, look at, watch, stop and delete."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from litestar import MediaType, Response, Router, delete, get, post
+from litestar.datastructures import State
+from litestar.openapi import ResponseSpec
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
+from litestar.response import Stream
+
+from app.api.errors import ErrorAnswer
+from app.api.markdown import to_safe_html
+from app.runs.errors import InvalidInput, UnknownOutput
+from app.runs.events import Event
+from app.runs.models import RunStatus, UserRun
+from app.runs.queries import RunFilter, RunQueries
+from app.runs.service import RunOptions, RunService
+from storage import OutputKey
+
+_MAX_BATCH = 1000
+_MAX_BATCH_BODY_BYTES = 20_000_000
+_HEARTBEAT_SECONDS = 15.0
+
+
+class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A run to start. `stream` asks the models to stream from the first call."""
+
+    crew: str
+    inputs: dict[str, Any] = {}
+    stream: bool = False
+
+
+class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Runs of one crew, one for each of the inputs."""
+
+    crew: str
+    inputs: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=_MAX_BATCH)]
+
+
+class BatchAnswer(msgspec.Struct):
+    """The runs' ids, in the order of their inputs."""
+
+    run_ids: list[UUID]
+
+
+class TaskView(msgspec.Struct):
+    """A task of a run; `status` is pending, running, finished or skipped."""
+
+    name: str
+    agent: str
+    status: str
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class RunSummary(msgspec.Struct):
+    """A run as lists show it."""
+
+    run_id: UUID
+    crew: str
+    status: RunStatus
+    inputs: dict[str, Any]
+    error: str | None
+    error_type: str | None
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    waited_seconds: float | None
+    usage: dict[str, int] | None
+
+
+class RunView(RunSummary):
+    """A run with its tasks, and its outputs once it has succeeded."""
+
+    outputs: dict[str, str] | None
+    tasks: list[TaskView]
+
+
+class RunList(msgspec.Struct):
+    """Runs, newest first; `next_cursor` asks for those after them."""
+
+    runs: list[RunSummary]
+    next_cursor: str | None
+
+
+def _errors(**descriptions: str) -> dict[int, ResponseSpec]:
+    return {
+        int(status[1:]): ResponseSpec(ErrorAnswer, description=description)
+        for status, description in descriptions.items()
+    }
+
+
+_INVALID = "Something can't be taken; the error names it"
+_UNKNOWN = "There is no such run"
+_NOT_NOW = "Not now: Retry-After says when"
+
+
+@post(
+    "/",
+    status_code=202,
+    summary="Start a run",
+    responses=_errors(
+        _400=_INVALID, _404="No such crew", _409="The key was used otherwise", _503=_NOT_NOW
+    ),
+)
+async def start_run(
+    data: JSONBody[RunRequest],
+    state: State,
+    idempotency_key: Annotated[
+        str | None,
+        HeaderParameter(
+            name="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            description="The same key gives the same run, however often it is sent.",
+        ),
+    ] = None,
+) -> Response[RunView]:
+    """Accepted when this answers: the run will be carried to its end."""
+    runs: RunService = state.runs
+    options = RunOptions(stream=data.stream, idempotency_key=idempotency_key)
+    run_id = await runs.start(data.crew, data.inputs, options)
+    view = await _view(state, run_id)
+    return Response(view, status_code=202, headers={"Location": f"/api/runs/{run_id}"})
+
+
+@post(
+    "/batch",
+    status_code=202,
+    summary="Start a run for each of many inputs",
+    request_max_body_size=_MAX_BATCH_BODY_BYTES,
+    responses=_errors(_400=_INVALID, _404="No such crew", _413="Too large", _503=_NOT_NOW),
+)
+async def start_batch(data: JSONBody[BatchRequest], state: State) -> BatchAnswer:
+    """All of them are accepted, or none."""
+    runs: RunService = state.runs
+    return BatchAnswer(await runs.start_many(data.crew, data.inputs))
+
+
+@get("/", summary="List runs, newest first", responses=_errors(_400=_INVALID))
+async def list_runs(
+    state: State,
+    crew: FromQuery[str | None] = None,
+    status: FromQuery[RunStatus | None] = None,
+    created_from: FromQuery[datetime | None] = None,
+    created_before: FromQuery[datetime | None] = None,
+    cursor: FromQuery[str | None] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
+) -> RunList:
+    queries: RunQueries = state.queries
+    wanted = RunFilter(
+        crew=crew, status=status, created_from=created_from, created_before=created_before
+    )
+    page = await queries.page(wanted, cursor, limit)
+    return RunList([_summary(run) for run in page.runs], page.next_cursor)
+
+
+@get("/{run_id:uuid}", summary="A run as it stands", responses=_errors(_404=_UNKNOWN))
+async def get_run(run_id: FromPath[UUID], state: State) -> RunView:
+    return await _view(state, run_id)
+
+
+@post(
+    "/{run_id:uuid}/cancel",
+    status_code=200,
+    summary="Stop a run",
+    responses=_errors(_404=_UNKNOWN),
+)
+async def cancel_run(run_id: FromPath[UUID], state: State) -> RunView:
+    """Its model connections are closed and its outputs deleted; a settled run stays as it is."""
+    runs: RunService = state.runs
+    await runs.cancel(run_id)
+    return await _view(state, run_id)
+
+
+@delete(
+    "/{run_id:uuid}",
+    summary="Delete a settled run with all it has",
+    responses=_errors(_404=_UNKNOWN, _409="The run is not settled"),
+)
+async def delete_run(run_id: FromPath[UUID], state: State) -> None:
+    runs: RunService = state.runs
+    await runs.delete(run_id)
+
+
+@get(
+    "/{run_id:uuid}/outputs/{name:str}",
+    summary="One output of a run that succeeded",
+    media_type=MediaType.TEXT,
+    responses=_errors(_404="There is no such run or output"),
+)
+async def get_output(
+    run_id: FromPath[UUID],
+    name: FromPath[str],
+    state: State,
+    as_: Annotated[Literal["markdown", "html"], QueryParameter(name="as")] = "markdown",
+) -> Response[str]:
+    """As a markdown file, or as a fragment of HTML that is safe to show."""
+    run = await _get(state, run_id)
+    text = (run.outputs or {}).get(name)
+    if text is None:
+        raise UnknownOutput(f"run {run_id} is {run.status} and has no output of that name")
+    if as_ == "html":
+        return Response(to_safe_html(text), media_type="text/html; charset=utf-8")
+    filename = OutputKey.filename_from(name)
+    headers = {"Content-Disposition": f'attachment; filename="{filename}.md"'}
+    return Response(text, media_type="text/markdown; charset=utf-8", headers=headers)
+
+
+@get(
+    "/{run_id:uuid}/events",
+    summary="What happens in a run, as server-sent events",
+    responses=_errors(_400=_INVALID, _404=_UNKNOWN),
+)
+async def watch_run(
+    run_id: FromPath[UUID],
+    state: State,
+    last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
+) -> Stream:
+    """Stored events after `Last-Event-ID`, then what comes, until the run is settled."""
+    if last_event_id is not None and not last_event_id.isdecimal():
+        raise InvalidInput("Last-Event-ID", "not the id of an event")
+    await _get(state, run_id)
+    runs: RunService = state.runs
+    events = runs.watch(
+        run_id,
+        after_seq=-1 if last_event_id is None else int(last_event_id),
+        heartbeat_seconds=_HEARTBEAT_SECONDS,
+    )
+    return Stream(
+        _server_sent(events),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+runs_router = Router(
+    "/api/runs",
+    route_handlers=[
+        start_run,
+        start_batch,
+        list_runs,
+        get_run,
+        cancel_run,
+        delete_run,
+        get_output,
+        watch_run,
+    ],
+    tags=["runs"],
+)
+
+
+async def _server_sent(events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
+    async for event in events:
+        if event is None:
+            yield b": still here\n\n"
+            continue
+        number = b"" if event.seq is None else b"id: %d\n" % event.seq
+        data = msgspec.json.encode({"run_id": event.run_id, "at": event.at, **event.data})
+        yield b"%bevent: %b\ndata: %b\n\n" % (number, event.type.encode(), data)
+
+
+async def _get(state: State, run_id: UUID) -> UserRun:
+    queries: RunQueries = state.queries
+    return await queries.get_known(run_id)
+
+
+async def _view(state: State, run_id: UUID) -> RunView:
+    run = await _get(state, run_id)
+    runs: RunService = state.runs
+    tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
+    return RunView(**_summary_fields(run), outputs=run.outputs, tasks=tasks)
+
+
+def _summary(run: UserRun) -> RunSummary:
+    return RunSummary(**_summary_fields(run))
+
+
+def _summary_fields(run: UserRun) -> dict[str, Any]:
+    waited = (run.started_at - run.created_at).total_seconds() if run.started_at else None
+    return {
+        "run_id": run.run_id,
+        "crew": run.crew,
+        "status": RunStatus(run.status),
+        "inputs": run.inputs,
+        "error": run.error,
+        "error_type": run.error_type,
+        "attempt": run.attempt,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "waited_seconds": waited,
+        "usage": run.usage,
+    }
