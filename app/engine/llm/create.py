@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from crewai import LLM
 from crewai.llms.base_llm import BaseLLM
 
+from app.engine.llm.deferred import deferred_clients
 from app.engine.llm.offline import OfflineAnswer, OfflineModel
 from app.engine.llm.pool import ModelPool
 from app.engine.llm.pooled import pooled_over
@@ -32,7 +33,8 @@ def create_model(
     limits = [settings.max_concurrency, settings.max_connections or settings.max_concurrency]
     _pool.configure(max_concurrency=min(limits), timeout_seconds=settings.timeout_seconds)
     logging.getLogger().addFilter(_is_no_usage_line)
-    return pooled(_crewai_model(settings))
+    with deferred_clients():
+        return pooled(_crewai_model(settings))
 
 
 def pooled(llm: BaseLLM) -> BaseLLM:

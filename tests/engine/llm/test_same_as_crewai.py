@@ -1,6 +1,7 @@
 """Over the pool, a model sends what CrewAI's own sends, and gives what it gives."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -13,7 +14,7 @@ from crewai.llms.providers.openai.completion import OpenAICompletion
 from openai import BadRequestError
 from pydantic import BaseModel
 
-from app.engine.llm import ModelSettings, OfflineModel, on_token
+from app.engine.llm import ModelSettings, OfflineModel, deferred_clients, on_token
 from app.engine.llm.pooled import pooled_over
 from tests.engine.llm.conftest import SECRET, Server
 from tests.load.stub_model import Failure
@@ -279,3 +280,16 @@ async def test_a_pooled_model_keeps_the_settings_and_the_token_counts(server: Se
 
 async def test_the_key_shows_in_no_repr(server: Server) -> None:
     assert SECRET not in repr(ModelSettings(api_key=SECRET))
+
+
+async def test_a_model_made_without_clients_builds_them_at_the_first_call(server: Server) -> None:
+    with deferred_clients():
+        model = server.own()
+        started = time.process_time()
+        for _ in range(20):
+            server.own()
+        assert time.process_time() - started < 0.2  # with clients about 0.9
+    assert (model._client, model._async_client) == (None, None)
+    expected = await server.own().acall(MESSAGES)
+    assert await model.acall(MESSAGES) == expected
+    assert await asyncio.to_thread(model.call, MESSAGES) == expected
