@@ -8,27 +8,33 @@ from app.engine.environment import prepare_environment
 
 prepare_environment()
 
-from app.engine.description import CrewDescription, CrewSource, TaskDescription
-from app.engine.engine import Engine, Mode
-from app.engine.errors import (
-    CrewBroken,
-    CrewFailed,
-    CrewUnknown,
-    EngineClosed,
-    EngineError,
-    ModelError,
-    NoResult,
-    RunFailed,
-)
-from app.engine.results import (
-    CrewResult,
-    RunObserver,
-    TaskFinished,
-    TaskOutcome,
-    TaskStarted,
-    Usage,
-    Way,
-)
+from app.engine.touches import moved
+
+try:
+    from app.engine.description import CrewDescription, CrewSource, TaskDescription
+    from app.engine.engine import Engine, Mode
+    from app.engine.errors import (
+        CrewBroken,
+        CrewFailed,
+        CrewUnknown,
+        EngineClosed,
+        EngineError,
+        ModelError,
+        NoResult,
+        RunFailed,
+    )
+    from app.engine.results import (
+        CrewResult,
+        RunObserver,
+        TaskFinished,
+        TaskOutcome,
+        TaskStarted,
+        Usage,
+        Way,
+    )
+except ImportError as error:
+    # A release of CrewAI that takes a name away: say all that moved, not just the first.
+    raise ImportError("\n".join(["the engine does not fit this CrewAI:", *moved()])) from error
 
 __all__ = [
     "CrewBroken",

@@ -168,6 +168,8 @@ class Plan:
             step = self.steps[index]
             agent = agents[step.agent]
             await scope.start_task(index, agent.role)
+            if journal.handed_over:
+                return
             text = await self._answer(index, step, agent, models[step.agent], values, journal)
             if journal.handed_over:
                 return

@@ -1,8 +1,8 @@
 """Every part of CrewAI's insides that this package relies on, with its reason.
 
 `moved` compares their sources with those that were read when the engine was written. After an
-upgrade of CrewAI: read what moved, run the conformance suite, then take over the new digests with
-`python -m app.engine.touches`.
+upgrade of CrewAI: read what moved (`python app/engine/touches.py` prints it, also where the engine
+can't be imported), run the conformance suite, then take over the new digests.
 """
 
 import hashlib

@@ -1,6 +1,10 @@
 """CPU per run of each way, with a model that costs nothing: what the engine itself costs.
 
     python -m tests.load.engine_costs [--runs 200] [--profile plan|native|stock]
+    python -m tests.load.engine_costs --in-flight 1000
+
+With `--in-flight`, that many runs go at once over a model that takes a second for each call (two of
+them lie on a run's critical path): how long all take, and the memory of a run that waits.
 
 The crew: three agents, two asynchronous tasks and one that builds on both. The process's CPU time
 is taken over all runs, half of them one after the other and half side by side.
@@ -9,12 +13,15 @@ is taken over all runs, half of them one after the other and half side by side.
 import argparse
 import asyncio
 import cProfile
+import gc
 import logging
 import pstats
 import time
 import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
+
+import psutil
 
 from app.engine import Engine
 
@@ -36,6 +43,14 @@ class FreeModel(BaseLLM):
 
     def get_input_tokens_count(self, *args: Any, **kwargs: Any) -> int:
         return 100
+
+
+class SlowModel(FreeModel):
+    """Answers after a second."""
+
+    async def acall(self, messages: Any, *args: Any, **kwargs: Any) -> str:
+        await asyncio.sleep(1)
+        return self.call(messages)
 
 
 class Source:
@@ -101,6 +116,31 @@ async def _both_ways(run: Callable[[], Awaitable[None]], runs: int) -> None:
     await asyncio.gather(*(run() for _ in range(runs - runs // 2)))
 
 
+async def run_in_flight(mode: Mode, *, static: bool, runs: int) -> tuple[float, float, float]:
+    """Makespan in seconds, CPU ms per run, memory in KB per run that waits for its first answers."""
+    engine = Engine(model=SlowModel(model="slow"), mode=mode, max_stock_threads=32)
+    await engine.start([Source(static=static)])
+    await engine.run("crew", _INPUTS)
+    gc.collect()
+    process = psutil.Process()
+    memory, began, used = process.memory_info().rss, time.perf_counter(), time.process_time()
+    tasks = [asyncio.create_task(engine.run("crew", _INPUTS)) for _ in range(runs)]
+    await asyncio.sleep(0.9)
+    memory = process.memory_info().rss - memory
+    await asyncio.gather(*tasks)
+    makespan, used = time.perf_counter() - began, time.process_time() - used
+    await engine.aclose()
+    return makespan, used / runs * 1000, memory / runs / 1024
+
+
+def print_in_flight(runs: int) -> None:
+    print(f"{f'{runs} runs at once':<20}{'makespan s':>12}{'CPU ms':>10}{'KB per run':>12}")
+    for name in ("plan, static crew", "plan, factory", "native"):
+        mode, static, _ = _WAYS[name]
+        makespan, cpu, memory = asyncio.run(run_in_flight(mode, static=static, runs=runs))
+        print(f"{name:<20}{makespan:>12.2f}{cpu:>10.2f}{memory:>12.0f}")
+
+
 _WAYS: dict[str, tuple[Mode, bool, float]] = {
     # name: mode, static, share of the runs (a stock run takes a hundred times as long)
     "plan, static crew": ("auto", True, 10),
@@ -114,9 +154,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--profile", choices=["plan", "native", "stock"])
+    parser.add_argument("--in-flight", type=int)
     options = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     logging.getLogger("crewai").setLevel(logging.ERROR)
+    if options.in_flight:
+        print_in_flight(options.in_flight)
+        return
     print(f"{'way':<20}{'CPU ms per run':>16}")
     for name, (mode, static, share) in _WAYS.items():
         if options.profile and not name.startswith(options.profile):
