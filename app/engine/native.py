@@ -21,7 +21,7 @@ def adopt(agent: BaseAgent) -> None:
 
 async def run_natively(crew: Crew, inputs: Mapping[str, object], scope: RunScope) -> CrewOutput:
     """Run a crew that nobody else uses. Cancelling this cancels its model calls."""
-    scope.bind(crew.tasks)
+    scope.bind(crew)
     scope.adopt = adopt
     agents = _agents(crew)
     for agent in agents:

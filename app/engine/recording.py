@@ -137,7 +137,7 @@ async def record_plan(build: Build, kick_off: KickOff) -> Plan:
     crew = build()
     check_plan_covers(crew)
     described = definition(crew)
-    variables = required_variables(crew)
+    variables = frozenset(required_inputs(crew))
     marks, others = _marks(crew, variables), _marks(crew, variables)
     plan = _cut(crew, await _record(crew, marks, kick_off), marks, described, variables)
     for values in (others, _ordinary(crew, variables)):
@@ -149,10 +149,6 @@ async def record_plan(build: Build, kick_off: KickOff) -> Plan:
         if _rendered(plan, values) != _recorded(again, recorded):
             raise NotCovered("texts that don't follow from the inputs and answers alone")
     return plan
-
-
-def required_variables(crew: Crew) -> frozenset[str]:
-    return frozenset(required_inputs(crew))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from crewai import Crew
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.task import Task
 from crewai.tasks.task_output import TaskOutput
 from crewai.types.usage_metrics import UsageMetrics
 
-from app.engine.description import TaskDescription
+from app.engine.description import TaskDescription, task_descriptions
 from app.engine.journal import Journal
 from app.engine.results import RunObserver, TaskFinished, TaskOutcome, TaskStarted, Usage
 from app.engine.stops import RunDropped
@@ -42,16 +43,19 @@ class RunScope:
         self.threads = threads
         self.journal = Journal()
         self.usage = Usage()
-        self._usage_lock = threading.Lock()
+        # What the models of this run have raised, to tell their failures from the crew's.
         self.model_errors: list[BaseException] = []
         self.observer_error: BaseException | None = None
         self.dropped = False
         # Nobody listens to this run's CrewAI events: they need not be handed around.
         self.quiet = False
+        # Of a native run: what has an agent run on the event loop; the asyncio task that executes
+        # the crew, those of its asynchronous tasks, and the first failure among these.
         self.adopt: Callable[[BaseAgent], None] | None = None
         self.main: asyncio.Task[Any] | None = None
         self.side_tasks: set[asyncio.Task[Any]] = set()
         self.task_error: BaseException | None = None
+        self._usage_lock = threading.Lock()
         self._descriptions = tasks
         self._observer = observer
         self._loop = asyncio.get_running_loop()
@@ -79,9 +83,10 @@ class RunScope:
         if self.dropped:
             raise RunDropped
 
-    def bind(self, tasks: list[Task]) -> None:
-        """Tell which objects are this run's tasks."""
-        self._indices = {id(task): index for index, task in enumerate(tasks)}
+    def bind(self, crew: Crew) -> None:
+        """Tell which objects are this run's tasks. A factory may have built other ones by now."""
+        self._indices = {id(task): index for index, task in enumerate(crew.tasks)}
+        self._descriptions = task_descriptions(crew)
 
     def index_of(self, task: Task) -> int | None:
         return self._indices.get(id(task))

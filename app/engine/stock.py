@@ -24,7 +24,7 @@ class StockThreads:
         Cancelling this drops the run at once; its thread, which can't be stopped, ends at its next
         model call or task, and only then frees its slot.
         """
-        scope.bind(crew.tasks)
+        scope.bind(crew)
         context = contextvars.copy_context()
         try:
             return await asyncio.wrap_future(

@@ -352,6 +352,24 @@ async def test_a_factory_that_changes_anything_else_is_followed_too(change: Any)
     await engine.aclose()
 
 
+@pytest.mark.parametrize("mode", ["auto", "native", "stock"])
+async def test_a_factory_may_add_a_task_while_it_is_served(mode: Any) -> None:
+    model = RecordingLLM()
+    names = ["first"]
+
+    def build() -> Crew:
+        a = agent(model)
+        return Crew(agents=[a], tasks=[task(a, n, name=name) for n, name in enumerate(names)])
+
+    engine = Engine(model=model, mode=mode, max_stock_threads=2)
+    await engine.start([Source("crew", build)])
+    names.append("second")
+    result = await engine.run("crew", INPUTS)
+    assert [outcome.name for outcome in result.tasks] == ["first", "second"]
+    assert not any(outcome.skipped for outcome in result.tasks)
+    await engine.aclose()
+
+
 async def test_a_factory_that_never_builds_the_same_is_not_planned() -> None:
     model = RecordingLLM()
     count = iter(range(100))

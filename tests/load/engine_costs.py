@@ -117,7 +117,7 @@ async def _both_ways(run: Callable[[], Awaitable[None]], runs: int) -> None:
 
 
 async def run_in_flight(mode: Mode, *, static: bool, runs: int) -> tuple[float, float, float]:
-    """Makespan in seconds, CPU ms per run, memory in KB per run that waits for its first answers."""
+    """Makespan in seconds, CPU ms per run, memory in KB of a run that waits."""
     engine = Engine(model=SlowModel(model="slow"), mode=mode, max_stock_threads=32)
     await engine.start([Source(static=static)])
     await engine.run("crew", _INPUTS)
