@@ -88,6 +88,9 @@ def measure(key: str, scenario: Scenario) -> Result:
             started(stub, model_port, folder / "stub.log"),
             started(arguments, port, folder / "service.log", environment) as process,
         ):
+            log = (folder / "service.log").read_text(encoding="utf-8", errors="replace")
+            if service.says not in log:
+                raise RuntimeError(f"the log lacks {service.says!r}:\n{log[-2000:]}")
             url = f"http://127.0.0.1:{port}"
             _drive(url, Scenario(_WARM_UP_USERS))
             _ask(f"{model}/reset", b"")

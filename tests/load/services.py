@@ -28,11 +28,15 @@ Command = Callable[[int, str, Path], "tuple[list[str], dict[str, str]]"]
 
 @dataclass(frozen=True)
 class Service:
-    """Something to drive: how to start it, and whether it keeps rows of its runs."""
+    """Something to drive: how to start it, whether it keeps rows of its runs, what its log says.
+
+    A service whose log lacks `says` after its start is not the one that the table names.
+    """
 
     name: str
     command: Command
     keeps_rows: bool = False
+    says: str = ""
 
 
 def limit(port: int, model_url: str, _: Path) -> tuple[list[str], dict[str, str]]:
@@ -75,9 +79,17 @@ def crew_capture(**settings: str) -> Command:
 
 SERVICES = {
     "limit": Service("the limit: three bare HTTP calls", limit),
-    "plan": Service("Crew Capture, recorded plan", crew_capture(ENGINE="auto"), keeps_rows=True),
+    "plan": Service(
+        "Crew Capture, recorded plan",
+        crew_capture(ENGINE="auto"),
+        keeps_rows=True,
+        says="crew idea runs the plan way",
+    ),
     "native": Service(
-        "Crew Capture, native executor", crew_capture(ENGINE="native"), keeps_rows=True
+        "Crew Capture, native executor",
+        crew_capture(ENGINE="native"),
+        keeps_rows=True,
+        says="crew idea runs the native way",
     ),
     "kickoff": Service("stock CrewAI, kickoff in threads", stock("kickoff")),
     "akickoff": Service("stock CrewAI, akickoff", stock("akickoff")),

@@ -8,6 +8,7 @@ pool never uses them.
 import contextvars
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from crewai.llms.providers.openai.completion import OpenAICompletion
@@ -26,6 +27,7 @@ def deferred_clients() -> Iterator[None]:
 
 
 def _unless_deferring(build: Callable[[OpenAICompletion], Any]) -> Callable[..., Any]:
+    @wraps(build)
     def build_or_leave(self: OpenAICompletion) -> Any:
         # None is CrewAI's own word for a client that is still to be built.
         return None if _deferring.get() else build(self)
