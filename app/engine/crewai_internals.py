@@ -5,9 +5,7 @@ outside of runs sees CrewAI as it is. `TOUCHES` lists these and everything else 
 that the engine relies on; a test compares their sources with those that were read.
 """
 
-import contextvars
-import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +13,8 @@ from crewai import Crew, Task
 from crewai.agents import agent_executor
 from crewai.events.base_events import BaseEvent
 from crewai.events.event_bus import CrewAIEventsBus
-from crewai.hooks.dispatch import HookAborted
-from crewai.llms import base_llm
-from crewai.llms.base_llm import BaseLLM, LLMCallBlockedError
-from crewai.llms.retry import arun_with_rate_limit_retry, run_with_rate_limit_retry
+from crewai.llms.base_llm import BaseLLM
 from crewai.tasks.task_output import TaskOutput
-from crewai.types.usage_metrics import UsageMetrics
 from crewai.utilities import file_store, llm_utils
 from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 
@@ -28,6 +22,7 @@ from app.engine.executor import NativeExecutor
 from app.engine.models import current_default_model
 from app.engine.scope import current_scope
 from app.engine.stops import ContextTooLong, ExitAttempted
+from app.engine.watching import count_reported
 
 _own_fallback = llm_utils._llm_via_environment_or_fallback
 _own_track_usage = BaseLLM._track_token_usage_internal
@@ -57,69 +52,7 @@ def _default_model_or_fallback() -> Any:
 
 def _track_usage(self: BaseLLM, usage_data: dict[str, Any]) -> None:
     _own_track_usage(self, usage_data)
-    scope = current_scope()
-    if scope is not None and not _counting.get():
-        metrics = UsageMetrics.from_provider_dict(usage_data)
-        if metrics is not None:
-            scope.add_usage(metrics)
-
-
-def watch_usage(kind: type[BaseLLM]) -> None:
-    """Have a model class that counts tokens its own way tell its runs, too."""
-    own = kind._track_token_usage_internal
-    if own is _track_usage or own in _watching:
-        return
-
-    def track(self: BaseLLM, usage_data: dict[str, Any]) -> None:
-        with _usage_lock:
-            before = self.get_token_usage_summary()
-            token = _counting.set(True)
-            try:
-                own(self, usage_data)
-            finally:
-                _counting.reset(token)
-            used = self.get_token_usage_summary().delta_since(before)
-        scope = current_scope()
-        if scope is not None and not _counting.get():
-            scope.add_usage(used)
-
-    _watching.add(track)
-    kind._track_token_usage_internal = track  # type: ignore[method-assign]
-
-
-# True inside of a class's own counting, which may call its base's.
-_counting: contextvars.ContextVar[bool] = contextvars.ContextVar("counting", default=False)
-_watching: set[Callable[..., None]] = set()
-_usage_lock = threading.Lock()
-
-
-def _note_model_error(error: Exception) -> None:
-    scope = current_scope()
-    # A hook that stops a call is the crew's decision, not the model's failure.
-    if scope is not None and not isinstance(error, HookAborted | LLMCallBlockedError):
-        scope.model_errors.append(error)
-
-
-def _call_model(operation: Callable[[], Any], **options: Any) -> Any:
-    scope = current_scope()
-    if scope is not None:
-        scope.check()
-    try:
-        return run_with_rate_limit_retry(operation, **options)
-    except Exception as error:
-        _note_model_error(error)
-        raise
-
-
-async def _acall_model(operation: Callable[[], Awaitable[Any]], **options: Any) -> Any:
-    scope = current_scope()
-    if scope is not None:
-        scope.check()
-    try:
-        return await arun_with_rate_limit_retry(operation, **options)
-    except Exception as error:
-        _note_model_error(error)
-        raise
+    count_reported(usage_data)
 
 
 def _execute_core(
@@ -214,8 +147,6 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
         _default_model_or_fallback,
     ),
     (BaseLLM, "_track_token_usage_internal", _track_usage),
-    (base_llm, "run_with_rate_limit_retry", _call_model),
-    (base_llm, "arun_with_rate_limit_retry", _acall_model),
     (Task, "_execute_core", _execute_core),
     (Task, "_aexecute_core", _aexecute_core),
     (Task, "_ainvoke_guardrail_function", _ainvoke_guardrail),

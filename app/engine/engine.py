@@ -15,7 +15,7 @@ from app.engine.coverage import (
     check_plan_covers,
     check_surroundings,
 )
-from app.engine.crewai_internals import install, watch_usage
+from app.engine.crewai_internals import install
 from app.engine.description import (
     CrewDescription,
     CrewSource,
@@ -25,7 +25,8 @@ from app.engine.description import (
 )
 from app.engine.errors import CrewBroken, CrewUnknown, EngineClosed, one_line
 from app.engine.failures import failure_of
-from app.engine.models import complete_models, default_model
+from app.engine.llm import deferred_clients
+from app.engine.models import default_model, settle_models
 from app.engine.native import run_natively
 from app.engine.plan import Plan
 from app.engine.recording import definition, record_plan
@@ -33,6 +34,7 @@ from app.engine.results import CrewResult, RunObserver, Way
 from app.engine.scope import RunScope
 from app.engine.stock import StockThreads
 from app.engine.threads import WorkThreads
+from app.engine.watching import watch_model
 
 Mode = Literal["auto", "native", "stock"]
 
@@ -184,12 +186,12 @@ class Engine:
 
     def _build(self, source: CrewSource) -> Crew:
         try:
-            with default_model(self._model):
+            with default_model(self._model), deferred_clients():
                 crew = source.build()
         except Exception as error:
             raise CrewBroken(f"crew {source.name} can't be built: {one_line(error)}") from error
-        for model in complete_models(crew, self._model):
-            watch_usage(type(model))
+        for model in settle_models(crew, self._model):
+            watch_model(type(model))
         # The result is awaited as a whole; CrewAI's streaming would also change shared models.
         crew.stream = False
         return crew

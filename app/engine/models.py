@@ -3,9 +3,12 @@
 import contextvars
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from crewai import Crew
 from crewai.llms.base_llm import BaseLLM
+
+from app.engine.llm import pooled
 
 _default: contextvars.ContextVar[BaseLLM | None] = contextvars.ContextVar(
     "crew_capture_default_model", default=None
@@ -29,12 +32,27 @@ def current_default_model() -> BaseLLM | None:
     return _default.get()
 
 
-def complete_models(crew: Crew, model: BaseLLM) -> list[BaseLLM]:
-    """Give `model` to what CrewAI would otherwise give a model name of its own; all models that
-    the crew then has.
+def settle_models(crew: Crew, model: BaseLLM) -> list[BaseLLM]:
+    """Settle which models a crew that was just built uses, and return them.
+
+    What CrewAI would give a model name of its own gets `model`. Models that speak OpenAI's API go
+    over the process's pool of connections, with all their settings.
     """
     if crew.planning and crew.planning_llm is None:
         crew.planning_llm = model
-    agents = [*crew.agents, *(task.agent for task in crew.tasks), crew.manager_agent]
-    named = [crew.manager_llm, crew.planning_llm, *(agent.llm for agent in agents if agent)]
-    return [llm for llm in named if isinstance(llm, BaseLLM)]
+    holders = [crew.manager_agent, *crew.agents, *(task.agent for task in crew.tasks)]
+    agents = {id(agent): agent for agent in holders if agent is not None}
+    settled: dict[int, BaseLLM] = {}
+
+    def settle(llm: Any) -> Any:
+        if not isinstance(llm, BaseLLM):
+            return llm
+        if id(llm) not in settled:
+            settled[id(llm)] = pooled(llm)
+        return settled[id(llm)]
+
+    for agent in agents.values():
+        agent.llm = settle(agent.llm)
+    for field in ("manager_llm", "planning_llm"):
+        setattr(crew, field, settle(getattr(crew, field)))
+    return list(settled.values())

@@ -64,21 +64,6 @@ TOUCHES: tuple[Touch, ...] = (
         "counts a run's tokens once, where the models report them",
     ),
     Touch(
-        "crewai.llms.retry:run_with_rate_limit_retry",
-        "27b05d1932ee",
-        "blocking model calls pass here: tells whose failure it is, ends dropped runs",
-    ),
-    Touch(
-        "crewai.llms.retry:arun_with_rate_limit_retry",
-        "d762b9aa2a66",
-        "the same for awaited calls",
-    ),
-    Touch(
-        "crewai.llms.base_llm:BaseLLM._wrap_call_method",
-        "ed47b60ccc00",
-        "calls the two above by the names in its module",
-    ),
-    Touch(
         "crewai.task:Task._execute_core",
         "8d5a5800e3e0",
         "tells of a stock task's start and end, and clears its output_file",

@@ -1,5 +1,6 @@
 """Over HTTP, too: a provider's client sends the same requests whichever way a crew runs."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from aiohttp import web
 from crewai import LLM, Crew
 from crewai.llms.base_llm import BaseLLM
 
-from app.engine import Engine
+from app.engine import Engine, ModelError
 from tests.engine.crews import INPUTS, one, shout, three
 from tests.engine.recording import Source
 
@@ -86,18 +87,34 @@ async def test_every_way_sends_the_same_requests(server: _Server, build: Any, wa
         max_tokens=99,
         stop=["END"],
     )
+    reference = build(model)
+    output = await asyncio.to_thread(reference.kickoff, dict(INPUTS))
+    stock = server.taken()
+    assert stock
     sent, raw, used = [], [], []
     for mode, way in zip(("auto", "native", "stock"), ways, strict=True):
         engine = Engine(model=model, mode=mode, max_stock_threads=2)  # type: ignore[arg-type]
         await engine.start([Source("crew", lambda: build(model))])
-        assert server.bodies == []
+        assert server.bodies == [], "recording a plan must not ask the model"
         result = await engine.run("crew", INPUTS)
         assert result.way == way
         sent.append(server.taken())
         raw.append(result.raw)
         used.append((result.usage.total_tokens, result.usage.successful_requests))
         await engine.aclose()
-    assert sent[0] == sent[1] == sent[2]
-    assert raw[0] == raw[1] == raw[2]
+    assert sent == [stock] * 3
+    assert raw == [output.raw] * 3
     assert "cut this" not in raw[0]
     assert used == [(10 * len(sent[0]), len(sent[0]))] * 3
+
+
+@pytest.mark.parametrize("mode", ["auto", "native", "stock"])
+async def test_a_provider_that_refuses_is_a_model_error(server: _Server, mode: Any) -> None:
+    model = LLM(
+        model="openai/gpt-4o-mini", base_url=server.url + "/nowhere", api_key="test", max_retries=0
+    )
+    engine = Engine(model=model, mode=mode, max_stock_threads=2)
+    await engine.start([Source("crew", lambda: one({"max_retry_limit": 0})(model))])
+    with pytest.raises(ModelError):
+        await engine.run("crew", INPUTS)
+    await engine.aclose()
