@@ -49,6 +49,7 @@ __all__ = [
     "Mode",
     "ModelError",
     "NoResult",
+    "Replay",
     "RunFailed",
     "RunObserver",
     "TaskDescription",

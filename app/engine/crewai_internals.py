@@ -5,6 +5,7 @@ outside of runs sees CrewAI as it is. `TOUCHES` lists these and everything else 
 that the engine relies on; a test compares their sources with those that were read.
 """
 
+import json
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 
 from app.engine.executor import NativeExecutor
 from app.engine.models import current_default_model
+from app.engine.results import Replay
 from app.engine.scope import current_scope
 from app.engine.stops import ContextTooLong, ExitAttempted
 from app.engine.watching import count_reported
@@ -65,13 +67,15 @@ def _execute_core(
     # Nothing of a served crew is written where a task says: the name only names the output.
     self.output_file = None
     role = str(getattr(agent or self.agent, "role", ""))
+    if (replay := scope.replay(index, role, structured=_is_structured(self))) is not None:
+        return _replayed(self, role, replay)
     scope.on_loop(scope.start_task(index, role))
     try:
         output = _own_execute_core(self, agent, context, tools)
     except (KeyboardInterrupt, SystemExit) as attempt:
         # CrewAI's thread of an asynchronous task would end here, and its waiter never.
         raise ExitAttempted(attempt) from attempt
-    scope.on_loop(scope.finish_task(index, role, output.raw))
+    scope.on_loop(scope.finish_task(index, role, output.raw, _structured(output)))
     return output
 
 
@@ -84,10 +88,40 @@ async def _aexecute_core(
         return await _own_aexecute_core(self, agent, context, tools)
     self.output_file = None
     role = str(getattr(agent or self.agent, "role", ""))
+    if (replay := scope.replay(index, role, structured=_is_structured(self))) is not None:
+        return _replayed(self, role, replay)
     with scope.as_side_task():
         await scope.start_task(index, role)
         output = await _own_aexecute_core(self, agent, context, tools)
-        await scope.finish_task(index, role, output.raw)
+        await scope.finish_task(index, role, output.raw, _structured(output))
+    return output
+
+
+def _is_structured(task: Task) -> bool:
+    return bool(task.output_pydantic or task.output_json or task.response_model)
+
+
+def _structured(output: TaskOutput) -> str | None:
+    """What the raw text of an output can't hold, as JSON."""
+    if output.pydantic is not None:
+        return output.pydantic.model_dump_json()
+    return None if output.json_dict is None else json.dumps(output.json_dict)
+
+
+def _replayed(task: Task, role: str, replay: Replay) -> TaskOutput:
+    """The output of a task that an earlier attempt has finished; what comes after it reads it."""
+    model = task.output_pydantic if replay.structured is not None else None
+    output = TaskOutput(
+        name=task.name or task.description,
+        description=task.description,
+        expected_output=task.expected_output,
+        raw=replay.text,
+        pydantic=model.model_validate_json(replay.structured or "") if model else None,
+        json_dict=json.loads(replay.structured) if replay.structured and not model else None,
+        agent=role,
+        output_format=task._get_output_format(),
+    )
+    task.output = output
     return output
 
 

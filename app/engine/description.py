@@ -41,7 +41,8 @@ class TaskDescription:
 @dataclass(frozen=True, slots=True)
 class CrewDescription:
     """A crew as it was when the engine started. `inputs` are its required placeholders, sorted;
-    `way` is how its runs are executed, `reason` why not faster (empty for a plan).
+    `way` is how its runs are executed, `reason` why not faster (empty for a plan). `fingerprint`
+    changes with the crew's visible definition.
     """
 
     name: str
@@ -49,6 +50,7 @@ class CrewDescription:
     tasks: tuple[TaskDescription, ...]
     way: Way
     reason: str
+    fingerprint: str
 
 
 def task_descriptions(crew: Crew) -> tuple[TaskDescription, ...]:

@@ -29,8 +29,8 @@ from app.engine.llm import deferred_clients
 from app.engine.models import default_model, settle_models
 from app.engine.native import run_natively
 from app.engine.plan import Plan
-from app.engine.recording import definition, record_plan
-from app.engine.results import CrewResult, RunObserver, Way
+from app.engine.recording import definition, fingerprint, record_plan
+from app.engine.results import CrewResult, Replay, RunObserver, Way
 from app.engine.scope import RunScope
 from app.engine.stock import StockThreads
 from app.engine.threads import WorkThreads
@@ -89,9 +89,16 @@ class Engine:
         return self._find(name).description
 
     async def run(
-        self, name: str, inputs: Mapping[str, object], observer: RunObserver | None = None
+        self,
+        name: str,
+        inputs: Mapping[str, object],
+        observer: RunObserver | None = None,
+        replays: Mapping[int, Replay] | None = None,
     ) -> CrewResult:
         """Run a crew once. Nothing is shared with any other run.
+
+        `replays` are tasks, by their place in the crew, that an earlier attempt at the run has
+        finished, of a crew with the same fingerprint: they are not executed or told again.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (its factory failed just now), ModelError, CrewFailed, NoResult, or what the observer
@@ -101,7 +108,10 @@ class Engine:
             raise EngineClosed("the engine is closed")
         served = self._find(name)
         scope = RunScope(
-            tasks=served.description.tasks, observer=observer, threads=self._work_threads
+            tasks=served.description.tasks,
+            observer=observer,
+            threads=self._work_threads,
+            replays=replays,
         )
         with scope.entered(), default_model(self._model):
             try:
@@ -139,6 +149,7 @@ class Engine:
             tasks=task_descriptions(crew),
             way=way,
             reason=reason,
+            fingerprint=fingerprint(crew),
         )
         return _Served(source, description, plan, _models(crew) if plan else ())
 

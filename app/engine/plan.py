@@ -167,6 +167,10 @@ class Plan:
         async def do(index: int) -> None:
             step = self.steps[index]
             agent = agents[step.agent]
+            if (replay := scope.replay(index, agent.role)) is not None:
+                values[index] = replay.text
+                outputs[index] = self.task_output(index, values)
+                return
             await scope.start_task(index, agent.role)
             if journal.handed_over:
                 return

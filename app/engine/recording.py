@@ -1,5 +1,6 @@
 """Record a crew's plan from CrewAI itself: its texts are never written down here."""
 
+import hashlib
 import re
 import secrets
 import threading
@@ -95,7 +96,7 @@ def definition(crew: Crew) -> object:
     agents, tasks = list(crew.agents), list(crew.tasks)
 
     def index(thing: object, among: Iterable[object]) -> int:
-        return next(i for i, other in enumerate(among) if other is thing)
+        return next((i for i, other in enumerate(among) if other is thing), -1)
 
     return (
         tuple(
@@ -127,6 +128,21 @@ def definition(crew: Crew) -> object:
             for task in tasks
         ),
     )
+
+
+def fingerprint(crew: Crew) -> str:
+    """A short mark of what a crew does: texts, settings, tools, forms of output.
+
+    It is the same in every process, and for another model.
+    """
+    tools = [[tool.name for tool in agent.tools or []] for agent in crew.agents]
+    forms = [
+        [str(form) for form in (task.output_json, task.output_pydantic, task.response_model)]
+        + [tool.name for tool in task.tools or []]
+        for task in crew.tasks
+    ]
+    seen = repr((definition(crew), crew.process, tools, forms))
+    return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
 
 async def record_plan(build: Build, kick_off: KickOff) -> Plan:

@@ -21,12 +21,31 @@ class TaskStarted:
 
 @dataclass(frozen=True, slots=True)
 class TaskFinished:
-    """A task is done; `text` is its raw output. Times are in UTC."""
+    """A task is done; `text` is its raw output. Times are in UTC.
+
+    `structured` is what the text alone can't hold: the task's `output_json` or `output_pydantic`
+    as JSON, None for tasks without. `usage` is what the run has used so far.
+    """
 
     index: int
     name: str
     agent: str
     text: str
+    started_at: datetime
+    finished_at: datetime
+    structured: str | None
+    usage: "Usage"
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A task that an earlier attempt at the run has finished: it is not executed again.
+
+    A task with structured output whose `structured` is not known is executed all the same.
+    """
+
+    text: str
+    structured: str | None
     started_at: datetime
     finished_at: datetime
 
@@ -45,12 +64,16 @@ class RunObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """One task of a finished run. A skipped (conditional) task has an empty text and no times."""
+    """One task of a finished run. A skipped (conditional) task has an empty text and no times.
+
+    A replayed one was finished by an earlier attempt and not executed again.
+    """
 
     name: str
     agent: str
     text: str
     skipped: bool
+    replayed: bool
     started_at: datetime | None
     finished_at: datetime | None
 

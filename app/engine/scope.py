@@ -5,9 +5,10 @@ asyncio task that the run starts.
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -19,7 +20,14 @@ from crewai.types.usage_metrics import UsageMetrics
 
 from app.engine.description import TaskDescription, task_descriptions
 from app.engine.journal import Journal
-from app.engine.results import RunObserver, TaskFinished, TaskOutcome, TaskStarted, Usage
+from app.engine.results import (
+    Replay,
+    RunObserver,
+    TaskFinished,
+    TaskOutcome,
+    TaskStarted,
+    Usage,
+)
 from app.engine.stops import RunDropped
 from app.engine.threads import WorkThreads
 
@@ -39,7 +47,9 @@ class RunScope:
         tasks: tuple[TaskDescription, ...],
         observer: RunObserver | None,
         threads: WorkThreads,
+        replays: Mapping[int, Replay] | None = None,
     ) -> None:
+        self.replays = replays or {}
         self.threads = threads
         self.journal = Journal()
         self.usage = Usage()
@@ -61,6 +71,7 @@ class RunScope:
         self._loop = asyncio.get_running_loop()
         self._indices: dict[int, int] = {}
         self._finished: dict[int, TaskFinished] = {}
+        self._replayed: dict[int, TaskFinished] = {}
         self._started: dict[int, datetime] = {}
         self._tellings: dict[int, asyncio.Future[None]] = {}
         self._relayed: set[Future[Any]] = set()
@@ -106,13 +117,39 @@ class RunScope:
             await self._tell(index, self._observer.task_started(event))
         return None
 
-    async def finish_task(self, index: int, agent: str, text: str) -> None:
+    def replay(self, index: int, agent: str, *, structured: bool = False) -> Replay | None:
+        """What an earlier attempt has for this task, noted as finished and told to nobody."""
+        self.check()
+        replay = self.replays.get(index)
+        if replay is None or (structured and replay.structured is None):
+            return None
+        if index not in self._finished:
+            self._started[index] = replay.started_at
+            self._finished[index] = self._replayed[index] = TaskFinished(
+                index,
+                self._descriptions[index].name,
+                agent,
+                replay.text,
+                replay.started_at,
+                replay.finished_at,
+                replay.structured,
+                self.usage,
+            )
+        return replay
+
+    async def finish_task(
+        self, index: int, agent: str, text: str, structured: str | None = None
+    ) -> None:
         """Note a task's end, and tell of it; a second time only waits for the first telling."""
         self.check()
         if index in self._finished:
             return await self._wait_until_told(index)
         name, started_at = self._descriptions[index].name, self._started[index]
-        event = TaskFinished(index, name, agent, text, started_at, datetime.now(UTC))
+        with self._usage_lock:
+            usage = replace(self.usage)
+        event = TaskFinished(
+            index, name, agent, text, started_at, datetime.now(UTC), structured, usage
+        )
         self._finished[index] = event
         if self._observer is not None:
             await self._tell(index, self._observer.task_finished(event))
@@ -192,6 +229,7 @@ class RunScope:
                     agent=output.agent,
                     text=output.raw,
                     skipped=finished is None,
+                    replayed=finished is not None and finished is self._replayed.get(index),
                     started_at=finished.started_at if finished else None,
                     finished_at=finished.finished_at if finished else None,
                 )
