@@ -23,12 +23,16 @@ from app.logs import configure_logging
 from app.open_files import model_connections
 from app.runs.events import EventHub
 from app.runs.neighbours import Neighbours
+from app.runs.outbox import Outbox
 from app.runs.places import open_database, open_store
 from app.runs.queries import RunQueries
 from app.runs.recovery import Recovery
+from app.runs.retention import Retention
 from app.runs.rows import RunRows
 from app.runs.service import RunService
 from app.runs.sweeping import Sweeper
+from app.runs.webhook_targets import WebhookTargets
+from app.runs.webhooks import LEASE_SECONDS, Deliverer
 from app.runs.worker import Worker
 from app.settings import Settings, load_settings
 from storage import OutputStore
@@ -108,6 +112,8 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             probability=settings.cleanup_probability,
         )
         stack.push_async_callback(sweeper.aclose)
+        await stack.enter_async_context(_retention(settings, database))
+        webhook_targets = await stack.enter_async_context(_webhooks(settings, database))
         worker = Worker(
             rows=rows,
             store=store,
@@ -124,6 +130,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             worker=worker,
             events=events,
             max_runs=settings.max_runs_in_flight + settings.max_runs_queued,
+            webhook_targets=webhook_targets,
         )
         recovery = Recovery(rows, queries, worker, max_attempts=settings.max_attempts)
         stack.push_async_callback(recovery.aclose)
@@ -140,6 +147,38 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         recovery.start()
         neighbours.start()
         yield Service(runs, queries, worker, events, stop, store, database)
+
+
+@asynccontextmanager
+async def _webhooks(settings: Settings, database: Database) -> AsyncIterator[WebhookTargets | None]:
+    """Webhooks are sent while the block lasts; where they may go, None if there are none."""
+    secret = settings.webhook_secret_bytes
+    if secret is None:
+        yield None
+        return
+    targets = WebhookTargets(allow_private=settings.webhook_allow_private)
+    outbox = Outbox(database, lease_seconds=LEASE_SECONDS)
+    deliverer = Deliverer(outbox, targets, secret=secret)
+    deliverer.start()
+    try:
+        yield targets
+    finally:
+        await deliverer.aclose()
+        await targets.aclose()
+
+
+@asynccontextmanager
+async def _retention(settings: Settings, database: Database) -> AsyncIterator[None]:
+    """Old runs are removed while the block lasts, if there is an age at which they are old."""
+    if not settings.retention_days:
+        yield
+        return
+    retention = Retention(database, days=settings.retention_days)
+    retention.start()
+    try:
+        yield
+    finally:
+        await retention.aclose()
 
 
 def configured_model(settings: Settings, crews: Registry) -> "BaseLLM":

@@ -3,6 +3,8 @@
 Every setting is listed with its default in `.env.example`; a test holds the two together.
 """
 
+import base64
+import binascii
 import ipaddress
 import tempfile
 from pathlib import Path
@@ -62,6 +64,10 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=10)] = 20.0
     max_attempts: Count = 3
 
+    webhook_secret: SecretStr | None = None
+    webhook_allow_private: bool = False
+    retention_days: Annotated[float, Field(ge=0, le=36_500)] = 0.0
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
 
@@ -86,6 +92,13 @@ class Settings(BaseSettings):
             raise ValueError("must be local, memory, s3, or a chain of them such as memory+s3")
         return value
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def _standard_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not 24 <= len(_secret_bytes(value) or b"") <= 64:
+            raise ValueError("must be whsec_ and the base64 of 24 to 64 random bytes")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if "s3" in self.temp_backend.split("+") and not self.s3_bucket:
@@ -100,6 +113,11 @@ class Settings(BaseSettings):
     @property
     def cleanup_max_age_seconds(self) -> float:
         return self.cleanup_max_age_hours * 3600
+
+    @property
+    def webhook_secret_bytes(self) -> bytes | None:
+        """What webhooks are signed with; None: there are none."""
+        return None if self.webhook_secret is None else _secret_bytes(self.webhook_secret)
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -122,8 +140,17 @@ def _line(name: str, message: str, value: object) -> str:
     message = message.removeprefix("Value error, ")
     if not name:  # a rule between settings names them itself
         return message
-    shown = "***" if name.endswith(("_key", "_url")) else value
+    shown = "***" if name.endswith(("_key", "_url", "_secret")) else value
     return f"{name.upper()}={shown}: {message[0].lower()}{message[1:]}"
+
+
+def _secret_bytes(secret: SecretStr) -> bytes | None:
+    """The bytes that a secret in the form of Standard Webhooks stands for, None in another form."""
+    prefix, _, encoded = secret.get_secret_value().partition("_")
+    try:
+        return base64.b64decode(encoded, validate=True) if prefix == "whsec" else None
+    except binascii.Error:
+        return None
 
 
 def _is_loopback(host: str) -> bool:

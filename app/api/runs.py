@@ -16,7 +16,8 @@ from app.api.errors import ErrorAnswer
 from app.api.markdown import to_safe_html
 from app.runs.errors import InvalidInput, UnknownOutput
 from app.runs.events import Event
-from app.runs.models import RunStatus, UserRun
+from app.runs.models import DeliveryStatus, RunStatus, UserRun, WebhookDelivery
+from app.runs.outbox import webhook_id
 from app.runs.queries import RunFilter, RunQueries
 from app.runs.service import RunOptions, RunService
 from storage import OutputKey
@@ -27,18 +28,23 @@ _HEARTBEAT_SECONDS = 15.0
 
 
 class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A run to start. `stream` asks the models to stream from the first call."""
+    """A run to start. `stream` asks the models to stream from the first call.
+
+    `webhook_url` is told of finished tasks and of the run's end.
+    """
 
     crew: str
     inputs: dict[str, Any] = {}
     stream: bool = False
+    webhook_url: str | None = None
 
 
 class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Runs of one crew, one for each of the inputs."""
+    """Runs of one crew, one for each of the inputs; `webhook_url` is told of all of them."""
 
     crew: str
     inputs: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=_MAX_BATCH)]
+    webhook_url: str | None = None
 
 
 class BatchAnswer(msgspec.Struct):
@@ -55,6 +61,24 @@ class TaskView(msgspec.Struct):
     status: str
     started_at: datetime | None = None
     finished_at: datetime | None = None
+
+
+class DeliveryView(msgspec.Struct):
+    """What the run's webhook was told, or is to be told.
+
+    `id` is what it gets as `webhook-id`. `last_result` is how the last attempt ended: an HTTP
+    status, or a word on why there was none. `next_attempt_at` is None when there will be no more.
+    """
+
+    id: str
+    event: str
+    host: str
+    status: DeliveryStatus
+    attempts: int
+    last_result: str | None
+    created_at: datetime
+    attempted_at: datetime | None
+    next_attempt_at: datetime | None
 
 
 class RunSummary(msgspec.Struct):
@@ -75,10 +99,11 @@ class RunSummary(msgspec.Struct):
 
 
 class RunView(RunSummary):
-    """A run with its tasks, and its outputs once it has succeeded."""
+    """A run with its tasks and webhooks, and its outputs once it has succeeded."""
 
     outputs: dict[str, str] | None
     tasks: list[TaskView]
+    webhooks: list[DeliveryView]
 
 
 class RunList(msgspec.Struct):
@@ -123,7 +148,7 @@ async def start_run(
 ) -> Response[RunView]:
     """Accepted when this answers: the run will be carried to its end."""
     runs: RunService = state.runs
-    options = RunOptions(stream=data.stream, idempotency_key=idempotency_key)
+    options = RunOptions(data.stream, idempotency_key, data.webhook_url)
     run_id = await runs.start(data.crew, data.inputs, options)
     view = await _view(state, run_id)
     return Response(view, status_code=202, headers={"Location": f"/api/runs/{run_id}"})
@@ -139,7 +164,7 @@ async def start_run(
 async def start_batch(data: JSONBody[BatchRequest], state: State) -> BatchAnswer:
     """All of them are accepted, or none."""
     runs: RunService = state.runs
-    return BatchAnswer(await runs.start_many(data.crew, data.inputs))
+    return BatchAnswer(await runs.start_many(data.crew, data.inputs, webhook_url=data.webhook_url))
 
 
 @get("/", summary="List runs, newest first", responses=_errors(_400=_INVALID))
@@ -274,7 +299,25 @@ async def _view(state: State, run_id: UUID) -> RunView:
     run = await _get(state, run_id)
     runs: RunService = state.runs
     tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
-    return RunView(**_summary_fields(run), outputs=run.outputs, tasks=tasks)
+    webhooks = []
+    if run.webhook_url is not None:
+        queries: RunQueries = state.queries
+        webhooks = [_delivery(delivery) for delivery in await queries.deliveries(run_id)]
+    return RunView(**_summary_fields(run), outputs=run.outputs, tasks=tasks, webhooks=webhooks)
+
+
+def _delivery(delivery: WebhookDelivery) -> DeliveryView:
+    return DeliveryView(
+        id=webhook_id(delivery.run_id, delivery.seq),
+        event=delivery.event,
+        host=delivery.host,
+        status=DeliveryStatus(delivery.status),
+        attempts=delivery.attempts,
+        last_result=delivery.last_result,
+        created_at=delivery.created_at,
+        attempted_at=delivery.attempted_at,
+        next_attempt_at=delivery.due_at,
+    )
 
 
 def _summary(run: UserRun) -> RunSummary:

@@ -98,6 +98,25 @@ def sweep(max_age_hours: float | None) -> None:
 
 
 @cli.command()
+@click.option(
+    "--older-than-days",
+    type=click.FloatRange(min=0, max=36_500),
+    help="Remove what was settled longer ago than this, instead of RETENTION_DAYS. "
+    "0 removes all settled runs.",
+)
+def purge(older_than_days: float | None) -> None:
+    """Remove old settled runs from the database, with all they have."""
+    settings = load_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    days = older_than_days if older_than_days is not None else settings.retention_days or None
+    if days is None:
+        raise click.UsageError("RETENTION_DAYS keeps runs for ever; give --older-than-days")
+    from app.runs.retention import purge_by_hand
+
+    click.echo(f"{asyncio.run(purge_by_hand(settings, days))} run(s) removed")
+
+
+@cli.command()
 def doctor() -> None:
     """Check settings, database, output backend and model, and say what to mend."""
     from app.cli.doctor import examine

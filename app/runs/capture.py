@@ -16,6 +16,7 @@ class Capture:
         self._store = store
         self._rows = rows
         self._run_id = taken.run_id
+        self._webhook_url = taken.webhook_url
         self._started_at = int(taken.started_at.timestamp())
         self._seq = taken.attempt * EVENTS_PER_ATTEMPT
         self.keys: list[OutputKey] = []
@@ -37,4 +38,5 @@ class Capture:
     ) -> None:
         self._seq += 1
         data = {"index": task.index, "name": task.name, "agent": task.agent, **more}
-        self._rows.append_soon(Event(self._run_id, self._seq, type_, data, at))
+        event = Event(self._run_id, self._seq, type_, data, at)
+        self._rows.append_soon(event, self._webhook_url)

@@ -1,4 +1,4 @@
-"""The run: its row and its states."""
+"""The run: its row and its states, what happened in it, and who was told."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -22,6 +22,14 @@ class RunStatus(StrEnum):
 
 
 UNSETTLED = (RunStatus.QUEUED, RunStatus.RUNNING)
+
+
+class DeliveryStatus(StrEnum):
+    """The states of a webhook's delivery, stored and shown in these very words."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
 
 
 class UserRun(Base):
@@ -49,6 +57,7 @@ class UserRun(Base):
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_digest: Mapped[str | None] = mapped_column(String(64))
     stream: Mapped[bool | None] = mapped_column(Boolean)
+    webhook_url: Mapped[str | None] = mapped_column(Text)
     attempt: Mapped[int] = mapped_column(Integer)
     worker: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -70,3 +79,25 @@ class RunEvent(Base):
     type: Mapped[str] = mapped_column(String(40))
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class WebhookDelivery(Base):
+    """An event that a run's webhook is told of: it names the stored event, which holds the rest.
+
+    `attempts` counts those begun, and each later write names its own, as writes to runs do.
+    While an attempt is under way, `due_at` is when another may begin if nothing more is heard.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (Index("webhook_deliveries_due", "status", "due_at"),)
+
+    run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    event: Mapped[str] = mapped_column(String(40))
+    host: Mapped[str] = mapped_column(String(300))
+    status: Mapped[str] = mapped_column(String(20))
+    attempts: Mapped[int] = mapped_column(Integer)
+    due_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_result: Mapped[str | None] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    attempted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import load_only
 from app.db import Database
 from app.runs.errors import InvalidInput, UnknownRun
 from app.runs.events import Event
-from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun
+from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
 
 # PostgreSQL takes 32,767 parameters in one statement, SQLite 32,766.
 _IDS_PER_QUESTION = 5000
@@ -130,6 +130,16 @@ class RunQueries:
         async with self._database.read() as connection:
             rows = await connection.execute(question.order_by(RunEvent.run_id, RunEvent.seq))
             return [Event(row.run_id, row.seq, row.type, row.data, row.at) for row in rows]
+
+    async def deliveries(self, run_id: UUID) -> list[WebhookDelivery]:
+        """What the run's webhook was told, or is to be told, in the order of the events."""
+        question = (
+            select(WebhookDelivery)
+            .where(WebhookDelivery.run_id == run_id)
+            .order_by(WebhookDelivery.seq)
+        )
+        async with self._database.read() as connection, AsyncSession(connection) as session:
+            return list(await session.scalars(question))
 
 
 _LISTED: tuple[Any, ...] = (

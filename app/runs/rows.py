@@ -2,7 +2,8 @@
 
 The row is the one authority over a run. Taking a run raises `attempt`; every later write
 names the attempt that it belongs to, and changes nothing once another has begun. What happened
-in a run is stored in the same transaction as the change that it tells of.
+in a run is stored in the same transaction as the change that it tells of, and so is what the run's
+webhook is to be told.
 """
 
 import logging
@@ -18,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import Database, GroupCommit
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
-from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun
+from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
+from app.runs.outbox import put_in_outbox
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -37,6 +39,7 @@ class NewRun:
     stream: bool = False
     idempotency_key: str | None = None
     request_digest: str | None = None
+    webhook_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class TakenRun:
     created_at: datetime
     started_at: datetime
     stream: bool = False
+    webhook_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +133,21 @@ class RunRows:
         return await self._settle(_Settlement(run_id, None, CANCELLED))
 
     async def delete(self, run_id: UUID) -> RunStatus | None:
-        """Delete a settled run with its events; its status before, None if unknown.
+        """Delete a settled run with all it has; its status before, None if unknown.
 
         A run that is not settled stays.
         """
         return await self._writes.submit(self._delete_all, run_id)
 
-    def append_soon(self, event: Event) -> None:
+    def append_soon(self, event: Event, webhook_url: str | None) -> None:
         """Store an event with the next group, then tell of it.
 
         One that can't be stored is told all the same: it tells of progress, as the run's end does.
         """
         # Told before it is stored, it would escape a watcher who comes in between.
-        self._writes.submit_soon(self._append_all, event, lambda: self._events.publish(event))
+        self._writes.submit_soon(
+            self._append_all, (event, webhook_url), lambda: self._events.publish(event)
+        )
 
     async def renew_leases(self) -> None:
         """Hold on to every unsettled run of this worker for another lease."""
@@ -180,6 +186,7 @@ class RunRows:
                 "stream": run.stream,
                 "idempotency_key": run.idempotency_key,
                 "request_digest": run.request_digest,
+                "webhook_url": run.webhook_url,
                 "status": RunStatus.QUEUED,
                 "attempt": 0,
                 "worker": self._worker,
@@ -258,13 +265,14 @@ class RunRows:
             row.created_at,
             started_at,
             bool(row.stream),
+            row.webhook_url,
         )
 
     async def _settle_all(
         self, connection: AsyncConnection, settlements: Sequence[_Settlement]
     ) -> Sequence[tuple[RunStatus | None, Event | None]]:
         now = _now()
-        columns = (UserRun.run_id, UserRun.status, UserRun.attempt)
+        columns = (UserRun.run_id, UserRun.status, UserRun.attempt, UserRun.webhook_url)
         rows = await _locked(connection, columns, [s.run_id for s in settlements])
         status = {run_id: RunStatus(row.status) for run_id, row in rows.items()}
         changes = []
@@ -280,7 +288,9 @@ class RunRows:
                 event = _settled_event(settlement, row.attempt, now)
             answers.append((status[row.run_id], event))
         await _change(connection, changes)
-        await _store(connection, [event for _, event in answers if event is not None])
+        events = [event for _, event in answers if event is not None]
+        await _store(connection, events)
+        await put_in_outbox(connection, [(e, rows[e.run_id].webhook_url) for e in events])
         return answers
 
     async def _delete_all(
@@ -288,15 +298,21 @@ class RunRows:
     ) -> Sequence[RunStatus | None]:
         rows = await _locked(connection, (UserRun.run_id, UserRun.status), run_ids)
         settled = [run_id for run_id, row in rows.items() if row.status not in UNSETTLED]
-        await connection.execute(delete(RunEvent).where(RunEvent.run_id.in_(settled)))
-        await connection.execute(delete(UserRun).where(UserRun.run_id.in_(settled)))
+        await delete_runs(connection, settled)
         return [RunStatus(rows[run_id].status) if run_id in rows else None for run_id in run_ids]
 
     async def _append_all(
-        self, connection: AsyncConnection, events: Sequence[Event]
+        self, connection: AsyncConnection, events: Sequence[tuple[Event, str | None]]
     ) -> Sequence[None]:
-        await _store(connection, events)
+        await _store(connection, [event for event, _ in events])
+        await put_in_outbox(connection, events)
         return [None] * len(events)
+
+
+async def delete_runs(connection: AsyncConnection, run_ids: Sequence[UUID]) -> None:
+    """Delete runs with all they have."""
+    for table in (WebhookDelivery, RunEvent, UserRun):
+        await connection.execute(delete(table).where(table.run_id.in_(run_ids)))
 
 
 def _as_added(run: NewRun) -> AddedRun:

@@ -28,6 +28,7 @@ from app.runs.inputs import complete_inputs
 from app.runs.models import UNSETTLED, RunStatus, UserRun
 from app.runs.queries import RunQueries
 from app.runs.rows import NewRun, Outcome, RunRows
+from app.runs.webhook_targets import WebhookTargets
 from app.runs.worker import SettledRun, Worker
 
 logger = logging.getLogger("crew_capture.runs")
@@ -38,11 +39,12 @@ class RunOptions:
     """What a client may ask for beside the inputs.
 
     `stream`: models stream from the first call. `idempotency_key`: the same key gives the same
-    run, however often it is asked for.
+    run, however often it is asked for. `webhook_url`: who is told of finished tasks and of the end.
     """
 
     stream: bool = False
     idempotency_key: str | None = None
+    webhook_url: str | None = None
 
 
 class RunService:
@@ -58,6 +60,7 @@ class RunService:
         worker: Worker,
         events: EventHub,
         max_runs: int,
+        webhook_targets: WebhookTargets | None = None,
     ) -> None:
         self._crews = crews
         self._engine = engine
@@ -66,6 +69,7 @@ class RunService:
         self._worker = worker
         self._events = events
         self._max_runs = max_runs
+        self._webhook_targets = webhook_targets
         self._adding = 0
         self.accepting = True
         """Whether new runs are taken."""
@@ -77,25 +81,38 @@ class RunService:
 
         Raises:
             UnknownCrew: no crew of this name is served.
-            InvalidInput: an input can't be taken.
+            InvalidInput: an input can't be taken, or no webhook may go to that URL.
             IdempotencyConflict: the key was used for another request.
             Overloaded, ShuttingDown, DatabaseUnavailable: not now; nothing was accepted.
         """
-        (run_id,) = await self._accept([self._new_run(crew, given, options or RunOptions(), "")])
+        options = options or RunOptions()
+        new = self._new_run(crew, given, options, "")
+        await self._check_webhook(options.webhook_url)
+        (run_id,) = await self._accept([new])
         return run_id
 
-    async def start_many(self, crew: str, batch: Sequence[Mapping[str, Any]]) -> list[UUID]:
+    async def start_many(
+        self, crew: str, batch: Sequence[Mapping[str, Any]], *, webhook_url: str | None = None
+    ) -> list[UUID]:
         """Accept a run for each of the inputs, in their order: all of them, or none.
 
         Raises what `start` raises; InvalidInput names the place in the batch.
         """
-        options = RunOptions()
-        return await self._accept(
-            [
-                self._new_run(crew, given, options, f"inputs[{index}].")
-                for index, given in enumerate(batch)
-            ]
-        )
+        options = RunOptions(webhook_url=webhook_url)
+        new = [
+            self._new_run(crew, given, options, f"inputs[{index}].")
+            for index, given in enumerate(batch)
+        ]
+        await self._check_webhook(webhook_url)
+        return await self._accept(new)
+
+    async def _check_webhook(self, url: str | None) -> None:
+        if url is None:
+            return
+        if self._webhook_targets is None:
+            problem = "webhooks are off, because WEBHOOK_SECRET is not set here"
+            raise InvalidInput("webhook_url", problem)
+        await self._webhook_targets.check(url)
 
     async def _accept(self, runs: Sequence[NewRun]) -> list[UUID]:
         self._admit(len(runs))
@@ -216,7 +233,8 @@ class RunService:
             raise InvalidInput(f"{place}{error.field}", error.problem) from None
         digest = None
         if options.idempotency_key is not None:
-            digest = hashlib.sha256(msgspec.json.encode([crew, inputs, options.stream])).hexdigest()
+            request = [crew, inputs, options.stream, options.webhook_url]
+            digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
         return NewRun(
             uuid4(),
             crew,
@@ -225,6 +243,7 @@ class RunService:
             stream=options.stream,
             idempotency_key=options.idempotency_key,
             request_digest=digest,
+            webhook_url=options.webhook_url,
         )
 
     def _admit(self, count: int) -> None:

@@ -1,0 +1,145 @@
+"""Where webhooks may go: anywhere on the internet, and nowhere in the own network.
+
+Whoever may start a run chooses its webhook's URL. Without this, the service would knock at doors
+for them that only it can reach.
+"""
+
+import asyncio
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from aiohttp import AddrInfoType, TCPConnector
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from app.runs.errors import InvalidInput
+
+_MAX_URL_CHARACTERS: Final = 2000
+_HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+# A name that takes longer is looked up again when there is something to deliver.
+_LOOK_UP_SECONDS: Final = 2.0
+_GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
+_6TO4: Final = IPv6Network("2002::/16")  # carries an IPv4 address, and nobody's own any more
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+
+
+class AddressRefused(OSError):
+    """A connection to an address of the own network was asked for; none was made."""
+
+
+def is_public(address: str) -> bool:
+    """Whether this is an IP address, in its plain form, of somebody on the internet."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, IPv6Address):
+        carried = _carried_ipv4(parsed)
+        if carried is None:
+            return parsed in _GLOBAL_UNICAST and parsed not in _6TO4 and parsed.is_global
+        parsed = carried
+    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
+
+
+def _carried_ipv4(address: IPv6Address) -> IPv4Address | None:
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped
+
+
+class WebhookTargets:
+    """Judges the URLs of webhooks, and opens the connections to them.
+
+    Every address is judged again when a connection to it is made, so a name that leads elsewhere
+    by then leads nowhere. With `allow_private` any address will do.
+    """
+
+    def __init__(self, *, allow_private: bool, resolver: AbstractResolver | None = None) -> None:
+        self._allow_private = allow_private
+        self._resolver = resolver or _ThreadResolver()
+
+    async def check(self, url: str) -> None:
+        """Raise InvalidInput unless a webhook may go there.
+
+        A name that nobody knows passes: it may be known when there is something to deliver.
+        """
+        host = _host(url)
+        if not self._allow_private and not all(map(is_public, await self._addresses(host))):
+            raise InvalidInput("webhook_url", f"{host} is an address of the own network")
+
+    def connector(self) -> TCPConnector:
+        """A connector that reaches nothing else: it raises AddressRefused."""
+        return TCPConnector(limit=0, resolver=self._resolver, socket_factory=self._open_socket)
+
+    async def aclose(self) -> None:
+        await self._resolver.close()
+
+    async def _addresses(self, host: str) -> list[str]:
+        if ":" in host:
+            return [host]
+        try:
+            async with asyncio.timeout(_LOOK_UP_SECONDS):
+                # Also for numbers: only the system knows all the ways to write an IPv4 address.
+                found = await self._resolver.resolve(host, 0, socket.AF_UNSPEC)
+        except (OSError, TimeoutError):
+            return []
+        return [result["host"] for result in found]
+
+    def _open_socket(self, target: AddrInfoType) -> socket.socket:
+        # The one door: whatever was written or resolved, this is the address that gets connected.
+        family, kind, protocol, _, address = target
+        if not self._allow_private and not is_public(address[0]):
+            raise AddressRefused("an address of the own network")
+        return socket.socket(family, kind, protocol)
+
+
+class _ThreadResolver(AbstractResolver):
+    """The system's resolver, in threads of its own: slow names hold up nothing but webhooks."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(8, thread_name_prefix="webhook-names")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(
+            self._threads, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM
+        )
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _host(url: str) -> str:
+    """The host of a URL that can be called; raises InvalidInput for any other."""
+    if len(url) > _MAX_URL_CHARACTERS:
+        problem = f"longer than {_MAX_URL_CHARACTERS} characters"
+        raise InvalidInput("webhook_url", problem)
+    try:
+        parsed = URL(url)
+        host = parsed.raw_host or ""
+    except ValueError:
+        raise InvalidInput("webhook_url", "not a URL") from None
+    if parsed.scheme not in ("http", "https"):
+        raise InvalidInput("webhook_url", "must start with http:// or https://")
+    if parsed.raw_user is not None or parsed.raw_password is not None:
+        problem = "no user or password in it: receivers know us by the signature"
+        raise InvalidInput("webhook_url", problem)
+    if not url.isprintable() or " " in url or not (":" in host or _HOST_NAME.fullmatch(host)):
+        raise InvalidInput("webhook_url", "not a URL")
+    return host
