@@ -25,6 +25,7 @@ try:
     )
     from app.engine.results import (
         CrewResult,
+        Replay,
         RunObserver,
         TaskFinished,
         TaskOutcome,
