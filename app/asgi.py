@@ -18,7 +18,7 @@ from app.api.runs import runs_router
 from app.crews.registry import Registry, served_crews
 from app.db import Database
 from app.engine import Engine
-from app.engine.llm import ModelSettings, create_model
+from app.engine.llm import ModelSettings, close_models, create_model
 from app.logs import configure_logging
 from app.open_files import model_connections
 from app.runs.events import EventHub
@@ -98,10 +98,17 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             mode=settings.engine,
             max_stock_threads=settings.max_runs_in_flight,
         )
+        stack.push_async_callback(close_models)
         stack.push_async_callback(engine.aclose)
         await engine.start(list(crews))
         events, name = EventHub(), _worker_name()
-        rows = RunRows(database, events, worker=name, lease_seconds=settings.lease_seconds)
+        rows = RunRows(
+            database,
+            events,
+            engine.fingerprint,
+            worker=name,
+            lease_seconds=settings.lease_seconds,
+        )
         stack.push_async_callback(rows.aclose)
         queries = RunQueries(database)
         sweeper = Sweeper(
@@ -116,6 +123,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         webhook_targets = await stack.enter_async_context(_webhooks(settings, database))
         worker = Worker(
             rows=rows,
+            queries=queries,
             store=store,
             engine=engine,
             sweeper=sweeper,

@@ -54,11 +54,15 @@ class BatchAnswer(msgspec.Struct):
 
 
 class TaskView(msgspec.Struct):
-    """A task of a run; `status` is pending, running, finished or skipped."""
+    """A task of a run; `status` is pending, running, finished or skipped.
+
+    A replayed task was finished by an earlier attempt at the run.
+    """
 
     name: str
     agent: str
     status: str
+    replayed: bool = False
     started_at: datetime | None = None
     finished_at: datetime | None = None
 

@@ -88,6 +88,11 @@ class Engine:
         """Raises CrewUnknown."""
         return self._find(name).description
 
+    def fingerprint(self, name: str) -> str:
+        """The crew's fingerprint; empty for a crew that is not served."""
+        served = self._served.get(name)
+        return served.description.fingerprint if served else ""
+
     async def run(
         self,
         name: str,

@@ -1,5 +1,6 @@
 """Captures a run's outputs: each finished task's text goes to the store at once."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +32,14 @@ class Capture:
         # Noted before it is written: a write that was cut short is deleted, too.
         self.keys.append(key)
         await self._store.persist(key, event.text)
-        self._tell("task.finished", event, event.finished_at, started_at=event.started_at)
+        self._tell(
+            "task.finished",
+            event,
+            event.finished_at,
+            started_at=event.started_at,
+            structured=event.structured,
+            usage=asdict(event.usage),
+        )
 
     def _tell(
         self, type_: str, task: TaskStarted | TaskFinished, at: datetime, **more: Any

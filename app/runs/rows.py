@@ -7,7 +7,7 @@ webhook is to be told.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -98,10 +98,18 @@ class RunRows:
     """
 
     def __init__(
-        self, database: Database, events: EventHub, *, worker: str, lease_seconds: float
+        self,
+        database: Database,
+        events: EventHub,
+        fingerprint_of: Callable[[str], str],
+        *,
+        worker: str,
+        lease_seconds: float,
     ) -> None:
+        """`fingerprint_of` marks a crew's definition; each attempt keeps the one it began with."""
         self._database = database
         self._events = events
+        self._fingerprint_of = fingerprint_of
         self._writes = GroupCommit(database)
         self._worker = worker
         self._lease = timedelta(seconds=lease_seconds)
@@ -117,7 +125,7 @@ class RunRows:
         """Begin an attempt at a run; None if it is settled, unknown or another worker's."""
         taken = await self._writes.submit(self._take_all, run_id)
         if taken is not None:
-            self._events.publish(_running_event(taken))
+            self._events.publish(self._running_event(taken))
         return taken
 
     async def settle(self, taken: TakenRun, outcome: Outcome) -> RunStatus | None:
@@ -244,7 +252,7 @@ class RunRows:
             for run in begun
         ]
         await _change(connection, changes)
-        await _store(connection, [_running_event(run) for run in begun])
+        await _store(connection, [self._running_event(run) for run in begun])
         return taken
 
     def _attempt(self, row: Row[Any] | None, now: datetime) -> TakenRun | None:
@@ -267,6 +275,11 @@ class RunRows:
             bool(row.stream),
             row.webhook_url,
         )
+
+    def _running_event(self, run: TakenRun) -> Event:
+        data = {"attempt": run.attempt, "fingerprint": self._fingerprint_of(run.crew)}
+        seq = run.attempt * EVENTS_PER_ATTEMPT
+        return Event(run.run_id, seq, "run.running", data, run.started_at)
 
     async def _settle_all(
         self, connection: AsyncConnection, settlements: Sequence[_Settlement]
@@ -330,11 +343,6 @@ async def _runs_by_key(connection: AsyncConnection, keys: Sequence[str]) -> dict
         for key, run_id, digest in await connection.execute(question)
         if key is not None
     }
-
-
-def _running_event(run: TakenRun) -> Event:
-    data = {"attempt": run.attempt}
-    return Event(run.run_id, run.attempt * EVENTS_PER_ATTEMPT, "run.running", data, run.started_at)
 
 
 def _settled_event(settlement: _Settlement, attempt: int, now: datetime) -> Event:

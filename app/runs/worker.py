@@ -19,7 +19,9 @@ from tenacity import (
 from app.db import DatabaseUnavailable
 from app.engine import CrewFailed, CrewResult, Engine, EngineError, ModelError, NoResult
 from app.runs.capture import Capture
+from app.runs.checkpoints import Checkpoint, find_checkpoint
 from app.runs.models import RunStatus
+from app.runs.queries import RunQueries
 from app.runs.rows import CANCELLED, Outcome, RunRows, TakenRun
 from app.runs.sweeping import Sweeper
 from storage import OutputKey, OutputStore, StorageError
@@ -58,6 +60,7 @@ class Worker:
         self,
         *,
         rows: RunRows,
+        queries: RunQueries,
         store: OutputStore,
         engine: Engine,
         sweeper: Sweeper,
@@ -65,6 +68,7 @@ class Worker:
         timeout_seconds: float,
     ) -> None:
         self._rows = rows
+        self._queries = queries
         self._store = store
         self._engine = engine
         self._sweeper = sweeper
@@ -158,7 +162,11 @@ class Worker:
         try:
             async with asyncio.timeout(self._timeout_seconds) as deadline:
                 self._deadlines[taken.run_id] = deadline
-                return _outcome(await self._engine.run(taken.crew, taken.inputs, capture))
+                checkpoint = await self._checkpoint(taken)
+                result = await self._engine.run(
+                    taken.crew, taken.inputs, capture, checkpoint.replays
+                )
+                return _outcome(result, checkpoint.usage)
         except TimeoutError:
             if taken.run_id in self._aborted:
                 return CANCELLED
@@ -174,6 +182,14 @@ class Worker:
             return _failed("internal_error", "internal error")
         finally:
             self._deadlines.pop(taken.run_id, None)
+
+    async def _checkpoint(self, taken: TakenRun) -> Checkpoint:
+        if taken.attempt == 1:
+            return Checkpoint()
+        crew = self._engine.describe(taken.crew)
+        return await self._persist(
+            lambda: find_checkpoint(taken.run_id, crew, self._queries, self._store)
+        )
 
     async def _settle(
         self, taken: TakenRun, outcome: Outcome, keys: Iterable[OutputKey]
@@ -219,7 +235,7 @@ class Worker:
             self._sweeper.sweep_soon()
 
     async def _persist(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Write, however long the database is away: an accepted run is never dropped."""
+        """Ask the database, however long it is away: an accepted run is never dropped."""
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(DatabaseUnavailable),
             wait=wait_random_exponential(multiplier=0.1, max=5),
@@ -230,7 +246,7 @@ class Worker:
         raise AssertionError("unreachable: retried without end")
 
 
-def _outcome(result: CrewResult) -> Outcome:
+def _outcome(result: CrewResult, used_before: Mapping[str, int]) -> Outcome:
     blank = [t.name for t in result.tasks if not t.skipped and not t.text.strip()]
     if blank or not result.tasks:
         return _failed("no_results", f"nothing meaningful came back for {', '.join(blank)}")
@@ -243,12 +259,15 @@ def _outcome(result: CrewResult) -> Outcome:
                 "name": task.name,
                 "agent": task.agent,
                 "status": "skipped" if task.skipped else "finished",
+                "replayed": task.replayed,
                 "started_at": task.started_at,
                 "finished_at": task.finished_at,
             }
             for task in result.tasks
         ],
-        usage=asdict(result.usage),
+        usage={
+            name: used + used_before.get(name, 0) for name, used in asdict(result.usage).items()
+        },
     )
 
 

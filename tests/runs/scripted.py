@@ -16,6 +16,7 @@ from app.engine import (
     CrewDescription,
     CrewResult,
     Engine,
+    Replay,
     RunObserver,
     TaskDescription,
     TaskFinished,
@@ -31,26 +32,36 @@ from app.runs.recovery import Recovery
 from app.runs.rows import RunRows
 from app.runs.service import RunService
 from app.runs.sweeping import Sweeper
+from app.runs.webhook_targets import WebhookTargets
 from app.runs.worker import Worker
 from storage import OutputStore
 
 TASKS = ("first", "second", "third")
+FINGERPRINT = "of the poem crew"
 Script = Callable[[Mapping[str, object], "Stage"], Awaitable[None]]
 
 
 class Stage:
     """What a script does: finish tasks, in its own time, with its own texts."""
 
-    def __init__(self, observer: RunObserver) -> None:
+    def __init__(self, observer: RunObserver, replays: Mapping[int, Replay]) -> None:
         self._observer = observer
+        self._replays = replays
         self.outcomes: list[TaskOutcome] = []
+        self.usage = Usage()
 
     async def finish(self, index: int, text: str) -> None:
         name, begun = TASKS[index], datetime.now(UTC)
+        if (replay := self._replays.get(index)) is not None:
+            times = (replay.started_at, replay.finished_at)
+            self.outcomes.append(TaskOutcome(name, "agent", replay.text, False, True, *times))
+            return
         await self._observer.task_started(TaskStarted(index, name, "agent"))
         ended = datetime.now(UTC)
-        await self._observer.task_finished(TaskFinished(index, name, "agent", text, begun, ended))
-        self.outcomes.append(TaskOutcome(name, "agent", text, False, begun, ended))
+        await self._observer.task_finished(
+            TaskFinished(index, name, "agent", text, begun, ended, None, self.usage)
+        )
+        self.outcomes.append(TaskOutcome(name, "agent", text, False, False, begun, ended))
 
     async def finish_all(self, text: str) -> None:
         for index, name in enumerate(TASKS):
@@ -69,16 +80,27 @@ class ScriptedEngine:
 
     def describe(self, name: str) -> CrewDescription:
         tasks = tuple(TaskDescription(task, "agent") for task in TASKS)
-        return CrewDescription(name=name, inputs=("topic",), tasks=tasks, way="plan", reason="")
+        return CrewDescription(
+            name=name,
+            inputs=("topic",),
+            tasks=tasks,
+            way="plan",
+            reason="",
+            fingerprint=FINGERPRINT,
+        )
 
     async def run(
-        self, name: str, inputs: Mapping[str, object], observer: RunObserver
+        self,
+        name: str,
+        inputs: Mapping[str, object],
+        observer: RunObserver,
+        replays: Mapping[int, Replay],
     ) -> CrewResult:
-        stage = Stage(observer)
+        stage = Stage(observer, replays)
         await self.script(inputs, stage)
         outcomes = tuple(stage.outcomes)
         raw = outcomes[-1].text if outcomes else ""
-        return CrewResult(raw, outcomes, Usage(), cast(Any, None), "plan")
+        return CrewResult(raw, outcomes, stage.usage, cast(Any, None), "plan")
 
 
 def _no_crew() -> Any:
@@ -128,10 +150,11 @@ async def running_service(
     max_queued: int = 100,
     timeout_seconds: float = 30.0,
     cleanup_probability: float = 0.0,
+    webhook_targets: WebhookTargets | None = None,
 ) -> AsyncIterator[Parts]:
     """The service, started without its background loops; drained at the end."""
     events, name = EventHub(), uuid4().hex
-    rows = RunRows(database, events, worker=name, lease_seconds=60)
+    rows = RunRows(database, events, lambda _: FINGERPRINT, worker=name, lease_seconds=60)
     queries = RunQueries(database)
     sweeper = Sweeper(
         store,
@@ -143,6 +166,7 @@ async def running_service(
     engine = ScriptedEngine(script)
     worker = Worker(
         rows=rows,
+        queries=queries,
         store=store,
         engine=cast(Engine, engine),
         sweeper=sweeper,
@@ -157,6 +181,7 @@ async def running_service(
         worker=worker,
         events=events,
         max_runs=max_in_flight + max_queued,
+        webhook_targets=webhook_targets,
     )
     recovery = Recovery(rows, queries, worker, max_attempts=3)
     neighbours = Neighbours(name, worker, events, queries)

@@ -24,7 +24,7 @@ async def worker(database: Database) -> AsyncIterator[Worker]:
     made: list[RunRows] = []
 
     def make(name: str) -> RunRows:
-        made.append(RunRows(database, EventHub(), worker=name, lease_seconds=60))
+        made.append(RunRows(database, EventHub(), str, worker=name, lease_seconds=60))
         return made[-1]
 
     yield make

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from uuid import UUID
 
 import pytest
 
@@ -11,7 +12,7 @@ from app.engine import CrewFailed, ModelError, NoResult
 from app.runs.errors import InvalidInput, Overloaded, ShuttingDown, UnknownCrew
 from app.runs.models import RunStatus
 from storage import OutputStore, StorageError
-from tests.runs.scripted import TASKS, Stage, running_service, succeed, until
+from tests.runs.scripted import TASKS, Parts, Stage, running_service, succeed, until
 
 INPUTS = {"topic": "rain"}
 
@@ -269,17 +270,20 @@ async def test_a_run_whose_workers_are_lost_again_and_again_is_given_up(
         await stage.finish(0, "text")
         await asyncio.Event().wait()
 
-    for attempt in range(3):
+    for attempt in (1, 2, 3):
         async with running_service(database, store, hang) as parts:
-            if attempt == 0:
-                await parts.runs.start("poem", INPUTS)
+            if attempt == 1:
+                run_id = await parts.runs.start("poem", INPUTS)
             else:
                 await parts.recovery.look()
 
-            async def captured(parts: object = parts, stored: int = attempt + 1) -> bool:
-                return (await store.usage()).count == stored
+            async def begun(
+                parts: Parts = parts, number: int = attempt, run_id: UUID = run_id
+            ) -> bool:
+                run = await parts.queries.get_known(run_id)
+                return run.attempt == number and await parts.stored() == 1
 
-            await until(captured)
+            await until(begun)
             await parts.stop(0)
     async with running_service(database, store, hang) as parts:
         await parts.recovery.look()
