@@ -376,6 +376,62 @@ TOUCHES: tuple[Touch, ...] = (
         "2c3ebd05843a",
         "the same",
     ),
+    # Around the pooled model clients (llm/)
+    Touch(
+        "crewai.llms.retry:run_with_rate_limit_retry",
+        "27b05d1932ee",
+        "CrewAI's own retries of rate limits are switched off: the pool retries",
+    ),
+    Touch(
+        "crewai.llms.retry:arun_with_rate_limit_retry",
+        "d762b9aa2a66",
+        "the same, of asynchronous calls",
+    ),
+    Touch(
+        "crewai.llms.base_llm:BaseLLM._wrap_call_method",
+        "ed47b60ccc00",
+        "what CrewAI puts around every model call is kept as it is",
+    ),
+    Touch(
+        "crewai.llms.base_llm:BaseLLM._effective_stream",
+        "4ee7020eee34",
+        "a watched run streams without changing the shared model",
+    ),
+    Touch(
+        "crewai.llms.providers.openai.completion:OpenAICompletion._init_clients",
+        "fa1c98ee0850",
+        "the place where HTTP clients are made: ours go over the pool",
+    ),
+    Touch(
+        "crewai.llms.providers.openai.completion:OpenAICompletion._build_sync_client",
+        "3376f7053b85",
+        "the same",
+    ),
+    Touch(
+        "crewai.llms.providers.openai.completion:OpenAICompletion._get_async_client",
+        "5c926102a3fb",
+        "the same",
+    ),
+    Touch(
+        "crewai.llms.providers.openai.completion:OpenAICompletion._get_client_params",
+        "462c91912ce6",
+        "address, key and time limit of a model's client",
+    ),
+    Touch(
+        "crewai.llms.providers.openai.completion:OpenAICompletion._ahandle_completion",
+        "e971ddeedd26",
+        "reads the answer that the pooled client gives",
+    ),
+    Touch(
+        "crewai.llms.providers.openai.completion:OpenAICompletion._ahandle_streaming_completion",
+        "313454cb24a3",
+        "reads the pieces that the pooled client gives",
+    ),
+    Touch(
+        "crewai.events.stream_context:publish_stream_event",
+        "1091e1ae5380",
+        "tells of streamed pieces only where somebody listens",
+    ),
 )
 
 
