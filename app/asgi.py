@@ -127,6 +127,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             store=store,
             engine=engine,
             sweeper=sweeper,
+            events=events,
             max_in_flight=settings.max_runs_in_flight,
             timeout_seconds=settings.run_timeout_seconds,
         )

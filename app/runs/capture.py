@@ -1,21 +1,29 @@
 """Captures a run's outputs: each finished task's text goes to the store at once."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from app.engine import TaskFinished, TaskStarted
-from app.runs.events import EVENTS_PER_ATTEMPT, Event
+from app.engine.llm import on_token
+from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
 from app.runs.rows import RunRows, TakenRun
+from app.runs.tokens import TokenStream
 from storage import OutputKey, OutputStore
 
 
 class Capture:
     """The observer of one attempt at a run. Implements the engine's RunObserver."""
 
-    def __init__(self, store: OutputStore, rows: RunRows, taken: TakenRun) -> None:
+    def __init__(
+        self, store: OutputStore, rows: RunRows, events: EventHub, taken: TakenRun
+    ) -> None:
         self._store = store
         self._rows = rows
+        self._events = events
+        self._stream = taken.stream
+        self._streams: dict[int, TokenStream] = {}
         self._run_id = taken.run_id
         self._webhook_url = taken.webhook_url
         self._started_at = int(taken.started_at.timestamp())
@@ -23,7 +31,14 @@ class Capture:
         self.keys: list[OutputKey] = []
 
     async def task_started(self, event: TaskStarted) -> None:
+        """Tell of it; the task's model calls stream if that was asked for or somebody watches."""
         self._tell("task.started", event, datetime.now(UTC))
+        if self._stream or self._events.is_watched(self._run_id):
+            stream = TokenStream(self._teller(event))
+            self._streams[event.index] = stream
+            on_token.set(stream.add)
+        else:
+            on_token.set(None)  # one asyncio task may execute several of the crew
 
     async def task_finished(self, event: TaskFinished) -> None:
         """Store the task's text; a text that can't be stored fails the run."""
@@ -32,6 +47,8 @@ class Capture:
         # Noted before it is written: a write that was cut short is deleted, too.
         self.keys.append(key)
         await self._store.persist(key, event.text)
+        if stream := self._streams.pop(event.index, None):
+            stream.flush()
         self._tell(
             "task.finished",
             event,
@@ -40,6 +57,13 @@ class Capture:
             structured=event.structured,
             usage=asdict(event.usage),
         )
+
+    def _teller(self, task: TaskStarted) -> Callable[[str], None]:
+        def tell(text: str) -> None:
+            data = {"index": task.index, "name": task.name, "text": text}
+            self._events.publish(Event(self._run_id, None, "task.tokens", data, datetime.now(UTC)))
+
+        return tell
 
     def _tell(
         self, type_: str, task: TaskStarted | TaskFinished, at: datetime, **more: Any

@@ -20,6 +20,7 @@ from app.db import DatabaseUnavailable
 from app.engine import CrewFailed, CrewResult, Engine, EngineError, ModelError, NoResult
 from app.runs.capture import Capture
 from app.runs.checkpoints import Checkpoint, find_checkpoint
+from app.runs.events import EventHub
 from app.runs.models import RunStatus
 from app.runs.queries import RunQueries
 from app.runs.rows import CANCELLED, Outcome, RunRows, TakenRun
@@ -64,6 +65,7 @@ class Worker:
         store: OutputStore,
         engine: Engine,
         sweeper: Sweeper,
+        events: EventHub,
         max_in_flight: int,
         timeout_seconds: float,
     ) -> None:
@@ -72,6 +74,7 @@ class Worker:
         self._store = store
         self._engine = engine
         self._sweeper = sweeper
+        self._events = events
         self._timeout_seconds = timeout_seconds
         self._slots = asyncio.Semaphore(max_in_flight)
         self._runs: dict[UUID, asyncio.Task[SettledRun | None]] = {}
@@ -146,7 +149,7 @@ class Worker:
             taken = await self._persist(lambda: self._rows.take(run_id))
             if taken is None:
                 return None
-            capture = Capture(self._store, self._rows, taken)
+            capture = Capture(self._store, self._rows, self._events, taken)
             outcome = await self._attempt(taken, capture)
             settled = await self._settle(taken, outcome, capture.keys)
         if settled is None:

@@ -170,6 +170,7 @@ async def running_service(
         store=store,
         engine=cast(Engine, engine),
         sweeper=sweeper,
+        events=events,
         max_in_flight=max_in_flight,
         timeout_seconds=timeout_seconds,
     )
