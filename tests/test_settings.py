@@ -53,6 +53,9 @@ def test_the_environment_wins_over_the_file(
         ("ENGINE", "warp", "'auto', 'native' or 'stock'"),
         ("HOST", "0.0.0.0", "AUTH_OFF_ANYWHERE=yes"),
         ("LOG_FORMAT", "xml", "'console' or 'json'"),
+        ("WEBHOOK_SECRET", "whsec_c2VjcmV0", "base64 of 24 to 64 random bytes"),
+        ("WEBHOOK_SECRET", "a secret that is not encoded", "whsec_"),
+        ("RETENTION_DAYS", "-1", "greater than or equal to 0"),
         ("LEASE_SECONDS", "1", "greater than or equal to 10"),
     ],
 )

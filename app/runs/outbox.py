@@ -15,6 +15,8 @@ from app.db import Database, GroupCommit
 from app.runs.events import Event
 from app.runs.models import DeliveryStatus, RunEvent, UserRun, WebhookDelivery
 
+_TOLD_OF_TASKS: Final = ("index", "name", "agent", "started_at")
+_TOLD_OF_RUNS: Final = ("status", "outputs", "error", "error_type")
 _TOLD_OF: Final = ("task.finished", "run.succeeded", "run.failed", "run.cancelled")
 # How many of those that are due are looked at when some are chosen.
 _DUE_PER_LOOK: Final = 500
@@ -204,6 +206,8 @@ _CONTENT: Final = (
         UserRun.crew,
         UserRun.status,
         UserRun.outputs,
+        UserRun.error,
+        UserRun.error_type,
     )
     .join(UserRun, UserRun.run_id == WebhookDelivery.run_id)
     .join(
@@ -221,9 +225,11 @@ def _is_due() -> tuple[Any, ...]:
 
 
 def _delivery(row: Any, attempt: int) -> Delivery:
-    data = {"run_id": row.run_id, "crew": row.crew, **row.data}
-    if row.type.startswith("run."):
-        data |= {"status": row.status, "outputs": row.outputs}
+    data: dict[str, Any] = {"run_id": row.run_id, "crew": row.crew}
+    if row.type == "task.finished":
+        data |= {name: row.data.get(name) for name in _TOLD_OF_TASKS}
+    else:
+        data |= {name: getattr(row, name) for name in _TOLD_OF_RUNS}
     return Delivery(row.run_id, row.seq, attempt, row.host, row.webhook_url, row.type, row.at, data)
 
 

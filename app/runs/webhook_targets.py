@@ -8,7 +8,7 @@ import asyncio
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from aiohttp import AddrInfoType, TCPConnector
@@ -21,6 +21,8 @@ _MAX_URL_CHARACTERS: Final = 2000
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 # A name that takes longer is looked up again when there is something to deliver.
 _LOOK_UP_SECONDS: Final = 2.0
+# Where clouds keep services of their own for the machine, though `ipaddress` takes them for public.
+_OF_CLOUDS: Final = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 _6TO4: Final = IPv6Network("2002::/16")  # carries an IPv4 address, and nobody's own any more
 _NAT64: Final = IPv6Network("64:ff9b::/96")
@@ -41,7 +43,12 @@ def is_public(address: str) -> bool:
         if carried is None:
             return parsed in _GLOBAL_UNICAST and parsed not in _6TO4 and parsed.is_global
         parsed = carried
-    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
+    return (
+        parsed.is_global
+        and not parsed.is_multicast
+        and not parsed.is_reserved
+        and not any(parsed in network for network in _OF_CLOUDS)
+    )
 
 
 def _carried_ipv4(address: IPv6Address) -> IPv4Address | None:

@@ -68,6 +68,10 @@ class Deliverer:
         self._freed = asyncio.Event()
         self._sending: asyncio.Task[None] | None = None
 
+    def __len__(self) -> int:
+        """How many deliveries are under way."""
+        return len(self._under_way)
+
     def start(self) -> None:
         """Look for what is due now, and from then on every second."""
         self._sending = asyncio.create_task(self._send_forever())
