@@ -49,7 +49,7 @@ class Recovery:
         Raises:
             DatabaseUnavailable: the database can't be asked.
         """
-        await self._rows.renew_leases()
+        await self._rows.renew_leases(self._worker.run_ids)
         if not self.taking_over:
             return
         for run_id, attempts in await self._queries.abandoned(_RUNS_PER_LOOK):

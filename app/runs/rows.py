@@ -7,13 +7,13 @@ webhook is to be told.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,6 +23,9 @@ from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDeli
 from app.runs.outbox import put_in_outbox
 
 logger = logging.getLogger("crew_capture.runs")
+
+# PostgreSQL takes 32,767 parameters in one statement, SQLite 32,766.
+_LEASES_PER_WRITE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +160,16 @@ class RunRows:
             self._append_all, (event, webhook_url), lambda: self._events.publish(event)
         )
 
-    async def renew_leases(self) -> None:
-        """Hold on to every unsettled run of this worker for another lease."""
-        await self._set_leases(_now() + self._lease)
+    async def renew_leases(self, run_ids: Collection[UUID]) -> None:
+        """Hold on to those of these runs that are this worker's for another lease.
+
+        A run that is this worker's in the database alone, for it never heard that a commit
+        succeeded, is let go of this way.
+        """
+        carried = list(run_ids)
+        for start in range(0, len(carried), _LEASES_PER_WRITE):
+            chunk = carried[start : start + _LEASES_PER_WRITE]
+            await self._set_leases(_now() + self._lease, UserRun.run_id.in_(chunk))
 
     async def release(self) -> None:
         """Let go of every unsettled run of this worker: whoever looks next may take it."""
@@ -175,10 +185,17 @@ class RunRows:
             self._events.publish(event)
         return status
 
-    async def _set_leases(self, until: datetime | None) -> None:
-        held = update(UserRun).where(UserRun.worker == self._worker, UserRun.status.in_(UNSETTLED))
+    async def _set_leases(self, until: datetime | None, *which: ColumnElement[bool]) -> None:
+        # Locked in the same order as everywhere: no deadlock.
+        held = (
+            select(UserRun.run_id)
+            .where(UserRun.worker == self._worker, UserRun.status.in_(UNSETTLED), *which)
+            .order_by(UserRun.run_id)
+            .with_for_update()
+        )
+        leases = update(UserRun).where(UserRun.run_id.in_(held)).values(lease_until=until)
         async with self._database.write() as connection:
-            await connection.execute(held.values(lease_until=until))
+            await connection.execute(leases)
 
     async def _add_all(
         self, connection: AsyncConnection, requests: Sequence[Sequence[NewRun]]

@@ -164,7 +164,7 @@ async def test_abandoned_are_the_unsettled_runs_that_nobody_holds(
     await _end_leases(database)
     assert await queries.abandoned(10) == [(queued, 0), (running.run_id, 1)]
     assert await queries.abandoned(1) == [(queued, 0)]
-    await a.renew_leases()
+    await a.renew_leases({queued, running.run_id})
     assert await queries.abandoned(10) == []
     await a.release()
     assert await queries.abandoned(10) == [(queued, 0), (running.run_id, 1)]
