@@ -19,9 +19,14 @@ class Base(DeclarativeBase):
     """The tables of the service."""
 
 
-# PostgreSQL's error classes: connection, a schema under change, insufficient resources,
-# operator intervention, system. The others are about the values of a statement.
-_UNAVAILABLE_STATES = ("08", "42", "53", "57", "58")
+# PostgreSQL's error classes: connection, a transaction rolled back for others' sake, a schema under
+# change, insufficient resources, operator intervention, system. The others are about the values of
+# a statement.
+_UNAVAILABLE_STATES = ("08", "40", "42", "53", "57", "58")
+
+# A process that is frozen in the midst of a transaction holds its locks for no longer. A busy event
+# loop may come back to one after seconds.
+_FROZEN_TRANSACTION_SECONDS = 15
 
 
 class DatabaseUnavailable(Exception):
@@ -99,8 +104,16 @@ def async_url(url: str) -> URL:
 def _create_engine(url: URL) -> AsyncEngine:
     options: dict[str, Any] = {}
     if url.get_backend_name() == "postgresql":
-        # A server that went away and came back must not cost a run its answer.
-        options = {"pool_pre_ping": True, "connect_args": {"timeout": 10, "command_timeout": 60}}
+        frozen = f"{_FROZEN_TRANSACTION_SECONDS}s"
+        options = {
+            # A server that went away and came back must not cost a run its answer.
+            "pool_pre_ping": True,
+            "connect_args": {
+                "timeout": 10,
+                "command_timeout": 60,
+                "server_settings": {"idle_in_transaction_session_timeout": frozen},
+            },
+        }
     engine = create_async_engine(
         url,
         json_serializer=lambda value: msgspec.json.encode(value).decode(),
