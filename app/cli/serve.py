@@ -3,13 +3,19 @@
 import asyncio
 import gc
 import logging
+import math
 import signal
+import sys
+import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from litestar import Litestar
 from litestar.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
 
 from app.asgi import create_app
 from app.db import DatabaseUnavailable
@@ -25,13 +31,18 @@ logger = logging.getLogger("crew_capture.serve")
 _BACKLOG = 8192
 # What an operator can mend: its message says how, a stack trace would only hide it.
 _MENDABLE = (DatabaseUnavailable, StorageError, EngineError)
+# How long the supervisor waits between two looks at what was signalled to it.
+_SUPERVISOR_SECONDS = 0.2
+# A terminal and a service manager signal all processes, and the supervisor then signals its own
+# once more. Within this time that is one signal.
+_ONE_SIGNAL_SECONDS = 1.0
 
 
 def serve(settings: Settings) -> None:
     """Serve until a signal says stop; exits the process with 3 if the start fails."""
     configure_logging(settings.log_level, settings.log_format)
     raise_open_file_limit()
-    uvicorn.run(
+    config = uvicorn.Config(
         "app.cli.serve:served_app",
         factory=True,
         host=settings.host,
@@ -46,6 +57,34 @@ def serve(settings: Settings) -> None:
         # A process that is stopped for a while is slow, not dead: its runs are not lost to it.
         timeout_worker_healthcheck=60,
     )
+    if settings.workers > 1:
+        supervisor = _Supervisor(config, [config.bind_socket()])
+        supervisor.run()
+        started = supervisor.started
+    else:
+        server = uvicorn.Server(config)
+        with suppress(KeyboardInterrupt):  # the server raises it again once it has stopped
+            server.run()
+        started = server.started
+    if not started:
+        sys.exit(STARTUP_FAILURE)
+
+
+class _Supervisor(Multiprocess):
+    """Uvicorn's, which starts processes and ends them, but forwards the first signal only."""
+
+    @property
+    def started(self) -> bool:
+        return all(process.exitcode != STARTUP_FAILURE for process in self.processes)
+
+    def join_all(self) -> None:
+        """Wait for the processes to end; pass on what else is signalled meanwhile."""
+        for process in self.processes:
+            while process.process.is_alive():
+                process.process.join(_SUPERVISOR_SECONDS)
+                if self.signal_queue:
+                    self.signal_queue.clear()
+                    self.terminate_all()
 
 
 def served_app() -> ASGIApp:
@@ -64,6 +103,7 @@ class _Process:
     def __init__(self, app: Litestar, shutdown_seconds: float) -> None:
         self._app = app
         self._patience = [0.0, shutdown_seconds]
+        self._signalled_at = -math.inf
         self._stops: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -100,6 +140,10 @@ class _Process:
                 signal.signal(number, on_signal)
 
     def _stop(self) -> None:
+        now, before = time.monotonic(), self._signalled_at
+        self._signalled_at = now
+        if now - before < _ONE_SIGNAL_SECONDS:
+            return
         seconds = self._patience.pop() if self._patience else 0.0
         # Kept here, for the loop alone would not keep it.
         self._stops.add(asyncio.ensure_future(self._app.state.stop(seconds)))
