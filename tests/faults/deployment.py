@@ -1,0 +1,358 @@
+"""A deployment to break: the real service in processes of its own, on one database and backend."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from unittest import mock
+from uuid import UUID, uuid4
+
+import aiohttp
+import boto3
+import psutil
+from sqlalchemy import Row, select
+
+from app.db import Database
+from app.runs.cleanup import sweep_by_hand
+from app.runs.models import UNSETTLED, RunEvent, UserRun
+from app.runs.places import open_store
+from app.settings import Settings, load_settings
+from storage import OutputKey
+from tests.databases import PostgreSQL
+from tests.load.generator import REPORTS
+from tests.load.stub_model import MARKER, StubModel, served
+from tests.servers import SeaweedFS, free_ports
+
+ROOT = Path(__file__).parents[2]
+LEASE_SECONDS = 10  # the least that can be set
+_BUCKET = "faults"
+_START_SECONDS = 90.0
+
+
+class Servers:
+    """The database and S3 servers that deployments stand on, each started when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+
+    @cached_property
+    def postgresql(self) -> PostgreSQL:
+        return self._stack.enter_context(PostgreSQL())
+
+    @cached_property
+    def seaweedfs(self) -> SeaweedFS:
+        server = self._stack.enter_context(SeaweedFS(self._folder / "seaweedfs"))
+        account = server.account
+        boto3.client(
+            "s3",
+            endpoint_url=account.endpoint_url,
+            region_name=account.region,
+            aws_access_key_id=account.access_key,
+            aws_secret_access_key=account.secret_key,
+        ).create_bucket(Bucket=_BUCKET)
+        return server
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a deployment lives: `database` is sqlite or postgresql, `backend` a TEMP_BACKEND."""
+
+    servers: Servers
+    folder: Path
+    database: str
+    backend: str
+
+
+class Serving:
+    """A running `crew-capture serve`, with its worker processes if it has several."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.url = f"http://127.0.0.1:{port}"
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that serve; the process itself if there is only one."""
+        process = psutil.Process(self._process.pid)
+        children = [
+            child for child in process.children() if "spawn_main" in " ".join(child.cmdline())
+        ]
+        return children or [process]
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def send_all(self, number: signal.Signals) -> None:
+        """Signals every process of it, as a service manager does."""
+        workers = [worker for worker in self.workers() if worker.pid != self._process.pid]
+        self.send(number)
+        for worker in workers:
+            worker.send_signal(number)
+
+    async def kill(self) -> None:
+        """Ends it at once, as a crash would."""
+        self.send(signal.SIGKILL)
+        await self.exited(10)
+
+    async def exited(self, seconds: float) -> None:
+        """Wait for its end."""
+        await asyncio.to_thread(self._process.wait, seconds)
+
+    async def stop(self, seconds: float = 60.0) -> None:
+        """Ends it in good order."""
+        self.send(signal.SIGTERM)
+        await self.exited(seconds)
+
+    def end(self) -> None:
+        """Ends what is left of it, frozen or not."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in [*self.workers(), self._process]:
+                one.kill()
+        self._process.wait()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    async def ready(self) -> bool:
+        """Whether it says that it can take runs."""
+        try:
+            async with aiohttp.request("GET", f"{self.url}/health/ready") as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
+
+@dataclass(slots=True)
+class Deployment:
+    """One database and one output location, on which services come and go.
+
+    `stub` is the model that they call.
+    """
+
+    site: Site
+    stub: StubModel
+    settings: Settings
+    database: Database
+    environment: Mapping[str, str]
+    accepted: dict[UUID, str] = field(default_factory=dict)
+    """The runs that a service has acknowledged, each with the marker of its user."""
+    answers: Counter[str] = field(default_factory=Counter)
+    """What clients were answered: a status, or the kind of error that a request met."""
+
+    @asynccontextmanager
+    async def serving(self, **settings: object) -> AsyncIterator[Serving]:
+        """A service that is ready; killed at the end of the block, if it is still there."""
+        more = {name.upper(): str(value) for name, value in settings.items()}
+        serving = self._start(more)
+        try:
+            up = "Application startup complete"
+            async with asyncio.timeout(_START_SECONDS):
+                while serving.log().count(up) < int(more.get("WORKERS", "1")):
+                    assert serving.is_running, serving.log()[-2000:]
+                    await asyncio.sleep(0.02)
+            await until(serving.ready, 10)
+            yield serving
+        finally:
+            serving.end()
+
+    def _start(self, settings: Mapping[str, str]) -> Serving:
+        (port,) = free_ports(1)
+        log = self.site.folder / f"{uuid4().hex}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "serve", "--port", str(port)],
+                cwd=self.site.folder,
+                env={**os.environ, **self.environment, **settings},
+                stdout=output,
+                stderr=output,
+            )
+        return Serving(process, port, log)
+
+    async def post(self, serving: Serving, runs: int, over_seconds: float) -> None:
+        """Ask for runs, spread evenly over a time; what is acknowledged is in `accepted`.
+
+        A refusal must be a 503 that says when to come again.
+        """
+        begun = time.monotonic()
+        # A connection for each request: several workers get their share of them.
+        connector = aiohttp.TCPConnector(limit=200, force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+
+            async def one(number: int) -> None:
+                await asyncio.sleep(begun + over_seconds * number / runs - time.monotonic())
+                await self._post(session, serving, f"user-{uuid4().hex[:12]}")
+
+            await asyncio.gather(*(one(number) for number in range(runs)))
+
+    async def _post(self, session: aiohttp.ClientSession, serving: Serving, marker: str) -> None:
+        body = {"crew": "idea", "inputs": {"experience_summary": f"Known as {marker}."}}
+        try:
+            async with session.post(f"{serving.url}/api/runs", json=body) as response:
+                answer = await response.json()
+        except aiohttp.ClientError as error:
+            self.answers[type(error).__name__] += 1
+            return
+        self.answers[str(response.status)] += 1
+        if response.status == 202:
+            self.accepted[UUID(answer["run_id"])] = marker
+        else:
+            assert response.status == 503, answer
+            assert int(response.headers["Retry-After"]) > 0
+
+    async def rows(self) -> dict[UUID, Row[Any]]:
+        """All runs by id."""
+        async with self.database.read() as connection:
+            return {row.run_id: row for row in await connection.execute(select(*_COLUMNS))}
+
+    async def stored(self) -> int:
+        """How many outputs the backend holds for others to see: not what is in memory."""
+        async with open_store(self.settings, self.database) as store:
+            return (await store.usage()).count
+
+    async def captured(self) -> int:
+        """The tasks that need no model call again: those of settled runs, and of the others those
+        whose text is stored and whose end is committed, as far as all before them are captured.
+        """
+        rows = await self.rows()
+        unsettled = [run_id for run_id, row in rows.items() if row.status in UNSETTLED]
+        finished: set[tuple[UUID, str]] = set()
+        question = select(RunEvent.run_id, RunEvent.data).where(RunEvent.type == "task.finished")
+        async with self.database.read() as connection:
+            for run_id, data in await connection.execute(question):
+                finished.add((run_id, data["name"]))
+        captured = (len(rows) - len(unsettled)) * len(REPORTS)
+        async with open_store(self.settings, self.database) as store:
+            for run_id in unsettled:
+                stored = {found.key.filename for found in await store.find(run_id)}
+                for report in REPORTS:
+                    if OutputKey.filename_from(report) not in stored:
+                        break
+                    if (run_id, report) not in finished:
+                        break
+                    captured += 1
+        return captured
+
+    async def settled(self, seconds: float) -> None:
+        """Wait until every run is settled."""
+
+        async def all_are() -> bool:
+            question = select(UserRun.run_id).where(UserRun.status.in_(UNSETTLED)).limit(1)
+            async with self.database.read() as connection:
+                return (await connection.execute(question)).first() is None
+
+        await until(all_are, seconds)
+
+    async def every_run_succeeded_once(self) -> None:
+        """Fail unless each accepted run has succeeded exactly once, with its own three reports."""
+        rows = await self.rows()
+        assert self.accepted.keys() <= rows.keys(), "an accepted run is gone"
+        assert Counter(row.status for row in rows.values()) == {"succeeded": len(rows)}
+        for run_id, marker in self.accepted.items():
+            outputs = rows[run_id].outputs
+            assert set(outputs) == set(REPORTS)
+            for text in outputs.values():
+                assert set(MARKER.findall(text)) == {marker}, "somebody else's report"
+        question = select(RunEvent.run_id).where(RunEvent.type.in_(_SETTLING))
+        async with self.database.read() as connection:
+            settlements = Counter(await connection.scalars(question))
+        assert settlements == dict.fromkeys(rows, 1)
+
+    async def nothing_is_left_after_a_sweep(self) -> None:
+        """Fail unless a sweep by an operator takes every stored output."""
+
+        async def swept() -> bool:  # S3 tells ages in whole seconds, so the first may be early
+            await sweep_by_hand(self.settings, 1e-9)
+            return await self.stored() == 0
+
+        await until(swept, 10)
+
+
+_COLUMNS = (
+    UserRun.run_id,
+    UserRun.status,
+    UserRun.outputs,
+    UserRun.error,
+    UserRun.error_type,
+    UserRun.attempt,
+    UserRun.worker,
+    UserRun.lease_until,
+    UserRun.started_at,
+    UserRun.finished_at,
+)
+_SETTLING = ("run.succeeded", "run.failed", "run.cancelled")
+
+
+@asynccontextmanager
+async def deployed(
+    site: Site, *, model_seconds: float, **settings: object
+) -> AsyncIterator[Deployment]:
+    """A deployment with nothing in it yet; its model takes this long for each call."""
+    stub = StubModel(delay_seconds=model_seconds)
+    async with AsyncExitStack() as stack:
+        model_url = await stack.enter_async_context(served(stub))
+        site.folder.mkdir(parents=True, exist_ok=True)
+        environment = {
+            "PYTHONPATH": str(ROOT),
+            "DATABASE_URL": await asyncio.to_thread(_new_database, site),
+            "TEMP_BACKEND": site.backend,
+            "TEMP_DIR": str(site.folder),
+            "CLEANUP_PROBABILITY": "0",
+            "LEASE_SECONDS": str(LEASE_SECONDS),
+            "LLM_MODEL": "openai/stub-model",
+            "LLM_BASE_URL": model_url,
+            "LLM_API_KEY": "none",
+            **{name.upper(): str(value) for name, value in settings.items()},
+        }
+        if "s3" in site.backend:
+            account = (await asyncio.to_thread(lambda: site.servers.seaweedfs)).account
+            environment |= account.environment() | {
+                "S3_BUCKET": _BUCKET,
+                "S3_PREFIX": f"{uuid4().hex}/",
+                "S3_ENDPOINT_URL": account.endpoint_url,
+                "S3_REGION": account.region,
+            }
+        stack.enter_context(mock.patch.dict(os.environ, environment))
+        loaded = load_settings(_env_file=None)
+        database = Database(loaded.database_url)
+        stack.push_async_callback(database.aclose)
+        yield Deployment(site, stub, loaded, database, environment)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:
+    """Wait for something to become true; TimeoutError if it doesn't."""
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - what is waited for sets no event
+            await asyncio.sleep(0.05)
+
+
+def _new_database(site: Site) -> str:
+    if site.database == "postgresql":
+        return site.servers.postgresql.create_database()
+    return f"sqlite:///{site.folder}/{uuid4().hex}.db"

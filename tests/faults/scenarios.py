@@ -1,0 +1,424 @@
+"""What happens to deployments under load; each scenario fails if a promise is broken.
+
+Each takes a site and a number of runs, and returns the figures that it measured.
+"""
+
+import asyncio
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import psutil
+from sqlalchemy import text
+
+from app.runs.models import UNSETTLED
+from tests.faults.deployment import LEASE_SECONDS, Deployment, Serving, Site, deployed, until
+from tests.load.generator import REPORTS
+
+Figures = dict[str, float]
+
+
+class Scenario(Protocol):
+    """Fails if a promise is broken."""
+
+    async def __call__(self, site: Site, runs: int) -> Figures: ...
+
+
+# A part of the outputs fits, so that a crash finds some in memory and some in S3.
+_LITTLE_MEMORY_BYTES = 20_000
+# Enough for a busy machine to do the rest of the largest load.
+_END_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """Runs arrive over two model calls and take three: when all are accepted, none has ended, and
+    each is somewhere between its first call and its last.
+    """
+
+    model_seconds: float
+    arrival_seconds: float
+
+
+def _pace(runs: int) -> _Pace:
+    model_seconds = 1.0 + runs / 250  # accepting them takes the machine some time, too
+    return _Pace(model_seconds, 1.9 * model_seconds)
+
+
+@asynccontextmanager
+async def _deployment(site: Site, pace: _Pace, **settings: object) -> AsyncIterator[Deployment]:
+    if site.backend == "memory+s3":
+        settings = {"memory_max_bytes": _LITTLE_MEMORY_BYTES, **settings}
+    async with deployed(site, model_seconds=pace.model_seconds, **settings) as deployment:
+        yield deployment
+        await deployment.nothing_is_left_after_a_sweep()
+
+
+async def process_killed(site: Site, runs: int) -> Figures:
+    """SIGKILL with all runs in flight, then a restart on the same data."""
+    pace = _pace(runs)
+    async with _deployment(site, pace) as deployment:
+        async with deployment.serving() as serving:
+            await deployment.post(serving, runs, pace.arrival_seconds)
+            await serving.kill()
+        begun, lost_calls = time.monotonic(), deployment.stub.in_flight
+        in_flight = await _unsettled(deployment)
+        captured = await deployment.captured()
+        deployment.stub.reset()
+        async with deployment.serving() as serving:
+            ready = time.monotonic() - begun
+            await deployment.settled(_END_SECONDS)
+            done = time.monotonic() - begun
+            await serving.stop()
+        assert len(deployment.accepted) == runs
+        await deployment.every_run_succeeded_once()
+        _only_what_was_not_captured_was_called_again(deployment, captured)
+    return {
+        "in flight at the kill": len(in_flight),
+        "tasks captured": captured,
+        "calls lost in flight": lost_calls,
+        "calls after": deployment.stub.calls,
+        "ready after s": ready,
+        "all done after s": done,
+    }
+
+
+async def one_worker_killed(site: Site, runs: int) -> Figures:
+    """One of two worker processes dies; the other goes on and takes over what was its."""
+    pace = _pace(runs)
+    async with _deployment(site, pace, workers=2) as deployment:
+        async with deployment.serving(workers=2) as serving:
+            await deployment.post(serving, runs, pace.arrival_seconds)
+            rows = await deployment.rows()
+            held = Counter(_pid(row.worker) for row in rows.values())
+            victim, survivor = serving.workers()
+            assert held[victim.pid], "the runs are not spread over the workers"
+            assert held[survivor.pid], "the runs are not spread over the workers"
+            theirs = {run for run, row in rows.items() if _pid(row.worker) == survivor.pid}
+            begun = time.monotonic()
+            victim.kill()
+            await deployment.settled(_END_SECONDS)
+            done = time.monotonic() - begun
+            rows = await deployment.rows()
+            assert all(rows[run].attempt == 1 for run in theirs), "the other was disturbed"
+            await until(lambda: _has_workers(serving, 2), 10)
+            assert survivor.is_running()
+            await serving.stop()
+        assert len(deployment.accepted) == runs
+        await deployment.every_run_succeeded_once()
+    return {
+        "in flight in the killed one": held[victim.pid],
+        "begun again": sum(row.attempt > 1 for row in rows.values()),
+        "all done after s": done,
+    }
+
+
+async def worker_frozen(site: Site, runs: int) -> Figures:
+    """SIGSTOP past the lease, then SIGCONT: what the frozen one still does changes nothing."""
+    pace = _pace(runs)
+    async with _deployment(site, pace) as deployment, AsyncExitStack() as stack:
+        first, other = await _two(deployment, stack)
+        await deployment.post(first, runs, pace.arrival_seconds)
+        await _freeze(deployment, first, inside_a_write=False)
+        begun = time.monotonic()
+        in_flight = await _unsettled(deployment)
+        await deployment.settled(_END_SECONDS)
+        done = time.monotonic() - begun
+        assert done > LEASE_SECONDS / 2, "taken over from a worker whose lease had not ended"
+        await deployment.every_run_succeeded_once()
+        before = await deployment.rows()
+        first.send(signal.SIGCONT)
+        # It ends in good order, so whatever it still wanted to write is written by then.
+        await first.stop(90)
+        assert await deployment.rows() == before, "the frozen worker changed a row"
+        await deployment.every_run_succeeded_once()
+        await other.stop()
+    return {"in flight when frozen": len(in_flight), "taken over and done after s": done}
+
+
+async def worker_frozen_inside_a_write(site: Site, runs: int) -> Figures:
+    """SIGSTOP in the midst of a transaction, past the lease, then SIGCONT.
+
+    On SQLite nobody else can write meanwhile, so the others wait; on PostgreSQL they go on.
+    """
+    pace = _pace(runs)
+    async with _deployment(site, pace) as deployment, AsyncExitStack() as stack:
+        frozen, other = await _two(deployment, stack)
+        async with asyncio.TaskGroup() as clients:
+            clients.create_task(deployment.post(frozen, runs, pace.arrival_seconds))
+            clients.create_task(deployment.post(other, runs, pace.arrival_seconds))
+            await until(lambda: _has_accepted(deployment, runs), _END_SECONDS)
+            await _freeze(deployment, frozen, inside_a_write=True)
+            begun = time.monotonic()
+            in_flight = len(await _unsettled(deployment))
+            accepted = len(deployment.accepted)
+            if site.database == "postgresql":
+                await deployment.settled(_END_SECONDS)
+                done = time.monotonic() - begun
+            else:
+                await asyncio.sleep(LEASE_SECONDS + 5)
+            frozen.send(signal.SIGCONT)
+            begun = time.monotonic()
+        if site.database == "sqlite":
+            await deployment.settled(_END_SECONDS)
+            done = time.monotonic() - begun
+        await frozen.stop(90)
+        await other.stop()
+        await deployment.every_run_succeeded_once()
+        rows = await deployment.rows()
+    since = "the freeze" if site.database == "postgresql" else "SIGCONT"
+    return {
+        "in flight when frozen": in_flight,
+        "accepted meanwhile": len(deployment.accepted) - accepted,
+        "begun again": sum(row.attempt > 1 for row in rows.values()),
+        f"all done s after {since}": done,
+    }
+
+
+async def stopped(site: Site, runs: int, workers: int = 1) -> Figures:
+    """SIGTERM: what ends in time ends, the rest is handed back to the next start."""
+    pace = _pace(runs)
+    patience = pace.model_seconds * 1.5
+    async with _deployment(site, pace, lease_seconds=300) as deployment:
+        async with deployment.serving(shutdown_seconds=patience, workers=workers) as serving:
+            await deployment.post(serving, runs, pace.arrival_seconds)
+            begun = time.monotonic()
+            serving.send_all(signal.SIGTERM)
+            await until(lambda: _is_unready(serving), 5)
+            accepted = len(deployment.accepted)
+            await deployment.post(serving, 1, 0)
+            assert len(deployment.accepted) == accepted, "accepted while it stops"
+            await serving.exited(patience + 10)
+            stopped_after = time.monotonic() - begun
+        handed_back = await _handed_back(deployment)
+        assert len(handed_back) < accepted == runs, "no run was let end"
+        captured = await deployment.captured()
+        deployment.stub.reset()
+        done = await _next_start(deployment)
+        _only_what_was_not_captured_was_called_again(deployment, captured)
+    return {
+        "ended in time": accepted - len(handed_back),
+        "handed back": len(handed_back),
+        "stopped after s": stopped_after,
+        "calls after": deployment.stub.calls,
+        "done s after ready": done,
+    }
+
+
+async def stopped_at_once(site: Site, runs: int, workers: int = 1) -> Figures:
+    """SIGTERM twice: the second doesn't wait for runs, and loses none."""
+    pace = _pace(runs)
+    async with _deployment(site, pace, lease_seconds=300) as deployment:
+        async with deployment.serving(shutdown_seconds=300, workers=workers) as serving:
+            await deployment.post(serving, runs, pace.arrival_seconds)
+            deployment.stub.delay_seconds = 300  # no run ends from here on by itself
+            serving.send(signal.SIGTERM)
+            await until(lambda: _is_unready(serving), 5)
+            await asyncio.sleep(1.5)  # sooner, it would count as the same signal
+            assert serving.is_running
+            begun = time.monotonic()
+            serving.send(signal.SIGTERM)
+            await serving.exited(20)
+            stopped_after = time.monotonic() - begun
+        deployment.stub.delay_seconds = pace.model_seconds
+        assert len(deployment.accepted) == runs
+        handed_back = await _handed_back(deployment)
+        assert handed_back
+        captured = await deployment.captured()
+        deployment.stub.reset()
+        done = await _next_start(deployment)
+        _only_what_was_not_captured_was_called_again(deployment, captured)
+    return {
+        "handed back": len(handed_back),
+        "stopped after s": stopped_after,
+        "calls after": deployment.stub.calls,
+        "done s after ready": done,
+    }
+
+
+async def database_killed(site: Site, runs: int, away_seconds: float) -> Figures:
+    """PostgreSQL dies while runs end and new ones arrive, and comes back."""
+    pace, server = _pace(runs), site.servers.postgresql
+    async with _deployment(site, pace) as deployment, AsyncExitStack() as stack:
+        serving = await stack.enter_async_context(deployment.serving())
+        async with asyncio.TaskGroup() as clients:
+            # The last of them arrive while it is away.
+            clients.create_task(deployment.post(serving, runs, pace.arrival_seconds))
+            await asyncio.sleep(pace.arrival_seconds * 0.7)
+            await asyncio.to_thread(server.kill)
+            accepted_before = len(deployment.accepted)
+            await until(lambda: _is_unready(serving), 5)
+            accepted = len(deployment.accepted)
+            await deployment.post(serving, 20, away_seconds)
+            assert len(deployment.accepted) == accepted, "acknowledged without a database"
+            await asyncio.to_thread(server.start)
+        begun = time.monotonic()
+        await until(serving.ready, 10)
+        ready = time.monotonic() - begun
+        await deployment.settled(_END_SECONDS)
+        done = time.monotonic() - begun
+        accepted = len(deployment.accepted)
+        await deployment.post(serving, 5, 0)
+        assert len(deployment.accepted) == accepted + 5, "it takes no runs again"
+        await deployment.settled(_END_SECONDS)
+        await serving.stop()
+        assert deployment.answers.keys() <= {"202", "503"}, deployment.answers
+        await deployment.every_run_succeeded_once()
+        rows = await deployment.rows()
+    return {
+        "accepted before": accepted_before,
+        "503 meanwhile": deployment.answers["503"],
+        "saved without an answer": len(rows) - len(deployment.accepted),
+        "begun again": sum(row.attempt > 1 for row in rows.values()),
+        "ready again after s": ready,
+        "all done after s": done,
+    }
+
+
+async def objects_killed(site: Site, runs: int, away_seconds: float) -> Figures:
+    """The S3 server dies while runs store outputs, and comes back.
+
+    With a chain the runs go on; without, those that meet the outage fail and say so.
+    """
+    pace, server = _pace(runs), site.servers.seaweedfs
+    async with _deployment(site, pace, memory_max_bytes=100_000_000) as deployment:
+        async with deployment.serving() as serving:
+            await deployment.post(serving, runs, pace.arrival_seconds)
+            server.kill()
+            try:
+                await deployment.post(serving, 20, away_seconds)
+                if "+" in site.backend:
+                    await deployment.settled(_END_SECONDS)
+            finally:
+                await asyncio.to_thread(server.start)
+            begun = time.monotonic()
+            await until(serving.ready, 60)
+            ready = time.monotonic() - begun
+            await deployment.settled(_END_SECONDS)
+            before = await deployment.rows()
+            accepted = len(deployment.accepted)
+            await deployment.post(serving, 5, 0)
+            assert len(deployment.accepted) == accepted + 5, "it takes no runs again"
+            await deployment.settled(_END_SECONDS)
+            after = await deployment.rows()
+            assert all(after[run].status == "succeeded" for run in after.keys() - before.keys())
+            await serving.stop()
+        ends = Counter(row.status for row in before.values())
+        assert set(deployment.answers) == {"202"}, deployment.answers
+        assert deployment.accepted.keys() == after.keys()
+        if "+" in site.backend:
+            await deployment.every_run_succeeded_once()
+        else:
+            assert set(ends) <= {"succeeded", "failed"}
+            errors = {row.error_type for row in before.values() if row.status == "failed"}
+            assert errors <= {"storage_unavailable"}
+    return {
+        "succeeded": ends["succeeded"],
+        "failed, storage_unavailable": ends["failed"],
+        "ready again after s": ready,
+    }
+
+
+def _only_what_was_not_captured_was_called_again(deployment: Deployment, captured: int) -> None:
+    needed = len(REPORTS) * len(deployment.accepted) - captured
+    assert deployment.stub.calls <= needed, f"{deployment.stub.calls} calls, {needed} were needed"
+
+
+async def _two(deployment: Deployment, stack: AsyncExitStack) -> tuple[Serving, Serving]:
+    """Two services side by side."""
+    async with asyncio.TaskGroup() as starts:
+        one = starts.create_task(stack.enter_async_context(deployment.serving()))
+        other = starts.create_task(stack.enter_async_context(deployment.serving()))
+    return one.result(), other.result()
+
+
+async def _next_start(deployment: Deployment) -> float:
+    """Start again, and wait until all is done; seconds since it was ready."""
+    async with deployment.serving() as serving:
+        begun = time.monotonic()
+        await deployment.settled(_END_SECONDS)  # much less than the lease
+        done = time.monotonic() - begun
+        await serving.stop()
+    await deployment.every_run_succeeded_once()
+    return done
+
+
+async def _unsettled(deployment: Deployment) -> set[UUID]:
+    rows = await deployment.rows()
+    return {run_id for run_id, row in rows.items() if row.status in UNSETTLED}
+
+
+async def _handed_back(deployment: Deployment) -> set[UUID]:
+    left = await _unsettled(deployment)
+    rows = await deployment.rows()
+    assert all(rows[run_id].lease_until is None for run_id in left), "not let go of"
+    return left
+
+
+async def _is_unready(serving: Serving) -> bool:
+    return not await serving.ready()
+
+
+async def _has_accepted(deployment: Deployment, runs: int) -> bool:
+    return len(deployment.accepted) >= runs
+
+
+async def _has_workers(serving: Serving, count: int) -> bool:
+    return len(serving.workers()) == count
+
+
+def _pid(worker: str) -> int:
+    return int(worker.split("-")[-2])
+
+
+async def _freeze(deployment: Deployment, serving: Serving, *, inside_a_write: bool) -> None:
+    """Stop the process where it is, or is not, in the midst of a transaction."""
+    (process,) = serving.workers()
+    async with asyncio.timeout(30):
+        while True:
+            process.suspend()
+            while process.status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110 - it sets no event
+                await asyncio.sleep(0)
+            if await _writes(deployment) == inside_a_write:
+                return
+            process.resume()
+            await asyncio.sleep(0.003)
+
+
+async def _writes(deployment: Deployment) -> bool:
+    """Whether somebody holds locks for so long that it must be who is frozen."""
+    holders = await _lock_holders(deployment)
+    for _ in range(20):
+        if not holders:
+            return False
+        await asyncio.sleep(0.01)
+        holders &= await _lock_holders(deployment)
+    return True
+
+
+async def _lock_holders(deployment: Deployment) -> set[object]:
+    if deployment.database.is_sqlite:
+        path = deployment.settings.database_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return {path}
+            connection.execute("ROLLBACK")
+            return set()
+    async with deployment.database.read() as connection:
+        return {tuple(row) for row in await connection.execute(text(_HOLDING_ROWS))}
+
+
+# Transactions that have locked rows and wait for their client. RowShareLock is what
+# SELECT ... FOR UPDATE takes.
+_HOLDING_ROWS = """
+    SELECT pid, state_change FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE datname = current_database() AND mode = 'RowShareLock' AND state = 'idle in transaction'
+"""

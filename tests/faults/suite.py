@@ -1,0 +1,137 @@
+"""Every way to break a deployment, on every database and backend: `python -m tests.faults.suite`.
+
+Prints one table for each scenario, in markdown. Exits with 1 if a promise was broken.
+
+    python -m tests.faults.suite --only process_killed --only stopped --runs 300
+"""
+
+import argparse
+import asyncio
+import itertools
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tests.faults import scenarios
+from tests.faults.deployment import Servers, Site
+from tests.faults.scenarios import Figures, Scenario
+
+_DATABASES = ("sqlite", "postgresql")
+_BACKENDS = ("local", "s3", "memory+s3")
+# No case may take longer, whatever hangs.
+_CASE_SECONDS = 400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A scenario on one database and backend."""
+
+    name: str
+    scenario: Scenario
+    database: str
+    backend: str
+    runs: int
+
+
+def cases() -> Iterator[Case]:
+    """All of them, in the order in which they are run."""
+    everywhere = list(itertools.product(_DATABASES, _BACKENDS))
+    for runs, (database, backend) in itertools.product((300, 1000), everywhere):
+        yield Case("process_killed", scenarios.process_killed, database, backend, runs)
+    for name in (
+        "one_worker_killed",
+        "worker_frozen",
+        "worker_frozen_inside_a_write",
+        "stopped",
+        "stopped_at_once",
+    ):
+        for database, backend in everywhere:
+            yield Case(name, getattr(scenarios, name), database, backend, 300)
+    for backend in _BACKENDS:
+        away = partial(scenarios.database_killed, away_seconds=30)
+        yield Case("database_killed", away, "postgresql", backend, 300)
+    for database, backend in itertools.product(_DATABASES, ("s3", "memory+s3", "s3+local")):
+        away = partial(scenarios.objects_killed, away_seconds=30)
+        yield Case("objects_killed", away, database, backend, 300)
+
+
+def main() -> int:
+    """Runs the chosen cases one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", help="a scenario, by its name")
+    parser.add_argument("--database", action="append", choices=_DATABASES)
+    parser.add_argument("--backend", action="append")
+    parser.add_argument("--runs", type=int, help="only the cases with this many runs")
+    options = parser.parse_args()
+    chosen = [
+        case
+        for case in cases()
+        if case.name in (options.only or [case.name])
+        and case.database in (options.database or [case.database])
+        and case.backend in (options.backend or [case.backend])
+        and case.runs == (options.runs or case.runs)
+    ]
+    results: list[tuple[Case, Figures | None]] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="crew-capture-faults-") as folder,
+        Servers(Path(folder)) as servers,
+    ):
+        for number, case in enumerate(chosen):
+            site = Site(servers, Path(folder) / str(number), case.database, case.backend)
+            results.append((case, _figures(case, site, f"{number + 1}/{len(chosen)}")))
+    for _, group in itertools.groupby(results, key=lambda result: result[0].name):
+        print(_table(list(group)))
+    broken = sum(figures is None for _, figures in results)
+    print(f"{len(results) - broken} of {len(results)} cases held")
+    return 1 if broken else 0
+
+
+def _figures(case: Case, site: Site, place: str) -> Figures | None:
+    begun = time.monotonic()
+    what = f"{case.name} {case.database} {case.backend} {case.runs}"
+    print(f"[{place}] {what} ...", end=" ", file=sys.stderr, flush=True)
+    try:
+        figures = asyncio.run(_bounded(case, site))
+    except Exception as error:
+        print("BROKEN", file=sys.stderr)
+        traceback.print_exception(error)
+        return None
+    print(f"held, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    return figures
+
+
+async def _bounded(case: Case, site: Site) -> Figures:
+    async with asyncio.timeout(_CASE_SECONDS):
+        return await case.scenario(site, case.runs)
+
+
+def _table(results: list[tuple[Case, Figures | None]]) -> str:
+    names = list(dict.fromkeys(name for _, figures in results for name in figures or {}))
+    head = ["database", "backend", "runs", *names]
+    rows = [
+        [
+            case.database,
+            case.backend,
+            str(case.runs),
+            *([_shown(figures.get(name)) for name in names] if figures else ["BROKEN"]),
+        ]
+        for case, figures in results
+    ]
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)], *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"### {results[0][0].name}\n\n{table}\n"
+
+
+def _shown(figure: float | None) -> str:
+    if figure is None:
+        return ""
+    return str(figure) if isinstance(figure, int) else f"{figure:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
