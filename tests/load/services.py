@@ -28,15 +28,28 @@ Command = Callable[[int, str, Path], "tuple[list[str], dict[str, str]]"]
 
 @dataclass(frozen=True)
 class Service:
-    """Something to drive: how to start it, whether it keeps rows of its runs, what its log says.
+    """Something to drive: how to start it, and what is known about it.
 
-    A service whose log lacks `says` after its start is not the one that the table names.
+    Each of its `processes` logs `says` when it has started; a service that doesn't is not the one
+    that the table names. `keeps_rows`: it is a Crew Capture, whose runs can be looked at.
     """
 
     name: str
     command: Command
     keeps_rows: bool = False
     says: str = ""
+    processes: int = 1
+    model_calls_per_run: int = 3
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A service that runs, with its own model server; both end with the bench."""
+
+    process: Process
+    url: str
+    model_url: str
+    folder: Path
 
 
 def limit(port: int, model_url: str, _: Path) -> tuple[list[str], dict[str, str]]:
@@ -77,6 +90,17 @@ def crew_capture(**settings: str) -> Command:
     return command
 
 
+def tool_crew(**settings: str) -> Command:
+    """A Crew Capture whose idea crew has a tool that burns CPU."""
+    capture = crew_capture(**settings)
+
+    def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
+        _, environment = capture(port, model_url, folder)
+        return [sys.executable, "-m", "tests.load.tool_service"], environment
+
+    return command
+
+
 SERVICES = {
     "limit": Service("the limit: three bare HTTP calls", limit),
     "plan": Service(
@@ -90,6 +114,28 @@ SERVICES = {
         crew_capture(ENGINE="native"),
         keeps_rows=True,
         says="crew idea runs the native way",
+    ),
+    "plan-two": Service(
+        "Crew Capture, recorded plan, two processes",
+        crew_capture(ENGINE="auto", WORKERS="2"),
+        keeps_rows=True,
+        says="crew idea runs the plan way",
+        processes=2,
+    ),
+    "tool": Service(
+        "Crew Capture, a tool of 200 ms of CPU",
+        tool_crew(),
+        keeps_rows=True,
+        says="crew idea runs the native way",
+        model_calls_per_run=4,
+    ),
+    "tool-two": Service(
+        "Crew Capture, a tool of 200 ms of CPU, two processes",
+        tool_crew(WORKERS="2"),
+        keeps_rows=True,
+        says="crew idea runs the native way",
+        processes=2,
+        model_calls_per_run=4,
     ),
     "kickoff": Service("stock CrewAI, kickoff in threads", stock("kickoff")),
     "akickoff": Service("stock CrewAI, akickoff", stock("akickoff")),
@@ -169,6 +215,26 @@ def started(
             process.wait()
 
 
+@contextmanager
+def deployed(service: Service, folder: Path, model_seconds: float) -> Iterator[Deployment]:
+    """Runs a service and its model server, which answers after that many seconds, in `folder`.
+
+    Raises RuntimeError if either doesn't come up, or if the service isn't what it is called.
+    """
+    model_port, port = free_port(), free_port()
+    stub = [sys.executable, "-m", "tests.load.stub_model"]
+    stub += ["--port", str(model_port), "--delay", str(model_seconds)]
+    model_url = f"http://127.0.0.1:{model_port}"
+    arguments, environment = service.command(port, f"{model_url}/v1", folder)
+    log = folder / "service.log"
+    with (
+        started(stub, model_port, folder / "stub.log"),
+        started(arguments, port, log, environment) as process,
+    ):
+        _wait_until_said(service, log)
+        yield Deployment(process, f"http://127.0.0.1:{port}", model_url, folder)
+
+
 def free_port() -> int:
     """A port that nothing listens on now."""
     with closing(socket.socket()) as probe:
@@ -178,10 +244,14 @@ def free_port() -> int:
 
 
 def lost_runs(folder: Path, expected: int) -> int:
-    """How many runs of a Crew Capture in `folder` are not saved as succeeded."""
+    """How many runs of a Crew Capture in `folder` are not saved once, as succeeded.
+
+    A run that is there beyond those expected counts as well.
+    """
     with closing(sqlite3.connect(folder / "runs.db")) as database:
-        query = "SELECT count(*) FROM user_runs WHERE status = 'succeeded'"
-        return expected - int(database.execute(query).fetchone()[0])
+        query = "SELECT count(*), count(*) FILTER (WHERE status = 'succeeded') FROM user_runs"
+        runs, succeeded = database.execute(query).fetchone()
+        return abs(expected - int(runs)) + int(runs) - int(succeeded)
 
 
 def left_outputs(folder: Path) -> int:
@@ -206,6 +276,15 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> No
         time.sleep(0.1)
     tail = log.read_text(errors="replace")[-2000:]
     raise RuntimeError(f"{' '.join(process.args)} did not come up:\n{tail}")  # type: ignore[arg-type]
+
+
+def _wait_until_said(service: Service, log: Path) -> None:
+    """One process answers while the others still start."""
+    deadline = time.monotonic() + _START_SECONDS
+    while (text := log.read_text(errors="replace")).count(service.says) < service.processes:
+        if service.processes == 1 or time.monotonic() > deadline:
+            raise RuntimeError(f"the log lacks {service.says!r}:\n{text[-2000:]}")
+        time.sleep(0.1)
 
 
 @contextmanager

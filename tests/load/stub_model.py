@@ -4,8 +4,10 @@
 
 An answer depends on all messages, so an answer to someone else's prompt is never right by
 chance, and repeats every marker (`user-` and hex digits) that the messages hold, so a client can
-tell whose answer it got. `GET /stats` counts calls, `POST /reset` starts the counts anew, and
-`POST /fail` plans failures; tests use a `StubModel` of their own and set its attributes instead.
+tell whose answer it got. An agent that has tools is told to use the first of them, once.
+
+`GET /stats` counts calls, `POST /reset` starts the counts anew, and `POST /fail` plans failures;
+tests use a `StubModel` of their own and set its attributes instead.
 """
 
 from __future__ import annotations
@@ -225,6 +227,16 @@ async def served(stub: StubModel) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+def use_first_tool(body: Body) -> Body | None:
+    """The call of the first tool there is, unless one was called already; for `respond`."""
+    tools = body.get("tools")
+    if not tools or any(message["role"] == "tool" for message in body["messages"]):
+        return None
+    function = {"name": tools[0]["function"]["name"], "arguments": "{}"}
+    call = {"id": "call_1", "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
 def _text_of(message: Body) -> str:
     content = message.get("content")
     if isinstance(content, list):
@@ -286,7 +298,7 @@ def main() -> None:
 
     async def serve() -> None:
         runner = web.AppRunner(
-            StubModel(delay_seconds=options.delay).app(),
+            StubModel(delay_seconds=options.delay, respond=use_first_tool).app(),
             access_log=None,
             handler_cancellation=True,
             # Clients decide how long they keep a connection.

@@ -7,19 +7,24 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.load import bench
-from tests.load.bench import (
+from tests.load.bench import PARTS, Bench
+from tests.load.generator import REPORTS, Load, drive, fault_of, profile
+from tests.load.loads import (
     HUNDRED,
     THOUSAND,
+    TOOL_USERS,
     Result,
     Scenario,
     add_ratios,
+    faults,
+    loads_of,
     measure,
-    plan_of,
-    write,
 )
-from tests.load.generator import REPORTS, Load, drive, fault_of, profile
+from tests.load.report import new_report, sections, write
+from tests.load.storage_costs import Cost
 from tests.load.stub_model import Failure, StubModel, served
+from tests.load.watchers import EventCost, Told, measure_events
+from tests.load.watchers import fault_of as fault_of_events
 
 MINE, OTHER = "user-00000000000a", "user-00000000000b"
 
@@ -72,11 +77,10 @@ async def test_users_arrive_spread_over_the_time_asked_for() -> None:
     assert 0.45 <= load.makespan < 5
 
 
-def test_the_limit_measured_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "MODEL_SECONDS", 0.2)
-    result = measure("limit", Scenario(20))
+def test_the_limit_measured_for_real() -> None:
+    result = measure("limit", Scenario(20, model_seconds=0.2))
+    assert faults(result) == []
     assert result.load.succeeded == 20
-    assert result.load.errors == {}
     assert result.model_calls == 60
     assert 20 <= result.peak_model_calls <= 40
     assert result.load.p50 >= 0.4
@@ -84,32 +88,126 @@ def test_the_limit_measured_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.1 < result.cpu_ms_per_run < 100
 
 
+def test_two_processes_run_the_crew_with_the_tool() -> None:
+    result = measure("tool-two", Scenario(6, model_seconds=0.05))
+    assert faults(result) == []
+    assert (result.load.succeeded, result.model_calls) == (6, 24)
+    # Every run has used its tool, which takes this much by itself.
+    assert result.cpu_ms_per_run >= 200
+
+
+def test_the_cost_of_events_measured_for_real() -> None:
+    cost = measure_events(runs=8, rounds=1, model_seconds=0.3)
+    assert cost.faults == []
+    # Queued, running, three tasks started and finished, succeeded: these are told of each run.
+    assert cost.events_per_run - cost.token_events_per_run == 9
+    assert cost.token_events_per_run > 0
+    assert all(cpu_ms > 0 for cpu_ms in cost.cpu_ms_per_run.values())
+
+
+def _told(*kinds: str) -> list[Told]:
+    names = iter(REPORTS)
+    return [
+        (seq, kind, {"run_id": "r", "name": next(names) if kind == "task.finished" else None})
+        for seq, kind in enumerate(kinds)
+    ]
+
+
+WHOLE = ("run.queued", *["task.finished"] * 3, "run.succeeded")
+
+
+@pytest.mark.parametrize(
+    ("told", "fault"),
+    [
+        (_told(*WHOLE), None),
+        ([], "not watched from the start"),
+        (_told(*WHOLE)[1:], "not watched from the start"),
+        (_told(*WHOLE)[:-1], "ended with task.finished"),
+        (_told(*WHOLE[:-1], "run.failed"), "ended with run.failed"),
+        (_told(*WHOLE)[:2] + _told(*WHOLE)[3:], "not every task finished once"),
+        ([(1, *event[1:]) for event in _told(*WHOLE)], "events out of order"),
+        (
+            [(seq, kind, {**data, "run_id": "s"}) for seq, kind, data in _told(*WHOLE)],
+            "somebody else's events",
+        ),
+    ],
+)
+def test_a_watcher_who_misses_something_is_a_fault(told: list[Told], fault: str | None) -> None:
+    assert fault_of_events(told, "r") == fault
+
+
 def _result(service: str, makespan: float) -> Result:
     load = Load(100, 100, {}, makespan, makespan, makespan, 100)
     return Result(service, HUNDRED, load, 2.0, 200, 300, 50.0)
 
 
-def test_ratios_are_to_the_limit_under_the_same_load(tmp_path: Path) -> None:
+def test_ratios_are_to_the_limit_under_the_same_load() -> None:
     results = [_result("limit", 2.0), _result("plan", 3.0)]
     results.append(msgspec.structs.replace(_result("plan", 9.0), scenario=THOUSAND))
     add_ratios(results)
     assert [result.ratio for result in results] == [1.0, 1.5, None]
 
-    write(results, tmp_path)
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"lost_runs": 2}, "2 runs not saved once, as succeeded"),
+        ({"left_outputs": 3}, "3 outputs left behind"),
+        ({"model_calls": 299}, "299 model calls instead of 300"),
+    ],
+)
+def test_a_load_that_went_wrong_says_how(changes: dict[str, int], fault: str) -> None:
+    result = _result("plan", 3.0)
+    assert faults(result) == []
+    assert faults(msgspec.structs.replace(result, **changes)) == [fault]
+
+
+def test_the_report_holds_what_was_measured_as_tables_and_as_json(tmp_path: Path) -> None:
+    report = new_report()
+    assert sections(report) == []
+    report.results = [_result("limit", 2.0), _result("plan", 4.0), _result("plan-two", 2.5)]
+    add_ratios(report.results)
+    cpu_ms = {"alone": 3.0, "streamed": 4.0, "watched": 5.5}
+    report.event_cost = EventCost(1000, 2, cpu_ms, 20.0, 11.0, [])
+    report.storage_costs = [Cost("local", False, 1000, 0.4, 0.5)]
+    write(report, tmp_path)
+
     written = json.loads((tmp_path / "results.json").read_bytes())
     assert len(written["results"]) == 3
     assert written["machine"]["cores"] >= 1
-    table = (tmp_path / "results.md").read_text().splitlines()
-    assert len({line.count("|") for line in table}) == 1
-    assert "| 1.50 |" in table[3]
+    assert written["storage_costs"][0]["backend"] == "local"
+    tables = (tmp_path / "results.md").read_text().split("### ")[1:]
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()[2:] if line}) == 1
+    users, processes, events, storage = tables
+    assert "| 4.0 s | 2.00 |" in users
+    assert "| 25.0 runs/s | 40.0 runs/s | 1.60 |" in processes
+    assert "| 2.50 ms | under 3 ms |" in events
+    assert "| local | write, delete | 1,000 | 0.40 ms | 0.50 ms |" in storage
+
+
+def test_a_part_that_breaks_fails_the_bench_but_not_the_other_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(key: str, scenario: Scenario) -> Result:
+        if key == "limit":
+            raise RuntimeError("did not come up")
+        return msgspec.structs.replace(_result(key, 2.0), scenario=scenario, model_calls=240)
+
+    monkeypatch.setattr("tests.load.bench.measure", measured)
+    bench = Bench({"limit", "tool"}, tmp_path, quick=False)
+    bench.run()
+    assert bench.failed
+    assert [result.service for result in bench.report.results] == ["tool"]
+    assert "tool" in (tmp_path / "results.md").read_text()
 
 
 def test_stock_meets_a_hundred_users_only_and_quick_means_fewer() -> None:
-    loads = plan_of([], quick=False)
-    assert {load for key, load in loads if "kickoff" in key} == {HUNDRED}
-    assert len(loads) == 11
-    assert len(plan_of([], quick=True)) < len(loads)
-    assert {key for key, _ in plan_of(["plan"], quick=True)} == {"plan"}
+    everything = loads_of(set(PARTS), quick=False)
+    assert {load for key, load in everything if "kickoff" in key} == {HUNDRED}
+    assert {load for key, load in everything if "tool" in key} == {TOOL_USERS}
+    assert len(loads_of(set(PARTS), quick=True)) < len(everything)
+    assert {key for key, _ in loads_of({"plan", "storage"}, quick=True)} == {"plan"}
 
 
 async def test_the_stub_fails_the_calls_it_is_told_to_and_counts_by_task() -> None:

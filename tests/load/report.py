@@ -1,0 +1,177 @@
+"""The figures as tables, for the terminal and in `results.md`, and as `results.json`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from tests.load.loads import MODEL_SECONDS, Result
+from tests.load.services import SERVICES
+from tests.load.storage_costs import Cost
+from tests.load.watchers import EventCost
+
+# The other of each pair is the same service in one process.
+_PAIRS = {"plan-two": "plan", "tool-two": "tool"}
+_TARGETS = {"tool-two": "at least 1.6"}
+
+
+class Machine(msgspec.Struct):
+    """Where the figures come from."""
+
+    at: str
+    python: str
+    cores: int
+    model_seconds: float
+
+
+class Report(msgspec.Struct):
+    """All that was measured so far."""
+
+    machine: Machine
+    results: list[Result] = []
+    event_cost: EventCost | None = None
+    storage_costs: list[Cost] = []
+
+
+class Section(NamedTuple):
+    """A table of the report."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def new_report() -> Report:
+    """A report of this machine, without figures."""
+    return Report(
+        Machine(
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            python=platform.python_version(),
+            cores=len(os.sched_getaffinity(0)),
+            model_seconds=MODEL_SECONDS,
+        )
+    )
+
+
+def sections(report: Report) -> list[Section]:
+    """The report's tables, without those that have no figures."""
+    tables = (
+        _users(report.results),
+        _processes(report.results),
+        _events(report.event_cost),
+        _storage(report.storage_costs),
+    )
+    return [table for table in tables if table.rows]
+
+
+def write(report: Report, folder: Path) -> None:
+    """`results.json` and `results.md` in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    (folder / "results.json").write_bytes(encoded + b"\n")
+    parts = [_heading(report.machine)]
+    parts += [f"### {table.title}\n\n{_markdown(table)}" for table in sections(report)]
+    (folder / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report's tables."""
+    console.print(_heading(report.machine), highlight=False)
+    for section in sections(report):
+        table = Table(*section.columns, title=section.title, title_justify="left")
+        for row in section.rows:
+            table.add_row(*row)
+        console.print(table)
+
+
+def _heading(machine: Machine) -> str:
+    model = f"a model that answers after {machine.model_seconds:g} s"
+    return f"{machine.at[:10]}, {machine.cores} cores, Python {machine.python}, {model}"
+
+
+def _markdown(table: Section) -> str:
+    rows = [table.columns, ["---"] * len(table.columns), *table.rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _users(results: Iterable[Result]) -> Section:
+    columns = ["served by", "users", "succeeded", "makespan", "ratio to the limit", "p50", "p99"]
+    columns += ["CPU per run", "peak model calls", "memory per run in flight"]
+    return Section("Users", columns, [_user_row(result) for result in results])
+
+
+def _user_row(result: Result) -> list[str]:
+    load = result.load
+    return [
+        SERVICES[result.service].name,
+        str(result.scenario),
+        f"{load.succeeded:,}",
+        f"{load.makespan:.1f} s",
+        "" if result.ratio is None else f"{result.ratio:.2f}",
+        f"{load.p50:.1f} s",
+        f"{load.p99:.1f} s",
+        f"{result.cpu_ms_per_run:.1f} ms",
+        f"{result.peak_model_calls:,}",
+        f"{result.kb_per_run_in_flight:.0f} KB",
+    ]
+
+
+def _processes(results: Iterable[Result]) -> Section:
+    columns = ["served by", "users", "one process", "two processes", "ratio", "target"]
+    found = {(result.service, result.scenario): result for result in results}
+    rows = []
+    for (key, scenario), two in found.items():
+        one = found.get((_PAIRS.get(key, ""), scenario))
+        if one is not None and one.load.succeeded:
+            rows.append(
+                [
+                    SERVICES[one.service].name,
+                    str(scenario),
+                    f"{one.runs_per_second:.1f} runs/s",
+                    f"{two.runs_per_second:.1f} runs/s",
+                    f"{two.runs_per_second / one.runs_per_second:.2f}",
+                    _TARGETS.get(key, ""),
+                ]
+            )
+    return Section("Two processes against one", columns, rows)
+
+
+def _events(cost: EventCost | None) -> Section:
+    columns = ["runs", "CPU per run, left alone", "calls streamed", "watched"]
+    columns += ["the events' cost", "target", "events of a run", "of them words"]
+    rows = []
+    if cost is not None:
+        rows = [
+            [
+                f"{cost.rounds} x {cost.runs:,} at once",
+                *(f"{cpu_ms:.2f} ms" for cpu_ms in cost.cpu_ms_per_run.values()),
+                f"{cost.ms_per_run:.2f} ms",
+                "under 3 ms",
+                f"{cost.events_per_run:.1f}",
+                f"{cost.token_events_per_run:.1f}",
+            ]
+        ]
+    return Section("Watched runs", columns, rows)
+
+
+def _storage(costs: Iterable[Cost]) -> Section:
+    columns = ["backend", "a run", "runs at once", "CPU per run", "wall time per run"]
+    rows = [
+        [
+            cost.backend,
+            "write, read, delete" if cost.reads else "write, delete",
+            f"{cost.runs:,}",
+            f"{cost.cpu_ms:.2f} ms",
+            f"{cost.wall_ms:.2f} ms",
+        ]
+        for cost in costs
+    ]
+    return Section("Storage backends: three outputs of 50 KB", columns, rows)
