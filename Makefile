@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help setup demo serve test check bench lock clean
+.PHONY: help setup demo serve test check bench faults lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,9 @@ check: $(VENV)/.dev ## lint, types, import rules
 
 bench: $(VENV)/.dev ## measure speed against the bare limit (tests/load)
 	$(BIN)/python -m tests.load.bench
+
+faults: $(VENV)/.dev ## break everything on every database and backend, half an hour (tests/faults)
+	$(BIN)/python -m tests.faults.suite
 
 lock: $(VENV)/.dev ## write both lock files anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra build pyproject.toml -o requirements.lock

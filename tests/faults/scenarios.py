@@ -4,6 +4,7 @@ Each takes a site and a number of runs, and returns the figures that it measured
 """
 
 import asyncio
+import random
 import signal
 import sqlite3
 import time
@@ -388,7 +389,8 @@ async def _freeze(deployment: Deployment, serving: Serving, *, inside_a_write: b
             if await _writes(deployment) == inside_a_write:
                 return
             process.resume()
-            await asyncio.sleep(0.003)
+            # Long enough to get somewhere on a busy machine, and to another place each time.
+            await asyncio.sleep(random.uniform(0.005, 0.05))
 
 
 async def _writes(deployment: Deployment) -> bool:
