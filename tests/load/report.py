@@ -130,7 +130,8 @@ def _processes(results: Iterable[Result]) -> Section:
     rows = []
     for (key, scenario), two in found.items():
         one = found.get((_PAIRS.get(key, ""), scenario))
-        if one is not None and one.load.succeeded:
+        # Failed runs take no time: a throughput with some among them says nothing.
+        if one is not None and not (one.load.errors or two.load.errors):
             rows.append(
                 [
                     SERVICES[one.service].name,
