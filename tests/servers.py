@@ -102,6 +102,9 @@ class SeaweedFS:
             "-s3",
             f"-s3.port={self._s3_port}",
             f"-s3.port.grpc={s3_grpc}",
+            # Other gateways of its own have fixed ports: two servers at once would collide.
+            "-s3.port.lance=0",
+            "-s3.port.iceberg=0",
             f"-s3.config={config}",
         ]
         with (self._directory / "weed.log").open("ab") as log:

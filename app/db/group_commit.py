@@ -97,19 +97,22 @@ class GroupCommit:
             for write in group:
                 await self._commit([write])
         else:
-            for write, result in results:
+            # In the order of submission: who hears of the later hears of the earlier first.
+            for write, result in zip(group, results, strict=True):
                 if not write.committed.done():
                     write.committed.set_result(result)
 
-    async def _apply(self, group: list[_Write]) -> list[tuple[_Write, Any]]:
-        by_operation: dict[GroupOperation[Any, Any], list[_Write]] = {}
-        for write in group:
-            by_operation.setdefault(write.operation, []).append(write)
-        results: list[tuple[_Write, Any]] = []
+    async def _apply(self, group: list[_Write]) -> list[Any]:
+        """One result for each write, in their order."""
+        by_operation: dict[GroupOperation[Any, Any], list[int]] = {}
+        for place, write in enumerate(group):
+            by_operation.setdefault(write.operation, []).append(place)
+        results: list[Any] = [None] * len(group)
         async with self._database.write() as connection:
-            for operation, writes in by_operation.items():
-                outcome = await operation(connection, [write.payload for write in writes])
-                results += zip(writes, outcome, strict=True)
+            for operation, places in by_operation.items():
+                outcome = await operation(connection, [group[place].payload for place in places])
+                for place, result in zip(places, outcome, strict=True):
+                    results[place] = result
         return results
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from sqlalchemy import text
@@ -82,3 +83,15 @@ async def test_an_unreachable_database_is_told_to_every_caller() -> None:
     )
     assert [type(result) for result in results] == [DatabaseUnavailable] * 3
     await database.aclose()
+
+
+@pytest.mark.usefixtures("table")
+async def test_changes_are_acknowledged_in_the_order_of_their_submission(
+    database: Database,
+) -> None:
+    one, other, writes = _Insert(), _Insert(), GroupCommit(database)
+    heard: list[int] = []
+    for number in range(10):
+        writes.submit_soon(one if number % 2 else other, number, partial(heard.append, number))
+    await writes.aclose()
+    assert heard == list(range(10))
