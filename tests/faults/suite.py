@@ -80,18 +80,20 @@ def main() -> int:
         and case.backend in (options.backend or [case.backend])
         and case.runs == (options.runs or case.runs)
     ]
-    results: list[tuple[Case, Figures | None]] = []
+    broken = 0
     with (
         tempfile.TemporaryDirectory(prefix="crew-capture-faults-") as folder,
         Servers(Path(folder)) as servers,
     ):
-        for number, case in enumerate(chosen):
-            site = Site(servers, Path(folder) / str(number), case.database, case.backend)
-            results.append((case, _figures(case, site, f"{number + 1}/{len(chosen)}")))
-    for _, group in itertools.groupby(results, key=lambda result: result[0].name):
-        print(_table(list(group)))
-    broken = sum(figures is None for _, figures in results)
-    print(f"{len(results) - broken} of {len(results)} cases held")
+        numbered = enumerate(chosen, start=1)
+        for name, group in itertools.groupby(numbered, key=lambda pair: pair[1].name):
+            results: list[tuple[Case, Figures | None]] = []
+            for number, case in group:
+                site = Site(servers, Path(folder) / str(number), case.database, case.backend)
+                results.append((case, _figures(case, site, f"{number}/{len(chosen)}")))
+            broken += sum(figures is None for _, figures in results)
+            print(f"### {name}\n\n{_table(results)}\n", flush=True)
+    print(f"{len(chosen) - broken} of {len(chosen)} cases held")
     return 1 if broken else 0
 
 
@@ -127,8 +129,7 @@ def _table(results: list[tuple[Case, Figures | None]]) -> str:
         for case, figures in results
     ]
     lines = [head, ["---", "---", *["---:"] * (len(head) - 2)], *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"### {results[0][0].name}\n\n{table}\n"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _shown(figure: float | None) -> str:
