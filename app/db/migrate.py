@@ -33,8 +33,6 @@ async def migrate(database: Database) -> None:
 async def _migrate_once(database: Database) -> None:
     async with database.write() as connection:
         if not database.is_sqlite:  # on SQLite the transaction itself is exclusive
-            # A large table, or another process that migrates, may take its time.
-            await connection.exec_driver_sql(transaction_limit(0, for_this_one=True))
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
         await connection.run_sync(_upgrade)
 

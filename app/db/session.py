@@ -24,9 +24,9 @@ class Base(DeclarativeBase):
 # a statement.
 _UNAVAILABLE_STATES = ("08", "40", "42", "53", "57", "58")
 
-# A process that is frozen in the midst of a transaction keeps its locks for no longer. Ours take
-# milliseconds, but a busy event loop may come back to one after seconds.
-_TRANSACTION_SECONDS = 20
+# A process that is frozen in the midst of a transaction holds its locks for no longer. A busy event
+# loop may come back to one after seconds.
+_FROZEN_TRANSACTION_SECONDS = 15
 
 
 class DatabaseUnavailable(Exception):
@@ -104,8 +104,16 @@ def async_url(url: str) -> URL:
 def _create_engine(url: URL) -> AsyncEngine:
     options: dict[str, Any] = {}
     if url.get_backend_name() == "postgresql":
-        # A server that went away and came back must not cost a run its answer.
-        options = {"pool_pre_ping": True, "connect_args": {"timeout": 10, "command_timeout": 60}}
+        frozen = f"{_FROZEN_TRANSACTION_SECONDS}s"
+        options = {
+            # A server that went away and came back must not cost a run its answer.
+            "pool_pre_ping": True,
+            "connect_args": {
+                "timeout": 10,
+                "command_timeout": 60,
+                "server_settings": {"idle_in_transaction_session_timeout": frozen},
+            },
+        }
     engine = create_async_engine(
         url,
         json_serializer=lambda value: msgspec.json.encode(value).decode(),
@@ -114,8 +122,6 @@ def _create_engine(url: URL) -> AsyncEngine:
     )
     if engine.dialect.name == "sqlite":
         _prepare_sqlite(engine)
-    else:
-        _prepare_postgresql(engine)
     return engine
 
 
@@ -134,25 +140,6 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
     def _begin(connection: Any) -> None:
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _prepare_postgresql(engine: AsyncEngine) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
-        limit = transaction_limit(_TRANSACTION_SECONDS, for_this_one=False)
-        connection.run_async(lambda driver: driver.execute(limit))
-
-
-def transaction_limit(seconds: int, *, for_this_one: bool) -> str:
-    """SQL for PostgreSQL to end transactions that take longer; 0 is no limit.
-
-    Before version 17 it knows the first of these settings alone, which lets a client pass that is
-    frozen while it sends a statement.
-    """
-    return f"""
-        SELECT set_config(name, '{seconds}s', {for_this_one}) FROM pg_settings
-        WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
-    """  # noqa: S608 - a number and a truth value
 
 
 @contextmanager
