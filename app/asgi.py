@@ -11,6 +11,7 @@ from uuid import uuid4
 from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 
+from app.api.auth import Identity
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
 from app.api.run import run_idea_crew
@@ -52,7 +53,6 @@ class Service:
     """
 
     runs: RunService
-    queries: RunQueries
     worker: Worker
     events: EventHub
     stop: Callable[[float], Awaitable[None]]
@@ -75,6 +75,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
     return Litestar(
         [run_idea_crew, runs_router, live, ready],
         lifespan=[lifespan],
+        middleware=[Identity()],
         exception_handlers=dict(EXCEPTION_HANDLERS),
         request_max_body_size=_MAX_BODY_BYTES,
         openapi_config=OpenAPIConfig(title="Crew Capture", version="0.1.0"),
@@ -155,7 +156,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         sweeper.start()
         recovery.start()
         neighbours.start()
-        yield Service(runs, queries, worker, events, stop, store, database)
+        yield Service(runs, worker, events, stop, store, database)
 
 
 @asynccontextmanager

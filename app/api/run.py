@@ -9,6 +9,7 @@ from litestar.datastructures import State
 from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody
 
+from app.api.auth import CallerRequest
 from app.api.errors import STATUS_OF_FAILED_RUN, ErrorAnswer, error_response
 from app.runs.service import RunService
 from app.runs.worker import SettledRun
@@ -68,12 +69,12 @@ class RunAnswer(msgspec.Struct):
     },
 )
 async def run_idea_crew(
-    data: JSONBody[Profile], state: State
+    data: JSONBody[Profile], state: State, request: CallerRequest
 ) -> Response[RunAnswer] | Response[ErrorAnswer]:
     """The run goes on, is saved and cleaned up even if the client goes away."""
     service: RunService = state.runs
     given = {name: value for name, value in msgspec.structs.asdict(data).items() if value}
-    return _answer(await service.run(_CREW, given))
+    return _answer(await service.run(_CREW, given, request.user))
 
 
 def _answer(run: SettledRun) -> Response[RunAnswer] | Response[ErrorAnswer]:

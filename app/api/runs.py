@@ -12,13 +12,15 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
+from app.api.auth import CallerRequest
 from app.api.errors import ErrorAnswer
 from app.api.markdown import to_safe_html
+from app.runs.callers import Caller
 from app.runs.errors import InvalidInput, UnknownOutput
 from app.runs.events import Event
 from app.runs.models import DeliveryStatus, RunStatus, UserRun, WebhookDelivery
 from app.runs.outbox import webhook_id
-from app.runs.queries import RunFilter, RunQueries
+from app.runs.queries import RunFilter
 from app.runs.service import RunOptions, RunService
 from storage import OutputKey
 
@@ -140,6 +142,7 @@ _NOT_NOW = "Not now: Retry-After says when"
 async def start_run(
     data: JSONBody[RunRequest],
     state: State,
+    request: CallerRequest,
     idempotency_key: Annotated[
         str | None,
         HeaderParameter(
@@ -153,8 +156,8 @@ async def start_run(
     """Accepted when this answers: the run will be carried to its end."""
     runs: RunService = state.runs
     options = RunOptions(data.stream, idempotency_key, data.webhook_url)
-    run_id = await runs.start(data.crew, data.inputs, options)
-    view = await _view(state, run_id)
+    run_id = await runs.start(data.crew, data.inputs, request.user, options)
+    view = await _view(runs, run_id, request.user)
     return Response(view, status_code=202, headers={"Location": f"/api/runs/{run_id}"})
 
 
@@ -165,15 +168,21 @@ async def start_run(
     request_max_body_size=_MAX_BATCH_BODY_BYTES,
     responses=_errors(_400=_INVALID, _404="No such crew", _413="Too large", _503=_NOT_NOW),
 )
-async def start_batch(data: JSONBody[BatchRequest], state: State) -> BatchAnswer:
+async def start_batch(
+    data: JSONBody[BatchRequest], state: State, request: CallerRequest
+) -> BatchAnswer:
     """All of them are accepted, or none."""
     runs: RunService = state.runs
-    return BatchAnswer(await runs.start_many(data.crew, data.inputs, webhook_url=data.webhook_url))
+    run_ids = await runs.start_many(
+        data.crew, data.inputs, request.user, webhook_url=data.webhook_url
+    )
+    return BatchAnswer(run_ids)
 
 
 @get("/", summary="List runs, newest first", responses=_errors(_400=_INVALID))
 async def list_runs(
     state: State,
+    request: CallerRequest,
     crew: FromQuery[str | None] = None,
     status: FromQuery[RunStatus | None] = None,
     created_from: FromQuery[datetime | None] = None,
@@ -181,17 +190,17 @@ async def list_runs(
     cursor: FromQuery[str | None] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
 ) -> RunList:
-    queries: RunQueries = state.queries
+    runs: RunService = state.runs
     wanted = RunFilter(
         crew=crew, status=status, created_from=created_from, created_before=created_before
     )
-    page = await queries.page(wanted, cursor, limit)
+    page = await runs.page(wanted, cursor, limit, request.user)
     return RunList([_summary(run) for run in page.runs], page.next_cursor)
 
 
 @get("/{run_id:uuid}", summary="A run as it stands", responses=_errors(_404=_UNKNOWN))
-async def get_run(run_id: FromPath[UUID], state: State) -> RunView:
-    return await _view(state, run_id)
+async def get_run(run_id: FromPath[UUID], state: State, request: CallerRequest) -> RunView:
+    return await _view(state.runs, run_id, request.user)
 
 
 @post(
@@ -200,11 +209,11 @@ async def get_run(run_id: FromPath[UUID], state: State) -> RunView:
     summary="Stop a run",
     responses=_errors(_404=_UNKNOWN),
 )
-async def cancel_run(run_id: FromPath[UUID], state: State) -> RunView:
+async def cancel_run(run_id: FromPath[UUID], state: State, request: CallerRequest) -> RunView:
     """Its model connections are closed and its outputs deleted; a settled run stays as it is."""
     runs: RunService = state.runs
-    await runs.cancel(run_id)
-    return await _view(state, run_id)
+    await runs.cancel(run_id, request.user)
+    return await _view(runs, run_id, request.user)
 
 
 @delete(
@@ -212,9 +221,9 @@ async def cancel_run(run_id: FromPath[UUID], state: State) -> RunView:
     summary="Delete a settled run with all it has",
     responses=_errors(_404=_UNKNOWN, _409="The run is not settled"),
 )
-async def delete_run(run_id: FromPath[UUID], state: State) -> None:
+async def delete_run(run_id: FromPath[UUID], state: State, request: CallerRequest) -> None:
     runs: RunService = state.runs
-    await runs.delete(run_id)
+    await runs.delete(run_id, request.user)
 
 
 @get(
@@ -227,10 +236,12 @@ async def get_output(
     run_id: FromPath[UUID],
     name: FromPath[str],
     state: State,
+    request: CallerRequest,
     as_: Annotated[Literal["markdown", "html"], QueryParameter(name="as")] = "markdown",
 ) -> Response[str]:
     """As a markdown file, or as a fragment of HTML that is safe to show."""
-    run = await _get(state, run_id)
+    runs: RunService = state.runs
+    run = await runs.get(run_id, request.user)
     text = (run.outputs or {}).get(name)
     if text is None:
         raise UnknownOutput(f"run {run_id} is {run.status} and has no output of that name")
@@ -249,15 +260,17 @@ async def get_output(
 async def watch_run(
     run_id: FromPath[UUID],
     state: State,
+    request: CallerRequest,
     last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
 ) -> Stream:
     """Stored events after `Last-Event-ID`, then what comes, until the run is settled."""
     if last_event_id is not None and not last_event_id.isdecimal():
         raise InvalidInput("Last-Event-ID", "not the id of an event")
-    await _get(state, run_id)
     runs: RunService = state.runs
+    await runs.get(run_id, request.user)  # unknown is answered before the stream begins
     events = runs.watch(
         run_id,
+        request.user,
         after_seq=-1 if last_event_id is None else int(last_event_id),
         heartbeat_seconds=_HEARTBEAT_SECONDS,
     )
@@ -294,19 +307,10 @@ async def _server_sent(events: AsyncIterator[Event | None]) -> AsyncIterator[byt
         yield b"%bevent: %b\ndata: %b\n\n" % (number, event.type.encode(), data)
 
 
-async def _get(state: State, run_id: UUID) -> UserRun:
-    queries: RunQueries = state.queries
-    return await queries.get_known(run_id)
-
-
-async def _view(state: State, run_id: UUID) -> RunView:
-    run = await _get(state, run_id)
-    runs: RunService = state.runs
+async def _view(runs: RunService, run_id: UUID, caller: Caller) -> RunView:
+    run = await runs.get(run_id, caller)
     tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
-    webhooks = []
-    if run.webhook_url is not None:
-        queries: RunQueries = state.queries
-        webhooks = [_delivery(delivery) for delivery in await queries.deliveries(run_id)]
+    webhooks = [_delivery(delivery) for delivery in await runs.deliveries(run)]
     return RunView(**_summary_fields(run), outputs=run.outputs, tasks=tasks, webhooks=webhooks)
 
 

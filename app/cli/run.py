@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from app.asgi import open_service
 from app.cli.reports import write_reports
 from app.engine import EngineError
+from app.runs.callers import OPERATOR
 from app.runs.errors import RunError
 from app.runs.events import Event
 from app.runs.worker import SettledRun
@@ -26,11 +27,12 @@ async def run_once(
     progress = _RunProgress(quiet=as_json)
     try:
         async with open_service(settings) as service:
-            run_id = await service.runs.start(_CREW, given)
+            run_id = await service.runs.start(_CREW, given, OPERATOR)
+            events = service.runs.watch(run_id, OPERATOR, after_seq=-1, heartbeat_seconds=60)
             with progress:
-                async for event in service.runs.watch(run_id, after_seq=-1, heartbeat_seconds=60):
+                async for event in events:
                     progress.show(event)
-            run = await service.runs.ended(run_id)
+            run = await service.runs.ended(run_id, OPERATOR)
     except (RunError, EngineError) as error:
         click.echo(f"crew-capture: {error}", err=True)
         return 1

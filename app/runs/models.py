@@ -38,12 +38,15 @@ class UserRun(Base):
     __tablename__ = "user_runs"
     __table_args__ = (
         Index("user_runs_unsettled", "status", "lease_until"),
-        Index("user_runs_idempotency_key", "idempotency_key", unique=True),
+        Index("user_runs_idempotency_key", "owner", "idempotency_key", unique=True),
         Index("user_runs_newest", "created_at", "run_id"),
+        Index("user_runs_newest_of_owner", "owner", "created_at", "run_id"),
         Index("user_runs_of_worker", "worker", "status"),
     )
 
     run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    # Nobody is '', not NULL: for a unique index two NULLs are different.
+    owner: Mapped[str] = mapped_column(String(40), server_default="")
     crew: Mapped[str] = mapped_column(String(100))
     status: Mapped[str] = mapped_column(String(20))
     inputs: Mapped[dict[str, Any]] = mapped_column(JSON)

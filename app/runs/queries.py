@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
 from app.db import Database
-from app.runs.errors import InvalidInput, UnknownRun
+from app.runs.errors import InvalidInput
 from app.runs.events import Event
 from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
 
@@ -26,6 +26,7 @@ _IDS_PER_QUESTION = 5000
 class RunFilter:
     """Which runs a list holds; `created_from` is inclusive, `created_before` is not."""
 
+    owner: str | None = None
     crew: str | None = None
     status: RunStatus | None = None
     created_from: datetime | None = None
@@ -51,13 +52,6 @@ class RunQueries:
         async with self._database.read() as connection, AsyncSession(connection) as session:
             return await session.get(UserRun, run_id)
 
-    async def get_known(self, run_id: UUID) -> UserRun:
-        """The run as it stands. Raises UnknownRun."""
-        run = await self.get(run_id)
-        if run is None:
-            raise UnknownRun(f"there is no run {run_id}")
-        return run
-
     async def page(self, wanted: RunFilter, cursor: str | None, limit: int) -> RunPage:
         """Runs without their outputs, newest first. Raises InvalidInput for a wrong cursor."""
         question = (
@@ -66,6 +60,8 @@ class RunQueries:
             .order_by(UserRun.created_at.desc(), UserRun.run_id.desc())
             .limit(limit + 1)
         )
+        if wanted.owner is not None:
+            question = question.where(UserRun.owner == wanted.owner)
         if wanted.crew is not None:
             question = question.where(UserRun.crew == wanted.crew)
         if wanted.status is not None:

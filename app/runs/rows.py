@@ -32,13 +32,14 @@ _LEASES_PER_WRITE = 5000
 class NewRun:
     """A run as it is accepted.
 
-    `request_digest` tells whether two requests with one `idempotency_key` are the same.
+    `request_digest` tells whether two requests of an owner with one `idempotency_key` are the same.
     """
 
     run_id: UUID
     crew: str
     inputs: dict[str, Any]
     created_at: datetime
+    owner: str = ""
     stream: bool = False
     idempotency_key: str | None = None
     request_digest: str | None = None
@@ -120,7 +121,8 @@ class RunRows:
     async def add(self, runs: Sequence[NewRun]) -> Sequence[AddedRun]:
         """Commit new runs as queued, in this worker's hands: all of them, or none.
 
-        Of runs with one idempotency key only the first is added, ever; the others get that one.
+        Of an owner's runs with one idempotency key only the first is added, ever; the others get
+        that one.
         """
         return await self._writes.submit(self._add_all, runs)
 
@@ -205,6 +207,7 @@ class RunRows:
         rows = [
             {
                 "run_id": run.run_id,
+                "owner": run.owner,
                 "crew": run.crew,
                 "inputs": run.inputs,
                 "created_at": run.created_at,
@@ -219,17 +222,19 @@ class RunRows:
             }
             for run in runs
         ]
-        keys = [run.idempotency_key for run in runs if run.idempotency_key is not None]
+        keys = {(run.owner, run.idempotency_key) for run in runs if run.idempotency_key}
         if keys:
             dialect = sqlite if self._database.is_sqlite else postgresql
             statement = dialect.insert(UserRun).on_conflict_do_nothing(
-                index_elements=[UserRun.idempotency_key]
+                index_elements=[UserRun.owner, UserRun.idempotency_key]
             )
             await connection.execute(statement, rows)
         else:
             await connection.execute(insert(UserRun.__table__), rows)  # type: ignore[arg-type]
         first = await _runs_by_key(connection, keys)
-        added = {run.run_id: first.get(run.idempotency_key or "", _as_added(run)) for run in runs}
+        added = {
+            run.run_id: first.get((run.owner, run.idempotency_key), _as_added(run)) for run in runs
+        }
         await _store(
             connection,
             [
@@ -349,16 +354,18 @@ def _as_added(run: NewRun) -> AddedRun:
     return AddedRun(run.run_id, True, run.request_digest)
 
 
-async def _runs_by_key(connection: AsyncConnection, keys: Sequence[str]) -> dict[str, AddedRun]:
-    """The run of each idempotency key."""
+async def _runs_by_key(
+    connection: AsyncConnection, keys: Collection[tuple[str, str]]
+) -> dict[tuple[str, str | None], AddedRun]:
+    """The run of each owner's idempotency key, and perhaps of others."""
     if not keys:
         return {}
-    columns = (UserRun.idempotency_key, UserRun.run_id, UserRun.request_digest)
-    question = select(*columns).where(UserRun.idempotency_key.in_(keys))
+    columns = (UserRun.owner, UserRun.idempotency_key, UserRun.run_id, UserRun.request_digest)
+    owners, words = (set(part) for part in zip(*keys, strict=True))
+    question = select(*columns).where(UserRun.owner.in_(owners), UserRun.idempotency_key.in_(words))
     return {
-        key: AddedRun(run_id, False, digest)
-        for key, run_id, digest in await connection.execute(question)
-        if key is not None
+        (owner, key): AddedRun(run_id, False, digest)
+        for owner, key, run_id, digest in await connection.execute(question)
     }
 
 

@@ -1,10 +1,13 @@
-"""What can be asked for with runs: start, wait, watch, cancel, delete."""
+"""What can be asked for with runs: start, wait, look, list, watch, cancel, delete.
+
+Every way in asks here, and says who asks: a run of another owner is an unknown run.
+"""
 
 import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,6 +16,7 @@ import msgspec
 
 from app.crews.registry import Registry
 from app.engine import Engine
+from app.runs.callers import Caller
 from app.runs.errors import (
     IdempotencyConflict,
     InvalidInput,
@@ -25,8 +29,8 @@ from app.runs.errors import (
 )
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
 from app.runs.inputs import complete_inputs
-from app.runs.models import UNSETTLED, RunStatus, UserRun
-from app.runs.queries import RunQueries
+from app.runs.models import UNSETTLED, RunStatus, UserRun, WebhookDelivery
+from app.runs.queries import RunFilter, RunPage, RunQueries
 from app.runs.rows import NewRun, Outcome, RunRows
 from app.runs.webhook_targets import WebhookTargets
 from app.runs.worker import SettledRun, Worker
@@ -75,7 +79,11 @@ class RunService:
         """Whether new runs are taken."""
 
     async def start(
-        self, crew: str, given: Mapping[str, Any], options: RunOptions | None = None
+        self,
+        crew: str,
+        given: Mapping[str, Any],
+        caller: Caller,
+        options: RunOptions | None = None,
     ) -> UUID:
         """Accept a run: when this returns, its row is committed and it will be run.
 
@@ -86,13 +94,18 @@ class RunService:
             Overloaded, ShuttingDown, DatabaseUnavailable: not now; nothing was accepted.
         """
         options = options or RunOptions()
-        new = self._new_run(crew, given, options, "")
+        new = self._new_run(crew, given, caller, options, "")
         await self._check_webhook(options.webhook_url)
         (run_id,) = await self._accept([new])
         return run_id
 
     async def start_many(
-        self, crew: str, batch: Sequence[Mapping[str, Any]], *, webhook_url: str | None = None
+        self,
+        crew: str,
+        batch: Sequence[Mapping[str, Any]],
+        caller: Caller,
+        *,
+        webhook_url: str | None = None,
     ) -> list[UUID]:
         """Accept a run for each of the inputs, in their order: all of them, or none.
 
@@ -100,7 +113,7 @@ class RunService:
         """
         options = RunOptions(webhook_url=webhook_url)
         new = [
-            self._new_run(crew, given, options, f"inputs[{index}].")
+            self._new_run(crew, given, caller, options, f"inputs[{index}].")
             for index, given in enumerate(batch)
         ]
         await self._check_webhook(webhook_url)
@@ -128,7 +141,7 @@ class RunService:
                 raise IdempotencyConflict("Idempotency-Key: used before for another request")
         return [accepted.run_id for accepted in added]
 
-    async def run(self, crew: str, given: Mapping[str, Any]) -> SettledRun:
+    async def run(self, crew: str, given: Mapping[str, Any], caller: Caller) -> SettledRun:
         """Accept a run and wait for its end.
 
         Whoever waits may go away: the run goes on, is saved and cleaned up.
@@ -137,14 +150,19 @@ class RunService:
             RunMoved: this process stops or lost the run; another carries it to its end.
             Exception: what `start` raises.
         """
-        return await self.ended(await self.start(crew, given))
+        return await self._ended(await self.start(crew, given, caller))
 
-    async def ended(self, run_id: UUID) -> SettledRun:
+    async def ended(self, run_id: UUID, caller: Caller) -> SettledRun:
         """Wait for the end of a run that this process accepted.
 
         Raises:
+            UnknownRun: there is no such run.
             RunMoved: this process stops or lost the run; another carries it to its end.
         """
+        await self.get(run_id, caller)
+        return await self._ended(run_id)
+
+    async def _ended(self, run_id: UUID) -> SettledRun:
         settled = await self._worker.ended(run_id)
         if settled is None:  # cancelled before its turn, or settled by another worker
             row = await self._queries.get(run_id)
@@ -153,22 +171,42 @@ class RunService:
             settled = _settled(row)
         return settled
 
-    async def cancel(self, run_id: UUID) -> None:
+    async def get(self, run_id: UUID, caller: Caller) -> UserRun:
+        """The run as it stands. Raises UnknownRun, DatabaseUnavailable."""
+        run = await self._queries.get(run_id)
+        if run is None or not caller.may_see(run.owner):
+            raise _unknown(run_id)
+        return run
+
+    async def page(
+        self, wanted: RunFilter, cursor: str | None, limit: int, caller: Caller
+    ) -> RunPage:
+        """The caller's runs without their outputs, newest first; all runs for an admin.
+
+        Raises InvalidInput for a wrong cursor, DatabaseUnavailable.
+        """
+        if not caller.is_admin:
+            wanted = replace(wanted, owner=caller.owner or "")
+        return await self._queries.page(wanted, cursor, limit)
+
+    async def cancel(self, run_id: UUID, caller: Caller) -> None:
         """Settle a run as cancelled: its model connections are closed, its outputs deleted.
 
         A settled run stays as it is. Raises UnknownRun, DatabaseUnavailable.
         """
+        await self.get(run_id, caller)
         status = await self._rows.cancel(run_id)
         if status is None:
-            raise UnknownRun(f"there is no run {run_id}")
+            raise _unknown(run_id)
         if status is RunStatus.CANCELLED:
             self._worker.abort(run_id)
 
-    async def delete(self, run_id: UUID) -> None:
+    async def delete(self, run_id: UUID, caller: Caller) -> None:
         """Delete a settled run with all it has. Raises UnknownRun, RunUnsettled."""
+        await self.get(run_id, caller)
         status = await self._rows.delete(run_id)
         if status is None:
-            raise UnknownRun(f"there is no run {run_id}")
+            raise _unknown(run_id)
         if status in UNSETTLED:
             raise RunUnsettled(f"run {run_id} is {status}: cancel it first")
 
@@ -189,23 +227,29 @@ class RunService:
                 task.update(status="finished", finished_at=event.at)
         return list(tasks.values())
 
+    async def deliveries(self, run: UserRun) -> list[WebhookDelivery]:
+        """What the run's webhook was told, or is to be told, in the order of the events."""
+        if run.webhook_url is None:
+            return []
+        return await self._queries.deliveries(run.run_id)
+
     async def watch(
-        self, run_id: UUID, *, after_seq: int, heartbeat_seconds: float
+        self, run_id: UUID, caller: Caller, *, after_seq: int, heartbeat_seconds: float
     ) -> AsyncIterator[Event | None]:
         """What happens in a run: stored events above a number, then what comes, until its end.
 
         Yields None whenever nothing happened for a while. Ends early for a watcher that falls
-        behind; it may come back with the number of the last event it saw.
+        behind; it may come back with the number of the last event it saw. Raises UnknownRun.
         """
         with self._events.watch(run_id) as queue:
             # In this order nothing is missed; what comes twice is left out.
-            run = await self._queries.get(run_id)
+            run = await self.get(run_id, caller)
             for event in await self._queries.events([run_id], after_seq=after_seq):
                 after_seq = event.seq or after_seq
                 yield event
                 if event.settles:
                     return
-            while run is not None and run.status in UNSETTLED:
+            while run.status in UNSETTLED:
                 try:
                     event_or_end = await asyncio.wait_for(queue.get(), heartbeat_seconds)
                 except TimeoutError:
@@ -222,7 +266,7 @@ class RunService:
                     return
 
     def _new_run(
-        self, crew: str, given: Mapping[str, Any], options: RunOptions, place: str
+        self, crew: str, given: Mapping[str, Any], caller: Caller, options: RunOptions, place: str
     ) -> NewRun:
         spec = self._crews.get(crew)
         if spec is None:
@@ -240,6 +284,7 @@ class RunService:
             crew,
             inputs,
             datetime.now(UTC),
+            caller.owner or "",
             stream=options.stream,
             idempotency_key=options.idempotency_key,
             request_digest=digest,
@@ -251,6 +296,10 @@ class RunService:
             raise ShuttingDown("the service is shutting down")
         if len(self._worker) + self._adding + count > self._max_runs:
             raise Overloaded(f"at most {self._max_runs} runs are under way or wait at a time")
+
+
+def _unknown(run_id: UUID) -> UnknownRun:
+    return UnknownRun(f"there is no run {run_id}")
 
 
 def _settled(row: UserRun) -> SettledRun:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from app.runs.queries import RunQueries
 from tests.runs.receiver import SETTING, Receiver, fails_first, receiving
 from tests.runs.scripted import until
 from tests.servers import free_ports
@@ -114,7 +115,7 @@ async def test_deleting_a_run_deletes_its_webhooks(serve: Serve) -> None:
         run_id = await _start(served, receiver)
         await _told(served, run_id)
         assert (await served.http.delete(f"/api/runs/{run_id}")).status_code == 204
-        assert await served.inside.queries.deliveries(UUID(run_id)) == []
+        assert await RunQueries(served.inside.database).deliveries(UUID(run_id)) == []
 
 
 async def test_another_webhook_is_another_request(serve: Serve) -> None:

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from app.db import Database, DatabaseUnavailable, installation_id, migrate
+from app.runs.callers import OPERATOR
 from app.runs.models import RunStatus
 from storage import StorageSettings, create_store
 from tests.runs.scripted import Stage, running_service, until
@@ -67,7 +68,7 @@ async def test_runs_that_finish_meanwhile_are_saved_afterwards(
     await store.start(await installation_id(database))
     async with running_service(database, store, script) as parts:
         runs = [
-            asyncio.create_task(parts.runs.run("poem", {"topic": f"user {user}"}))
+            asyncio.create_task(parts.runs.run("poem", {"topic": f"user {user}"}, OPERATOR))
             for user in range(20)
         ]
         for _ in runs:
@@ -76,7 +77,7 @@ async def test_runs_that_finish_meanwhile_are_saved_afterwards(
             finish.set()
             await until(_logged(caplog, "DatabaseUnavailable"))
             with pytest.raises(DatabaseUnavailable):
-                await parts.runs.start("poem", {"topic": "one more"})
+                await parts.runs.start("poem", {"topic": "one more"}, OPERATOR)
             assert await parts.stored() == 20
             # Nothing is known of the runs now, so a sweep must not touch what they stored.
             await parts.sweeper.sweep()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.db import Database, installation_id
+from app.runs.callers import OPERATOR
 from storage import OutputStore, OutputUnavailable
 from storage.drivers.local import LocalDriver
 from storage.policy import Faults
@@ -21,7 +22,7 @@ async def test_a_failing_delete_fails_no_run_and_the_next_sweep_makes_up_for_it(
     await store.start(await installation_id(database))
     driver.inject("delete", OutputUnavailable("key", store.location, "the disk is on strike"))
     async with running_service(database, store) as parts:
-        settled = await parts.runs.run("poem", {"topic": "rain"})
+        settled = await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
         assert settled.outcome.status == "succeeded"
         assert await parts.statuses() == ["succeeded"]
         assert await parts.stored() == len(TASKS)

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from app.db import Database
+from app.runs.callers import OPERATOR
 from app.runs.models import UserRun
 from storage import OutputStore
 from tests.runs import scripted
@@ -36,7 +37,7 @@ async def _finish(inputs: Mapping[str, object], stage: Stage) -> None:
 async def _interrupted(database: Database, store: OutputStore, script: Script, tasks: int) -> UUID:
     """A run whose process stopped when that many tasks were captured."""
     async with running_service(database, store, script) as parts:
-        run_id = await parts.runs.start("poem", INPUTS)
+        run_id = await parts.runs.start("poem", INPUTS, OPERATOR)
 
         async def captured() -> bool:
             events = await parts.queries.events([run_id])
@@ -51,11 +52,11 @@ async def _taken_over(parts: Parts, run_id: UUID) -> UserRun:
     await parts.recovery.look()
 
     async def settled() -> bool:
-        return (await parts.queries.get_known(run_id)).finished_at is not None
+        return (await parts.runs.get(run_id, OPERATOR)).finished_at is not None
 
     await until(settled)
     await parts.worker.drain(5)
-    return await parts.queries.get_known(run_id)
+    return await parts.runs.get(run_id, OPERATOR)
 
 
 @pytest.mark.parametrize("done", [(0,), (1,), (0, 1), (0, 1, 2)])

@@ -11,6 +11,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import Database, DatabaseUnavailable
+from app.runs.callers import OPERATOR
 from app.runs.errors import RunMoved
 from app.runs.events import EventHub
 from app.runs.models import RunStatus, UserRun
@@ -45,7 +46,7 @@ async def test_of_accepting_a_run_it_is_done_when_its_lease_has_ended(
 ) -> None:
     async with running_service(database, store) as parts:
         with losing_the_answer(database), pytest.raises(DatabaseUnavailable):
-            await parts.runs.start("poem", {"topic": "rain"})
+            await parts.runs.start("poem", {"topic": "rain"}, OPERATOR)
         assert await parts.statuses() == ["queued"]
         await _is_done_when_its_lease_has_ended(parts)
 
@@ -63,7 +64,7 @@ async def test_of_taking_a_run_it_is_done_when_its_lease_has_ended(
 
         monkeypatch.setattr(RunRows, "take", take_deaf)
         with pytest.raises(RunMoved):
-            await parts.runs.run("poem", {"topic": "rain"})
+            await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
         assert await parts.statuses() == ["running"]
         await _is_done_when_its_lease_has_ended(parts)
 
@@ -101,7 +102,7 @@ async def test_of_settling_a_run_it_is_settled_once(
                 return await settle(self, run, outcome)
 
         monkeypatch.setattr(RunRows, "settle", settle_deaf)
-        settled = await parts.runs.run("poem", {"topic": "rain"})
+        settled = await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
         assert settled.outcome.status == "succeeded"
         events = await parts.queries.events([settled.run_id])
         assert [event.type for event in events].count("run.succeeded") == 1

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from app.db import Database
+from app.runs.callers import OPERATOR
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
 from app.runs.retention import Retention, purge
 from app.runs.service import RunOptions
@@ -24,8 +25,8 @@ TARGETS = WebhookTargets(allow_private=True)
 
 async def _run(parts: Parts, topic: str = "rain", *, days_ago: float = 0) -> UUID:
     """A settled run, with webhooks that nobody delivers, that ended so long ago."""
-    run_id = await parts.runs.start("poem", {"topic": topic}, OPTIONS)
-    await parts.runs.ended(run_id)
+    run_id = await parts.runs.start("poem", {"topic": topic}, OPERATOR, OPTIONS)
+    await parts.runs.ended(run_id, OPERATOR)
 
     async def told() -> bool:
         return len(await parts.queries.deliveries(run_id)) == 4
@@ -81,12 +82,12 @@ async def test_a_run_that_is_not_settled_stays(database: Database, store: Output
         await stage.finish_all("at last")
 
     async with running_service(database, store, script) as parts:
-        run_id = await parts.runs.start("poem", {"topic": "rain"})
+        run_id = await parts.runs.start("poem", {"topic": "rain"}, OPERATOR)
         await begun.wait()
         await _date(database, run_id, created_at=datetime(2020, 1, 1, tzinfo=UTC))
         assert await purge(database, timedelta(0)) == 0
         go_on.set()
-        assert (await parts.runs.ended(run_id)).outcome.status == "succeeded"
+        assert (await parts.runs.ended(run_id, OPERATOR)).outcome.status == "succeeded"
 
 
 async def test_many_old_runs_go_in_small_transactions_by_several_processes(

@@ -9,6 +9,7 @@ import pytest
 
 from app.db import Database
 from app.engine import CrewFailed, ModelError, NoResult
+from app.runs.callers import OPERATOR
 from app.runs.errors import InvalidInput, Overloaded, ShuttingDown, UnknownCrew
 from app.runs.models import RunStatus
 from storage import OutputStore, StorageError
@@ -21,7 +22,7 @@ async def test_a_run_is_saved_with_its_outputs_and_nothing_stays_stored(
     database: Database, store: OutputStore
 ) -> None:
     async with running_service(database, store) as parts:
-        settled = await parts.runs.run("poem", INPUTS)
+        settled = await parts.runs.run("poem", INPUTS, OPERATOR)
         row = await parts.queries.get(settled.run_id)
         assert row is not None
         assert row.status == settled.outcome.status == "succeeded"
@@ -44,7 +45,7 @@ async def test_each_output_is_stored_while_the_run_goes_on(
         await stage.finish(1, "the second text")
 
     async with running_service(database, store, script) as parts:
-        run_id = await parts.runs.start("poem", INPUTS)
+        run_id = await parts.runs.start("poem", INPUTS, OPERATOR)
         await first_done.wait()
         (found,) = await store.find(run_id)
         assert await store.read(found.key) == "the first text"
@@ -73,7 +74,7 @@ async def test_an_exception_inside_the_crew_fails_the_run_and_leaves_nothing(
         raise error
 
     async with running_service(database, store, script) as parts:
-        settled = await parts.runs.run("poem", INPUTS)
+        settled = await parts.runs.run("poem", INPUTS, OPERATOR)
         assert settled.outcome.status is RunStatus.FAILED
         assert settled.outcome.error_type == error_type
         assert "secret" not in str(settled.outcome.error)
@@ -89,7 +90,7 @@ async def test_a_run_never_succeeds_with_an_output_missing(
         await stage.finish(1, " \n")
 
     async with running_service(database, store, script) as parts:
-        settled = await parts.runs.run("poem", INPUTS)
+        settled = await parts.runs.run("poem", INPUTS, OPERATOR)
         assert settled.outcome.error_type == "no_results"
         assert "second" in str(settled.outcome.error)
 
@@ -100,7 +101,7 @@ async def test_a_run_that_takes_too_long_fails(database: Database, store: Output
         await asyncio.Event().wait()
 
     async with running_service(database, store, script, timeout_seconds=0.05) as parts:
-        settled = await parts.runs.run("poem", INPUTS)
+        settled = await parts.runs.run("poem", INPUTS, OPERATOR)
         assert settled.outcome.error_type == "run_timeout"
         assert await parts.stored() == 0
 
@@ -115,7 +116,7 @@ async def test_waiting_for_a_slot_is_told_and_does_not_count_as_running_time(
     async with running_service(
         database, store, script, max_in_flight=1, timeout_seconds=0.35
     ) as parts:
-        runs = await asyncio.gather(*(parts.runs.run("poem", INPUTS) for _ in range(5)))
+        runs = await asyncio.gather(*(parts.runs.run("poem", INPUTS, OPERATOR) for _ in range(5)))
     assert {run.outcome.status for run in runs} == {RunStatus.SUCCEEDED}
     assert sorted(run.waited_seconds > 0.35 for run in runs)[-1]
 
@@ -131,7 +132,7 @@ async def test_beyond_the_limits_nothing_is_accepted(
 
     async with running_service(database, store, script, max_in_flight=2, max_queued=3) as parts:
         results = await asyncio.gather(
-            *(parts.runs.start("poem", INPUTS) for _ in range(8)), return_exceptions=True
+            *(parts.runs.start("poem", INPUTS, OPERATOR) for _ in range(8)), return_exceptions=True
         )
         assert [type(result) for result in results if isinstance(result, Exception)] == [
             Overloaded
@@ -145,12 +146,12 @@ async def test_what_cannot_be_run_is_refused_before_anything_is_saved(
 ) -> None:
     async with running_service(database, store) as parts:
         with pytest.raises(UnknownCrew):
-            await parts.runs.start("nobody", INPUTS)
+            await parts.runs.start("nobody", INPUTS, OPERATOR)
         with pytest.raises(InvalidInput, match="topic: missing"):
-            await parts.runs.start("poem", {})
+            await parts.runs.start("poem", {}, OPERATOR)
         await parts.stop(1)
         with pytest.raises(ShuttingDown):
-            await parts.runs.start("poem", INPUTS)
+            await parts.runs.start("poem", INPUTS, OPERATOR)
         assert await parts.statuses() == []
 
 
@@ -170,7 +171,7 @@ async def test_whoever_waits_may_go_away(database: Database, store: OutputStore)
         async def saved_and_clean() -> bool:
             return await parts.statuses() == ["succeeded"] and await parts.stored() == 0
 
-        client = asyncio.create_task(parts.runs.run("poem", INPUTS))
+        client = asyncio.create_task(parts.runs.run("poem", INPUTS, OPERATOR))
         await until(running)
         client.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -192,7 +193,9 @@ async def test_an_output_that_cannot_be_stored_fails_its_run_and_no_other(
     monkeypatch.setattr(store, "persist", persist_some)
     async with running_service(database, store) as parts:
         topics = ["rain", "poison", "snow"]
-        runs = await asyncio.gather(*(parts.runs.run("poem", {"topic": t}) for t in topics))
+        runs = await asyncio.gather(
+            *(parts.runs.run("poem", {"topic": t}, OPERATOR) for t in topics)
+        )
     assert [run.outcome.error_type for run in runs] == [None, "storage_unavailable", None]
 
 
@@ -203,7 +206,7 @@ async def test_texts_that_no_database_can_hold_do_not_keep_a_run_from_its_end(
         await stage.finish(0, "half a pair: \ud800, and a NUL: \0")
 
     async with running_service(database, store, script) as parts:
-        settled = await parts.runs.run("poem", INPUTS)
+        settled = await parts.runs.run("poem", INPUTS, OPERATOR)
         row = await parts.queries.get(settled.run_id)
         assert row is not None
         assert row.outputs == {"first": "half a pair: ?, and a NUL: \0"}
@@ -223,8 +226,8 @@ async def test_a_stop_waits_for_runs_and_hands_back_what_is_left(
         await stage.finish(1, "text")
 
     async with running_service(database, store, script) as parts:
-        quick = await parts.runs.start("poem", {"topic": "soon"})
-        slow = await parts.runs.start("poem", {"topic": "never"})
+        quick = await parts.runs.start("poem", {"topic": "soon"}, OPERATOR)
+        slow = await parts.runs.start("poem", {"topic": "never"}, OPERATOR)
         await begun.wait()
         asyncio.get_running_loop().call_later(0.05, soon.set)
         await parts.stop(0.5)
@@ -242,7 +245,7 @@ async def test_an_abandoned_run_is_taken_up_and_leaves_nothing_of_any_attempt(
         await asyncio.Event().wait()
 
     async with running_service(database, store, hang) as stopped:
-        run_id = await stopped.runs.start("poem", INPUTS)
+        run_id = await stopped.runs.start("poem", INPUTS, OPERATOR)
 
         async def captured() -> bool:
             return await stopped.stored() == 1
@@ -273,14 +276,14 @@ async def test_a_run_whose_workers_are_lost_again_and_again_is_given_up(
     for attempt in (1, 2, 3):
         async with running_service(database, store, hang) as parts:
             if attempt == 1:
-                run_id = await parts.runs.start("poem", INPUTS)
+                run_id = await parts.runs.start("poem", INPUTS, OPERATOR)
             else:
                 await parts.recovery.look()
 
             async def begun(
                 parts: Parts = parts, number: int = attempt, run_id: UUID = run_id
             ) -> bool:
-                run = await parts.queries.get_known(run_id)
+                run = await parts.runs.get(run_id, OPERATOR)
                 return run.attempt == number and await parts.stored() == 1
 
             await until(begun)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from app.db import Database
+from app.runs.callers import OPERATOR
 from app.runs.queries import RunQueries
 from app.runs.sweeping import Sweeper
 from storage import OutputKey, OutputStore
@@ -28,7 +29,7 @@ async def test_a_sweep_at_start_takes_orphans_and_keeps_what_unsettled_runs_stor
 
     await store.persist(ORPHAN, "left behind by a process that died")
     async with running_service(database, store, script) as parts:
-        run_id = await parts.runs.start("poem", {"topic": "rain"})
+        run_id = await parts.runs.start("poem", {"topic": "rain"}, OPERATOR)
 
         async def both_stored() -> bool:
             return await parts.stored() == 2
@@ -52,7 +53,7 @@ async def test_a_sweep_comes_after_a_share_of_the_runs(
         parts.sweeper.start()
         await until(lambda: _is_empty(store))
         await store.persist(ORPHAN, "left behind")
-        await parts.runs.run("poem", {"topic": "rain"})
+        await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
         await until(lambda: _is_empty(store))
 
 
@@ -60,7 +61,7 @@ async def test_without_that_share_no_sweep_comes(database: Database, store: Outp
     async with running_service(database, store, cleanup_probability=0.0) as parts:
         await store.persist(ORPHAN, "left behind")
         for _ in range(5):
-            await parts.runs.run("poem", {"topic": "rain"})
+            await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
         assert await parts.stored() == 1
 
 

@@ -8,6 +8,7 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from app.db import Database
+from app.runs.callers import OPERATOR
 from app.runs.errors import InvalidInput
 from app.runs.outbox import Outbox
 from app.runs.service import RunOptions
@@ -136,7 +137,7 @@ async def test_a_name_that_leads_inside_after_the_check_leads_nowhere(
         receiving() as receiver,
     ):
         options = RunOptions(webhook_url=_on(receiver, "rebound.example"))
-        run_id = await parts.runs.start("poem", {"topic": "rain"}, options)
+        run_id = await parts.runs.start("poem", {"topic": "rain"}, OPERATOR, options)
         deliverer.start()
 
         async def failed() -> bool:

@@ -14,6 +14,7 @@ from aiohttp import web
 from sqlalchemy import event, func, select
 
 from app.db import Database
+from app.runs.callers import OPERATOR
 from app.runs.events import Event
 from app.runs.models import WebhookDelivery
 from app.runs.outbox import Outbox, put_in_outbox
@@ -85,8 +86,8 @@ async def _delivering(
 
 async def _run(parts: Parts, url: str) -> UUID:
     """Run once, to its end."""
-    run_id = await parts.runs.start("poem", INPUTS, RunOptions(webhook_url=url))
-    await parts.runs.ended(run_id)
+    run_id = await parts.runs.start("poem", INPUTS, OPERATOR, RunOptions(webhook_url=url))
+    await parts.runs.ended(run_id, OPERATOR)
     return run_id
 
 
@@ -114,7 +115,7 @@ async def test_a_run_tells_of_its_tasks_and_its_end(parts: Parts, targets: Webho
         await _until_all_are(parts, run_id, "delivered")
     assert sorted(receiver.types) == TOLD
     (end,) = (a.event for a in receiver.arrivals if a.type == "run.succeeded")
-    row = await parts.queries.get_known(run_id)
+    row = await parts.runs.get(run_id, OPERATOR)
     assert end["data"] == {
         "run_id": str(run_id),
         "crew": "poem",
@@ -144,8 +145,8 @@ async def test_a_failed_and_a_cancelled_run_are_told_of(
     ):
         failed = await _run(parts, receiver.url)
         options = RunOptions(webhook_url=receiver.url)
-        cancelled = await parts.runs.start("poem", {"topic": "snow"}, options)
-        await parts.runs.cancel(cancelled)
+        cancelled = await parts.runs.start("poem", {"topic": "snow"}, OPERATOR, options)
+        await parts.runs.cancel(cancelled, OPERATOR)
         await _until_all_are(parts, failed, "delivered", 1)
         await _until_all_are(parts, cancelled, "delivered", 1)
     told = {a.event["data"]["run_id"]: a.event for a in receiver.arrivals}
@@ -330,7 +331,7 @@ async def test_a_deleted_run_has_nothing_more_to_tell(
     async with receiving() as receiver:
         run_id = await _run(parts, receiver.url)
         await _deliveries(parts, run_id)
-        await parts.runs.delete(run_id)
+        await parts.runs.delete(run_id, OPERATOR)
         kept = await _run(parts, receiver.url)
         async with _delivering(parts.database, targets):
             await _until_all_are(parts, kept, "delivered")
@@ -357,7 +358,7 @@ async def test_runs_without_a_webhook_cost_no_statement_more(
     def _note(_c: object, _cursor: object, statement: str, *_: object) -> None:
         statements.append(statement)
 
-    await parts.runs.run("poem", INPUTS)
+    await parts.runs.run("poem", INPUTS, OPERATOR)
     assert statements
     assert not [statement for statement in statements if "webhook_deliveries" in statement]
     await _run(parts, "http://127.0.0.1:9/")

@@ -1,0 +1,22 @@
+"""Who asks for something with runs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. A run belongs to the owner that started it; an admin sees all runs."""
+
+    owner: str | None
+    """The id of an API key; None where keys are off."""
+    is_admin: bool
+    address: str | None = None
+    """Of the client, for limits."""
+
+    def may_see(self, owner: str) -> bool:
+        """Whether runs of this owner exist for the caller; '' is nobody's."""
+        return self.is_admin or (self.owner is not None and self.owner == owner)
+
+
+OPERATOR = Caller(None, is_admin=True)
+"""Who works on the machine itself: the terminal, tests."""

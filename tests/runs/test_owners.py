@@ -1,0 +1,87 @@
+"""Whose a run is: for others it does not exist."""
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+
+from app.db import Database
+from app.runs.callers import OPERATOR, Caller
+from app.runs.errors import IdempotencyConflict, UnknownRun
+from app.runs.queries import RunFilter
+from app.runs.service import RunOptions, RunService
+from storage import OutputStore
+from tests.runs.scripted import Parts, running_service
+
+ANNA, BERTA = Caller("anna", is_admin=False), Caller("berta", is_admin=False)
+INPUTS = {"topic": "rain"}
+
+
+@pytest.fixture
+async def parts(database: Database, store: OutputStore) -> AsyncIterator[Parts]:
+    async with running_service(database, store) as parts:
+        yield parts
+
+
+async def _watch(runs: RunService, run_id: UUID, caller: Caller) -> list[str]:
+    events = runs.watch(run_id, caller, after_seq=-1, heartbeat_seconds=60)
+    return [event.type async for event in events if event is not None]
+
+
+async def test_a_run_of_another_owner_is_an_unknown_run(parts: Parts) -> None:
+    runs = parts.runs
+    run_id = await runs.start("poem", INPUTS, ANNA)
+    settled = await runs.ended(run_id, ANNA)
+    unknown = UUID(int=7)
+    for ask in (
+        lambda asked: runs.get(asked, BERTA),
+        lambda asked: runs.ended(asked, BERTA),
+        lambda asked: runs.cancel(asked, BERTA),
+        lambda asked: runs.delete(asked, BERTA),
+        lambda asked: _watch(runs, asked, BERTA),
+    ):
+        said = []
+        for asked in (run_id, unknown):
+            with pytest.raises(UnknownRun) as refused:
+                await ask(asked)
+            said.append(str(refused.value).replace(str(asked), ""))
+        assert said[0] == said[1]
+    run = await runs.get(run_id, ANNA)
+    assert run.outputs == settled.outcome.outputs
+    assert (await _watch(runs, run_id, ANNA))[-1] == "run.succeeded"
+    await runs.delete(run_id, ANNA)
+
+
+async def test_what_nobody_owns_is_seen_by_an_admin_alone(parts: Parts) -> None:
+    """Runs from the time before there were keys."""
+    run_id = await parts.runs.start("poem", INPUTS, OPERATOR)
+    with pytest.raises(UnknownRun):
+        await parts.runs.get(run_id, ANNA)
+    admin = Caller("root", is_admin=True)
+    assert (await parts.runs.get(run_id, admin)).owner == ""
+
+
+async def test_lists_hold_the_callers_own_runs(parts: Parts) -> None:
+    for caller in (ANNA, BERTA, ANNA, OPERATOR):
+        await parts.runs.start("poem", INPUTS, caller)
+
+    async def owners(caller: Caller) -> list[str]:
+        page = await parts.runs.page(RunFilter(), None, 10, caller)
+        return [(await parts.runs.get(run.run_id, OPERATOR)).owner for run in page.runs]
+
+    assert await owners(ANNA) == ["anna", "anna"]
+    assert await owners(BERTA) == ["berta"]
+    assert await owners(OPERATOR) == ["", "anna", "berta", "anna"]
+
+
+async def test_idempotency_keys_belong_to_their_owner(parts: Parts) -> None:
+    options = RunOptions(idempotency_key="order-1")
+    started = {
+        caller: await parts.runs.start("poem", INPUTS, caller, options)
+        for caller in (ANNA, BERTA, OPERATOR)
+    }
+    assert len(set(started.values())) == 3
+    for caller, run_id in started.items():
+        assert await parts.runs.start("poem", INPUTS, caller, options) == run_id
+        with pytest.raises(IdempotencyConflict):
+            await parts.runs.start("poem", {"topic": "snow"}, caller, options)
