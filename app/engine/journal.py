@@ -39,8 +39,11 @@ class Journal:
         return called if called is not None and called.sent == messages else None
 
     async def aclose(self) -> None:
-        """End the calls that are still under way."""
+        """End the calls that are still under way, and let go of all."""
         for task in self.side_tasks:
             task.cancel()
         if self.side_tasks:
             await asyncio.gather(*self.side_tasks, return_exceptions=True)
+        # Each task's context holds the run, which holds this: only the collector could free them.
+        self.side_tasks.clear()
+        self._calls.clear()

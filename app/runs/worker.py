@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -239,6 +240,8 @@ class Worker:
 
     async def _persist(self, write: Callable[[], Awaitable[T]]) -> T:
         """Ask the database, however long it is away: an accepted run is never dropped."""
+        with suppress(DatabaseUnavailable):
+            return await write()  # a retrying object costs more than most writes
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(DatabaseUnavailable),
             wait=wait_random_exponential(multiplier=0.1, max=5),
