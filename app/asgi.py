@@ -8,12 +8,14 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from litestar import Litestar
+from litestar import Litestar, Router
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
 
-from app.api.auth import Identity
+from app.api.auth import PUBLIC, Identity
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
+from app.api.keys import ApiKeys
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
 from app.crews.registry import Registry, served_crews
@@ -58,6 +60,7 @@ class Service:
     stop: Callable[[float], Awaitable[None]]
     store: OutputStore
     database: Database
+    api_keys: ApiKeys
 
 
 def create_app(settings: Settings | None = None, crews: Registry | None = None) -> Litestar:
@@ -75,12 +78,27 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
     return Litestar(
         [run_idea_crew, runs_router, live, ready],
         lifespan=[lifespan],
-        middleware=[Identity()],
+        middleware=[
+            Identity(needs_key=settings.auth == "keys", allowed_hosts=settings.host_names),
+        ],
         exception_handlers=dict(EXCEPTION_HANDLERS),
         request_max_body_size=_MAX_BODY_BYTES,
-        openapi_config=OpenAPIConfig(title="Crew Capture", version="0.1.0"),
+        openapi_config=_openapi(settings),
         logging_config=None,
     )
+
+
+def _openapi(settings: Settings) -> OpenAPIConfig:
+    config = OpenAPIConfig(
+        title="Crew Capture",
+        version="0.1.0",
+        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt=PUBLIC),
+    )
+    if settings.auth == "keys":
+        scheme = SecurityScheme(type="http", scheme="bearer")
+        config.components = Components(security_schemes={"key": scheme})
+        config.security = [{"key": []}]
+    return config
 
 
 @asynccontextmanager
@@ -156,7 +174,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         sweeper.start()
         recovery.start()
         neighbours.start()
-        yield Service(runs, worker, events, stop, store, database)
+        yield Service(runs, worker, events, stop, store, database, ApiKeys(database))
 
 
 @asynccontextmanager

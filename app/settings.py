@@ -17,6 +17,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
 
 class SettingsError(ValueError):
     """A setting has a wrong value. The message is one line: setting, value, what is allowed."""
@@ -32,7 +34,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Port = 8000
     workers: Count = 1
+    auth: Literal["off", "keys"] = "off"
     auth_off_anywhere: bool = False
+    allowed_hosts: str = ""
     shutdown_seconds: Annotated[float, Field(ge=0)] = 30.0
 
     database_url: str = "sqlite+aiosqlite:///crew_capture.db"
@@ -103,12 +107,20 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if "s3" in self.temp_backend.split("+") and not self.s3_bucket:
             raise ValueError(f"S3_BUCKET is empty: TEMP_BACKEND={self.temp_backend} needs a bucket")
-        if not self.auth_off_anywhere and not _is_loopback(self.host):
+        if self.auth == "off" and not self.auth_off_anywhere and not _is_loopback(self.host):
             raise ValueError(
-                f"HOST={self.host}: without authentication only a loopback address is served; "
-                "set AUTH_OFF_ANYWHERE=yes if something else guards this address"
+                f"HOST={self.host}: with AUTH=off only a loopback address is served; "
+                "set AUTH=keys, or AUTH_OFF_ANYWHERE=yes if something else guards this address"
             )
         return self
+
+    @property
+    def host_names(self) -> frozenset[str] | None:
+        """The names that the service is asked by, with any port; None: it does not matter."""
+        names = {name.strip().lower() for name in self.allowed_hosts.split(",")} - {""}
+        if "*" in names or (not names and self.auth == "keys"):
+            return None
+        return frozenset(names or {*_LOOPBACK_NAMES, self.host.lower()})
 
     @property
     def cleanup_max_age_seconds(self) -> float:

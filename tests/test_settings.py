@@ -52,6 +52,8 @@ def test_the_environment_wins_over_the_file(
         ("DATABASE_URL", "mysql://u:secret@h/d", "sqlite:// or postgresql://"),
         ("ENGINE", "warp", "'auto', 'native' or 'stock'"),
         ("HOST", "0.0.0.0", "AUTH_OFF_ANYWHERE=yes"),
+        ("HOST", "0.0.0.0", "AUTH=keys"),
+        ("AUTH", "password", "'off' or 'keys'"),
         ("LOG_FORMAT", "xml", "'console' or 'json'"),
         ("WEBHOOK_SECRET", "whsec_c2VjcmV0", "base64 of 24 to 64 random bytes"),
         ("WEBHOOK_SECRET", "a secret that is not encoded", "whsec_"),
@@ -78,3 +80,18 @@ def test_a_public_address_is_served_when_the_operator_says_so(
     monkeypatch.setenv("HOST", "0.0.0.0")
     monkeypatch.setenv("AUTH_OFF_ANYWHERE", "yes")
     assert load_settings().host == "0.0.0.0"
+
+
+def test_a_public_address_is_served_where_keys_are_asked_for() -> None:
+    assert load_settings(host="0.0.0.0", auth="keys").host == "0.0.0.0"
+
+
+def test_the_service_is_asked_by_its_own_names_unless_it_asks_for_keys() -> None:
+    local = {"localhost", "127.0.0.1", "[::1]"}
+    assert load_settings().host_names == local
+    assert load_settings(host="127.0.0.9").host_names == {*local, "127.0.0.9"}
+    assert load_settings(auth="keys").host_names is None
+    assert load_settings(allowed_hosts="*").host_names is None
+    for auth in ("off", "keys"):
+        names = load_settings(auth=auth, allowed_hosts="Crews.example, 10.0.0.1").host_names
+        assert names == {"crews.example", "10.0.0.1"}

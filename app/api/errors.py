@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi import ResponseSpec
 
 from app.db import DatabaseUnavailable
 from app.runs.errors import (
@@ -37,6 +38,11 @@ STATUS_OF_FAILED_RUN: Mapping[str, int] = {
     "run_timeout": 504,
 }
 
+_REFUSED: Mapping[int, str] = {
+    400: "Something can't be taken; the error names it",
+    401: "An API key is needed, where the service has them",
+}
+
 
 class ErrorAnswer(msgspec.Struct):
     """What every error answers."""
@@ -44,6 +50,14 @@ class ErrorAnswer(msgspec.Struct):
     error: str
     error_type: str
     success: bool = False
+
+
+def error_answers(descriptions: Mapping[int, str]) -> dict[int, ResponseSpec]:
+    """What a call may answer beside its result, for the schema; every call may be refused."""
+    return {
+        status: ResponseSpec(ErrorAnswer, description=description)
+        for status, description in sorted({**_REFUSED, **descriptions}.items())
+    }
 
 
 def error_response(status_code: int, error_type: str, error: str) -> Response[ErrorAnswer]:
@@ -96,6 +110,7 @@ def _problem(problem: Mapping[str, str]) -> str:
 
 _ERROR_TYPES: Mapping[int, str] = {
     400: "invalid_input",
+    401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
     413: "body_too_large",

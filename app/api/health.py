@@ -4,6 +4,7 @@ import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
 
+from app.api.auth import PUBLIC
 from app.db import Database, DatabaseUnavailable
 from app.runs.service import RunService
 from storage import OutputStore, StorageError
@@ -16,12 +17,12 @@ class Health(msgspec.Struct):
     reasons: list[str] = []
 
 
-@get("/health/live", summary="Whether the process answers")
+@get("/health/live", summary="Whether the process answers", opt=PUBLIC)
 async def live() -> Health:
     return Health("ok")
 
 
-@get("/health/ready", summary="Whether runs can be taken")
+@get("/health/ready", summary="Whether runs can be taken", opt=PUBLIC)
 async def ready(state: State) -> Response[Health]:
     reasons = await _reasons(state.runs, state.database, state.store)
     if reasons:

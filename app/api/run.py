@@ -6,11 +6,10 @@ from uuid import UUID
 import msgspec
 from litestar import Response, post
 from litestar.datastructures import State
-from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody
 
 from app.api.auth import CallerRequest
-from app.api.errors import STATUS_OF_FAILED_RUN, ErrorAnswer, error_response
+from app.api.errors import STATUS_OF_FAILED_RUN, ErrorAnswer, error_answers, error_response
 from app.runs.service import RunService
 from app.runs.worker import SettledRun
 
@@ -55,9 +54,8 @@ class RunAnswer(msgspec.Struct):
     "/api/run",
     status_code=200,
     summary="Run the idea crew and wait for its reports",
-    responses={
-        status: ResponseSpec(ErrorAnswer, description=description)
-        for status, description in {
+    responses=error_answers(
+        {
             400: "An input can't be taken; the error names the field",
             413: "The body is too large",
             422: "Nothing meaningful came back",
@@ -65,8 +63,8 @@ class RunAnswer(msgspec.Struct):
             502: "The model failed",
             503: "Not now: Retry-After says when",
             504: "The run took too long",
-        }.items()
-    },
+        }
+    ),
 )
 async def run_idea_crew(
     data: JSONBody[Profile], state: State, request: CallerRequest

@@ -8,12 +8,11 @@ from uuid import UUID
 import msgspec
 from litestar import MediaType, Response, Router, delete, get, post
 from litestar.datastructures import State
-from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from app.api.auth import CallerRequest
-from app.api.errors import ErrorAnswer
+from app.api.errors import error_answers
 from app.api.markdown import to_safe_html
 from app.runs.callers import Caller
 from app.runs.errors import InvalidInput, UnknownOutput
@@ -119,14 +118,6 @@ class RunList(msgspec.Struct):
     next_cursor: str | None
 
 
-def _errors(**descriptions: str) -> dict[int, ResponseSpec]:
-    return {
-        int(status[1:]): ResponseSpec(ErrorAnswer, description=description)
-        for status, description in descriptions.items()
-    }
-
-
-_INVALID = "Something can't be taken; the error names it"
 _UNKNOWN = "There is no such run"
 _NOT_NOW = "Not now: Retry-After says when"
 
@@ -135,8 +126,8 @@ _NOT_NOW = "Not now: Retry-After says when"
     "/",
     status_code=202,
     summary="Start a run",
-    responses=_errors(
-        _400=_INVALID, _404="No such crew", _409="The key was used otherwise", _503=_NOT_NOW
+    responses=error_answers(
+        {404: "No such crew", 409: "The key was used otherwise", 503: _NOT_NOW}
     ),
 )
 async def start_run(
@@ -166,7 +157,7 @@ async def start_run(
     status_code=202,
     summary="Start a run for each of many inputs",
     request_max_body_size=_MAX_BATCH_BODY_BYTES,
-    responses=_errors(_400=_INVALID, _404="No such crew", _413="Too large", _503=_NOT_NOW),
+    responses=error_answers({404: "No such crew", 413: "Too large", 503: _NOT_NOW}),
 )
 async def start_batch(
     data: JSONBody[BatchRequest], state: State, request: CallerRequest
@@ -179,7 +170,7 @@ async def start_batch(
     return BatchAnswer(run_ids)
 
 
-@get("/", summary="List runs, newest first", responses=_errors(_400=_INVALID))
+@get("/", summary="List runs, newest first", responses=error_answers({}))
 async def list_runs(
     state: State,
     request: CallerRequest,
@@ -198,7 +189,7 @@ async def list_runs(
     return RunList([_summary(run) for run in page.runs], page.next_cursor)
 
 
-@get("/{run_id:uuid}", summary="A run as it stands", responses=_errors(_404=_UNKNOWN))
+@get("/{run_id:uuid}", summary="A run as it stands", responses=error_answers({404: _UNKNOWN}))
 async def get_run(run_id: FromPath[UUID], state: State, request: CallerRequest) -> RunView:
     return await _view(state.runs, run_id, request.user)
 
@@ -207,7 +198,7 @@ async def get_run(run_id: FromPath[UUID], state: State, request: CallerRequest) 
     "/{run_id:uuid}/cancel",
     status_code=200,
     summary="Stop a run",
-    responses=_errors(_404=_UNKNOWN),
+    responses=error_answers({404: _UNKNOWN}),
 )
 async def cancel_run(run_id: FromPath[UUID], state: State, request: CallerRequest) -> RunView:
     """Its model connections are closed and its outputs deleted; a settled run stays as it is."""
@@ -219,7 +210,7 @@ async def cancel_run(run_id: FromPath[UUID], state: State, request: CallerReques
 @delete(
     "/{run_id:uuid}",
     summary="Delete a settled run with all it has",
-    responses=_errors(_404=_UNKNOWN, _409="The run is not settled"),
+    responses=error_answers({404: _UNKNOWN, 409: "The run is not settled"}),
 )
 async def delete_run(run_id: FromPath[UUID], state: State, request: CallerRequest) -> None:
     runs: RunService = state.runs
@@ -230,7 +221,7 @@ async def delete_run(run_id: FromPath[UUID], state: State, request: CallerReques
     "/{run_id:uuid}/outputs/{name:str}",
     summary="One output of a run that succeeded",
     media_type=MediaType.TEXT,
-    responses=_errors(_404="There is no such run or output"),
+    responses=error_answers({404: "There is no such run or output"}),
 )
 async def get_output(
     run_id: FromPath[UUID],
@@ -255,7 +246,7 @@ async def get_output(
 @get(
     "/{run_id:uuid}/events",
     summary="What happens in a run, as server-sent events",
-    responses=_errors(_400=_INVALID, _404=_UNKNOWN),
+    responses=error_answers({404: _UNKNOWN}),
 )
 async def watch_run(
     run_id: FromPath[UUID],

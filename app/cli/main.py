@@ -116,6 +116,49 @@ def purge(older_than_days: float | None) -> None:
     click.echo(f"{asyncio.run(purge_by_hand(settings, days))} run(s) removed")
 
 
+@cli.group()
+def keys() -> None:
+    """Make, list and revoke API keys, which AUTH=keys asks for."""
+
+
+@keys.command("create")
+@click.argument("name")
+@click.option(
+    "--role",
+    type=click.Choice(["user", "admin"]),
+    default="user",
+    show_default=True,
+    help="A user sees the runs of this key alone, an admin all runs.",
+)
+def create_key(name: str, role: str) -> None:
+    """Make a key for NAME, and print it: it can't be had again."""
+    settings = load_settings()
+    from app.cli.keys import create
+
+    click.echo(asyncio.run(create(settings, name, role)))
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List all keys, without their secrets."""
+    settings = load_settings()
+    from app.cli.keys import table
+
+    click.echo(asyncio.run(table(settings)))
+
+
+@keys.command("revoke")
+@click.argument("key_id")
+def revoke_key(key_id: str) -> None:
+    """Revoke the key of this id for good; its runs stay."""
+    settings = load_settings()
+    from app.cli.keys import revoke
+
+    if not asyncio.run(revoke(settings, key_id)):
+        raise click.ClickException(f"no key has the id {key_id}; crew-capture keys list shows them")
+    click.echo(f"{key_id} is revoked; every process refuses it within a second")
+
+
 @cli.command()
 def doctor() -> None:
     """Check settings, database, output backend and model, and say what to mend."""

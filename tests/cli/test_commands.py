@@ -146,3 +146,18 @@ def test_demo_leaves_nothing_but_its_reports(crew_capture: Command, tmp_path: Pa
     assert sorted(path.stem for path in (tmp_path / "demo").iterdir()) == sorted(REPORTS)
     for name in REPORTS:
         assert f"{name}.md" in result.stdout
+
+
+def test_keys_are_made_listed_and_revoked(crew_capture: Command) -> None:
+    made = crew_capture("keys", "create", "search team", "--role", "admin")
+    assert made.returncode == 0, made.stderr
+    prefix, key_id, secret = made.stdout.strip().split("_", 2)
+    assert prefix == "cc"
+    listed = crew_capture("keys", "list").stdout
+    assert key_id in listed
+    assert "search team" in listed
+    assert secret not in listed
+    assert crew_capture("keys", "revoke", key_id).returncode == 0
+    refused = crew_capture("keys", "revoke", "nobody")
+    assert refused.returncode == 1
+    assert "keys list" in refused.stderr

@@ -6,8 +6,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
+from app.api import keys  # noqa: F401 - its table belongs to the metadata, as do those of
 from app.db import Base, Database, installation_id, migrate
-from app.runs import models  # noqa: F401 - its tables belong to the metadata
+from app.runs import models  # noqa: F401
 
 
 def _differences(connection: Connection) -> list[object]:
