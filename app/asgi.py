@@ -106,9 +106,10 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
     """Everything that runs crews, started; drained and closed at the end of the block.
 
     Raises:
-        DatabaseUnavailable, StorageError, CrewBroken: a part can't start; one clear line.
+        SettingsError, DatabaseUnavailable, StorageError, CrewBroken: a part can't start; one
+            clear line.
     """
-    crews = crews or served_crews()
+    crews = crews or served_crews(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
         store = await stack.enter_async_context(open_store(settings, database))

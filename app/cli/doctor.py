@@ -76,7 +76,7 @@ async def _round_trip(store: OutputStore) -> str:
 
 
 async def _describe_crews(settings: Settings, examination: _Examination) -> None:
-    crews = served_crews()
+    crews = served_crews(settings)
     engine = Engine(
         model=configured_model(settings, crews), mode=settings.engine, max_stock_threads=1
     )
@@ -91,7 +91,7 @@ async def _describe_crews(settings: Settings, examination: _Examination) -> None
 
 
 async def _ask_model(settings: Settings) -> str:
-    model = configured_model(settings, served_crews())
+    model = configured_model(settings, served_crews(settings))
     answer = await model.acall([{"role": "user", "content": "Answer with the word ready."}])
     if not str(answer).strip():
         raise ValueError("the model's answer is empty")

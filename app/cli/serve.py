@@ -22,7 +22,7 @@ from app.db import DatabaseUnavailable
 from app.engine import EngineError
 from app.logs import configure_logging
 from app.open_files import raise_open_file_limit
-from app.settings import Settings, load_settings
+from app.settings import Settings, SettingsError, load_settings
 from storage import StorageError
 
 logger = logging.getLogger("crew_capture.serve")
@@ -30,7 +30,7 @@ logger = logging.getLogger("crew_capture.serve")
 # A burst of clients waits in the kernel until the loop comes to it; it cuts this to somaxconn.
 _BACKLOG = 8192
 # What an operator can mend: its message says how, a stack trace would only hide it.
-_MENDABLE = (DatabaseUnavailable, StorageError, EngineError)
+_MENDABLE = (SettingsError, DatabaseUnavailable, StorageError, EngineError)
 # How long the supervisor waits between two looks at what was signalled to it.
 _SUPERVISOR_SECONDS = 0.2
 # A terminal and a service manager signal all processes, and the supervisor then signals its own

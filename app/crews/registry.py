@@ -1,30 +1,40 @@
 """The crews that are served, by name."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from app.crews.idea import advisor
 from app.crews.idea.profile import DEFAULTS
+from app.crews.sources import SourceError, open_source
+from app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from crewai import Crew
+    from crewai.flow.flow import Flow
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class CrewSpec:
-    """One crew: how it is built, and what is known about its inputs.
+    """One crew or flow: how it is built, and what is known about its inputs.
 
-    `static` says that its definition is the same at every call (it comes from YAML).
-    `defaults` are the values that empty or missing inputs become.
-    `offline_answer` writes the crew's reports when no model is configured: it gets the
-    text of a prompt and returns the answer, or None if the prompt is not of this crew.
+    `folder` is the project's, by which relative paths in its definition go. `static` says that its
+    definition is the same at every call (it comes from YAML). `defaults` are the values that empty
+    or missing inputs become. `offline_answer` writes the crew's reports when no model is
+    configured: it gets the text of a prompt and returns the answer, or None if the prompt is not
+    of this crew.
     """
 
     name: str
-    build: Callable[[], "Crew"]
+    build: "Callable[[], Crew | Flow[Any]]"
+    folder: Path | None = None
     static: bool = False
-    defaults: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     max_input_chars: int = 4000
     offline_answer: Callable[[str], str | None] | None = None
 
@@ -42,15 +52,59 @@ class Registry:
         return self._specs.get(name)
 
 
-def served_crews() -> Registry:
-    """Every crew that this installation serves."""
-    return Registry([_idea_crew()])
+def served_crews(settings: Settings) -> Registry:
+    """Every crew that this installation serves: the idea crew, and those of CREWS.
+
+    Imports the code of the latter, and CrewAI with it: `app.engine` must have been imported.
+
+    Raises:
+        SettingsError: a crew can't be had; one line with its name and what to do.
+    """
+    specs = [idea_crew()]
+    for entry in filter(None, map(str.strip, settings.crews.split(","))):
+        name, separator, where = (part.strip() for part in entry.partition("="))
+        if not separator or not where:
+            raise SettingsError(
+                f"CREWS={entry}: must be name=package.module:factory or name=FOLDER"
+            )
+        if not _NAME.fullmatch(name):
+            raise SettingsError(
+                f"CREWS={entry}: a crew's name is made of a-z, 0-9, _ and -, at most 64 of them"
+            )
+        if any(spec.name == name for spec in specs):
+            raise SettingsError(f"CREWS={entry}: another crew is named {name}; choose a new name")
+        specs.append(_crew(name, where))
+    return Registry(specs)
 
 
-def _idea_crew() -> CrewSpec:
+def _crew(name: str, where: str) -> CrewSpec:
+    try:
+        code = open_source(name, where)
+    except SourceError as error:
+        raise SettingsError(f"CREWS={name}={where}: {error}") from error
+    return CrewSpec(
+        name,
+        code.build,
+        folder=code.folder,
+        static=code.static,
+        description=code.description,
+        defaults=code.defaults,
+    )
+
+
+def idea_crew() -> CrewSpec:
+    """The crew that comes with the service."""
+
     def build() -> "Crew":
         from app.crews.idea.crew import build  # noqa: PLC0415 - importing crewai takes seconds
 
         return build()
 
-    return CrewSpec("idea", build, static=True, defaults=DEFAULTS, offline_answer=advisor.answer)
+    return CrewSpec(
+        "idea",
+        build,
+        static=True,
+        description="A startup-idea advisor: three reports from eight facts about a person.",
+        defaults=DEFAULTS,
+        offline_answer=advisor.answer,
+    )

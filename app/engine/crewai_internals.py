@@ -14,12 +14,15 @@ from crewai import Crew, Task
 from crewai.agents import agent_executor
 from crewai.events.base_events import BaseEvent
 from crewai.events.event_bus import CrewAIEventsBus
+from crewai.knowledge.source import base_file_knowledge_source, excel_knowledge_source
 from crewai.llms.base_llm import BaseLLM
+from crewai.skills import loader
 from crewai.tasks.task_output import TaskOutput
-from crewai.utilities import file_store, llm_utils
+from crewai.utilities import constants, file_store, llm_utils
 from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 
 from app.engine.executor import NativeExecutor
+from app.engine.folders import KNOWLEDGE, discover_skills
 from app.engine.models import current_default_model
 from app.engine.results import Replay
 from app.engine.scope import current_scope
@@ -189,6 +192,11 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (CrewAIEventsBus, "emit", _emit),
     (agent_executor, "handle_context_length", _handle_context_length),
     (file_store, "_run_sync", _FileStore().run_sync),
+    # Where it was imported already, and for sources that are imported later.
+    (base_file_knowledge_source, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
+    (excel_knowledge_source, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
+    (constants, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
+    (loader, "discover_skills", discover_skills),
     (Crew.__private_attributes__["_task_output_handler"], "default_factory", NoTaskOutputStorage),
 )
 _originals: dict[tuple[int, str], Any] = {}

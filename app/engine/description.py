@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 from crewai import Crew
+from crewai.flow.flow import Flow
 
 from app.engine.errors import CrewBroken
 from app.engine.results import Way
@@ -27,7 +28,11 @@ class CrewSource(Protocol):
     def static(self) -> bool:
         """True if two calls of `build` can't differ: a crew from YAML files, read once."""
 
-    def build(self) -> Crew: ...
+    @property
+    def folder(self) -> Path | None:
+        """By which relative paths in its definition go; None: the working directory."""
+
+    def build(self) -> Crew | Flow[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)

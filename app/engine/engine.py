@@ -7,8 +7,10 @@ from typing import Literal
 
 from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
+from crewai.flow.flow import Flow
 from crewai.llms.base_llm import BaseLLM
 
+from app.engine.console import silence
 from app.engine.coverage import (
     NotCovered,
     check_native_covers,
@@ -25,6 +27,7 @@ from app.engine.description import (
 )
 from app.engine.errors import CrewBroken, CrewUnknown, EngineClosed, one_line
 from app.engine.failures import failure_of
+from app.engine.folders import paths_from, settle_paths
 from app.engine.llm import deferred_clients
 from app.engine.models import default_model, settle_models
 from app.engine.native import run_natively
@@ -118,7 +121,8 @@ class Engine:
             threads=self._work_threads,
             replays=replays,
         )
-        with scope.entered(), default_model(self._model):
+        folder = served.source.folder
+        with scope.entered(), default_model(self._model), paths_from(folder):
             try:
                 output, way = await self._execute(served, inputs, scope)
             except Exception as error:
@@ -202,12 +206,18 @@ class Engine:
 
     def _build(self, source: CrewSource) -> Crew:
         try:
-            with default_model(self._model), deferred_clients():
+            with default_model(self._model), deferred_clients(), paths_from(source.folder):
                 crew = source.build()
+                if isinstance(crew, Crew):
+                    settle_paths(crew)
         except Exception as error:
             raise CrewBroken(f"crew {source.name} can't be built: {one_line(error)}") from error
+        if not isinstance(crew, Crew):
+            kind = "a flow" if isinstance(crew, Flow) else f"a {type(crew).__name__}"
+            raise CrewBroken(f"crew {source.name}: its factory returns {kind}, not a crew")
         for model in settle_models(crew, self._model):
             watch_model(type(model))
+        silence(crew)
         # The result is awaited as a whole; CrewAI's streaming would also change shared models.
         crew.stream = False
         return crew

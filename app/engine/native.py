@@ -23,12 +23,9 @@ async def run_natively(crew: Crew, inputs: Mapping[str, object], scope: RunScope
     """Run a crew that nobody else uses. Cancelling this cancels its model calls."""
     scope.bind(crew)
     scope.adopt = adopt
-    agents = _agents(crew)
-    for agent in agents:
+    for agent in _agents(crew):
         adopt(agent)
-    scope.quiet = not (
-        crew.verbose or any(agent.verbose for agent in agents) or foreign_listeners()
-    )
+    scope.quiet = not foreign_listeners()
     _take_callbacks_off_the_loop(crew, scope.threads)
     before: list[Any] = []
     after: list[Any] = []

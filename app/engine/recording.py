@@ -181,9 +181,6 @@ async def _record(crew: Crew, values: _Values, kick_off: KickOff) -> _Recording:
     for task in crew.tasks:
         task.output_file = None
     crew.after_kickoff_callbacks = []
-    crew.verbose = False
-    for agent in crew.agents:
-        agent.verbose = False
     try:
         output = await kick_off(crew, values.inputs)
     except Exception as error:

@@ -113,6 +113,27 @@ TOUCHES: tuple[Touch, ...] = (
         "442885171798",
         "a locked SQLite file per machine, which only crew.replay reads",
     ),
+    # A crew's own folder (folders.py), and its silence (console.py)
+    Touch(
+        "crewai.knowledge.source.base_file_knowledge_source:BaseFileKnowledgeSource.convert_to_path",
+        "4ae74b549e4d",
+        "puts KNOWLEDGE_DIRECTORY before a file's name: ours stands for the crew's folder",
+    ),
+    Touch(
+        "crewai.knowledge.source.excel_knowledge_source:ExcelKnowledgeSource.convert_to_path",
+        "4ae74b549e4d",
+        "the same",
+    ),
+    Touch(
+        "crewai.skills.loader:discover_skills",
+        "f085d2df9526",
+        "looks for skills by the working directory: ours in the crew's folder",
+    ),
+    Touch(
+        "crewai.crew:Crew.set_private_attrs",
+        "b39230ab3210",
+        "makes the process's console as verbose as the crew that was built last",
+    ),
     # The environment (environment.py)
     Touch(
         "crewai_core.settings:get_writable_config_path",

@@ -10,16 +10,14 @@ from uuid import UUID
 import pytest
 
 from app.crews.idea.profile import DEFAULTS
-from app.crews.registry import Registry, served_crews
+from app.crews.registry import Registry, idea_crew
 from tests.serving import Serve, Served
 
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
 
 
 def _idea_crew_that_answers(answer: Any) -> Registry:
-    spec = served_crews().get("idea")
-    assert spec is not None
-    return Registry([replace(spec, offline_answer=answer)])
+    return Registry([replace(idea_crew(), offline_answer=answer)])
 
 
 async def test_a_run_answers_with_its_three_reports(served: Served) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
-from app.crews.registry import Registry, served_crews
+from app.crews.registry import Registry, idea_crew
 from tests.runs.scripted import until
 from tests.serving import Serve, Served
 
@@ -23,9 +23,7 @@ class Gate:
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.open = threading.Event()
-        spec = served_crews().get("idea")
-        assert spec is not None
-        self.crews = Registry([replace(spec, offline_answer=self._answer)])
+        self.crews = Registry([replace(idea_crew(), offline_answer=self._answer)])
 
     def _answer(self, prompt: str) -> str:
         self.asked.set()

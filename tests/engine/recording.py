@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from crewai import Crew
@@ -139,6 +140,7 @@ class Source:
     name: str
     build: Callable[[], Crew]
     static: bool = False
+    folder: Path | None = None
 
 
 def grouped(asked: list[Asked]) -> dict[tuple[str, str], list[Asked]]:

@@ -403,7 +403,7 @@ def test_importing_the_engine_writes_nothing_to_the_home_or_the_working_director
         "    def call(self, messages, **options): return 'fine'\n"
         "    async def acall(self, messages, **options): return 'fine'\n"
         "class Source:\n"
-        "    name, static = 'crew', False\n"
+        "    name, static, folder = 'crew', False, None\n"
         "    def build(self):\n"
         "        a = Agent(role='r', goal='g', backstory='b')\n"
         "        t = Task(description='d', expected_output='e', agent=a, output_file='o.md')\n"

@@ -74,6 +74,9 @@ def test_outside_of_runs_crewai_works_as_ever() -> None:
 def test_every_replacement_of_crewai_is_listed() -> None:
     replaced = {name for _, name, _ in crewai_internals._REPLACEMENTS}
     listed = " ".join(touch.where for touch in TOUCHES)
-    known_by_another_name = {"default_factory": "TaskOutputStorageHandler"}
+    known_by_another_name = {
+        "default_factory": "TaskOutputStorageHandler",
+        "KNOWLEDGE_DIRECTORY": "convert_to_path",
+    }
     for name in replaced:
         assert known_by_another_name.get(name, name) in listed, name

@@ -5,7 +5,7 @@ import json
 import threading
 from dataclasses import replace
 
-from app.crews.registry import Registry, served_crews
+from app.crews.registry import Registry, idea_crew
 from tests.runs.scripted import until
 from tests.serving import Serve
 
@@ -18,9 +18,7 @@ async def test_the_run_of_a_client_that_goes_away_is_saved_and_cleaned_up(serve:
         assert go_on.wait(10)
         return "a thought"
 
-    spec = served_crews().get("idea")
-    assert spec is not None
-    crews = Registry([replace(spec, offline_answer=think)])
+    crews = Registry([replace(idea_crew(), offline_answer=think)])
     async with serve(crews, engine="stock") as served:
         _, writer = await asyncio.open_connection(
             served.http.base_url.host, served.http.base_url.port

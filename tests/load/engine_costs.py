@@ -57,6 +57,7 @@ class Source:
     """The crew; `static` says whether it is built anew for each run."""
 
     name = "crew"
+    folder = None
 
     def __init__(self, *, static: bool) -> None:
         self.static = static
