@@ -13,6 +13,11 @@ class Caller:
     address: str | None = None
     """Of the client, for limits."""
 
+    @property
+    def name(self) -> str:
+        """Whom limits and turns are for: the owner; where keys are off, the address."""
+        return self.owner or self.address or ""
+
     def may_see(self, owner: str) -> bool:
         """Whether runs of this owner exist for the caller; '' is nobody's."""
         return self.is_admin or (self.owner is not None and self.owner == owner)

@@ -5,11 +5,11 @@ import binascii
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import or_, select, tuple_
+from sqlalchemy import func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
@@ -39,6 +39,14 @@ class RunPage:
 
     runs: Sequence[UserRun]
     next_cursor: str | None
+
+
+class AbandonedRun(NamedTuple):
+    """An unsettled run in nobody's hands; `attempt` counts those begun."""
+
+    run_id: UUID
+    attempt: int
+    owner: str
 
 
 class RunQueries:
@@ -79,19 +87,20 @@ class RunQueries:
         runs = runs[:limit]
         return RunPage(runs, _encode(runs[-1]) if more else None)
 
-    async def abandoned(self, limit: int) -> list[tuple[UUID, int]]:
-        """Unsettled runs in nobody's hands, oldest first, each with its attempts so far."""
+    async def abandoned(self, limit: int) -> list[AbandonedRun]:
+        """Unsettled runs in nobody's hands: each owner's oldest, then each one's second, ..."""
+        place = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
         question = (
-            select(UserRun.run_id, UserRun.attempt)
+            select(UserRun.run_id, UserRun.attempt, UserRun.owner)
             .where(
                 UserRun.status.in_(UNSETTLED),
                 or_(UserRun.lease_until.is_(None), UserRun.lease_until < datetime.now(UTC)),
             )
-            .order_by(UserRun.created_at)
+            .order_by(place, UserRun.created_at)
             .limit(limit)
         )
         async with self._database.read() as connection:
-            return [(row.run_id, row.attempt) for row in await connection.execute(question)]
+            return [AbandonedRun(*row) for row in await connection.execute(question)]
 
     async def unsettled(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Those of the given runs that are not settled yet."""

@@ -52,12 +52,12 @@ class Recovery:
         await self._rows.renew_leases(self._worker.run_ids)
         if not self.taking_over:
             return
-        for run_id, attempts in await self._queries.abandoned(_RUNS_PER_LOOK):
-            if attempts >= self._max_attempts:
-                await self._worker.give_up(run_id, attempts)
-            else:
-                logger.info("Taking over run %s after %d attempt(s)", run_id, attempts)
-                self._worker.dispatch(run_id)
+        for run in await self._queries.abandoned(_RUNS_PER_LOOK):
+            if run.attempt >= self._max_attempts:
+                await self._worker.give_up(run.run_id, run.attempt)
+            elif run.run_id not in self._worker:
+                logger.info("Taking over run %s after %d attempt(s)", run.run_id, run.attempt)
+                self._worker.dispatch(run.run_id, run.owner)
 
     async def _look_forever(self) -> None:
         while True:

@@ -96,7 +96,7 @@ class RunService:
         options = options or RunOptions()
         new = self._new_run(crew, given, caller, options, "")
         await self._check_webhook(options.webhook_url)
-        (run_id,) = await self._accept([new])
+        (run_id,) = await self._accept([new], caller)
         return run_id
 
     async def start_many(
@@ -117,7 +117,7 @@ class RunService:
             for index, given in enumerate(batch)
         ]
         await self._check_webhook(webhook_url)
-        return await self._accept(new)
+        return await self._accept(new, caller)
 
     async def _check_webhook(self, url: str | None) -> None:
         if url is None:
@@ -127,7 +127,7 @@ class RunService:
             raise InvalidInput("webhook_url", problem)
         await self._webhook_targets.check(url)
 
-    async def _accept(self, runs: Sequence[NewRun]) -> list[UUID]:
+    async def _accept(self, runs: Sequence[NewRun], caller: Caller) -> list[UUID]:
         self._admit(len(runs))
         self._adding += len(runs)
         try:
@@ -136,7 +136,7 @@ class RunService:
             self._adding -= len(runs)
         for run, accepted in zip(runs, added, strict=True):
             if accepted.is_new:
-                self._worker.dispatch(accepted.run_id)
+                self._worker.dispatch(accepted.run_id, caller.name)
             elif accepted.request_digest != run.request_digest:
                 raise IdempotencyConflict("Idempotency-Key: used before for another request")
         return [accepted.run_id for accepted in added]

@@ -26,6 +26,7 @@ from app.runs.models import RunStatus
 from app.runs.queries import RunQueries
 from app.runs.rows import CANCELLED, Outcome, RunRows, TakenRun
 from app.runs.sweeping import Sweeper
+from app.runs.turns import Turns
 from storage import OutputKey, OutputStore, StorageError
 
 logger = logging.getLogger("crew_capture.runs")
@@ -51,7 +52,7 @@ class SettledRun:
 
 
 class Worker:
-    """Carries runs to their end, `max_in_flight` at a time; the others wait in order.
+    """Carries runs to their end, `max_in_flight` at a time; the others wait for their turn.
 
     A run that it took ends in one of the settled states, and only after that is committed are
     its stored outputs deleted. While the database is away, runs wait for it; nothing of theirs
@@ -77,7 +78,7 @@ class Worker:
         self._sweeper = sweeper
         self._events = events
         self._timeout_seconds = timeout_seconds
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._turns = Turns(max_in_flight)
         self._runs: dict[UUID, asyncio.Task[SettledRun | None]] = {}
         self._deadlines: dict[UUID, asyncio.Timeout] = {}
         self._aborted: set[UUID] = set()
@@ -94,10 +95,13 @@ class Worker:
         """The runs under way or waiting for a slot."""
         return set(self._runs)
 
-    def dispatch(self, run_id: UUID) -> None:
-        """Run an accepted run as soon as a slot is free, unless it is on its way already."""
+    def dispatch(self, run_id: UUID, owner: str) -> None:
+        """Run an accepted run as soon as a slot is free, unless it is on its way already.
+
+        Owners whose runs wait take turns.
+        """
         if run_id not in self._runs:
-            task = asyncio.create_task(self._carry(run_id))
+            task = asyncio.create_task(self._carry(run_id, owner))
             self._runs[run_id] = task
             task.add_done_callback(lambda _: self._forget(run_id))
 
@@ -145,14 +149,20 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("Run %s was not settled", run_id, exc_info=error)
 
-    async def _carry(self, run_id: UUID) -> SettledRun | None:
-        async with self._slots:
-            taken = await self._persist(lambda: self._rows.take(run_id))
-            if taken is None:
-                return None
-            capture = Capture(self._store, self._rows, self._events, taken)
-            outcome = await self._attempt(taken, capture)
-            settled = await self._settle(taken, outcome, capture.keys)
+    async def _carry(self, run_id: UUID, owner: str) -> SettledRun | None:
+        await self._turns.take(owner)
+        try:
+            return await self._carry_in_slot(run_id)
+        finally:
+            self._turns.pass_on()
+
+    async def _carry_in_slot(self, run_id: UUID) -> SettledRun | None:
+        taken = await self._persist(lambda: self._rows.take(run_id))
+        if taken is None:
+            return None
+        capture = Capture(self._store, self._rows, self._events, taken)
+        outcome = await self._attempt(taken, capture)
+        settled = await self._settle(taken, outcome, capture.keys)
         if settled is None:
             return None
         waited = (taken.started_at - taken.created_at).total_seconds()
