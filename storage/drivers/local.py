@@ -1,5 +1,6 @@
 """Outputs as files in one directory."""
 
+import asyncio
 import errno
 import itertools
 import os
@@ -7,8 +8,10 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -50,6 +53,7 @@ class LocalDriver(Driver):
         self._fd = -1
         self._spent_fds: list[int] = []
         self._opening = threading.Lock()
+        self._reading: _Reading | None = None
         # Two writers, be it on two machines, never form the same temporary name.
         self._writer = secrets.token_hex(8)
         self._serial = itertools.count()
@@ -72,7 +76,8 @@ class LocalDriver(Driver):
         return await self._threads.submit(partial(self._remove, tuple(names)))
 
     async def list(self, prefix: str = "") -> Listing:
-        return await self._threads.submit(partial(self._scan, prefix))
+        names = await self._names_from_now_on()
+        return await self._threads.submit(partial(self._list, prefix, names))
 
     async def aclose(self) -> None:
         await self._writes.aclose()
@@ -81,6 +86,17 @@ class LocalDriver(Driver):
             if fd >= 0:
                 os.close(fd)
         self._fd, self._spent_fds = -1, []
+
+    def _names_from_now_on(self) -> Awaitable["_Names"]:
+        """What is in the directory, read after this call.
+
+        Calls made before a reading begins share it: a thousand runs that look for their
+        outputs at once cost one.
+        """
+        if self._reading is None or self._reading.begun:
+            self._reading = reading = _Reading()
+            reading.names = self._threads.submit(partial(self._read_names, reading))
+        return asyncio.shield(self._reading.names)
 
     # What follows runs in threads.
 
@@ -172,9 +188,14 @@ class LocalDriver(Driver):
                 failures[name] = error
         return failures
 
-    def _scan(self, prefix: str) -> Listing:
+    def _read_names(self, reading: "_Reading") -> "_Names":
+        reading.begun = True
+        with self._told_as_ours("*"):
+            return self._in_directory(_names_in)
+
+    def _list(self, prefix: str, names: "_Names") -> Listing:
         with self._told_as_ours(f"{prefix}*"):
-            return self._in_directory(lambda directory: _scan_in(directory, prefix))
+            return self._in_directory(lambda directory: _listing(directory, prefix, names))
 
     @contextmanager
     def _told_as_ours(self, name: str) -> Iterator[None]:
@@ -215,29 +236,66 @@ def _read_in(directory: int, name: str) -> bytes:
         os.close(fd)
 
 
-def _scan_in(directory: int, prefix: str) -> Listing:
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What is in a directory, sorted."""
+
+    finished: list[str]
+    unfinished: list[str]
+
+    def beginning_with(self, prefix: str) -> Iterator[str]:
+        for at in range(bisect_left(self.finished, prefix), len(self.finished)):
+            if not self.finished[at].startswith(prefix):
+                return
+            yield self.finished[at]
+
+
+class _Reading:
+    """A reading of the names, asked for."""
+
+    names: asyncio.Future[_Names]
+    begun = False
+
+
+def _names_in(directory: int) -> _Names:
     if os.fstat(directory).st_nlink == 0:
         raise FileNotFoundError(errno.ENOENT, "the directory was removed")
+    # Through a descriptor of its own: the position in the directory belongs to the descriptor
+    # and its duplicates, so readings at once would each get a part.
+    own = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+    try:
+        with os.scandir(own) as files:
+            names = sorted(file.name for file in files)
+    finally:
+        os.close(own)
+    unfinished = [name for name in names if _UNFINISHED.fullmatch(name)]
+    if unfinished:
+        ours = set(unfinished)
+        names = [name for name in names if name not in ours]
+    return _Names(names, unfinished)
+
+
+def _listing(directory: int, prefix: str, names: _Names) -> Listing:
     # The clock of the file system, which need not be ours. Touching the directory takes no room on
     # a full disk, unlike a new file. Where it can't be touched, its last change stands in, which
     # makes nothing older than it is.
     with suppress(OSError):
         os.utime(directory)
     now = os.fstat(directory).st_mtime
-    entries: list[Entry] = []
-    leftovers: list[Entry] = []
-    with os.scandir(directory) as files:
-        for file in files:
-            unfinished = _UNFINISHED.fullmatch(file.name)
-            if not (unfinished or file.name.startswith(prefix)):
-                continue
-            with suppress(FileNotFoundError):  # gone meanwhile
-                status = file.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    (leftovers if unfinished else entries).append(_entry(file.name, status, now))
-    entries.sort(key=lambda entry: entry.name)
     room = os.fstatvfs(directory)
-    return Listing(entries, leftovers, free_bytes=room.f_bavail * room.f_frsize)
+    return Listing(
+        list(_entries(directory, names.beginning_with(prefix), now)),
+        list(_entries(directory, names.unfinished, now)),
+        free_bytes=room.f_bavail * room.f_frsize,
+    )
+
+
+def _entries(directory: int, names: Iterable[str], now: float) -> Iterator[Entry]:
+    for name in names:
+        with suppress(FileNotFoundError):  # gone meanwhile
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                yield _entry(name, status, now)
 
 
 def _entry(name: str, status: os.stat_result, now: float) -> Entry:

@@ -127,6 +127,25 @@ async def test_a_listing_gives_size_and_time_in_utc_of_names_with_the_prefix(
         assert -1 <= entry.age_seconds < 60
 
 
+async def test_listings_at_once_are_each_complete(driver: Driver) -> None:
+    runs = [uuid4() for _ in range(50)]
+    names = {run: [str(key(number, run_id=run)) for number in range(2)] for run in runs}
+    await asyncio.gather(*(driver.put(one, b"x") for run in runs for one in names[run]))
+    listings = await asyncio.gather(*(driver.list(f"{run.hex}_") for run in runs))
+    for run, listing in zip(runs, listings, strict=True):
+        assert [entry.name for entry in listing.entries] == names[run]
+
+
+async def test_a_listing_has_what_was_put_before_it_while_others_are_under_way(
+    driver: Driver,
+) -> None:
+    async def put_then_list(number: int) -> bool:
+        await driver.put(name(number), b"x")
+        return name(number) in {entry.name for entry in (await driver.list()).entries}
+
+    assert all(await asyncio.gather(*(put_then_list(number) for number in range(50))))
+
+
 async def test_many_writers_at_once_do_not_mix(driver: Driver) -> None:
     contents = {name(number): f"{number} ".encode() * 5000 for number in range(64)}
     await asyncio.gather(*(driver.put(one, data) for one, data in contents.items()))

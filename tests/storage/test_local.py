@@ -1,6 +1,7 @@
 """What only a directory of files can get wrong."""
 # ruff: noqa: ASYNC240 - a few small files, and nothing else runs beside a test
 
+import asyncio
 import errno
 import os
 import shutil
@@ -265,3 +266,20 @@ async def test_a_stamp_lost_in_a_power_cut_is_put_back(
     async with OutputStore(LocalDriver(directory)) as again:
         await again.start(INSTALLATION)
     assert (directory / ".crew-capture-installation").read_text() == f"{INSTALLATION}\n"
+
+
+async def test_listings_of_a_large_directory_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Each takes so long that several threads are at it."""
+    driver = LocalDriver(tmp_path / "outputs")
+    await driver.start()
+    names = sorted(str(key(number)) for number in range(20_000))
+    for name in names:
+        (tmp_path / "outputs" / name).touch(mode=0o600)
+
+    async def list_after(seconds: float) -> list[str]:
+        await asyncio.sleep(seconds)
+        return [entry.name for entry in (await driver.list()).entries]
+
+    listings = await asyncio.gather(*(list_after(turn * 0.02) for turn in range(20)))
+    assert all(listing == names for listing in listings)
+    await driver.aclose()
