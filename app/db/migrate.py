@@ -7,7 +7,7 @@ from alembic.config import Config
 from sqlalchemy import Connection
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from app.db.session import Database, DatabaseUnavailable
+from app.db.session import Database, DatabaseUnavailable, transaction_limit
 
 # Any number that no other program is likely to lock: two processes never migrate at once.
 _ADVISORY_LOCK = 7_226_531_408
@@ -33,6 +33,8 @@ async def migrate(database: Database) -> None:
 async def _migrate_once(database: Database) -> None:
     async with database.write() as connection:
         if not database.is_sqlite:  # on SQLite the transaction itself is exclusive
+            # A large table, or another process that migrates, may take its time.
+            await connection.exec_driver_sql(transaction_limit(0, of="transaction"))
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
         await connection.run_sync(_upgrade)
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 import msgspec
@@ -24,9 +24,12 @@ class Base(DeclarativeBase):
 # a statement.
 _UNAVAILABLE_STATES = ("08", "40", "42", "53", "57", "58")
 
-# A process that is frozen in the midst of a transaction holds its locks for no longer. A busy event
-# loop may come back to one after seconds.
-_FROZEN_TRANSACTION_SECONDS = 15
+# A process that is frozen in the midst of a transaction keeps its locks for no longer. Ours take
+# milliseconds, but a busy event loop may come back to one after seconds.
+_TRANSACTION_SECONDS = 20
+# The first does not count while a statement is being sent, and asyncpg sends each in several parts.
+# The second, of PostgreSQL 17, counts all the time.
+_TRANSACTION_LIMITS = ("idle_in_transaction_session_timeout", "transaction_timeout")
 
 
 class DatabaseUnavailable(Exception):
@@ -104,16 +107,8 @@ def async_url(url: str) -> URL:
 def _create_engine(url: URL) -> AsyncEngine:
     options: dict[str, Any] = {}
     if url.get_backend_name() == "postgresql":
-        frozen = f"{_FROZEN_TRANSACTION_SECONDS}s"
-        options = {
-            # A server that went away and came back must not cost a run its answer.
-            "pool_pre_ping": True,
-            "connect_args": {
-                "timeout": 10,
-                "command_timeout": 60,
-                "server_settings": {"idle_in_transaction_session_timeout": frozen},
-            },
-        }
+        # A server that went away and came back must not cost a run its answer.
+        options = {"pool_pre_ping": True, "connect_args": {"timeout": 10, "command_timeout": 60}}
     engine = create_async_engine(
         url,
         json_serializer=lambda value: msgspec.json.encode(value).decode(),
@@ -122,6 +117,8 @@ def _create_engine(url: URL) -> AsyncEngine:
     )
     if engine.dialect.name == "sqlite":
         _prepare_sqlite(engine)
+    else:
+        _prepare_postgresql(engine)
     return engine
 
 
@@ -140,6 +137,25 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
     def _begin(connection: Any) -> None:
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_postgresql(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        limit = transaction_limit(_TRANSACTION_SECONDS, of="session")
+        connection.run_async(lambda driver: driver.execute(limit))
+
+
+def transaction_limit(seconds: int, *, of: Literal["session", "transaction"]) -> str:
+    """SQL for PostgreSQL to end transactions that take longer; 0 is no limit.
+
+    Limits that the server is too old to know are left out.
+    """
+    names = ", ".join(f"'{name}'" for name in _TRANSACTION_LIMITS)
+    this_one = "true" if of == "transaction" else "false"
+    return f"""
+        SELECT set_config(name, '{seconds}s', {this_one}) FROM pg_settings WHERE name IN ({names})
+    """  # noqa: S608 - made of constants
 
 
 @contextmanager

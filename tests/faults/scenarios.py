@@ -418,9 +418,10 @@ async def _lock_holders(deployment: Deployment) -> set[object]:
         return {tuple(row) for row in await connection.execute(text(_HOLDING_ROWS))}
 
 
-# Transactions that have locked rows and wait for their client. RowShareLock is what
-# SELECT ... FOR UPDATE takes.
+# Transactions that have locked rows and wait for their client, be it for the rest of a statement
+# (which is `active`). RowShareLock is what SELECT ... FOR UPDATE takes.
 _HOLDING_ROWS = """
     SELECT pid, state_change FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE datname = current_database() AND mode = 'RowShareLock' AND state = 'idle in transaction'
+    WHERE datname = current_database() AND mode = 'RowShareLock'
+    AND (state = 'idle in transaction' OR wait_event = 'ClientRead')
 """
