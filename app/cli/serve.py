@@ -79,6 +79,9 @@ class _Supervisor(Multiprocess):
 
     def join_all(self) -> None:
         """Wait for the processes to end; pass on what else is signalled meanwhile."""
+        # The processes have closed theirs: clients are refused, and don't wait for nobody.
+        for one in self.sockets:
+            one.close()
         for process in self.processes:
             while process.process.is_alive():
                 process.process.join(_SUPERVISOR_SECONDS)
@@ -133,16 +136,15 @@ class _Process:
             of_server = signal.getsignal(number)
 
             def on_signal(number: int, frame: FrameType | None, of_server: Any = of_server) -> None:
-                loop.call_soon_threadsafe(self._stop)
+                loop.call_soon_threadsafe(self._stop, time.monotonic())
                 of_server(number, frame)
 
             if callable(of_server):
                 signal.signal(number, on_signal)
 
-    def _stop(self) -> None:
-        now, before = time.monotonic(), self._signalled_at
-        self._signalled_at = now
-        if now - before < _ONE_SIGNAL_SECONDS:
+    def _stop(self, signalled_at: float) -> None:
+        before, self._signalled_at = self._signalled_at, signalled_at
+        if signalled_at - before < _ONE_SIGNAL_SECONDS:
             return
         seconds = self._patience.pop() if self._patience else 0.0
         # Kept here, for the loop alone would not keep it.

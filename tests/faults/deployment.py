@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 10  # the least that can be set
 _BUCKET = "faults"
 _START_SECONDS = 90.0
+_PATIENCE = aiohttp.ClientTimeout(total=5)
 
 
 class Servers:
@@ -143,9 +144,11 @@ class Serving:
     async def ready(self) -> bool:
         """Whether it says that it can take runs."""
         try:
-            async with aiohttp.request("GET", f"{self.url}/health/ready") as answer:
+            async with aiohttp.request(
+                "GET", f"{self.url}/health/ready", timeout=_PATIENCE
+            ) as answer:
                 return answer.status == 200
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, TimeoutError):
             return False
 
 

@@ -220,7 +220,8 @@ async def stopped_at_once(site: Site, runs: int, workers: int = 1) -> Figures:
             await deployment.post(serving, runs, pace.arrival_seconds)
             deployment.stub.delay_seconds = 300  # no run ends from here on by itself
             serving.send(signal.SIGTERM)
-            await until(lambda: _is_unready(serving), 5)
+            await until(lambda: _have_heard(serving, workers), 20)
+            await until(lambda: _is_unready(serving), 10)
             await asyncio.sleep(1.5)  # sooner, it would count as the same signal
             assert serving.is_running
             begun = time.monotonic()
@@ -364,6 +365,11 @@ async def _handed_back(deployment: Deployment) -> set[UUID]:
 
 async def _is_unready(serving: Serving) -> bool:
     return not await serving.ready()
+
+
+async def _have_heard(serving: Serving, workers: int) -> bool:
+    """Whether all its processes have taken notice of a signal to stop."""
+    return serving.log().count("Shutting down") == workers
 
 
 async def _has_accepted(deployment: Deployment, runs: int) -> bool:
