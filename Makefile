@@ -40,7 +40,6 @@ bench: $(VENV)/.dev ## measure speed against the bare limit (tests/load)
 	$(BIN)/python -m tests.load.bench
 
 faults: $(VENV)/.dev ## break everything on every database and backend, half an hour (tests/faults)
-	FAULTS=1 $(BIN)/python -m pytest tests/faults
 	$(BIN)/python -m tests.faults.suite
 
 lock: $(VENV)/.dev ## write both lock files anew from pyproject.toml

@@ -1,9 +1,8 @@
-"""Nothing accepted is lost, whatever dies: each case in its short form, by `make faults`.
+"""Nothing accepted is lost, whatever dies: each case in its short form.
 
-They are kept out of `make test` as long as some of them depend on how busy the machine is.
+The databases and backends are spread over the cases. `make faults` has them all on each.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import pytest
 
 from tests.faults import scenarios
 from tests.faults.deployment import Servers, Site
-
-pytestmark = pytest.mark.skipif(not os.environ.get("FAULTS"), reason="run by `make faults`")
 
 MakeSite = Callable[[str, str], Site]
 RUNS = 30
@@ -29,31 +26,24 @@ def site(servers: Servers, tmp_path: Path) -> MakeSite:
     return lambda database, backend: Site(servers, tmp_path, database, backend)
 
 
-@pytest.mark.parametrize(
-    ("database", "backend"), [("sqlite", "local"), ("postgresql", "memory+s3")]
-)
-async def test_a_killed_process_loses_no_run(site: MakeSite, database: str, backend: str) -> None:
-    await scenarios.process_killed(site(database, backend), RUNS)
+async def test_a_killed_process_loses_no_run(site: MakeSite) -> None:
+    await scenarios.process_killed(site("sqlite", "local"), RUNS)
 
 
 async def test_a_killed_worker_s_runs_are_taken_over_by_the_other(site: MakeSite) -> None:
-    await scenarios.one_worker_killed(site("sqlite", "s3"), RUNS)
+    await scenarios.one_worker_killed(site("postgresql", "memory+s3"), RUNS)
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-async def test_a_worker_frozen_past_its_lease_changes_nothing_more(
-    site: MakeSite, database: str
-) -> None:
-    await scenarios.worker_frozen(site(database, "local"), RUNS)
+async def test_a_worker_frozen_past_its_lease_changes_nothing_more(site: MakeSite) -> None:
+    await scenarios.worker_frozen(site("sqlite", "s3"), RUNS)
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-async def test_a_worker_frozen_inside_a_write_loses_no_run(site: MakeSite, database: str) -> None:
-    await scenarios.worker_frozen_inside_a_write(site(database, "local"), RUNS)
+async def test_a_worker_frozen_inside_a_write_loses_no_run(site: MakeSite) -> None:
+    await scenarios.worker_frozen_inside_a_write(site("postgresql", "local"), RUNS)
 
 
 async def test_a_stop_ends_what_it_can_and_hands_back_the_rest(site: MakeSite) -> None:
-    await scenarios.stopped(site("sqlite", "local"), RUNS, workers=2)
+    await scenarios.stopped(site("sqlite", "local"), RUNS)
 
 
 async def test_a_second_signal_stops_all_workers_at_once(site: MakeSite) -> None:
@@ -64,6 +54,5 @@ async def test_postgresql_may_die_under_load(site: MakeSite) -> None:
     await scenarios.database_killed(site("postgresql", "local"), RUNS, away_seconds=2)
 
 
-@pytest.mark.parametrize("backend", ["s3", "memory+s3", "s3+local"])
-async def test_s3_may_die_under_load(site: MakeSite, backend: str) -> None:
-    await scenarios.objects_killed(site("sqlite", backend), RUNS, away_seconds=2)
+async def test_s3_may_die_under_load(site: MakeSite) -> None:
+    await scenarios.objects_killed(site("sqlite", "memory+s3"), RUNS, away_seconds=2)
