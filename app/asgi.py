@@ -12,6 +12,7 @@ from litestar import Litestar, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
+from app.api.amp import amp_router
 from app.api.auth import PUBLIC, Identity
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
@@ -76,7 +77,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
             yield
 
     return Litestar(
-        [run_idea_crew, runs_router, live, ready],
+        [run_idea_crew, runs_router, amp_router, live, ready],
         lifespan=[lifespan],
         middleware=[
             Identity(needs_key=settings.auth == "keys", allowed_hosts=settings.host_names),

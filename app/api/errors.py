@@ -1,11 +1,13 @@
 """The one place where errors become HTTP answers.
 
-Every error answer is `{"success": false, "error": TEXT, "error_type": WORD}`; none shows a
+Every error answer is `{"success": false, "error": TEXT, "error_type": WORD}`, and below `/crews/`
+`{"error": KIND, "message": TEXT}`, as clients of CrewAI's hosted platform know it; none shows a
 stack trace, a path or a secret.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -57,6 +59,27 @@ def error_answers(descriptions: Mapping[int, str]) -> dict[int, ResponseSpec]:
     return {
         status: ResponseSpec(ErrorAnswer, description=description)
         for status, description in sorted({**_REFUSED, **descriptions}.items())
+    }
+
+
+class AmpError(msgspec.Struct, omit_defaults=True):
+    """What every error below `/crews/` answers."""
+
+    error: str
+    message: str
+    details: dict[str, Any] = {}
+
+
+def is_amp(path: str) -> bool:
+    """Whether the clients of this path know CrewAI's hosted platform."""
+    return path.startswith("/crews/")
+
+
+def amp_responses(*statuses: int) -> dict[int, ResponseSpec]:
+    """Errors below `/crews/`, for the schema; every call may be refused."""
+    return {
+        status: ResponseSpec(AmpError, description=HTTPStatus(status).phrase)
+        for status in sorted({*_REFUSED, *statuses})
     }
 
 
@@ -136,7 +159,21 @@ def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[E
     return error_response(500, "internal_error", "internal error")
 
 
-EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Any] = {
+def _in_the_words_of_the_path(handler: Callable[..., Response[ErrorAnswer]]) -> Any:
+    def handle(
+        request: Request[Any, Any, Any], error: Exception
+    ) -> Response[ErrorAnswer] | Response[AmpError]:
+        response = handler(request, error)
+        if not is_amp(request.scope["path"]):
+            return response
+        status = HTTPStatus(response.status_code or 500)
+        amp_error = AmpError(status.phrase, response.content.error)
+        return Response(amp_error, status_code=status, headers=response.headers)
+
+    return handle
+
+
+_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[ErrorAnswer]]] = {
     InvalidInput: _invalid_input,
     UnknownCrew: _not_found,
     UnknownRun: _not_found,
@@ -150,4 +187,7 @@ EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Any] = {
     ValidationException: _validation,
     HTTPException: _http,
     Exception: _unexpected,
+}
+EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Any] = {
+    kind: _in_the_words_of_the_path(handler) for kind, handler in _HANDLERS.items()
 }

@@ -21,6 +21,7 @@ from app.runs.models import DeliveryStatus, RunStatus, UserRun, WebhookDelivery
 from app.runs.outbox import webhook_id
 from app.runs.queries import RunFilter
 from app.runs.service import RunOptions, RunService
+from app.runs.webhook_bodies import webhooks_at
 from storage import OutputKey
 
 _MAX_BATCH = 1000
@@ -69,13 +70,15 @@ class TaskView(msgspec.Struct):
 
 
 class DeliveryView(msgspec.Struct):
-    """What the run's webhook was told, or is to be told.
+    """What one of the run's webhooks was told, or is to be told.
 
-    `id` is what it gets as `webhook-id`. `last_result` is how the last attempt ended: an HTTP
-    status, or a word on why there was none. `next_attempt_at` is None when there will be no more.
+    `id` is what it gets as `webhook-id`, `role` is `run` for a `webhook_url`. `last_result` is how
+    the last attempt ended: an HTTP status, or a word on why there was none. `next_attempt_at` is
+    None when there will be no more.
     """
 
     id: str
+    role: str
     event: str
     host: str
     status: DeliveryStatus
@@ -146,7 +149,7 @@ async def start_run(
 ) -> Response[RunView]:
     """Accepted when this answers: the run will be carried to its end."""
     runs: RunService = state.runs
-    options = RunOptions(data.stream, idempotency_key, data.webhook_url)
+    options = RunOptions(data.stream, idempotency_key, webhooks_at(data.webhook_url))
     run_id = await runs.start(data.crew, data.inputs, request.user, options)
     view = await _view(runs, run_id, request.user)
     return Response(view, status_code=202, headers={"Location": f"/api/runs/{run_id}"})
@@ -307,7 +310,8 @@ async def _view(runs: RunService, run_id: UUID, caller: Caller) -> RunView:
 
 def _delivery(delivery: WebhookDelivery) -> DeliveryView:
     return DeliveryView(
-        id=webhook_id(delivery.run_id, delivery.seq),
+        id=webhook_id(delivery.run_id, delivery.seq, delivery.role),
+        role=delivery.role,
         event=delivery.event,
         host=delivery.host,
         status=DeliveryStatus(delivery.status),

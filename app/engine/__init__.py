@@ -25,8 +25,10 @@ try:
     )
     from app.engine.results import (
         CrewResult,
+        OnStep,
         Replay,
         RunObserver,
+        StepFinished,
         TaskFinished,
         TaskOutcome,
         TaskStarted,
@@ -50,9 +52,11 @@ __all__ = [
     "Mode",
     "ModelError",
     "NoResult",
+    "OnStep",
     "Replay",
     "RunFailed",
     "RunObserver",
+    "StepFinished",
     "TaskDescription",
     "TaskFinished",
     "TaskOutcome",

@@ -33,7 +33,7 @@ from app.engine.models import default_model, settle_models
 from app.engine.native import run_natively
 from app.engine.plan import Plan
 from app.engine.recording import definition, fingerprint, record_plan
-from app.engine.results import CrewResult, Replay, RunObserver, Way
+from app.engine.results import CrewResult, OnStep, Replay, RunObserver, Way
 from app.engine.scope import RunScope
 from app.engine.stock import StockThreads
 from app.engine.threads import WorkThreads
@@ -102,11 +102,14 @@ class Engine:
         inputs: Mapping[str, object],
         observer: RunObserver | None = None,
         replays: Mapping[int, Replay] | None = None,
+        *,
+        on_step: OnStep | None = None,
     ) -> CrewResult:
         """Run a crew once. Nothing is shared with any other run.
 
         `replays` are tasks, by their place in the crew, that an earlier attempt at the run has
         finished, of a crew with the same fingerprint: they are not executed or told again.
+        `on_step` hears of the agents' steps; those of the stock way are not told.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (its factory failed just now), ModelError, CrewFailed, NoResult, or what the observer
@@ -120,6 +123,7 @@ class Engine:
             observer=observer,
             threads=self._work_threads,
             replays=replays,
+            on_step=on_step,
         )
         folder = served.source.folder
         with scope.entered(), default_model(self._model), paths_from(folder):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
+from crewai.agents.parser import AgentAction, AgentFinish
 from crewai.utilities.agent_utils import (
     _prepare_llm_call,
     _proactively_summarize_context,
@@ -50,6 +51,7 @@ class NativeExecutor(AgentExecutor):
         """The executor's flow for an agent without a plan of todos, as one loop."""
         threads = _scope().threads
         self.initialize_reasoning()
+        label = ""
         while True:
             route = self.check_max_iterations()
             if route == "force_final_answer":
@@ -62,9 +64,13 @@ class NativeExecutor(AgentExecutor):
                 if label == "parsed":
                     label = self.route_by_answer_type()
             if label == "native_tool_calls":
+                said = len(self.state.messages)
                 label = await threads.run(self.execute_native_tool)
+                await self._tell_of_calls(self.state.messages[said:])
             elif label == "execute_tool":
+                action = self.state.current_answer
                 label = await threads.run(self.execute_tool_action)
+                await self._tell_of_action(action)
             if label == "parser_error":
                 self.recover_from_parser_error()
             elif label == "context_error":
@@ -76,6 +82,49 @@ class NativeExecutor(AgentExecutor):
             else:
                 self.increment_and_continue()
         self.finalize()
+        await self._tell_of_answer(label, self.state.current_answer)
+
+    async def _tell_of_answer(self, label: str, answer: Any) -> None:
+        if not _scope().tells_steps or label == "tool_result_is_final":
+            return  # the result of a tool that ends the task was told of as such
+        if isinstance(answer, AgentFinish):
+            output = answer.output
+            text = output if isinstance(output, str) else output.model_dump_json()
+            await self._tell_of_step(thought=answer.thought, result=text)
+
+    async def _tell_of_action(self, action: Any) -> None:
+        """An action that the model asked for by text: CrewAI notes its result in it."""
+        if _scope().tells_steps and isinstance(action, AgentAction):
+            await self._tell_of_step(
+                thought=action.thought,
+                tool=action.tool,
+                tool_input=action.tool_input,
+                result=str(action.result),
+            )
+
+    async def _tell_of_calls(self, messages: list[Any]) -> None:
+        """Calls that the model made as functions: CrewAI notes them as messages."""
+        if not _scope().tells_steps:
+            return
+        asked = {
+            call["id"]: call["function"]
+            for message in messages
+            for call in message.get("tool_calls") or ()
+        }
+        for message in messages:
+            if message.get("role") == "tool":
+                function = asked.get(message.get("tool_call_id"), {})
+                await self._tell_of_step(
+                    thought="",
+                    tool=message.get("name"),
+                    tool_input=function.get("arguments"),
+                    result=str(message.get("content")),
+                )
+
+    async def _tell_of_step(self, **step: Any) -> None:
+        scope = _scope()
+        index = scope.index_of(self.task) if self.task is not None else None
+        await scope.finish_step(index, getattr(self.agent, "role", ""), **step)
 
     async def _force_final_answer(self) -> None:
         """The step calls the model itself, in its thread: let the event loop make the call."""

@@ -174,9 +174,11 @@ class Plan:
             await scope.start_task(index, agent.role)
             if journal.handed_over:
                 return
-            text = await self._answer(index, step, agent, models[step.agent], values, journal)
+            finish = await self._answer(index, step, agent, models[step.agent], values, journal)
             if journal.handed_over:
                 return
+            text = str(finish.output)
+            await scope.finish_step(index, agent.role, thought=finish.thought, result=text)
             values[index] = text
             outputs[index] = self.task_output(index, values)
             await scope.finish_task(index, agent.role, text)
@@ -214,7 +216,7 @@ class Plan:
         model: BaseLLM,
         values: Mapping[str | int, str],
         journal: Journal,
-    ) -> str:
+    ) -> AgentFinish:
         messages = [message.fill(values) for message in step.messages]
         task = PlannedTask(
             step.id,
@@ -253,7 +255,7 @@ class Plan:
             raise NotCovered("an answer that asks for a tool")
         if not isinstance(finish.output, str) or not finish.output:
             raise NotCovered("an empty final answer")
-        return finish.output
+        return finish
 
 
 async def _all_of(tasks: Sequence[asyncio.Task[None]]) -> None:

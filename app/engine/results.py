@@ -1,5 +1,6 @@
 """What a run tells while it goes, and what it gives at its end."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -48,6 +49,23 @@ class Replay:
     structured: str | None
     started_at: datetime
     finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """A step of an agent: a call of a tool with its result, or the answer that ends the task."""
+
+    index: int
+    name: str
+    agent: str
+    thought: str
+    tool: str | None
+    tool_input: str | None
+    result: str
+
+
+OnStep = Callable[[StepFinished], Awaitable[None]]
+"""Hears of each step; awaited on the engine's event loop, and the agent waits for it."""
 
 
 class RunObserver(Protocol):

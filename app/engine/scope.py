@@ -21,8 +21,10 @@ from crewai.types.usage_metrics import UsageMetrics
 from app.engine.description import TaskDescription, task_descriptions
 from app.engine.journal import Journal
 from app.engine.results import (
+    OnStep,
     Replay,
     RunObserver,
+    StepFinished,
     TaskFinished,
     TaskOutcome,
     TaskStarted,
@@ -48,8 +50,10 @@ class RunScope:
         observer: RunObserver | None,
         threads: WorkThreads,
         replays: Mapping[int, Replay] | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         self.replays = replays or {}
+        self._on_step = on_step
         self.threads = threads
         self.journal = Journal()
         self.usage = Usage()
@@ -154,6 +158,25 @@ class RunScope:
         if self._observer is not None:
             await self._tell(index, self._observer.task_finished(event))
         return None
+
+    @property
+    def tells_steps(self) -> bool:
+        return self._on_step is not None
+
+    async def finish_step(
+        self,
+        index: int | None,
+        agent: str,
+        *,
+        thought: str,
+        result: str,
+        tool: str | None = None,
+        tool_input: str | None = None,
+    ) -> None:
+        """Tell of a step, if somebody wants to hear and it is of one of the crew's own tasks."""
+        if self._on_step is not None and index is not None:
+            name = self._descriptions[index].name
+            await self._on_step(StepFinished(index, name, agent, thought, tool, tool_input, result))
 
     async def _tell(self, index: int, telling: Coroutine[Any, Any, None]) -> None:
         told = self._tellings[index] = self._loop.create_future()

@@ -1,14 +1,15 @@
 """Captures a run's outputs: each finished task's text goes to the store at once."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from app.engine import TaskFinished, TaskStarted
+from app.engine import StepFinished, TaskFinished, TaskStarted
 from app.engine.llm import on_token
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
 from app.runs.rows import RunRows, TakenRun
+from app.runs.texts import storable
 from app.runs.tokens import TokenStream
 from storage import OutputKey, OutputStore
 
@@ -25,7 +26,7 @@ class Capture:
         self._stream = taken.stream
         self._streams: dict[int, TokenStream] = {}
         self._run_id = taken.run_id
-        self._webhook_url = taken.webhook_url
+        self._webhooks = taken.webhooks
         self._started_at = int(taken.started_at.timestamp())
         self._seq = taken.attempt * EVENTS_PER_ATTEMPT
         self.keys: list[OutputKey] = []
@@ -56,6 +57,24 @@ class Capture:
             started_at=event.started_at,
             structured=event.structured,
             usage=asdict(event.usage),
+            # The text comes with the run's end; whoever asks for it before gets it with the event.
+            **({"output": storable(event.text)} if "task" in self._webhooks else {}),
+        )
+
+    @property
+    def on_step(self) -> Callable[[StepFinished], Awaitable[None]] | None:
+        """What is to hear of agents' steps; None where nobody asked for them."""
+        return self._step_finished if "step" in self._webhooks else None
+
+    async def _step_finished(self, step: StepFinished) -> None:
+        self._tell(
+            "task.step",
+            step,
+            datetime.now(UTC),
+            thought=storable(step.thought),
+            tool=step.tool,
+            tool_input=step.tool_input and storable(step.tool_input),
+            result=storable(step.result),
         )
 
     def _teller(self, task: TaskStarted) -> Callable[[str], None]:
@@ -66,9 +85,9 @@ class Capture:
         return tell
 
     def _tell(
-        self, type_: str, task: TaskStarted | TaskFinished, at: datetime, **more: Any
+        self, type_: str, task: TaskStarted | TaskFinished | StepFinished, at: datetime, **more: Any
     ) -> None:
         self._seq += 1
         data = {"index": task.index, "name": task.name, "agent": task.agent, **more}
         event = Event(self._run_id, self._seq, type_, data, at)
-        self._rows.append_soon(event, self._webhook_url)
+        self._rows.append_soon(event, self._webhooks)

@@ -1,5 +1,7 @@
 """What can be wrong with a request for a run."""
 
+from collections.abc import Sequence
+
 
 class RunError(Exception):
     """The base of this package's errors."""
@@ -12,6 +14,14 @@ class InvalidInput(RunError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class MissingInputs(InvalidInput):
+    """Inputs that the crew needs were not given; `names` are all of them."""
+
+    def __init__(self, names: Sequence[str], problem: str) -> None:
+        super().__init__(", ".join(names), problem)
+        self.names = names
 
 
 class UnknownCrew(RunError):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.crews.registry import CrewSpec
-from app.runs.errors import InvalidInput
+from app.runs.errors import InvalidInput, MissingInputs
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -19,16 +19,17 @@ def complete_inputs(
     Line ends become newlines. Inputs that the crew doesn't name are passed on, as CrewAI does.
 
     Raises:
-        InvalidInput: an input is missing, of another type, too long, or holds a control
+        MissingInputs: inputs are missing; names them all.
+        InvalidInput: an input is of another type, too long, or holds a control
             character other than newline and tab; names the input.
     """
     inputs = {name: _clean(spec, name, value) for name, value in given.items()}
     for name, default in spec.defaults.items():
         if _is_empty(inputs.get(name)):
             inputs[name] = default
-    for name in required:
-        if inputs.get(name) is None:
-            raise InvalidInput(name, f"missing; the crew {spec.name} needs it")
+    if missing := [name for name in required if inputs.get(name) is None]:
+        it = "it" if len(missing) == 1 else "them"
+        raise MissingInputs(missing, f"missing; the crew {spec.name} needs {it}")
     return inputs
 
 

@@ -60,7 +60,8 @@ class UserRun(Base):
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_digest: Mapped[str | None] = mapped_column(String(64))
     stream: Mapped[bool | None] = mapped_column(Boolean)
-    webhook_url: Mapped[str | None] = mapped_column(Text)
+    webhooks: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    meta: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     attempt: Mapped[int] = mapped_column(Integer)
     worker: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -85,7 +86,8 @@ class RunEvent(Base):
 
 
 class WebhookDelivery(Base):
-    """An event that a run's webhook is told of: it names the stored event, which holds the rest.
+    """An event that one of a run's webhooks is told of: it names the stored event, which holds the
+    rest, and the webhook by its role.
 
     `attempts` counts those begun, and each later write names its own, as writes to runs do.
     While an attempt is under way, `due_at` is when another may begin if nothing more is heard.
@@ -96,6 +98,7 @@ class WebhookDelivery(Base):
 
     run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    role: Mapped[str] = mapped_column(String(10), primary_key=True)
     event: Mapped[str] = mapped_column(String(40))
     host: Mapped[str] = mapped_column(String(300))
     status: Mapped[str] = mapped_column(String(20))

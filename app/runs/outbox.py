@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -14,14 +14,15 @@ from yarl import URL
 from app.db import Database, GroupCommit
 from app.runs.events import Event
 from app.runs.models import DeliveryStatus, RunEvent, UserRun, WebhookDelivery
+from app.runs.webhook_bodies import HEARS, Role, Told, Webhook, Webhooks, body, webhooks_of
 
-_TOLD_OF_TASKS: Final = ("index", "name", "agent", "started_at")
-_TOLD_OF_RUNS: Final = ("status", "outputs", "error", "error_type")
-_TOLD_OF: Final = ("task.finished", "run.succeeded", "run.failed", "run.cancelled")
 # How many of those that are due are looked at when some are chosen.
 _DUE_PER_LOOK: Final = 500
 
-_KEY: Final = tuple_(WebhookDelivery.run_id, WebhookDelivery.seq)
+# Of a delivery: its run, its event, and which of the run's webhooks it is for.
+Key = tuple[UUID, int, Role]
+_KEY_COLUMNS: Final = (WebhookDelivery.run_id, WebhookDelivery.seq, WebhookDelivery.role)
+_KEY: Final = tuple_(*_KEY_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +31,16 @@ class Delivery:
     ends. `attempt` counts from 1 and is what the later writes must name.
     """
 
-    run_id: UUID
-    seq: int
+    key: Key
     attempt: int
     host: str
-    url: str
-    event: str
-    at: datetime
-    data: dict[str, Any]
+    webhook: Webhook
+    body: dict[str, Any]
 
     @property
     def webhook_id(self) -> str:
         """The same for every attempt, and for no other event."""
-        return webhook_id(self.run_id, self.seq)
+        return webhook_id(*self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +53,15 @@ class Attempted:
     due_at: datetime | None
 
 
-def webhook_id(run_id: UUID, seq: int) -> str:
+def webhook_id(run_id: UUID, seq: int, role: str) -> str:
     """What receivers tell deliveries apart by."""
-    return f"msg_{run_id.hex}_{seq}"
+    return f"msg_{run_id.hex}_{seq}" + ("" if role == "run" else f"_{role}")
 
 
 async def put_in_outbox(
-    connection: AsyncConnection, events: Iterable[tuple[Event, str | None]]
+    connection: AsyncConnection, events: Iterable[tuple[Event, Webhooks]]
 ) -> None:
-    """Add what the webhook of each event's run, if it has one, is to be told.
+    """Add what the webhooks of each event's run, if it has some, are to be told.
 
     Part of the transaction that stores the events; costs nothing if there is nothing to tell.
     """
@@ -73,14 +71,16 @@ async def put_in_outbox(
             "run_id": event.run_id,
             "seq": event.seq,
             "event": event.type,
-            "host": _host_and_port(url),
+            "role": role,
+            "host": _host_and_port(webhook.url),
             "status": DeliveryStatus.PENDING,
             "attempts": 0,
             "due_at": now,
             "created_at": now,
         }
-        for event, url in events
-        if url is not None and event.type in _TOLD_OF
+        for event, webhooks in events
+        for role, webhook in webhooks.items()
+        if event.type in HEARS[role]
     ]
     if rows:
         await connection.execute(insert(WebhookDelivery.__table__), rows)  # type: ignore[arg-type]
@@ -107,13 +107,13 @@ class Outbox:
         """
         per_host = Counter(delivery.host for delivery in under_way)
         full = [host for host, count in per_host.items() if count >= limit_per_host]
-        chosen: list[tuple[UUID, int]] = []
-        for run_id, seq, host in await self._due(full):
+        chosen: list[Key] = []
+        for key, host in await self._due(full):
             if len(under_way) + len(chosen) == limit:
                 break
             if per_host[host] < limit_per_host:
                 per_host[host] += 1
-                chosen.append((run_id, seq))
+                chosen.append(key)
         return await self._begin(chosen) if chosen else []
 
     async def record(self, attempted: Attempted) -> None:
@@ -124,38 +124,36 @@ class Outbox:
         """Wait for the writes under way."""
         await self._writes.aclose()
 
-    async def _due(self, full_hosts: Collection[str]) -> list[tuple[UUID, int, str]]:
+    async def _due(self, full_hosts: Collection[str]) -> list[tuple[Key, str]]:
         question = (
-            select(WebhookDelivery.run_id, WebhookDelivery.seq, WebhookDelivery.host)
+            select(*_KEY_COLUMNS, WebhookDelivery.host)
             .where(*_is_due(), WebhookDelivery.host.not_in(full_hosts))
             .order_by(WebhookDelivery.due_at)
             .limit(_DUE_PER_LOOK)
         )
         async with self._database.read() as connection:
-            return [(row.run_id, row.seq, row.host) for row in await connection.execute(question)]
+            return [(_key(row), row.host) for row in await connection.execute(question)]
 
-    async def _begin(self, chosen: Sequence[tuple[UUID, int]]) -> list[Delivery]:
+    async def _begin(self, chosen: Sequence[Key]) -> list[Delivery]:
         # Locked rows are skipped, not waited for: another process begins those. SQLite leaves the
         # lock out; there the transaction is exclusive.
-        free = select(WebhookDelivery.run_id, WebhookDelivery.seq).where(
-            _KEY.in_(chosen), *_is_due()
-        )
+        free = select(*_KEY_COLUMNS).where(_KEY.in_(chosen), *_is_due())
         begin = (
             update(WebhookDelivery)
             .where(_KEY.in_(free.with_for_update(skip_locked=True)))
             .values(attempts=WebhookDelivery.attempts + 1, due_at=datetime.now(UTC) + self._lease)
-            .returning(WebhookDelivery.run_id, WebhookDelivery.seq, WebhookDelivery.attempts)
+            .returning(*_KEY_COLUMNS, WebhookDelivery.attempts)
         )
         async with self._database.write() as connection:
-            begun = {(row[0], row[1]): row[2] for row in await connection.execute(begin)}
+            begun = {_key(row): row.attempts for row in await connection.execute(begin)}
             if not begun:
                 return []
             deliveries = [
-                _delivery(row, begun[row.run_id, row.seq])
+                _delivery(row, begun[_key(row)])
                 for row in await connection.execute(_CONTENT.where(_KEY.in_(list(begun))))
             ]
             # An event that was stored while its run was being deleted has nobody to tell of.
-            if gone := begun.keys() - {(d.run_id, d.seq) for d in deliveries}:
+            if gone := begun.keys() - {delivery.key for delivery in deliveries}:
                 await connection.execute(delete(WebhookDelivery).where(_KEY.in_(list(gone))))
         return deliveries
 
@@ -167,6 +165,7 @@ class Outbox:
             .where(
                 WebhookDelivery.run_id == bindparam("the_run"),
                 WebhookDelivery.seq == bindparam("the_seq"),
+                WebhookDelivery.role == bindparam("the_role"),
                 WebhookDelivery.attempts == bindparam("the_attempt"),
                 WebhookDelivery.status == DeliveryStatus.PENDING,
             )
@@ -175,8 +174,9 @@ class Outbox:
         now = datetime.now(UTC)
         changes = [
             {
-                "the_run": attempted.delivery.run_id,
-                "the_seq": attempted.delivery.seq,
+                "the_run": attempted.delivery.key[0],
+                "the_seq": attempted.delivery.key[1],
+                "the_role": attempted.delivery.key[2],
                 "the_attempt": attempted.delivery.attempt,
                 "status": attempted.status,
                 "due_at": attempted.due_at,
@@ -184,9 +184,7 @@ class Outbox:
                 "attempted_at": now,
             }
             # In one order, as runs are deleted with their deliveries: no deadlock.
-            for attempted in sorted(
-                all_attempted, key=lambda one: (one.delivery.run_id, one.delivery.seq)
-            )
+            for attempted in sorted(all_attempted, key=lambda one: one.delivery.key)
         ]
         await connection.execute(statement, changes)
         return [None] * len(all_attempted)
@@ -196,16 +194,18 @@ _RECORDED: Final = ("status", "due_at", "last_result", "attempted_at")
 
 _CONTENT: Final = (
     select(
-        WebhookDelivery.run_id,
-        WebhookDelivery.seq,
+        *_KEY_COLUMNS,
         WebhookDelivery.host,
         RunEvent.type,
         RunEvent.data,
         RunEvent.at,
-        UserRun.webhook_url,
+        UserRun.webhooks,
+        UserRun.meta,
         UserRun.crew,
         UserRun.status,
         UserRun.outputs,
+        UserRun.raw_result,
+        UserRun.usage,
         UserRun.error,
         UserRun.error_type,
     )
@@ -224,13 +224,15 @@ def _is_due() -> tuple[Any, ...]:
     )
 
 
+def _key(row: Any) -> Key:
+    return row.run_id, row.seq, row.role
+
+
 def _delivery(row: Any, attempt: int) -> Delivery:
-    data: dict[str, Any] = {"run_id": row.run_id, "crew": row.crew}
-    if row.type == "task.finished":
-        data |= {name: row.data.get(name) for name in _TOLD_OF_TASKS}
-    else:
-        data |= {name: getattr(row, name) for name in _TOLD_OF_RUNS}
-    return Delivery(row.run_id, row.seq, attempt, row.host, row.webhook_url, row.type, row.at, data)
+    role: Role = row.role
+    told = Told(**{field.name: getattr(row, field.name) for field in fields(Told)})
+    webhook = webhooks_of(row.webhooks)[role]
+    return Delivery(_key(row), attempt, row.host, webhook, body(role, told))
 
 
 def _host_and_port(url: str) -> str:

@@ -8,7 +8,7 @@ webhook is to be told.
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,7 @@ from app.db import Database, GroupCommit
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
 from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
 from app.runs.outbox import put_in_outbox
+from app.runs.webhook_bodies import Webhooks, webhooks_of
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -43,7 +44,8 @@ class NewRun:
     stream: bool = False
     idempotency_key: str | None = None
     request_digest: str | None = None
-    webhook_url: str | None = None
+    webhooks: Webhooks = field(default_factory=dict)
+    meta: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class TakenRun:
     created_at: datetime
     started_at: datetime
     stream: bool = False
-    webhook_url: str | None = None
+    webhooks: Webhooks = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +154,14 @@ class RunRows:
         """
         return await self._writes.submit(self._delete_all, run_id)
 
-    def append_soon(self, event: Event, webhook_url: str | None) -> None:
+    def append_soon(self, event: Event, webhooks: Webhooks) -> None:
         """Store an event with the next group, then tell of it.
 
         One that can't be stored is told all the same: it tells of progress, as the run's end does.
         """
         # Told before it is stored, it would escape a watcher who comes in between.
         self._writes.submit_soon(
-            self._append_all, (event, webhook_url), lambda: self._events.publish(event)
+            self._append_all, (event, webhooks), lambda: self._events.publish(event)
         )
 
     async def renew_leases(self, run_ids: Collection[UUID]) -> None:
@@ -214,7 +216,8 @@ class RunRows:
                 "stream": run.stream,
                 "idempotency_key": run.idempotency_key,
                 "request_digest": run.request_digest,
-                "webhook_url": run.webhook_url,
+                "webhooks": run.webhooks or None,
+                "meta": run.meta,
                 "status": RunStatus.QUEUED,
                 "attempt": 0,
                 "worker": self._worker,
@@ -295,7 +298,7 @@ class RunRows:
             row.created_at,
             started_at,
             bool(row.stream),
-            row.webhook_url,
+            webhooks_of(row.webhooks),
         )
 
     def _running_event(self, run: TakenRun) -> Event:
@@ -307,7 +310,7 @@ class RunRows:
         self, connection: AsyncConnection, settlements: Sequence[_Settlement]
     ) -> Sequence[tuple[RunStatus | None, Event | None]]:
         now = _now()
-        columns = (UserRun.run_id, UserRun.status, UserRun.attempt, UserRun.webhook_url)
+        columns = (UserRun.run_id, UserRun.status, UserRun.attempt, UserRun.webhooks)
         rows = await _locked(connection, columns, [s.run_id for s in settlements])
         status = {run_id: RunStatus(row.status) for run_id, row in rows.items()}
         changes = []
@@ -325,7 +328,7 @@ class RunRows:
         await _change(connection, changes)
         events = [event for _, event in answers if event is not None]
         await _store(connection, events)
-        await put_in_outbox(connection, [(e, rows[e.run_id].webhook_url) for e in events])
+        await put_in_outbox(connection, [(e, webhooks_of(rows[e.run_id].webhooks)) for e in events])
         return answers
 
     async def _delete_all(
@@ -337,7 +340,7 @@ class RunRows:
         return [RunStatus(rows[run_id].status) if run_id in rows else None for run_id in run_ids]
 
     async def _append_all(
-        self, connection: AsyncConnection, events: Sequence[tuple[Event, str | None]]
+        self, connection: AsyncConnection, events: Sequence[tuple[Event, Webhooks]]
     ) -> Sequence[None]:
         await _store(connection, [event for event, _ in events])
         await put_in_outbox(connection, events)

@@ -7,14 +7,14 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
 
-from app.crews.registry import Registry
+from app.crews.registry import CrewSpec, Registry
 from app.engine import Engine
 from app.runs.callers import Caller
 from app.runs.errors import (
@@ -32,6 +32,7 @@ from app.runs.inputs import complete_inputs
 from app.runs.models import UNSETTLED, RunStatus, UserRun, WebhookDelivery
 from app.runs.queries import RunFilter, RunPage, RunQueries
 from app.runs.rows import NewRun, Outcome, RunRows
+from app.runs.webhook_bodies import FIELDS, Webhooks, webhooks_at
 from app.runs.webhook_targets import WebhookTargets
 from app.runs.worker import SettledRun, Worker
 
@@ -43,12 +44,14 @@ class RunOptions:
     """What a client may ask for beside the inputs.
 
     `stream`: models stream from the first call. `idempotency_key`: the same key gives the same
-    run, however often it is asked for. `webhook_url`: who is told of finished tasks and of the end.
+    run, however often it is asked for. `webhooks`: who is told of what, `meta`: what they are told
+    beside it.
     """
 
     stream: bool = False
     idempotency_key: str | None = None
-    webhook_url: str | None = None
+    webhooks: Webhooks = field(default_factory=dict)
+    meta: Any = None
 
 
 class RunService:
@@ -95,7 +98,7 @@ class RunService:
         """
         options = options or RunOptions()
         new = self._new_run(crew, given, caller, options, "")
-        await self._check_webhook(options.webhook_url)
+        await self._check_webhooks(options.webhooks)
         (run_id,) = await self._accept([new], caller)
         return run_id
 
@@ -111,21 +114,20 @@ class RunService:
 
         Raises what `start` raises; InvalidInput names the place in the batch.
         """
-        options = RunOptions(webhook_url=webhook_url)
+        options = RunOptions(webhooks=webhooks_at(webhook_url))
         new = [
             self._new_run(crew, given, caller, options, f"inputs[{index}].")
             for index, given in enumerate(batch)
         ]
-        await self._check_webhook(webhook_url)
+        await self._check_webhooks(options.webhooks)
         return await self._accept(new, caller)
 
-    async def _check_webhook(self, url: str | None) -> None:
-        if url is None:
-            return
-        if self._webhook_targets is None:
-            problem = "webhooks are off, because WEBHOOK_SECRET is not set here"
-            raise InvalidInput("webhook_url", problem)
-        await self._webhook_targets.check(url)
+    async def _check_webhooks(self, webhooks: Webhooks) -> None:
+        for role, webhook in webhooks.items():
+            if self._webhook_targets is None:
+                problem = "webhooks are off, because WEBHOOK_SECRET is not set here"
+                raise InvalidInput(FIELDS[role], problem)
+            await self._webhook_targets.check(webhook.url, FIELDS[role])
 
     async def _accept(self, runs: Sequence[NewRun], caller: Caller) -> list[UUID]:
         self._admit(len(runs))
@@ -229,7 +231,7 @@ class RunService:
 
     async def deliveries(self, run: UserRun) -> list[WebhookDelivery]:
         """What the run's webhook was told, or is to be told, in the order of the events."""
-        if run.webhook_url is None:
+        if run.webhooks is None:
             return []
         return await self._queries.deliveries(run.run_id)
 
@@ -265,19 +267,30 @@ class RunService:
                 if event_or_end.settles:
                     return
 
-    def _new_run(
-        self, crew: str, given: Mapping[str, Any], caller: Caller, options: RunOptions, place: str
-    ) -> NewRun:
+    def inputs(self, crew: str) -> Sequence[str]:
+        """The names of the inputs that the crew takes. Raises UnknownCrew."""
+        self._spec(crew)
+        return self._engine.describe(crew).inputs
+
+    def _spec(self, crew: str) -> CrewSpec:
         spec = self._crews.get(crew)
         if spec is None:
             raise UnknownCrew(f"no crew is named {crew}")
+        return spec
+
+    def _new_run(
+        self, crew: str, given: Mapping[str, Any], caller: Caller, options: RunOptions, place: str
+    ) -> NewRun:
+        spec = self._spec(crew)
         try:
             inputs = complete_inputs(spec, self._engine.describe(crew).inputs, given)
         except InvalidInput as error:
+            if not place:
+                raise
             raise InvalidInput(f"{place}{error.field}", error.problem) from None
         digest = None
         if options.idempotency_key is not None:
-            request = [crew, inputs, options.stream, options.webhook_url]
+            request = [crew, inputs, options.stream, options.webhooks, options.meta]
             digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
         return NewRun(
             uuid4(),
@@ -288,7 +301,8 @@ class RunService:
             stream=options.stream,
             idempotency_key=options.idempotency_key,
             request_digest=digest,
-            webhook_url=options.webhook_url,
+            webhooks=options.webhooks,
+            meta=options.meta,
         )
 
     def _admit(self, count: int) -> None:

@@ -68,14 +68,14 @@ class WebhookTargets:
         self._allow_private = allow_private
         self._resolver = resolver or _ThreadResolver()
 
-    async def check(self, url: str) -> None:
-        """Raise InvalidInput unless a webhook may go there.
+    async def check(self, url: str, field: str) -> None:
+        """Raise InvalidInput, of the `field` that gave the URL, unless a webhook may go there.
 
         A name that nobody knows passes: it may be known when there is something to deliver.
         """
-        host = _host(url)
+        host = _host(url, field)
         if not self._allow_private and not all(map(is_public, await self._addresses(host))):
-            raise InvalidInput("webhook_url", f"{host} is an address of the own network")
+            raise InvalidInput(field, f"{host} is an address of the own network")
 
     def connector(self) -> TCPConnector:
         """A connector that reaches nothing else: it raises AddressRefused."""
@@ -132,21 +132,21 @@ class _ThreadResolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _host(url: str) -> str:
+def _host(url: str, field: str) -> str:
     """The host of a URL that can be called; raises InvalidInput for any other."""
     if len(url) > _MAX_URL_CHARACTERS:
         problem = f"longer than {_MAX_URL_CHARACTERS} characters"
-        raise InvalidInput("webhook_url", problem)
+        raise InvalidInput(field, problem)
     try:
         parsed = URL(url)
         host = parsed.raw_host or ""
     except ValueError:
-        raise InvalidInput("webhook_url", "not a URL") from None
+        raise InvalidInput(field, "not a URL") from None
     if parsed.scheme not in ("http", "https"):
-        raise InvalidInput("webhook_url", "must start with http:// or https://")
+        raise InvalidInput(field, "must start with http:// or https://")
     if parsed.raw_user is not None or parsed.raw_password is not None:
         problem = "no user or password in it: receivers know us by the signature"
-        raise InvalidInput("webhook_url", problem)
+        raise InvalidInput(field, problem)
     if not url.isprintable() or " " in url or not (":" in host or _HOST_NAME.fullmatch(host)):
-        raise InvalidInput("webhook_url", "not a URL")
+        raise InvalidInput(field, "not a URL")
     return host

@@ -149,9 +149,7 @@ class Deliverer:
 
     async def _post(self, session: aiohttp.ClientSession, delivery: Delivery) -> int | str:
         """The HTTP status of the answer, or a word on why there was none."""
-        body = msgspec.json.encode(
-            {"type": delivery.event, "timestamp": delivery.at, "data": delivery.data}
-        )
+        body = msgspec.json.encode(delivery.body)
         timestamp = int(datetime.now(UTC).timestamp())
         headers = {
             "Content-Type": "application/json",
@@ -159,9 +157,11 @@ class Deliverer:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": sign(self._secret, delivery.webhook_id, timestamp, body),
         }
+        if delivery.webhook.authorization is not None:
+            headers["Authorization"] = delivery.webhook.authorization
         try:
             async with session.post(
-                delivery.url, data=body, headers=headers, allow_redirects=False
+                delivery.webhook.url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 return response.status  # what else it says is nobody's concern, and unread
         except Exception as error:

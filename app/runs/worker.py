@@ -26,6 +26,7 @@ from app.runs.models import RunStatus
 from app.runs.queries import RunQueries
 from app.runs.rows import CANCELLED, Outcome, RunRows, TakenRun
 from app.runs.sweeping import Sweeper
+from app.runs.texts import storable
 from app.runs.turns import Turns
 from storage import OutputKey, OutputStore, StorageError
 
@@ -178,7 +179,11 @@ class Worker:
                 self._deadlines[taken.run_id] = deadline
                 checkpoint = await self._checkpoint(taken)
                 result = await self._engine.run(
-                    taken.crew, taken.inputs, capture, checkpoint.replays
+                    taken.crew,
+                    taken.inputs,
+                    capture,
+                    checkpoint.replays,
+                    on_step=capture.on_step,
                 )
                 return _outcome(result, checkpoint.usage)
         except TimeoutError:
@@ -268,8 +273,8 @@ def _outcome(result: CrewResult, used_before: Mapping[str, int]) -> Outcome:
         return _failed("no_results", f"nothing meaningful came back for {', '.join(blank)}")
     return Outcome(
         RunStatus.SUCCEEDED,
-        outputs={task.name: _storable(task.text) for task in result.tasks},
-        raw_result=_storable(result.raw),
+        outputs={task.name: storable(task.text) for task in result.tasks},
+        raw_result=storable(result.raw),
         tasks=[
             {
                 "name": task.name,
@@ -289,10 +294,5 @@ def _outcome(result: CrewResult, used_before: Mapping[str, int]) -> Outcome:
 
 def _failed(error_type: str, error: str) -> Outcome:
     # PostgreSQL's text can't hold a NUL, and a model's message may.
-    error = _storable(error).replace("\0", "")
+    error = storable(error).replace("\0", "")
     return Outcome(RunStatus.FAILED, error=error, error_type=error_type)
-
-
-def _storable(text: str) -> str:
-    """The text without halves of surrogate pairs, which no database can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,14 +1,21 @@
 """The migrations make the schema that the models describe."""
 
 import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
 
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
+from app import db
 from app.api import keys  # noqa: F401 - its table belongs to the metadata, as do those of
 from app.db import Base, Database, installation_id, migrate
 from app.runs import models  # noqa: F401
+from app.runs.queries import RunQueries
 
 
 def _differences(connection: Connection) -> list[object]:
@@ -34,3 +41,42 @@ async def test_two_databases_have_different_installation_ids(database: Database)
     await migrate(other)
     assert await installation_id(database) != await installation_id(other)
     await other.aclose()
+
+
+async def test_webhooks_of_earlier_runs_are_kept(database_url: str) -> None:
+    """A run with one URL, as it was before runs had several webhooks."""
+    database, run_id = Database(database_url), uuid4()
+    await migrate(database)
+    row = {"run_id": run_id.hex if database.is_sqlite else run_id, "at": datetime.now(UTC)}
+
+    def downgrade(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(db.__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0005")
+
+    async with database.write() as connection:
+        await connection.run_sync(downgrade)
+        await connection.execute(
+            text(
+                "INSERT INTO user_runs (run_id, crew, status, inputs, attempt, created_at, "
+                "webhook_url) VALUES (:run_id, 'poem', 'queued', '{}', 0, :at, 'http://a.example/')"
+            ),
+            row,
+        )
+        await connection.execute(
+            text(
+                "INSERT INTO webhook_deliveries (run_id, seq, event, host, status, attempts, "
+                "created_at) VALUES (:run_id, 7, 'task.finished', 'a.example:80', 'pending', 1, "
+                ":at)"
+            ),
+            row,
+        )
+    await migrate(database)
+    queries = RunQueries(database)
+    run = await queries.get(run_id)
+    assert run is not None
+    (delivery,) = await queries.deliveries(run_id)
+    assert run.webhooks == {"run": {"url": "http://a.example/"}}
+    assert (delivery.seq, delivery.role, delivery.attempts) == (7, "run", 1)
+    await database.aclose()

@@ -7,7 +7,7 @@ import hmac
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -24,6 +24,8 @@ class Arrival:
     id: str
     timestamp: int
     event: dict[str, Any]
+    path: str = ""
+    authorization: str | None = None
 
     @property
     def type(self) -> str:
@@ -54,7 +56,11 @@ class Receiver:
         return [arrival.type for arrival in self.arrivals]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        arrival = verified(dict(request.headers), await request.read())
+        arrival = replace(
+            verified(dict(request.headers), await request.read()),
+            path=request.path,
+            authorization=request.headers.get("Authorization"),
+        )
         self.arrivals.append(arrival)
         return await self.answer(arrival)
 

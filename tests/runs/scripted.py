@@ -95,6 +95,7 @@ class ScriptedEngine:
         inputs: Mapping[str, object],
         observer: RunObserver,
         replays: Mapping[int, Replay],
+        **options: Any,
     ) -> CrewResult:
         stage = Stage(observer, replays)
         await self.script(inputs, stage)

@@ -14,12 +14,13 @@ from app.runs.callers import OPERATOR
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
 from app.runs.retention import Retention, purge
 from app.runs.service import RunOptions
+from app.runs.webhook_bodies import webhooks_at
 from app.runs.webhook_targets import WebhookTargets
 from storage import OutputStore
 from tests.cli.test_commands import Command, crew_capture  # noqa: F401 - a fixture
 from tests.runs.scripted import Parts, Stage, running_service, until
 
-OPTIONS = RunOptions(webhook_url="http://127.0.0.1:9/")
+OPTIONS = RunOptions(webhooks=webhooks_at("http://127.0.0.1:9/"))
 TARGETS = WebhookTargets(allow_private=True)
 
 

@@ -12,6 +12,7 @@ from app.runs.callers import OPERATOR
 from app.runs.errors import InvalidInput
 from app.runs.outbox import Outbox
 from app.runs.service import RunOptions
+from app.runs.webhook_bodies import webhooks_at
 from app.runs.webhook_targets import WebhookTargets, is_public
 from app.runs.webhooks import Deliverer
 from storage import OutputStore
@@ -97,7 +98,7 @@ async def test_an_inside_address_is_refused_with_the_run(
     targets: WebhookTargets, host: str
 ) -> None:
     with pytest.raises(InvalidInput, match=r"webhook_url: .* is an address of the own network"):
-        await targets.check(f"http://{host}:8080/hook")
+        await targets.check(f"http://{host}:8080/hook", "webhook_url")
 
 
 @pytest.mark.parametrize("host", [*LOOPBACK, "localhost."])  # some systems know no such name
@@ -113,7 +114,7 @@ async def test_an_inside_address_is_not_connected_either(
 async def test_a_name_of_an_inside_address_is_refused(address: str) -> None:
     targets = WebhookTargets(allow_private=False, resolver=Names([address]))
     with pytest.raises(InvalidInput, match="own network"):
-        await targets.check("https://example.com/hook")
+        await targets.check("https://example.com/hook", "webhook_url")
     async with receiving() as receiver:
         await _fail_to_reach(targets, _on(receiver, "example.com"))
     assert receiver.arrivals == []
@@ -122,7 +123,7 @@ async def test_a_name_of_an_inside_address_is_refused(address: str) -> None:
 async def test_one_inside_address_among_public_ones_is_enough() -> None:
     targets = WebhookTargets(allow_private=False, resolver=Names(["8.8.8.8", "10.0.0.1"]))
     with pytest.raises(InvalidInput, match="own network"):
-        await targets.check("https://example.com/hook")
+        await targets.check("https://example.com/hook", "webhook_url")
 
 
 async def test_a_name_that_leads_inside_after_the_check_leads_nowhere(
@@ -136,7 +137,7 @@ async def test_a_name_that_leads_inside_after_the_check_leads_nowhere(
         running_service(database, store, webhook_targets=targets) as parts,
         receiving() as receiver,
     ):
-        options = RunOptions(webhook_url=_on(receiver, "rebound.example"))
+        options = RunOptions(webhooks=webhooks_at(_on(receiver, "rebound.example")))
         run_id = await parts.runs.start("poem", {"topic": "rain"}, OPERATOR, options)
         deliverer.start()
 
@@ -164,11 +165,13 @@ async def test_a_name_that_leads_inside_after_the_check_leads_nowhere(
     ],
 )
 async def test_a_public_target_is_taken(url: str) -> None:
-    await WebhookTargets(allow_private=False, resolver=Names(["8.8.8.8"])).check(url)
+    await WebhookTargets(allow_private=False, resolver=Names(["8.8.8.8"])).check(url, "webhook_url")
 
 
 async def test_a_name_that_nobody_knows_yet_is_taken() -> None:
-    await WebhookTargets(allow_private=False, resolver=Names([])).check("https://soon.example/")
+    await WebhookTargets(allow_private=False, resolver=Names([])).check(
+        "https://soon.example/", "webhook_url"
+    )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
@@ -178,7 +181,7 @@ async def test_inside_addresses_are_reached_when_the_operator_allows_it(host: st
         receiving() as receiver,
         aiohttp.ClientSession(connector=targets.connector()) as session,
     ):
-        await targets.check(_on(receiver, host))
+        await targets.check(_on(receiver, host), "webhook_url")
         # The receiver takes signed requests only; this one is refused by it, so it got there.
         async with session.post(_on(receiver, host)) as response:
             assert response.status == 500
@@ -212,7 +215,7 @@ async def test_what_cannot_be_called_is_refused(
 ) -> None:
     targets = WebhookTargets(allow_private=allow_private, resolver=Names(["8.8.8.8"]))
     with pytest.raises(InvalidInput) as refused:
-        await targets.check(url)
+        await targets.check(url, "webhook_url")
     assert problem in str(refused.value)
     assert "hush" not in str(refused.value)
 

@@ -19,6 +19,7 @@ from app.runs.events import Event
 from app.runs.models import WebhookDelivery
 from app.runs.outbox import Outbox, put_in_outbox
 from app.runs.service import RunOptions
+from app.runs.webhook_bodies import webhooks_at
 from app.runs.webhook_targets import WebhookTargets
 from app.runs.webhooks import RETRY_DELAYS_SECONDS, Deliverer, sign
 from storage import OutputStore
@@ -86,7 +87,7 @@ async def _delivering(
 
 async def _run(parts: Parts, url: str) -> UUID:
     """Run once, to its end."""
-    run_id = await parts.runs.start("poem", INPUTS, OPERATOR, RunOptions(webhook_url=url))
+    run_id = await parts.runs.start("poem", INPUTS, OPERATOR, RunOptions(webhooks=webhooks_at(url)))
     await parts.runs.ended(run_id, OPERATOR)
     return run_id
 
@@ -144,7 +145,7 @@ async def test_a_failed_and_a_cancelled_run_are_told_of(
         _delivering(database, targets),
     ):
         failed = await _run(parts, receiver.url)
-        options = RunOptions(webhook_url=receiver.url)
+        options = RunOptions(webhooks=webhooks_at(receiver.url))
         cancelled = await parts.runs.start("poem", {"topic": "snow"}, OPERATOR, options)
         await parts.runs.cancel(cancelled, OPERATOR)
         await _until_all_are(parts, failed, "delivered", 1)
@@ -344,7 +345,7 @@ async def test_an_event_stored_while_its_run_was_deleted_is_forgotten(
 ) -> None:
     late = Event(UUID(int=1), 100_001, "task.finished", {}, datetime.now(UTC))
     async with parts.database.write() as connection:
-        await put_in_outbox(connection, [(late, "http://127.0.0.1:9/")])
+        await put_in_outbox(connection, [(late, webhooks_at("http://127.0.0.1:9/"))])
     async with _delivering(parts.database, targets):
         await _deliveries(parts, late.run_id, 0)
 
