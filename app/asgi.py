@@ -17,6 +17,7 @@ from app.api.auth import PUBLIC, Identity
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
 from app.api.keys import ApiKeys
+from app.api.mcp import mcp, open_mcp
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
 from app.crews.registry import Registry, served_crews
@@ -74,10 +75,11 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         async with open_service(settings, crews) as service:
             for part in fields(service):
                 app.state[part.name] = getattr(service, part.name)
-            yield
+            async with open_mcp(service.runs) as app.state.mcp:
+                yield
 
     return Litestar(
-        [run_idea_crew, runs_router, amp_router, live, ready],
+        [run_idea_crew, runs_router, amp_router, mcp, live, ready],
         lifespan=[lifespan],
         middleware=[
             Identity(needs_key=settings.auth == "keys", allowed_hosts=settings.host_names),

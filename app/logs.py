@@ -34,9 +34,13 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
+    # The SDK of MCP logs what it can't take, inputs and all, and does so through the root logger.
+    logging.getLogger().addFilter(lambda record: record.levelno >= logging.ERROR)
     # One line per request of each library helps nobody who watches thousands of runs.
     for name in ("httpx", "botocore", "aiosqlite", "alembic", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("mcp", "a2a"):  # they warn of what clients do wrong, which these are told anyway
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _without_color_message(

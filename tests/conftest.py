@@ -7,7 +7,12 @@ from hypothesis import HealthCheck, settings
 
 from tests.servers import S3Account, SeaweedFS
 
-pytest_plugins = ["tests.crews.projects", "tests.databases", "tests.serving"]
+pytest_plugins = [
+    "tests.api.crews",
+    "tests.crews.projects",
+    "tests.databases",
+    "tests.serving",
+]
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -20,6 +20,7 @@ from app.runs.errors import (
     IdempotencyConflict,
     InvalidInput,
     Overloaded,
+    RunError,
     RunMoved,
     RunUnsettled,
     ShuttingDown,
@@ -87,6 +88,17 @@ def error_response(status_code: int, error_type: str, error: str) -> Response[Er
     """An error as it is answered; 503 says when to come again."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status_code == 503 else {}
     return Response(ErrorAnswer(error, error_type), status_code=status_code, headers=headers)
+
+
+def error_text(error: Exception) -> str:
+    """What is said of an error where no HTTP status goes with it."""
+    if isinstance(error, RunError):
+        return str(error)
+    if isinstance(error, DatabaseUnavailable):
+        logger.warning("The database is unavailable: %s", error)
+        return "the database is unavailable; try again"
+    logger.error("A request failed", exc_info=error)
+    return "internal error"
 
 
 def _invalid_input(_: Request[Any, Any, Any], error: InvalidInput) -> Response[ErrorAnswer]:

@@ -34,7 +34,7 @@ class Capture:
     async def task_started(self, event: TaskStarted) -> None:
         """Tell of it; the task's model calls stream if that was asked for or somebody watches."""
         self._tell("task.started", event, datetime.now(UTC))
-        if self._stream or self._events.is_watched(self._run_id):
+        if self._stream or self._events.wants_tokens(self._run_id):
             stream = TokenStream(self._teller(event))
             self._streams[event.index] = stream
             on_token.set(stream.add)

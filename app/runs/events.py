@@ -36,18 +36,22 @@ class EventHub:
     """Tells the watchers in this process what happens in runs that it hears of."""
 
     def __init__(self) -> None:
-        self._watchers: dict[UUID, set[asyncio.Queue[Event | None]]] = defaultdict(set)
+        # Of each run the watchers' queues, and whether they want its tokens.
+        self._watchers: dict[UUID, dict[asyncio.Queue[Event | None], bool]] = defaultdict(dict)
 
     def watched(self) -> set[UUID]:
         """The runs that somebody in this process watches."""
         return set(self._watchers)
 
-    def is_watched(self, run_id: UUID) -> bool:
-        return run_id in self._watchers
+    def wants_tokens(self, run_id: UUID) -> bool:
+        """Whether somebody in this process watches the run's words as they come."""
+        return any(self._watchers.get(run_id, {}).values())
 
     def publish(self, event: Event) -> None:
         """Tell every watcher of the run; costs a look-up where there is none."""
-        for queue in self._watchers.get(event.run_id, ()):
+        for queue, tokens in self._watchers.get(event.run_id, {}).items():
+            if event.seq is None and not tokens:
+                continue
             if queue.qsize() < _MAX_BEHIND:
                 queue.put_nowait(event)
             elif queue.qsize() == _MAX_BEHIND:
@@ -60,13 +64,13 @@ class EventHub:
                 queue.put_nowait(None)
 
     @contextmanager
-    def watch(self, run_id: UUID) -> Iterator[asyncio.Queue[Event | None]]:
+    def watch(self, run_id: UUID, *, tokens: bool = True) -> Iterator[asyncio.Queue[Event | None]]:
         """A queue of what happens in the run while the block lasts; None: it is over."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._watchers[run_id].add(queue)
+        self._watchers[run_id][queue] = tokens
         try:
             yield queue
         finally:
-            self._watchers[run_id].discard(queue)
+            del self._watchers[run_id][queue]
             if not self._watchers[run_id]:
                 del self._watchers[run_id]

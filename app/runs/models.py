@@ -62,6 +62,7 @@ class UserRun(Base):
     stream: Mapped[bool | None] = mapped_column(Boolean)
     webhooks: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     meta: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
+    context_id: Mapped[str | None] = mapped_column(String(255))
     attempt: Mapped[int] = mapped_column(Integer)
     worker: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)

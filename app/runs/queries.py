@@ -87,6 +87,15 @@ class RunQueries:
         runs = runs[:limit]
         return RunPage(runs, _encode(runs[-1]) if more else None)
 
+    async def with_key(self, owner: str, idempotency_key: str) -> UUID | None:
+        """The owner's run that was accepted with this idempotency key."""
+        question = select(UserRun.run_id).where(
+            UserRun.owner == owner, UserRun.idempotency_key == idempotency_key
+        )
+        async with self._database.read() as connection:
+            run_id: UUID | None = await connection.scalar(question)
+            return run_id
+
     async def abandoned(self, limit: int) -> list[AbandonedRun]:
         """Unsettled runs in nobody's hands: each owner's oldest, then each one's second, ..."""
         place = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)

@@ -46,6 +46,7 @@ class NewRun:
     request_digest: str | None = None
     webhooks: Webhooks = field(default_factory=dict)
     meta: Any = None
+    context_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +219,7 @@ class RunRows:
                 "request_digest": run.request_digest,
                 "webhooks": run.webhooks or None,
                 "meta": run.meta,
+                "context_id": run.context_id,
                 "status": RunStatus.QUEUED,
                 "attempt": 0,
                 "worker": self._worker,

@@ -6,7 +6,7 @@ Every way in asks here, and says who asks: a run of another owner is an unknown 
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,7 @@ from app.runs.inputs import complete_inputs
 from app.runs.models import UNSETTLED, RunStatus, UserRun, WebhookDelivery
 from app.runs.queries import RunFilter, RunPage, RunQueries
 from app.runs.rows import NewRun, Outcome, RunRows
+from app.runs.served import ServedCrew, served_crew
 from app.runs.webhook_bodies import FIELDS, Webhooks, webhooks_at
 from app.runs.webhook_targets import WebhookTargets
 from app.runs.worker import SettledRun, Worker
@@ -45,13 +46,14 @@ class RunOptions:
 
     `stream`: models stream from the first call. `idempotency_key`: the same key gives the same
     run, however often it is asked for. `webhooks`: who is told of what, `meta`: what they are told
-    beside it.
+    beside it. `context_id`: what the client groups its runs by.
     """
 
     stream: bool = False
     idempotency_key: str | None = None
     webhooks: Webhooks = field(default_factory=dict)
     meta: Any = None
+    context_id: str | None = None
 
 
 class RunService:
@@ -80,6 +82,10 @@ class RunService:
         self._adding = 0
         self.accepting = True
         """Whether new runs are taken."""
+
+    def crews(self) -> list[ServedCrew]:
+        """The crews that are served, as their clients see them."""
+        return [served_crew(spec, self._engine.describe(spec.name)) for spec in self._crews]
 
     async def start(
         self,
@@ -191,6 +197,10 @@ class RunService:
             wanted = replace(wanted, owner=caller.owner or "")
         return await self._queries.page(wanted, cursor, limit)
 
+    async def find(self, idempotency_key: str, caller: Caller) -> UUID | None:
+        """The caller's run that was accepted with this key, if there is one."""
+        return await self._queries.with_key(caller.owner or "", idempotency_key)
+
     async def cancel(self, run_id: UUID, caller: Caller) -> None:
         """Settle a run as cancelled: its model connections are closed, its outputs deleted.
 
@@ -236,14 +246,21 @@ class RunService:
         return await self._queries.deliveries(run.run_id)
 
     async def watch(
-        self, run_id: UUID, caller: Caller, *, after_seq: int, heartbeat_seconds: float
-    ) -> AsyncIterator[Event | None]:
+        self,
+        run_id: UUID,
+        caller: Caller,
+        *,
+        after_seq: int,
+        heartbeat_seconds: float,
+        tokens: bool = True,
+    ) -> AsyncGenerator[Event | None]:
         """What happens in a run: stored events above a number, then what comes, until its end.
 
-        Yields None whenever nothing happened for a while. Ends early for a watcher that falls
-        behind; it may come back with the number of the last event it saw. Raises UnknownRun.
+        With `tokens`, models stream their words while this watches. Yields None whenever nothing
+        happened for a while. Ends early for a watcher that falls behind; it may come back with the
+        number of the last event it saw. Raises UnknownRun.
         """
-        with self._events.watch(run_id) as queue:
+        with self._events.watch(run_id, tokens=tokens) as queue:
             # In this order nothing is missed; what comes twice is left out.
             run = await self.get(run_id, caller)
             for event in await self._queries.events([run_id], after_seq=after_seq):
@@ -303,6 +320,7 @@ class RunService:
             request_digest=digest,
             webhooks=options.webhooks,
             meta=options.meta,
+            context_id=options.context_id,
         )
 
     def _admit(self, count: int) -> None:

@@ -1,41 +1,16 @@
 """`/api/runs`: runs as a resource."""
 
 import asyncio
-import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 
-from app.crews.registry import Registry, idea_crew
+from tests.api.crews import REPORTS, Gate
 from tests.runs.scripted import until
 from tests.serving import Serve, Served
-
-REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
-
-
-class Gate:
-    """An idea crew whose model answers when it is let."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        self.open = threading.Event()
-        self.crews = Registry([replace(idea_crew(), offline_answer=self._answer)])
-
-    def _answer(self, prompt: str) -> str:
-        self.asked.set()
-        assert self.open.wait(20)
-        return "# A report\n\n<script>alert(1)</script> [x](javascript:alert(1)) **bold**"
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open.set()
 
 
 async def _start(served: Served, **body: Any) -> dict[str, Any]:
@@ -360,7 +335,7 @@ async def test_a_run_is_watched_and_cancelled_from_another_process(
         watching = asyncio.create_task(_events(other, run_id))
 
         async def is_watched() -> bool:
-            return other.inside.events.is_watched(UUID(run_id))
+            return UUID(run_id) in other.inside.events.watched()
 
         await until(is_watched)
         assert (await other.http.post(f"/api/runs/{run_id}/cancel")).status_code == 200

@@ -70,7 +70,7 @@ async def test_only_calls_begun_while_somebody_watches_are_streamed(serve: Serve
         watching = asyncio.create_task(_watched(served, run_id))
 
         async def is_watched() -> bool:
-            return bool(served.inside.events.is_watched(UUID(run_id)))
+            return UUID(run_id) in served.inside.events.watched()
 
         await until(is_watched)
         events = await watching

@@ -1,0 +1,361 @@
+"""`/mcp`, by the official client and by CrewAI's own."""
+
+import asyncio
+import re
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from mcp import ClientSession, types
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+
+from app.api.keys import Role
+from app.runs.models import UserRun
+from tests.api.crews import IDEA_AND_POEM, REPORTS, Gate
+from tests.runs.scripted import until
+from tests.serving import Serve, Served
+
+HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+
+
+@asynccontextmanager
+async def connected(
+    served: Served, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[ClientSession]:
+    """A session of the official client."""
+    url = str(served.http.base_url.join("/mcp"))
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(create_mcp_http_client(dict(headers or {})))
+        streams = await stack.enter_async_context(streamable_http_client(url, http_client=http))
+        session = await stack.enter_async_context(ClientSession(*streams[:2]))
+        await session.initialize()
+        yield session
+
+
+def _text(result: types.CallToolResult) -> str:
+    (content,) = result.content
+    assert isinstance(content, types.TextContent)
+    return content.text
+
+
+def _call(request_id: int, **arguments: Any) -> bytes:
+    params = {"name": "idea", "arguments": arguments}
+    return _message("tools/call", params, id=request_id)
+
+
+def _message(method: str, params: Mapping[str, Any], **more: Any) -> bytes:
+    return msgspec.json.encode({"jsonrpc": "2.0", "method": method, "params": params, **more})
+
+
+def _answer(response: httpx.Response) -> dict[str, Any]:
+    """The result in the stream that answers a message."""
+    (data,) = re.findall(r"^data: (.*)$", response.text, re.MULTILINE)
+    answer: dict[str, Any] = msgspec.json.decode(data)
+    return answer
+
+
+async def _post(served: Served, message: bytes, **headers: str) -> httpx.Response:
+    return await served.http.post("/mcp", content=message, headers=HEADERS | headers)
+
+
+async def _begun_session(served: Served, **headers: str) -> dict[str, str]:
+    """The header of a session of its own, for messages that no client would send."""
+    params = {
+        "protocolVersion": types.LATEST_PROTOCOL_VERSION,
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    }
+    response = await _post(served, _message("initialize", params, id=0), **headers)
+    return {"mcp-session-id": response.headers["mcp-session-id"]}
+
+
+async def _settled(served: Served) -> UserRun:
+    async def is_settled() -> bool:
+        (run,) = await served.rows()
+        return run.finished_at is not None
+
+    await until(is_settled)
+    (run,) = await served.rows()
+    return run
+
+
+async def test_each_crew_is_a_tool_with_its_inputs(serve: Serve) -> None:
+    async with serve(IDEA_AND_POEM) as served, connected(served) as session:
+        idea, poem = (await session.list_tools()).tools
+    assert (idea.name, poem.name) == ("idea", "poem")
+    assert idea.description is not None
+    assert "profile_analysis" in idea.description
+    assert idea.inputSchema["properties"]["interest_area"] == {
+        "type": "string",
+        "default": "AI / Automation",
+    }
+    assert idea.inputSchema["required"] == []
+    assert poem.inputSchema["required"] == ["topic"]
+    assert poem.inputSchema["properties"] == {"topic": {"type": "string"}}
+    assert poem.outputSchema is not None
+
+
+async def test_a_call_runs_the_crew_and_gives_text_and_structure(serve: Serve) -> None:
+    async with serve(IDEA_AND_POEM) as served, connected(served) as session:
+        idea = await session.call_tool("idea", {"interest_area": "Food"})
+        poem = await session.call_tool("poem", {"topic": "tea"})
+        of_idea, of_poem = await served.rows()
+        assert await served.stored() == 0
+    assert not idea.isError
+    assert not poem.isError
+    assert idea.structuredContent == {
+        "run_id": str(of_idea.run_id),
+        "status": "succeeded",
+        "outputs": of_idea.outputs,
+        "raw_result": of_idea.raw_result,
+    }
+    assert list(idea.structuredContent["outputs"]) == REPORTS
+    assert _text(idea) == of_idea.raw_result
+    assert of_idea.inputs["interest_area"] == "Food"
+    assert of_poem.inputs == {"topic": "tea"}
+    assert poem.structuredContent is not None
+    assert list(poem.structuredContent["outputs"]) == ["poem", "title"]
+
+
+async def test_progress_grows_with_each_start_and_end_of_a_task(serve: Serve) -> None:
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def tell(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
+
+    async with serve() as served, connected(served) as session:
+        result = await session.call_tool("idea", {}, progress_callback=tell)
+    assert result.structuredContent is not None
+    run_id = result.structuredContent["run_id"]
+    assert [progress for progress, *_ in told] == [0, 0.5, 1, 1.5, 2, 2.5, 3]
+    assert {total for _, total, _ in told} == {3}
+    messages = [message for *_, message in told]
+    assert messages[0] == f"run {run_id} is accepted"
+    assert set(messages[1:]) == {f"{task} {what}" for task in REPORTS for what in _STEPS}
+
+
+_STEPS = ("started", "finished")
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "error"),
+    [
+        ("poem", {}, "topic: missing; the crew poem needs it"),
+        ("poem", {"topic": "x" * 5000}, "topic: 5000 characters; at most 4000 are allowed"),
+        ("idea", {"work_style": "\x00"}, "work_style: control character U+0000 at position 0"),
+        ("nothing", {}, "no crew is named nothing"),
+    ],
+)
+async def test_a_wrong_call_is_an_error_that_says_what_is_wrong(
+    serve: Serve, tool: str, arguments: dict[str, Any], error: str
+) -> None:
+    async with serve(IDEA_AND_POEM) as served, connected(served) as session:
+        result = await session.call_tool(tool, arguments)
+        assert await served.rows() == []
+    assert result.isError
+    assert _text(result).startswith(error)
+
+
+async def test_a_failed_run_is_an_error_that_names_the_run(serve: Serve) -> None:
+    model = {"llm_model": "openai/none", "llm_base_url": "http://127.0.0.1:9", "llm_api_key": "k"}
+    async with serve(**model) as served, connected(served) as session:
+        result = await session.call_tool("idea", {})
+        (run,) = await served.rows()
+    assert result.isError
+    assert _text(result) == f"run {run.run_id} failed: model_error: {run.error}"
+
+
+async def test_what_is_unexpected_shows_nothing_of_the_inside(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr(served.inside.runs, "start", broken)
+    async with connected(served) as session:
+        result = await session.call_tool("idea", {})
+    assert result.isError
+    assert _text(result) == "internal error"
+
+
+async def test_a_cancelled_call_cancels_its_run(serve: Serve, gate: Gate) -> None:
+    async with serve(gate.crews, engine="stock") as served, connected(served) as session:
+        calling = asyncio.create_task(session.call_tool("idea", {}))
+        await asyncio.to_thread(gate.asked.wait, 20)
+        cancelled = types.CancelledNotificationParams(requestId=1)  # 0 began the session
+        await session.send_notification(
+            types.ClientNotification(types.CancelledNotification(params=cancelled))
+        )
+        result = await calling
+        run = await _settled(served)
+    assert run.status == "cancelled"
+    assert result.isError
+    assert _text(result) == f"run {run.run_id} cancelled: cancelled: cancelled"
+
+
+async def test_a_call_is_cancelled_from_another_process(
+    serve: Serve, gate: Gate, database_url: str
+) -> None:
+    async with (
+        serve(gate.crews, engine="stock", database_url=database_url) as one,
+        serve(database_url=database_url) as other,
+    ):
+        session = await _begun_session(other)
+        calling = asyncio.create_task(_post(one, _call(7), **session))
+        await asyncio.to_thread(gate.asked.wait, 20)
+        strangers = await _begun_session(one)
+        for headers in ({}, strangers, session):
+            cancelled = _message("notifications/cancelled", {"requestId": 7})
+            assert (await _post(other, cancelled, **headers)).status_code == 202
+            if headers is not session:
+                assert (await one.rows())[0].status == "running"
+        answer = _answer(await calling)
+        assert answer["result"]["isError"]
+        assert (await _settled(one)).status == "cancelled"
+
+
+async def test_a_client_that_goes_away_cancels_nothing(serve: Serve, gate: Gate) -> None:
+    async with serve(gate.crews, engine="stock") as served:
+        async with connected(served) as session:
+            calling = asyncio.create_task(session.call_tool("idea", {}))
+            await asyncio.to_thread(gate.asked.wait, 20)
+            calling.cancel()
+        (run,) = await served.rows()
+
+        async def nobody_waits() -> bool:
+            return run.run_id not in served.inside.events.watched()
+
+        await until(nobody_waits)
+        gate.open.set()
+        assert (await _settled(served)).status == "succeeded"
+
+
+async def test_a_request_sent_again_gets_the_same_run(served: Served) -> None:
+    session = await _begun_session(served)
+    answers = [_answer(await _post(served, _call(7), **session)) for _ in range(2)]
+    assert answers[0]["result"] == answers[1]["result"]
+    other_call = _answer(await _post(served, _call(7, interest_area="Food"), **session))
+    assert "used before" in other_call["result"]["content"][0]["text"]
+    assert len(await served.rows()) == 1
+    without_session = _answer(await _post(served, _call(7)))
+    assert not without_session["result"]["isError"]
+    assert len(await served.rows()) == 2
+
+
+async def test_two_hundred_calls_at_once(served: Served) -> None:
+    async with AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(connected(served)) for _ in range(4)]
+
+        def call(user: int) -> Awaitable[types.CallToolResult]:
+            given = {"experience_summary": f"user {user}"}
+            return sessions[user % 4].call_tool("idea", given)
+
+        with _warnings_kept():
+            results = await asyncio.gather(*map(call, range(200)))
+    assert not any(result.isError for result in results)
+    runs = {str(run.run_id): run for run in await served.rows()}
+    assert len(runs) == 200
+    for user, result in enumerate(results):
+        assert result.structuredContent is not None
+        run = runs[result.structuredContent["run_id"]]
+        assert run.inputs["experience_summary"] == f"user {user}"
+        assert result.structuredContent["outputs"] == run.outputs
+
+
+@contextmanager
+def _warnings_kept() -> Iterator[None]:
+    """Warnings go where they went before."""
+    with warnings.catch_warnings(record=True) as before:
+        yield
+        warnings.warn("for the list", UserWarning, stacklevel=1)
+        assert before is not None
+        assert str(before[-1].message) == "for the list"
+
+
+async def test_what_is_not_the_protocol_is_refused_like_everything_else(served: Served) -> None:
+    listening = await served.http.get("/mcp", headers={"Accept": "text/event-stream"})
+    assert listening.status_code == 405
+    assert listening.headers["allow"].startswith("POST")
+    assert (await served.http.post("/mcp/more")).status_code == 404
+    too_large = await _post(served, b" " * 1_000_001)
+    assert too_large.status_code == 413
+    for body in (b"", b"{", b"[]", b"[" * 100_000, b'{"a":' * 100_000):
+        response = await _post(served, body)
+        assert response.status_code == 400
+        assert response.json()["error"] == "body: expected one JSON-RPC message"
+
+
+@pytest.mark.parametrize("text", ["plain", "application/json"])
+async def test_inputs_are_not_logged_when_they_can_not_be_taken(
+    served: Served, capfd: pytest.CaptureFixture[str], text: str
+) -> None:
+    params = {"name": "idea", "arguments": "secret-input"}
+    answer = _answer(await _post(served, _message("tools/call", params, id=1)))
+    assert answer["error"]["message"] == "Invalid request parameters"
+    assert "secret-input" not in capfd.readouterr().err
+
+
+async def test_a_crew_calls_a_served_crew_by_crewais_own_client(serve: Serve) -> None:
+    from crewai import Agent
+    from crewai.mcp import MCPServerHTTP
+
+    from app.engine.llm import ModelSettings, create_model
+
+    async with serve(IDEA_AND_POEM) as served:
+        url = str(served.http.base_url.join("/mcp"))
+        agent = Agent(
+            role="r", goal="g", backstory="b", llm=create_model(ModelSettings(model="offline"))
+        )
+        tools = await asyncio.to_thread(agent.get_mcp_tools, [MCPServerHTTP(url=url)])
+        idea, poem = sorted(tools, key=lambda tool: tool.name)
+        reports = await _in_a_loop_of_its_own(lambda: idea.run(interest_area="Food"))
+        verses = await _in_a_loop_of_its_own(lambda: poem.run(topic="tea"))
+        refused = await _in_a_loop_of_its_own(lambda: poem.run(topic="\x00"))
+        runs = await served.rows()
+    assert [run.raw_result for run in runs] == [reports, verses]
+    assert "topic: control character" in str(refused)
+
+
+async def _in_a_loop_of_its_own(call: Callable[[], Any]) -> Any:
+    """As in a crew that runs asynchronously.
+
+    Without a running loop CrewAI's tool fails on Python 3.11, whatever the server: it leaves the
+    connection in another task than the one that entered it.
+    """
+
+    async def called() -> Any:
+        return call()
+
+    return await asyncio.to_thread(asyncio.run, called())
+
+
+async def test_calls_belong_to_their_keys(serve: Serve, gate: Gate) -> None:
+    async with serve(gate.crews, engine="stock", auth="keys") as served:
+        assert (await _post(served, _call(1))).status_code == 401
+        keys = [await served.inside.api_keys.create("a team", Role.USER) for _ in range(2)]
+        mine, others = ({"Authorization": f"Bearer {key}"} for key in keys)
+        session = await _begun_session(served, **mine)
+        calling = asyncio.create_task(_post(served, _call(7), **session, **mine))
+        await asyncio.to_thread(gate.asked.wait, 20)
+        (run,) = await served.rows()
+        assert keys[0].startswith(f"cc_{run.owner}_")
+        # One who has heard of the session can't cancel its calls, nor get at their runs.
+        cancelled = _message("notifications/cancelled", {"requestId": 7})
+        assert (await _post(served, cancelled, **session, **others)).status_code == 202
+        gate.open.set()
+        assert not _answer(await calling)["result"]["isError"]
+        _answer(await _post(served, _call(7), **session, **others))
+        of_others = (await served.rows())[1]
+        assert of_others.owner != run.owner
+
+
+async def test_the_official_client_brings_its_key(serve: Serve) -> None:
+    async with serve(auth="keys") as served:
+        key = await served.inside.api_keys.create("a team", Role.USER)
+        async with connected(served, {"Authorization": f"Bearer {key}"}) as session:
+            assert not (await session.call_tool("idea", {})).isError
