@@ -14,7 +14,6 @@ from litestar.response import Stream
 from app.api.auth import CallerRequest
 from app.api.errors import error_answers
 from app.api.markdown import to_safe_html
-from app.runs.callers import Caller
 from app.runs.errors import InvalidInput, UnknownOutput
 from app.runs.events import Event
 from app.runs.models import DeliveryStatus, RunStatus, UserRun, WebhookDelivery
@@ -150,9 +149,9 @@ async def start_run(
     """Accepted when this answers: the run will be carried to its end."""
     runs: RunService = state.runs
     options = RunOptions(data.stream, idempotency_key, webhooks_at(data.webhook_url))
-    run_id = await runs.start(data.crew, data.inputs, request.user, options)
-    view = await _view(runs, run_id, request.user)
-    return Response(view, status_code=202, headers={"Location": f"/api/runs/{run_id}"})
+    run = await runs.submit(data.crew, data.inputs, request.user, options)
+    location = f"/api/runs/{run.run_id}"
+    return Response(await _view(runs, run), status_code=202, headers={"Location": location})
 
 
 @post(
@@ -194,7 +193,8 @@ async def list_runs(
 
 @get("/{run_id:uuid}", summary="A run as it stands", responses=error_answers({404: _UNKNOWN}))
 async def get_run(run_id: FromPath[UUID], state: State, request: CallerRequest) -> RunView:
-    return await _view(state.runs, run_id, request.user)
+    runs: RunService = state.runs
+    return await _view(runs, await runs.get(run_id, request.user))
 
 
 @post(
@@ -207,7 +207,7 @@ async def cancel_run(run_id: FromPath[UUID], state: State, request: CallerReques
     """Its model connections are closed and its outputs deleted; a settled run stays as it is."""
     runs: RunService = state.runs
     await runs.cancel(run_id, request.user)
-    return await _view(runs, run_id, request.user)
+    return await _view(runs, await runs.get(run_id, request.user))
 
 
 @delete(
@@ -261,13 +261,13 @@ async def watch_run(
     if last_event_id is not None and not last_event_id.isdecimal():
         raise InvalidInput("Last-Event-ID", "not the id of an event")
     runs: RunService = state.runs
-    await runs.get(run_id, request.user)  # unknown is answered before the stream begins
     events = runs.watch(
         run_id,
         request.user,
         after_seq=-1 if last_event_id is None else int(last_event_id),
         heartbeat_seconds=_HEARTBEAT_SECONDS,
     )
+    await anext(events)  # an unknown run is answered before the stream begins
     return Stream(
         _server_sent(events),
         media_type="text/event-stream",
@@ -301,8 +301,7 @@ async def _server_sent(events: AsyncIterator[Event | None]) -> AsyncIterator[byt
         yield b"%bevent: %b\ndata: %b\n\n" % (number, event.type.encode(), data)
 
 
-async def _view(runs: RunService, run_id: UUID, caller: Caller) -> RunView:
-    run = await runs.get(run_id, caller)
+async def _view(runs: RunService, run: UserRun) -> RunView:
     tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
     webhooks = [_delivery(delivery) for delivery in await runs.deliveries(run)]
     return RunView(**_summary_fields(run), outputs=run.outputs, tasks=tasks, webhooks=webhooks)

@@ -94,7 +94,20 @@ class RunService:
         caller: Caller,
         options: RunOptions | None = None,
     ) -> UUID:
-        """Accept a run: when this returns, its row is committed and it will be run.
+        """Accept a run: when this returns its id, its row is committed and it will be run.
+
+        Raises what `submit` raises.
+        """
+        return (await self.submit(crew, given, caller, options)).run_id
+
+    async def submit(
+        self,
+        crew: str,
+        given: Mapping[str, Any],
+        caller: Caller,
+        options: RunOptions | None = None,
+    ) -> UserRun:
+        """The same; gives the run as it stands.
 
         Raises:
             UnknownCrew: no crew of this name is served.
@@ -106,7 +119,18 @@ class RunService:
         new = self._new_run(crew, given, caller, options, "")
         await self._check_webhooks(options.webhooks)
         (run_id,) = await self._accept([new], caller)
-        return run_id
+        if run_id != new.run_id:  # an earlier one, by its key
+            return await self.get(run_id, caller)
+        return UserRun(
+            run_id=run_id,
+            crew=new.crew,
+            inputs=new.inputs,
+            owner=new.owner,
+            status=RunStatus.QUEUED,
+            attempt=0,
+            created_at=new.created_at,
+            webhook_url=new.webhook_url,
+        )
 
     async def start_many(
         self,
@@ -230,6 +254,8 @@ class RunService:
             index: {"name": task.name, "agent": task.agent, "status": "pending"}
             for index, task in enumerate(self._engine.describe(run.crew).tasks)
         }
+        if run.attempt == 0:
+            return list(tasks.values())
         first_seq = run.attempt * EVENTS_PER_ATTEMPT
         for event in await self._queries.events([run.run_id], after_seq=first_seq):
             task = tasks.get(event.data.get("index", -1), {})
@@ -256,13 +282,14 @@ class RunService:
     ) -> AsyncGenerator[Event | None]:
         """What happens in a run: stored events above a number, then what comes, until its end.
 
-        With `tokens`, models stream their words while this watches. Yields None whenever nothing
-        happened for a while. Ends early for a watcher that falls behind; it may come back with the
-        number of the last event it saw. Raises UnknownRun.
+        With `tokens`, models stream their words while this watches. Yields None once the run is
+        known to be there, and whenever nothing happened for a while. Ends early for a watcher that
+        falls behind; it may come back with the number of the last event it saw. Raises UnknownRun.
         """
         with self._events.watch(run_id, tokens=tokens) as queue:
             # In this order nothing is missed; what comes twice is left out.
             run = await self.get(run_id, caller)
+            yield None
             for event in await self._queries.events([run_id], after_seq=after_seq):
                 after_seq = event.seq or after_seq
                 yield event

@@ -7,7 +7,7 @@ speak OpenAI's API share one pool of connections. Set `on_token` around a call t
 from app.engine.llm.create import close_models, create_model, pooled
 from app.engine.llm.deferred import deferred_clients
 from app.engine.llm.offline import OfflineAnswer, OfflineModel
-from app.engine.llm.pooled import OnToken, on_token
+from app.engine.llm.openai_client import OnToken, on_token
 from app.engine.llm.settings import ModelSettings
 
 __all__ = [

@@ -8,12 +8,13 @@ Whatever is not plain goes through the SDK, over the same pool.
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import httpx
 import msgspec
@@ -35,7 +36,16 @@ from app.engine.llm.transport import (
     httpx_response,
 )
 
+OnToken = Callable[[str], None]
+"""Takes the pieces of an answer's text as they arrive, some joined; must not block."""
+
+on_token: contextvars.ContextVar[OnToken | None] = contextvars.ContextVar("on_token", default=None)
+"""Set around a call, it makes the model stream, and gets the pieces of this call's answer."""
+
 _Model = TypeVar("_Model", bound=SdkModel)
+
+# To wake for each token costs more than all the rest of a call; nobody reads as fast.
+_GATHER_SECONDS = 0.2
 
 # Parameters of the SDK's `create` that are not fields of the body.
 _SDK_OPTIONS = frozenset({"self", "extra_headers", "extra_query", "extra_body", "timeout"})
@@ -134,7 +144,8 @@ class _Completions(AsyncCompletions):
                 stream = await opened.enter_async_context(self._pool.stream(self._posted(body)))
                 if stream.status >= 400:
                     self._check(HttpReply(stream.status, stream.headers, await stream.read()))
-            return _chunks(stream, opened.pop_all(), self._request)
+            every_seconds = 0 if on_token.get() is None else _GATHER_SECONDS
+            return _chunks(stream, every_seconds, opened.pop_all(), self._request)
 
     def _posted(self, body: bytes) -> HttpRequest:
         return HttpRequest(
@@ -187,26 +198,80 @@ class _RawCompletion:
 
 
 async def _chunks(
-    stream: HttpStream, opened: AsyncExitStack, request: httpx.Request
+    stream: HttpStream, every_seconds: float, opened: AsyncExitStack, request: httpx.Request
 ) -> AsyncIterator[ChatCompletionChunk]:
     async with opened:
         with as_sdk_errors(request):
-            async for line in _lines(stream):
-                data = line.removeprefix(b"data:").strip()
-                if data == b"[DONE]":
-                    return
-                if data == line or not data:  # a comment, another field, the end of an event
-                    continue
-                yield _chunk(data, request)
+            async for lines in _lines(stream, every_seconds):
+                for data in _joined(_data_of(lines)) if every_seconds else _data_of(lines):
+                    if data == b"[DONE]":
+                        return
+                    yield _chunk(data, request)
 
 
-async def _lines(stream: HttpStream) -> AsyncIterator[bytes]:
+async def _lines(stream: HttpStream, every_seconds: float) -> AsyncIterator[list[bytes]]:
+    """The whole lines of each piece that comes."""
     rest = b""
-    async for piece in stream.chunks():
+    async for piece in stream.chunks(every_seconds):
         *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line
-    yield rest
+        yield lines
+    yield [rest]
+
+
+def _data_of(lines: Iterable[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        data = line.removeprefix(b"data:").strip()
+        if data and data != line:  # else a comment, another field, the end of an event
+            yield data
+
+
+class _TextDelta(msgspec.Struct, forbid_unknown_fields=True):
+    content: str
+
+
+class _TextChoice(msgspec.Struct, forbid_unknown_fields=True):
+    delta: _TextDelta
+    index: Literal[0]
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class _TextChunk(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A chunk that brings text and nothing else; what all chunks of an answer repeat, kept."""
+
+    id: str
+    choices: tuple[_TextChoice]
+    object: str
+    created: int
+    model: str
+    usage: None = None
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+    obfuscation: str | None = None
+
+
+_text_chunk = msgspec.json.Decoder(_TextChunk)
+
+
+def _joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks, neighbours that bring only text made one: the SDK's model of each is dear."""
+    joined: _TextChunk | None = None
+    for data in chunks:
+        try:
+            chunk = _text_chunk.decode(data)
+        except msgspec.MsgspecError:
+            if joined is not None:
+                yield msgspec.json.encode(joined)
+                joined = None
+            yield data
+        else:
+            if joined is not None:
+                chunk.choices[0].delta.content = (
+                    joined.choices[0].delta.content + chunk.choices[0].delta.content
+                )
+            joined = chunk
+    if joined is not None:
+        yield msgspec.json.encode(joined)
 
 
 def _chunk(data: bytes, request: httpx.Request) -> ChatCompletionChunk:

@@ -64,11 +64,21 @@ class HttpStream:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, as it arrives. Raises PoolError if it breaks off."""
+    async def chunks(self, every_seconds: float = 0) -> AsyncIterator[bytes]:
+        """The body, as it arrives; gathered for `every_seconds` or until its end.
+
+        Raises PoolError if it breaks off.
+        """
+        content = self._response.content
+        ended = asyncio.Event()
+        content.on_eof(ended.set)
         try:
-            async for chunk in self._response.content.iter_any():
+            while chunk := await content.readany():
                 yield chunk
+                if every_seconds and not ended.is_set():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(every_seconds):
+                            await ended.wait()
         except (aiohttp.ClientError, OSError) as error:
             raise _pool_error(self._response.url, error) from error
 

@@ -25,15 +25,9 @@ from openai import AsyncOpenAI, OpenAI
 from pydantic import PrivateAttr
 from typing_extensions import override
 
-from app.engine.llm.openai_client import async_client, sync_client
+from app.engine.llm.openai_client import async_client, on_token, sync_client
 from app.engine.llm.pool import ModelPool
 from app.engine.llm.transport import Endpoint
-
-OnToken = Callable[[str], None]
-"""Takes each piece of an answer's text as it arrives; must not block."""
-
-on_token: contextvars.ContextVar[OnToken | None] = contextvars.ContextVar("on_token", default=None)
-"""Set around a call, it makes the model stream, and gets the pieces of this call's answer."""
 
 _reported: contextvars.ContextVar[bool] = contextvars.ContextVar("llm_call_reported", default=True)
 

@@ -40,6 +40,12 @@ MESSAGES = [{"role": "user", "content": "Current Task: cook for user-0123abcd"}]
 NOW = {"retry-after": "0"}
 
 
+def _chunk_of(text: str) -> bytes:
+    choices = b'[{"index": 0, "delta": {"content": "%b"}, "finish_reason": null}]' % text.encode()
+    about = b'"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "stub"'
+    return b'data: {%b, "choices": %b}\n\n' % (about, choices)
+
+
 async def ask(model: BaseLLM, way: str) -> Any:
     if way == "acall":
         return await model.acall(MESSAGES)
@@ -295,6 +301,34 @@ async def test_watching_one_call_streams_no_other(server: Server) -> None:
 
     await asyncio.gather(*(asyncio.create_task(ask(number)) for number in range(20)))
     assert sum(body.get("stream", False) for body in server.stub.bodies) == 10
+
+
+async def test_a_watcher_hears_of_an_answer_before_its_end(server: Server) -> None:
+    go_on = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for word in ("one ", "two ", "three "):
+            await response.write(_chunk_of(word))
+        await go_on.wait()
+        await response.write(_chunk_of("four") + b"data: [DONE]\n\n")
+        return response
+
+    async with _serving(answer) as base_url:
+        pieces: list[str] = []
+
+        def listen(piece: str) -> None:
+            pieces.append(piece)
+            go_on.set()
+
+        token = on_token.set(listen)
+        try:
+            text = await server.pooled(base_url=base_url).acall(MESSAGES)
+        finally:
+            on_token.reset(token)
+    assert text == "".join(pieces) == "one two three four"
+    assert len(pieces) > 1
 
 
 async def test_a_stream_that_breaks_off_is_an_error_not_a_short_answer(server: Server) -> None:
