@@ -1,6 +1,7 @@
 """The database: engine and sessions, transactions shared by many runs, migrations."""
 
 from app.db.group_commit import GroupCommit
+from app.db.group_read import GroupRead
 from app.db.installation import Installation, installation_id
 from app.db.migrate import migrate
 from app.db.session import Base, Database, DatabaseUnavailable, UtcDateTime
@@ -10,6 +11,7 @@ __all__ = [
     "Database",
     "DatabaseUnavailable",
     "GroupCommit",
+    "GroupRead",
     "Installation",
     "UtcDateTime",
     "installation_id",

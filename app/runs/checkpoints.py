@@ -32,7 +32,7 @@ async def find_checkpoint(
     An output that can't be read is left out: its task is executed again.
     Raises DatabaseUnavailable.
     """
-    events = await queries.events([run_id])
+    events = await queries.history(run_id)
     attempts = {
         int(event.at.timestamp()): event.seq
         for event in events

@@ -2,7 +2,8 @@
 
 import base64
 import binascii
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from sqlalchemy import func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
-from app.db import Database
+from app.db import Database, GroupRead
 from app.runs.errors import InvalidInput
 from app.runs.events import Event
 from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
@@ -54,11 +55,17 @@ class RunQueries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._runs = GroupRead(self._runs_by_id)
+        self._histories = GroupRead(self._events_by_run)
 
     async def get(self, run_id: UUID) -> UserRun | None:
-        """The run as it stands, or None if there is no such run."""
+        """The run as it stands, or None if there is no such run. Callers may share it."""
+        return await self._runs.get(run_id)
+
+    async def _runs_by_id(self, run_ids: Sequence[UUID]) -> Mapping[UUID, UserRun]:
+        question = select(UserRun).where(UserRun.run_id.in_(run_ids))
         async with self._database.read() as connection, AsyncSession(connection) as session:
-            return await session.get(UserRun, run_id)
+            return {run.run_id: run for run in await session.scalars(question)}
 
     async def page(self, wanted: RunFilter, cursor: str | None, limit: int) -> RunPage:
         """Runs without their outputs, newest first. Raises InvalidInput for a wrong cursor."""
@@ -134,11 +141,22 @@ class RunQueries:
         async with self._database.read() as connection:
             return set(await connection.scalars(question))
 
+    async def history(self, run_id: UUID, *, after_seq: int = -1) -> list[Event]:
+        """The stored events of a run in their order, above a number."""
+        events = await self._histories.get(run_id) or []
+        return [event for event in events if event.seq is not None and event.seq > after_seq]
+
+    async def _events_by_run(self, run_ids: Sequence[UUID]) -> Mapping[UUID, list[Event]]:
+        found = defaultdict(list)
+        for event in await self.events(run_ids):
+            found[event.run_id].append(event)
+        return found
+
     async def events(
-        self, run_ids: Collection[UUID], *, after_seq: int = -1, since: datetime | None = None
+        self, run_ids: Collection[UUID], *, since: datetime | None = None
     ) -> list[Event]:
-        """The stored events of the runs, in each run's order, above a number or since a time."""
-        question = select(RunEvent).where(RunEvent.run_id.in_(run_ids), RunEvent.seq > after_seq)
+        """The stored events of the runs, in each run's order; those since a time."""
+        question = select(RunEvent).where(RunEvent.run_id.in_(run_ids))
         if since is not None:
             question = question.where(RunEvent.at >= since)
         async with self._database.read() as connection:

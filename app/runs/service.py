@@ -257,7 +257,7 @@ class RunService:
         if run.attempt == 0:
             return list(tasks.values())
         first_seq = run.attempt * EVENTS_PER_ATTEMPT
-        for event in await self._queries.events([run.run_id], after_seq=first_seq):
+        for event in await self._queries.history(run.run_id, after_seq=first_seq):
             task = tasks.get(event.data.get("index", -1), {})
             if event.type == "task.started":
                 task.update(status="running", started_at=event.at)
@@ -290,7 +290,7 @@ class RunService:
             # In this order nothing is missed; what comes twice is left out.
             run = await self.get(run_id, caller)
             yield None
-            for event in await self._queries.events([run_id], after_seq=after_seq):
+            for event in await self._queries.history(run_id, after_seq=after_seq):
                 after_seq = event.seq or after_seq
                 yield event
                 if event.settles:
