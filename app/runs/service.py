@@ -129,7 +129,6 @@ class RunService:
             status=RunStatus.QUEUED,
             attempt=0,
             created_at=new.created_at,
-            webhook_url=new.webhook_url,
         )
 
     async def start_many(
