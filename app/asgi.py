@@ -17,6 +17,7 @@ from app.api.auth import PUBLIC, Identity
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
 from app.api.keys import ApiKeys
+from app.api.limits import RateLimits
 from app.api.mcp import mcp, open_mcp
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
@@ -26,6 +27,7 @@ from app.engine import Engine
 from app.engine.llm import ModelSettings, close_models, create_model
 from app.logs import configure_logging
 from app.open_files import model_connections
+from app.runs.callers import Quota
 from app.runs.events import EventHub
 from app.runs.neighbours import Neighbours
 from app.runs.outbox import Outbox
@@ -63,6 +65,7 @@ class Service:
     store: OutputStore
     database: Database
     api_keys: ApiKeys
+    rate_limits: RateLimits
 
 
 def create_app(settings: Settings | None = None, crews: Registry | None = None) -> Litestar:
@@ -82,13 +85,24 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         [run_idea_crew, runs_router, amp_router, mcp, live, ready],
         lifespan=[lifespan],
         middleware=[
-            Identity(needs_key=settings.auth == "keys", allowed_hosts=settings.host_names),
+            Identity(
+                needs_key=settings.auth == "keys",
+                allowed_hosts=settings.host_names,
+                quota=_quota(settings),
+                is_rate_limited=bool(settings.rates),
+            ),
         ],
         exception_handlers=dict(EXCEPTION_HANDLERS),
         request_max_body_size=_MAX_BODY_BYTES,
         openapi_config=_openapi(settings),
         logging_config=None,
     )
+
+
+def _quota(settings: Settings) -> Quota | None:
+    """What each caller may have; None: any number."""
+    quota = Quota(settings.max_runs_per_caller, settings.runs_per_day, settings.tokens_per_day)
+    return None if quota == Quota() else quota
 
 
 def _openapi(settings: Settings) -> OpenAPIConfig:
@@ -164,6 +178,8 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             max_runs=settings.max_runs_in_flight + settings.max_runs_queued,
             webhook_targets=webhook_targets,
         )
+        rate_limits = RateLimits(database, settings.rates)
+        stack.push_async_callback(rate_limits.aclose)
         recovery = Recovery(rows, queries, worker, max_attempts=settings.max_attempts)
         stack.push_async_callback(recovery.aclose)
         neighbours = Neighbours(name, worker, events, queries)
@@ -178,7 +194,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         sweeper.start()
         recovery.start()
         neighbours.start()
-        yield Service(runs, worker, events, stop, store, database, ApiKeys(database))
+        yield Service(runs, worker, events, stop, store, database, ApiKeys(database), rate_limits)
 
 
 @asynccontextmanager

@@ -7,9 +7,11 @@ import base64
 import binascii
 import ipaddress
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+from limits import RateLimitItem, parse_many
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -69,6 +71,11 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=10)] = 20.0
     max_attempts: Count = 3
 
+    rate_limit: str = ""
+    max_runs_per_caller: Count | None = None
+    runs_per_day: Count | None = None
+    tokens_per_day: Count | None = None
+
     webhook_secret: SecretStr | None = None
     webhook_allow_private: bool = False
     retention_days: Annotated[float, Field(ge=0, le=36_500)] = 0.0
@@ -97,6 +104,17 @@ class Settings(BaseSettings):
             raise ValueError("must be local, memory, s3, or a chain of them such as memory+s3")
         return value
 
+    @field_validator("rate_limit")
+    @classmethod
+    def _known_rate(cls, value: str) -> str:
+        try:
+            amounts = [rate.amount for rate in parse_many(value)] if value else [1]
+        except ValueError:
+            amounts = [0]
+        if min(amounts) < 1:
+            raise ValueError("must be like 100/minute, or several such as 10/second;1000/hour")
+        return value
+
     @field_validator("webhook_secret")
     @classmethod
     def _standard_secret(cls, value: SecretStr | None) -> SecretStr | None:
@@ -122,6 +140,11 @@ class Settings(BaseSettings):
         if "*" in names or (not names and self.auth == "keys"):
             return None
         return frozenset(names or {*_LOOPBACK_NAMES, self.host.lower()})
+
+    @property
+    def rates(self) -> Sequence[RateLimitItem]:
+        """How many requests a caller may make in which times; none are limited if empty."""
+        return parse_many(self.rate_limit) if self.rate_limit else []
 
     @property
     def cleanup_max_age_seconds(self) -> float:

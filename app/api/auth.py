@@ -1,16 +1,18 @@
 """Who asks: the `Caller` of every request, to mounted applications too."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from litestar import Request
 from litestar.datastructures import State
 from litestar.exceptions import ClientException, NotAuthorizedException
 from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.keys import ApiKeys, Role
-from app.runs.callers import Caller
+from app.api.keys import ApiKey, ApiKeys, Role
+from app.api.limits import RateLimits
+from app.runs.callers import Caller, Quota
 
 CallerRequest: TypeAlias = Request[Caller, Any, State]
 """A request whose `user` is the `Caller`."""
@@ -18,6 +20,7 @@ CallerRequest: TypeAlias = Request[Caller, Any, State]
 PUBLIC = {"public": True}
 """The `opt` of a handler that needs no key."""
 
+_MAX_ADDRESS_CHARACTERS = 64
 # Ours have 59 characters.
 _MAX_KEY_CHARACTERS = 200
 
@@ -25,26 +28,58 @@ _MAX_KEY_CHARACTERS = 200
 class Identity(ASGIMiddleware):
     """Puts the `Caller` at `scope["user"]`, which Litestar calls `request.user`.
 
-    Raises NotAuthorizedException (401) and ClientException (400), for a handler's or a router's
-    own `exception_handlers` to answer.
+    Raises NotAuthorizedException (401), TooManyRequestsException (429) and ClientException (400),
+    for a handler's or a router's own `exception_handlers` to answer.
     """
 
-    def __init__(self, *, needs_key: bool, allowed_hosts: Collection[str] | None) -> None:
-        """`allowed_hosts`: names that this service is asked by, with any port; None: any name."""
+    def __init__(
+        self,
+        *,
+        needs_key: bool,
+        allowed_hosts: Collection[str] | None,
+        quota: Quota | None = None,
+        is_rate_limited: bool = False,
+    ) -> None:
+        """`allowed_hosts`: names that this service is asked by, with any port; None: any name.
+
+        `quota` is what a caller may have unless its key says otherwise.
+        """
         self._needs_key = needs_key
         self._hosts = None if allowed_hosts is None else {h.encode() for h in allowed_hosts}
+        self._quota = quota
+        self._is_rate_limited = is_rate_limited
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         self._check_host(scope)
         client = scope["client"]
-        address = client[0] if client else None
-        if not self._needs_key:
-            scope["user"] = Caller(None, is_admin=True, address=address)
-        elif scope["route_handler"].opt.get("public"):
-            scope["user"] = Caller(None, is_admin=False, address=address)
+        # Behind a proxy it is what the proxy wrote.
+        address = client[0][:_MAX_ADDRESS_CHARACTERS] if client else None
+        if scope["route_handler"].opt.get("public"):
+            scope["user"] = Caller(None, is_admin=not self._needs_key, address=address)
         else:
-            scope["user"] = await _owner_of_key(scope, address)
+            scope["user"] = caller = await self._caller(scope, address)
+            if self._is_rate_limited:
+                send = _telling(send, await _count(scope, caller.owner, address))
         await next_app(scope, receive, send)
+
+    async def _caller(self, scope: Scope, address: str | None) -> Caller:
+        if not self._needs_key:
+            return Caller(None, is_admin=True, address=address, quota=self._quota)
+        try:
+            key = await _key(scope)
+        except NotAuthorizedException as error:
+            if self._is_rate_limited:
+                error.headers = {**(error.headers or {}), **await _count(scope, None, address)}
+            raise
+        quota = self._quota
+        if key.runs_per_day is not None or key.tokens_per_day is not None:
+            usual = quota or Quota()
+            quota = replace(
+                usual,
+                runs_per_day=key.runs_per_day or usual.runs_per_day,
+                tokens_per_day=key.tokens_per_day or usual.tokens_per_day,
+            )
+        return Caller(key.key_id, is_admin=key.role == Role.ADMIN, address=address, quota=quota)
 
     def _check_host(self, scope: Scope) -> None:
         """A page of another site whose name was bound to this address must not ask as this user."""
@@ -56,7 +91,8 @@ class Identity(ASGIMiddleware):
             raise ClientException("Host: not a name of this service; ALLOWED_HOSTS lists them")
 
 
-async def _owner_of_key(scope: Scope, address: str | None) -> Caller:
+async def _key(scope: Scope) -> ApiKey:
+    """The key that a request came with."""
     given = _header(scope, b"authorization")
     if given is None:
         raise _unauthorized("an API key is needed, as Authorization: Bearer KEY")
@@ -68,7 +104,27 @@ async def _owner_of_key(scope: Scope, address: str | None) -> Caller:
     found = await keys.find(key) if len(key) <= _MAX_KEY_CHARACTERS else None
     if found is None:
         raise _unauthorized("Authorization: no such API key", ' error="invalid_token"')
-    return Caller(found.key_id, is_admin=found.role == Role.ADMIN, address=address)
+    return found
+
+
+async def _count(scope: Scope, owner: str | None, address: str | None) -> Mapping[str, str]:
+    """Count a request; the headers that tell what is left. Raises TooManyRequestsException."""
+    rates: RateLimits = scope["litestar_app"].state.rate_limits
+    return await rates.count([name for name in (owner, address) if name] or [""])
+
+
+def _telling(send: Send, limits: Mapping[str, str]) -> Send:
+    """Adds the headers to an answer that tells of no limit yet."""
+    fields = [(name.lower().encode(), value.encode()) for name, value in limits.items()]
+
+    async def send_with_limits(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", []))
+            if not any(name.lower() == b"ratelimit-limit" for name, _ in headers):
+                message["headers"] = [*headers, *fields]
+        await send(message)
+
+    return send_with_limits
 
 
 def _unauthorized(problem: str, challenge: str = "") -> NotAuthorizedException:

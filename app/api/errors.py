@@ -15,10 +15,12 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
 
+from app.api.limits import limit_headers
 from app.db import DatabaseUnavailable
 from app.runs.errors import (
     IdempotencyConflict,
     InvalidInput,
+    LimitReached,
     Overloaded,
     RunError,
     RunMoved,
@@ -44,6 +46,7 @@ STATUS_OF_FAILED_RUN: Mapping[str, int] = {
 _REFUSED: Mapping[int, str] = {
     400: "Something can't be taken; the error names it",
     401: "An API key is needed, where the service has them",
+    429: "Too many, where the service has limits: Retry-After says when",
 }
 
 
@@ -115,6 +118,12 @@ def _conflict(
     _: Request[Any, Any, Any], error: RunUnsettled | IdempotencyConflict
 ) -> Response[ErrorAnswer]:
     return error_response(409, "conflict", str(error))
+
+
+def _limit_reached(_: Request[Any, Any, Any], error: LimitReached) -> Response[ErrorAnswer]:
+    response = error_response(429, "too_many_requests", str(error))
+    response.headers.update(limit_headers(error.limit, -1, error.retry_after_seconds))
+    return response
 
 
 def _not_now(
@@ -192,6 +201,7 @@ _HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[ErrorAnswer]]] 
     UnknownOutput: _not_found,
     RunUnsettled: _conflict,
     IdempotencyConflict: _conflict,
+    LimitReached: _limit_reached,
     Overloaded: _not_now,
     ShuttingDown: _not_now,
     RunMoved: _not_now,

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import String, insert, select, update
+from sqlalchemy import BigInteger, String, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -41,6 +41,9 @@ class ApiKey(Base):
     name: Mapped[str] = mapped_column(String(100))
     role: Mapped[str] = mapped_column(String(20))
     secret_sha256: Mapped[str] = mapped_column(String(64))
+    # Instead of RUNS_PER_DAY and TOKENS_PER_DAY.
+    runs_per_day: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_per_day: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
@@ -54,7 +57,14 @@ class ApiKeys:
         self._read_at = -math.inf
         self._reading = asyncio.Lock()
 
-    async def create(self, name: str, role: Role) -> str:
+    async def create(
+        self,
+        name: str,
+        role: Role,
+        *,
+        runs_per_day: int | None = None,
+        tokens_per_day: int | None = None,
+    ) -> str:
         """Make a key and return it; it can't be had again."""
         key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         values = {
@@ -62,6 +72,8 @@ class ApiKeys:
             "name": name,
             "role": role,
             "secret_sha256": _sha256(secret),
+            "runs_per_day": runs_per_day,
+            "tokens_per_day": tokens_per_day,
             "created_at": datetime.now(UTC),
         }
         async with self._database.write() as connection:

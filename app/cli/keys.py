@@ -5,9 +5,9 @@ from app.runs.places import open_database
 from app.settings import Settings
 
 
-async def create(settings: Settings, name: str, role: str) -> str:
+async def create(settings: Settings, name: str, role: str, **quota: int | None) -> str:
     async with open_database(settings) as database:
-        return await ApiKeys(database).create(name, Role(role))
+        return await ApiKeys(database).create(name, Role(role), **quota)
 
 
 async def table(settings: Settings) -> str:

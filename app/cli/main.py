@@ -130,12 +130,14 @@ def keys() -> None:
     show_default=True,
     help="A user sees the runs of this key alone, an admin all runs.",
 )
-def create_key(name: str, role: str) -> None:
+@click.option("--runs-per-day", type=click.IntRange(min=1), help="Instead of RUNS_PER_DAY.")
+@click.option("--tokens-per-day", type=click.IntRange(min=1), help="Instead of TOKENS_PER_DAY.")
+def create_key(name: str, role: str, **quota: int | None) -> None:
     """Make a key for NAME, and print it: it can't be had again."""
     settings = load_settings()
     from app.cli.keys import create
 
-    click.echo(asyncio.run(create(settings, name, role)))
+    click.echo(asyncio.run(create(settings, name, role, **quota)))
 
 
 @keys.command("list")

@@ -1,6 +1,19 @@
-"""Who asks for something with runs."""
+"""Who asks for something with runs, and how much of it they may have."""
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a caller may have; None is any number.
+
+    `runs_in_flight`, queued and running, holds for a key and for an address each; what may be used
+    in a day holds for the key, or for the address where keys are off.
+    """
+
+    runs_in_flight: int | None = None
+    runs_per_day: int | None = None
+    tokens_per_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,10 +25,12 @@ class Caller:
     is_admin: bool
     address: str | None = None
     """Of the client, for limits."""
+    quota: Quota | None = None
+    """None: nothing is counted."""
 
     @property
     def name(self) -> str:
-        """Whom limits and turns are for: the owner; where keys are off, the address."""
+        """Whom turns and daily quotas are for: the owner; where keys are off, the address."""
         return self.owner or self.address or ""
 
     def may_see(self, owner: str) -> bool:

@@ -32,6 +32,15 @@ class Overloaded(RunError):
     """As many runs wait as may wait; nothing was accepted."""
 
 
+class LimitReached(RunError):
+    """This caller has as much as it may have; nothing was accepted."""
+
+    def __init__(self, problem: str, *, limit: int, retry_after_seconds: int) -> None:
+        super().__init__(problem)
+        self.limit = limit
+        self.retry_after_seconds = retry_after_seconds
+
+
 class ShuttingDown(RunError):
     """The service takes no more runs; nothing was accepted."""
 

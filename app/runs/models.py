@@ -1,11 +1,11 @@
 """The run: its row and its states, what happened in it, and who was told."""
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, Boolean, Index, Integer, String, Text, Uuid
+from sqlalchemy import JSON, BigInteger, Boolean, Date, Index, Integer, String, Text, Uuid, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, UtcDateTime
@@ -22,6 +22,12 @@ class RunStatus(StrEnum):
 
 
 UNSETTLED = (RunStatus.QUEUED, RunStatus.RUNNING)
+
+IN_FLIGHT = "status IN ('queued', 'running')"
+"""The runs that count as in flight, in SQL: partial indexes need the very words."""
+
+_OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT}")
+_ADDRESSED_IN_FLIGHT = text(f"address IS NOT NULL AND {IN_FLIGHT}")
 
 
 class DeliveryStatus(StrEnum):
@@ -42,11 +48,25 @@ class UserRun(Base):
         Index("user_runs_newest", "created_at", "run_id"),
         Index("user_runs_newest_of_owner", "owner", "created_at", "run_id"),
         Index("user_runs_of_worker", "worker", "status"),
+        Index(
+            "user_runs_in_flight_of_owner",
+            "owner",
+            sqlite_where=_OWNED_IN_FLIGHT,
+            postgresql_where=_OWNED_IN_FLIGHT,
+        ),
+        Index(
+            "user_runs_in_flight_of_address",
+            "address",
+            sqlite_where=_ADDRESSED_IN_FLIGHT,
+            postgresql_where=_ADDRESSED_IN_FLIGHT,
+        ),
     )
 
     run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     # Nobody is '', not NULL: for a unique index two NULLs are different.
     owner: Mapped[str] = mapped_column(String(40), server_default="")
+    # Only of callers with a quota, and only until the run is settled.
+    address: Mapped[str | None] = mapped_column(String(64))
     crew: Mapped[str] = mapped_column(String(100))
     status: Mapped[str] = mapped_column(String(20))
     inputs: Mapped[dict[str, Any]] = mapped_column(JSON)
@@ -84,6 +104,17 @@ class RunEvent(Base):
     type: Mapped[str] = mapped_column(String(40))
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class CallerUsage(Base):
+    """What a caller with a quota, a key or an address, has used of a day (UTC)."""
+
+    __tablename__ = "caller_usage"
+
+    caller: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    runs: Mapped[int] = mapped_column(BigInteger)
+    tokens: Mapped[int] = mapped_column(BigInteger)
 
 
 class WebhookDelivery(Base):

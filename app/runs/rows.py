@@ -18,9 +18,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import Database, GroupCommit
+from app.runs.callers import Caller
+from app.runs.errors import LimitReached
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
 from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
 from app.runs.outbox import put_in_outbox
+from app.runs.quotas import Tally, admit, count_tokens
 from app.runs.webhook_bodies import Webhooks, webhooks_of
 
 logger = logging.getLogger("crew_capture.runs")
@@ -41,6 +44,7 @@ class NewRun:
     inputs: dict[str, Any]
     created_at: datetime
     owner: str = ""
+    address: str | None = None
     stream: bool = False
     idempotency_key: str | None = None
     request_digest: str | None = None
@@ -89,6 +93,14 @@ CANCELLED = Outcome(RunStatus.CANCELLED, error="cancelled", error_type="cancelle
 
 
 @dataclass(frozen=True, slots=True)
+class _Request:
+    """Runs that are added together; the caller, if there is a quota to keep to."""
+
+    runs: Sequence[NewRun]
+    limited: Caller | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Settlement:
     """`attempt` None settles whatever attempt is under way."""
 
@@ -118,16 +130,22 @@ class RunRows:
         self._events = events
         self._fingerprint_of = fingerprint_of
         self._writes = GroupCommit(database)
+        # Apart from the writes to runs: what locks callers there locks them in one order.
+        self._tallies = GroupCommit(database)
         self._worker = worker
         self._lease = timedelta(seconds=lease_seconds)
 
-    async def add(self, runs: Sequence[NewRun]) -> Sequence[AddedRun]:
+    async def add(self, runs: Sequence[NewRun], caller: Caller | None = None) -> Sequence[AddedRun]:
         """Commit new runs as queued, in this worker's hands: all of them, or none.
 
         Of an owner's runs with one idempotency key only the first is added, ever; the others get
-        that one.
+        that one. Raises LimitReached: the caller's quota does not allow so many more.
         """
-        return await self._writes.submit(self._add_all, runs)
+        limited = caller if caller is not None and caller.quota is not None else None
+        added = await self._writes.submit(self._add_all, _Request(runs, limited))
+        if isinstance(added, LimitReached):
+            raise added
+        return added
 
     async def take(self, run_id: UUID) -> TakenRun | None:
         """Begin an attempt at a run; None if it is settled, unknown or another worker's."""
@@ -183,11 +201,14 @@ class RunRows:
     async def aclose(self) -> None:
         """Wait for the writes under way."""
         await self._writes.aclose()
+        await self._tallies.aclose()
 
     async def _settle(self, settlement: _Settlement) -> RunStatus | None:
-        status, event = await self._writes.submit(self._settle_all, settlement)
+        status, event, tally = await self._writes.submit(self._settle_all, settlement)
         if event is not None:
             self._events.publish(event)
+        if tally is not None:
+            self._tallies.submit_soon(count_tokens, tally, lambda: None)
         return status
 
     async def _set_leases(self, until: datetime | None, *which: ColumnElement[bool]) -> None:
@@ -203,14 +224,25 @@ class RunRows:
             await connection.execute(leases)
 
     async def _add_all(
+        self, connection: AsyncConnection, requests: Sequence[_Request]
+    ) -> Sequence[Sequence[AddedRun] | LimitReached]:
+        refused = await _refused(connection, requests)
+        accepted = [request for place, request in enumerate(requests) if place not in refused]
+        added = iter(await self._insert(connection, [request.runs for request in accepted]))
+        return [refused.get(place) or next(added) for place in range(len(requests))]
+
+    async def _insert(
         self, connection: AsyncConnection, requests: Sequence[Sequence[NewRun]]
     ) -> Sequence[Sequence[AddedRun]]:
         lease_until = _now() + self._lease
         runs = [run for request in requests for run in request]
+        if not runs:
+            return [[] for _ in requests]
         rows = [
             {
                 "run_id": run.run_id,
                 "owner": run.owner,
+                "address": run.address,
                 "crew": run.crew,
                 "inputs": run.inputs,
                 "created_at": run.created_at,
@@ -227,7 +259,7 @@ class RunRows:
             }
             for run in runs
         ]
-        keys = {(run.owner, run.idempotency_key) for run in runs if run.idempotency_key}
+        keys = _keys(runs)
         if keys:
             dialect = sqlite if self._database.is_sqlite else postgresql
             statement = dialect.insert(UserRun).on_conflict_do_nothing(
@@ -310,25 +342,34 @@ class RunRows:
 
     async def _settle_all(
         self, connection: AsyncConnection, settlements: Sequence[_Settlement]
-    ) -> Sequence[tuple[RunStatus | None, Event | None]]:
+    ) -> Sequence[tuple[RunStatus | None, Event | None, Tally | None]]:
         now = _now()
-        columns = (UserRun.run_id, UserRun.status, UserRun.attempt, UserRun.webhooks)
+        columns = (
+            UserRun.run_id,
+            UserRun.status,
+            UserRun.attempt,
+            UserRun.webhooks,
+            UserRun.owner,
+            UserRun.address,
+            UserRun.created_at,
+        )
         rows = await _locked(connection, columns, [s.run_id for s in settlements])
         status = {run_id: RunStatus(row.status) for run_id, row in rows.items()}
         changes = []
-        answers: list[tuple[RunStatus | None, Event | None]] = []
+        answers: list[tuple[RunStatus | None, Event | None, Tally | None]] = []
         for settlement in settlements:
-            row, event = rows.get(settlement.run_id), None
+            row, event, tally = rows.get(settlement.run_id), None, None
             if row is None or settlement.attempt not in (None, row.attempt):
-                answers.append((None, None))
+                answers.append((None, None, None))
                 continue
             if status[row.run_id] in UNSETTLED:
                 status[row.run_id] = settlement.outcome.status
                 changes.append(_settled_values(settlement, now))
                 event = _settled_event(settlement, row.attempt, now)
-            answers.append((status[row.run_id], event))
+                tally = _tally(settlement.outcome, row)
+            answers.append((status[row.run_id], event, tally))
         await _change(connection, changes)
-        events = [event for _, event in answers if event is not None]
+        events = [event for _, event, _ in answers if event is not None]
         await _store(connection, events)
         await put_in_outbox(connection, [(e, webhooks_of(rows[e.run_id].webhooks)) for e in events])
         return answers
@@ -353,6 +394,37 @@ async def delete_runs(connection: AsyncConnection, run_ids: Sequence[UUID]) -> N
     """Delete runs with all they have."""
     for table in (WebhookDelivery, RunEvent, UserRun):
         await connection.execute(delete(table).where(table.run_id.in_(run_ids)))
+
+
+async def _refused(
+    connection: AsyncConnection, requests: Sequence[_Request]
+) -> dict[int, LimitReached]:
+    """The places of the requests for more than their caller may have."""
+    limited = [(place, request) for place, request in enumerate(requests) if request.limited]
+    if not limited:
+        return {}
+    known = await _runs_by_key(
+        connection, _keys([r for _, request in limited for r in request.runs])
+    )
+    asked = [
+        (request.limited, sum((r.owner, r.idempotency_key) not in known for r in request.runs))
+        for _, request in limited
+        if request.limited is not None
+    ]
+    answers = await admit(connection, asked)
+    return {place: no for (place, _), no in zip(limited, answers, strict=True) if no is not None}
+
+
+def _keys(runs: Iterable[NewRun]) -> set[tuple[str, str]]:
+    return {(run.owner, run.idempotency_key) for run in runs if run.idempotency_key}
+
+
+def _tally(outcome: Outcome, row: Row[Any]) -> Tally | None:
+    """What a settled run has used, if its caller has a quota."""
+    if row.address is None or not outcome.usage:
+        return None
+    name = row.owner or row.address
+    return Tally(name, row.created_at.date(), outcome.usage.get("total_tokens", 0))
 
 
 def _as_added(run: NewRun) -> AddedRun:
@@ -393,6 +465,7 @@ def _settled_values(settlement: _Settlement, now: datetime) -> dict[str, Any]:
         "error": outcome.error,
         "error_type": outcome.error_type,
         "lease_until": None,
+        "address": None,
         "finished_at": now,
     }
 

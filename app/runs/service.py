@@ -113,6 +113,7 @@ class RunService:
             UnknownCrew: no crew of this name is served.
             InvalidInput: an input can't be taken, or no webhook may go to that URL.
             IdempotencyConflict: the key was used for another request.
+            LimitReached: the caller has as much as its quota allows.
             Overloaded, ShuttingDown, DatabaseUnavailable: not now; nothing was accepted.
         """
         options = options or RunOptions()
@@ -162,7 +163,7 @@ class RunService:
         self._admit(len(runs))
         self._adding += len(runs)
         try:
-            added = await self._rows.add(runs)
+            added = await self._rows.add(runs, caller)
         finally:
             self._adding -= len(runs)
         for run, accepted in zip(runs, added, strict=True):
@@ -341,6 +342,7 @@ class RunService:
             inputs,
             datetime.now(UTC),
             caller.owner or "",
+            (caller.address or "") if caller.quota else None,
             stream=options.stream,
             idempotency_key=options.idempotency_key,
             request_digest=digest,

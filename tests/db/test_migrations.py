@@ -12,9 +12,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from app import db
-from app.api import keys  # noqa: F401 - its table belongs to the metadata, as do those of
+from app.api import keys, limits  # noqa: F401 - their tables belong to the metadata
 from app.db import Base, Database, installation_id, migrate
-from app.runs import models  # noqa: F401
+from app.runs import models  # noqa: F401 - the same
 from app.runs.queries import RunQueries
 
 
