@@ -12,9 +12,9 @@ from litestar import Litestar, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from app.api.a2a import a2a_app, a2a_router
 from app.api.amp import amp_router
 from app.api.auth import PUBLIC, Identity
+from app.api.crews import crews_router
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
 from app.api.keys import ApiKeys
@@ -22,10 +22,11 @@ from app.api.limits import RateLimits
 from app.api.mcp import mcp, open_mcp
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
+from app.crews.options import CrewOptions
 from app.crews.registry import Registry, served_crews
 from app.db import Database
-from app.engine import Engine
-from app.engine.llm import ModelSettings, close_models, create_model
+from app.engine import CrewModel, Engine
+from app.engine.llm import OFFLINE, ModelSettings, close_models, create_model
 from app.logs import configure_logging
 from app.open_files import model_connections
 from app.runs.callers import Quota
@@ -42,7 +43,7 @@ from app.runs.sweeping import Sweeper
 from app.runs.webhook_targets import WebhookTargets
 from app.runs.webhooks import LEASE_SECONDS, Deliverer
 from app.runs.worker import Worker
-from app.settings import Settings, load_settings
+from app.settings import Settings, SettingsError, load_settings
 from storage import OutputStore
 
 if TYPE_CHECKING:  # app.engine must be imported before crewai is
@@ -79,13 +80,11 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         async with open_service(settings, crews) as service:
             for part in fields(service):
                 app.state[part.name] = getattr(service, part.name)
-            app.state.needs_key = settings.auth == "keys"
-            app.state.a2a = a2a_app(service.runs)
             async with open_mcp(service.runs) as app.state.mcp:
                 yield
 
     return Litestar(
-        [run_idea_crew, runs_router, amp_router, mcp, a2a_router, live, ready],
+        [run_idea_crew, runs_router, crews_router, amp_router, mcp, live, ready],
         lifespan=[lifespan],
         middleware=[
             Identity(
@@ -135,6 +134,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         store = await stack.enter_async_context(open_store(settings, database))
         engine = Engine(
             model=configured_model(settings, crews),
+            models_of_crews=models_of_crews(settings, crews),
             mode=settings.engine,
             max_stock_threads=settings.max_runs_in_flight,
         )
@@ -168,6 +168,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             engine=engine,
             sweeper=sweeper,
             events=events,
+            crews=crews,
             max_in_flight=settings.max_runs_in_flight,
             timeout_seconds=settings.run_timeout_seconds,
         )
@@ -234,17 +235,58 @@ async def _retention(settings: Settings, database: Database) -> AsyncIterator[No
 
 def configured_model(settings: Settings, crews: Registry) -> "BaseLLM":
     """The model of every agent that names none of its own."""
-    key = settings.llm_api_key
+    return _model(settings, crews, CrewOptions())
+
+
+def models_of_crews(settings: Settings, crews: Registry) -> dict[str, CrewModel]:
+    """The models of crews that do not use the deployment's.
+
+    Raises:
+        SettingsError: CrewAI does not know such a model, or lacks what it needs.
+    """
+    models = {}
+    for crew in crews:
+        options = crew.options
+        if options.has_model or options.replace_models:
+            try:
+                llm = _model(settings, crews, options)
+            except (ImportError, ValueError) as error:
+                text = " ".join(str(error).split())
+                raise SettingsError(
+                    f"CREWS_FILE={settings.crews_file}: [{crew.name}] model: {text}"
+                ) from error
+            models[crew.name] = CrewModel(llm, options.replace_models)
+    return models
+
+
+def _model(settings: Settings, crews: Registry, options: CrewOptions) -> "BaseLLM":
+    """The model that `options` name, as far as they do, else the deployment's.
+
+    A model of another provider than the deployment's is not given the deployment's address or key.
+    """
+    name = options.model or settings.llm_model
+    base_url, secret = options.base_url, settings.llm_api_key
+    key = os.environ.get(options.api_key_env) if options.api_key_env else None
+    if base_url is None and _provider(name) == _provider(settings.llm_model):
+        base_url = settings.llm_base_url
+        key = key or (secret.get_secret_value() if secret else None)
     return create_model(
         ModelSettings(
-            model=settings.llm_model,
-            base_url=settings.llm_base_url,
-            api_key=key.get_secret_value() if key else None,
+            model=name,
+            base_url=base_url,
+            api_key=key,
+            temperature=options.temperature,
             timeout_seconds=settings.llm_timeout_seconds,
             max_concurrency=model_connections(settings.llm_max_concurrency),
         ),
         offline_answers=[crew.offline_answer for crew in crews if crew.offline_answer],
     )
+
+
+def _provider(model: str) -> str:
+    """What stands before the slash; OpenAI, where nothing does."""
+    provider, separator, _ = model.partition("/")
+    return provider if separator or model == OFFLINE else "openai"
 
 
 def _worker_name() -> str:

@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     llm_max_concurrency: Count = 4000
 
     crews: str = ""
+    crews_file: Path | None = None
     engine: Literal["auto", "native", "stock"] = "auto"
     max_runs_in_flight: Count = 2000
     max_runs_queued: Annotated[int, Field(ge=0)] = 20_000

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import click
 
-from app.asgi import configured_model
+from app.asgi import configured_model, models_of_crews
 from app.crews.registry import served_crews
 from app.engine import Engine
 from app.runs.places import open_database, open_store
@@ -78,7 +78,10 @@ async def _round_trip(store: OutputStore) -> str:
 async def _describe_crews(settings: Settings, examination: _Examination) -> None:
     crews = served_crews(settings)
     engine = Engine(
-        model=configured_model(settings, crews), mode=settings.engine, max_stock_threads=1
+        model=configured_model(settings, crews),
+        models_of_crews=models_of_crews(settings, crews),
+        mode=settings.engine,
+        max_stock_threads=1,
     )
     try:
         await engine.start(list(crews))

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.crews.idea import advisor
 from app.crews.idea.profile import DEFAULTS
+from app.crews.options import CrewOptions, InputOptions, read_options
 from app.crews.sources import SourceError, open_source
 from app.settings import Settings, SettingsError
 
@@ -23,10 +24,10 @@ class CrewSpec:
     """One crew or flow: how it is built, and what is known about its inputs.
 
     `folder` is the project's, by which relative paths in its definition go. `static` says that its
-    definition is the same at every call (it comes from YAML). `defaults` are the values that empty
-    or missing inputs become. `offline_answer` writes the crew's reports when no model is
-    configured: it gets the text of a prompt and returns the answer, or None if the prompt is not
-    of this crew.
+    definition is the same at every call (it comes from YAML). `inputs` are those that somebody has
+    declared; texts in others are as long as `max_input_chars` at most. `offline_answer` writes the
+    crew's reports when no model is configured: it gets the text of a prompt and returns the answer,
+    or None if the prompt is not of this crew. `options` are what the deployment says of it.
     """
 
     name: str
@@ -34,9 +35,19 @@ class CrewSpec:
     folder: Path | None = None
     static: bool = False
     description: str = ""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, InputOptions] = field(default_factory=dict)
     max_input_chars: int = 4000
     offline_answer: Callable[[str], str | None] | None = None
+    options: CrewOptions = field(default_factory=CrewOptions)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What empty or missing inputs become."""
+        return {
+            name: declared.default
+            for name, declared in self.inputs.items()
+            if declared.default is not None
+        }
 
 
 class Registry:
@@ -55,10 +66,12 @@ class Registry:
 def served_crews(settings: Settings) -> Registry:
     """Every crew that this installation serves: the idea crew, and those of CREWS.
 
+    CREWS_FILE says more about them.
+
     Imports the code of the latter, and CrewAI with it: `app.engine` must have been imported.
 
     Raises:
-        SettingsError: a crew can't be had; one line with its name and what to do.
+        SettingsError: a crew can't be had, or CREWS_FILE is wrong; one line with what to do.
     """
     specs = [idea_crew()]
     for entry in filter(None, map(str.strip, settings.crews.split(","))):
@@ -74,6 +87,9 @@ def served_crews(settings: Settings) -> Registry:
         if any(spec.name == name for spec in specs):
             raise SettingsError(f"CREWS={entry}: another crew is named {name}; choose a new name")
         specs.append(_crew(name, where))
+    if settings.crews_file is not None:
+        options = read_options(settings.crews_file, {spec.name for spec in specs})
+        specs = [_with_options(spec, options.get(spec.name, spec.options)) for spec in specs]
     return Registry(specs)
 
 
@@ -88,23 +104,39 @@ def _crew(name: str, where: str) -> CrewSpec:
         folder=code.folder,
         static=code.static,
         description=code.description,
-        defaults=code.defaults,
+        inputs={input_: InputOptions(default=value) for input_, value in code.defaults.items()},
     )
+
+
+def _with_options(spec: CrewSpec, options: CrewOptions) -> CrewSpec:
+    """The crew, with what the deployment says going before what the crew says itself."""
+    inputs = dict(spec.inputs)
+    for name, declared in options.inputs.items():
+        default = inputs[name].default if name in inputs else None
+        if declared.default is None and default is not None and declared.allows(default):
+            inputs[name] = declared.model_copy(update={"default": default})
+        else:
+            inputs[name] = declared
+    description = options.description or spec.description
+    return replace(spec, inputs=inputs, description=description, options=options)
 
 
 def idea_crew() -> CrewSpec:
     """The crew that comes with the service."""
 
-    def build() -> "Crew":
-        from app.crews.idea.crew import build  # noqa: PLC0415 - importing crewai takes seconds
-
-        return build()
-
     return CrewSpec(
         "idea",
-        build,
+        _build_idea_crew,
         static=True,
         description="A startup-idea advisor: three reports from eight facts about a person.",
-        defaults=DEFAULTS,
+        inputs={
+            name: InputOptions(type="string", default=value) for name, value in DEFAULTS.items()
+        },
         offline_answer=advisor.answer,
     )
+
+
+def _build_idea_crew() -> "Crew":
+    from app.crews.idea.crew import build  # noqa: PLC0415 - importing crewai takes seconds
+
+    return build()

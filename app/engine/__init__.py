@@ -23,6 +23,7 @@ try:
         NoResult,
         RunFailed,
     )
+    from app.engine.models import CrewModel
     from app.engine.results import (
         CrewResult,
         OnStep,
@@ -43,6 +44,7 @@ __all__ = [
     "CrewBroken",
     "CrewDescription",
     "CrewFailed",
+    "CrewModel",
     "CrewResult",
     "CrewSource",
     "CrewUnknown",

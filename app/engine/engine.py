@@ -29,7 +29,7 @@ from app.engine.errors import CrewBroken, CrewUnknown, EngineClosed, one_line
 from app.engine.failures import failure_of
 from app.engine.folders import paths_from, settle_paths
 from app.engine.llm import deferred_clients
-from app.engine.models import default_model, settle_models
+from app.engine.models import CrewModel, default_model, settle_models
 from app.engine.native import run_natively
 from app.engine.plan import Plan
 from app.engine.recording import definition, fingerprint, record_plan
@@ -61,11 +61,20 @@ class Engine:
 
     `model` is the model of every agent that names none of its own. `mode` keeps all crews from
     faster ways: "native" from plans, "stock" from anything but CrewAI's own kickoff.
-    `max_stock_threads` is how many stock runs go at once.
+    `max_stock_threads` is how many stock runs go at once. `models_of_crews` are those of crews that
+    do not use `model`.
     """
 
-    def __init__(self, *, model: BaseLLM, mode: Mode, max_stock_threads: int) -> None:
-        self._model = model
+    def __init__(
+        self,
+        *,
+        model: BaseLLM,
+        mode: Mode,
+        max_stock_threads: int,
+        models_of_crews: Mapping[str, CrewModel] | None = None,
+    ) -> None:
+        self._model = CrewModel(model)
+        self._models_of_crews = models_of_crews or {}
         self._mode = mode
         self._stock_threads = StockThreads(max_stock_threads)
         self._work_threads = WorkThreads(max_stock_threads)
@@ -126,7 +135,8 @@ class Engine:
             on_step=on_step,
         )
         folder = served.source.folder
-        with scope.entered(), default_model(self._model), paths_from(folder):
+        model = self._model_of(name).llm
+        with scope.entered(), default_model(model), paths_from(folder):
             try:
                 output, way = await self._execute(served, inputs, scope)
             except Exception as error:
@@ -209,8 +219,9 @@ class Engine:
         return await self._stock_threads.run(crew, inputs, scope), "stock"
 
     def _build(self, source: CrewSource) -> Crew:
+        model = self._model_of(source.name)
         try:
-            with default_model(self._model), deferred_clients(), paths_from(source.folder):
+            with default_model(model.llm), deferred_clients(), paths_from(source.folder):
                 crew = source.build()
                 if isinstance(crew, Crew):
                     settle_paths(crew)
@@ -219,12 +230,15 @@ class Engine:
         if not isinstance(crew, Crew):
             kind = "a flow" if isinstance(crew, Flow) else f"a {type(crew).__name__}"
             raise CrewBroken(f"crew {source.name}: its factory returns {kind}, not a crew")
-        for model in settle_models(crew, self._model):
-            watch_model(type(model))
+        for llm in settle_models(crew, model):
+            watch_model(type(llm))
         silence(crew)
         # The result is awaited as a whole; CrewAI's streaming would also change shared models.
         crew.stream = False
         return crew
+
+    def _model_of(self, name: str) -> CrewModel:
+        return self._models_of_crews.get(name, self._model)
 
     def _find(self, name: str) -> _Served:
         try:

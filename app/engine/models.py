@@ -3,6 +3,7 @@
 import contextvars
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from crewai import Crew
@@ -13,6 +14,14 @@ from app.engine.llm import pooled
 _default: contextvars.ContextVar[BaseLLM | None] = contextvars.ContextVar(
     "crew_capture_default_model", default=None
 )
+
+
+@dataclass(frozen=True, slots=True)
+class CrewModel:
+    """The model of a crew's agents that name none of their own; of all of them if it `replaces`."""
+
+    llm: BaseLLM
+    replaces: bool = False
 
 
 @contextmanager
@@ -32,14 +41,15 @@ def current_default_model() -> BaseLLM | None:
     return _default.get()
 
 
-def settle_models(crew: Crew, model: BaseLLM) -> list[BaseLLM]:
+def settle_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
     """Settle which models a crew that was just built uses, and return them.
 
-    What CrewAI would give a model name of its own gets `model`. Models that speak OpenAI's API go
+    What CrewAI would give a model name of its own gets `model`, as does everything if `model`
+    replaces all others. Models that speak OpenAI's API go
     over the process's pool of connections, with all their settings.
     """
     if crew.planning and crew.planning_llm is None:
-        crew.planning_llm = model
+        crew.planning_llm = model.llm
     holders = [crew.manager_agent, *crew.agents, *(task.agent for task in crew.tasks)]
     agents = {id(agent): agent for agent in holders if agent is not None}
     settled: dict[int, BaseLLM] = {}
@@ -47,6 +57,8 @@ def settle_models(crew: Crew, model: BaseLLM) -> list[BaseLLM]:
     def settle(llm: Any) -> Any:
         if not isinstance(llm, BaseLLM):
             return llm
+        if model.replaces:
+            llm = model.llm
         if id(llm) not in settled:
             settled[id(llm)] = pooled(llm)
         return settled[id(llm)]

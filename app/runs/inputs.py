@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from app.crews.options import InputOptions
 from app.crews.registry import CrewSpec
 from app.runs.errors import InvalidInput, MissingInputs
 
+_ANY = InputOptions()
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -20,10 +22,10 @@ def complete_inputs(
 
     Raises:
         MissingInputs: inputs are missing; names them all.
-        InvalidInput: an input is of another type, too long, or holds a control
+        InvalidInput: an input is of another type than it should be, too long, or holds a control
             character other than newline and tab; names the input.
     """
-    inputs = {name: _clean(spec, name, value) for name, value in given.items()}
+    inputs = {name: _checked(spec, name, value) for name, value in given.items()}
     for name, default in spec.defaults.items():
         if _is_empty(inputs.get(name)):
             inputs[name] = default
@@ -33,18 +35,27 @@ def complete_inputs(
     return inputs
 
 
+def _checked(spec: CrewSpec, name: str, value: object) -> Any:
+    declared = spec.inputs.get(name, _ANY)
+    if _is_empty(value) and declared.type not in (None, "string"):
+        return None  # a form's field that was left empty
+    if value is not None and not declared.allows(value):
+        raise InvalidInput(name, f"must be of type {declared.type}")
+    return _clean(value, name, declared.max_chars or spec.max_input_chars)
+
+
 def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _clean(spec: CrewSpec, field: str, value: object) -> Any:
+def _clean(value: object, field: str, max_chars: int) -> Any:
     if isinstance(value, str):
-        return _clean_text(spec, field, value)
+        return _clean_text(value, field, max_chars)
     if isinstance(value, list):
-        return [_clean(spec, f"{field}[{i}]", item) for i, item in enumerate(value)]
+        return [_clean(item, f"{field}[{i}]", max_chars) for i, item in enumerate(value)]
     if isinstance(value, dict):
         return {
-            _clean_text(spec, field, str(name)): _clean(spec, f"{field}.{name}", item)
+            _clean_text(str(name), field, max_chars): _clean(item, f"{field}.{name}", max_chars)
             for name, item in value.items()
         }
     if value is None or isinstance(value, (bool, int, float)):
@@ -54,12 +65,10 @@ def _clean(spec: CrewSpec, field: str, value: object) -> Any:
     )
 
 
-def _clean_text(spec: CrewSpec, field: str, text: str) -> str:
+def _clean_text(text: str, field: str, max_chars: int) -> str:
     text = text.replace("\r\n", "\n")
-    if len(text) > spec.max_input_chars:
-        raise InvalidInput(
-            field, f"{len(text)} characters; at most {spec.max_input_chars} are allowed"
-        )
+    if len(text) > max_chars:
+        raise InvalidInput(field, f"{len(text)} characters; at most {max_chars} are allowed")
     if found := _CONTROL.search(text):
         raise InvalidInput(
             field,

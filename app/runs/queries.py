@@ -48,6 +48,7 @@ class AbandonedRun(NamedTuple):
     run_id: UUID
     attempt: int
     owner: str
+    crew: str
 
 
 class RunQueries:
@@ -107,7 +108,7 @@ class RunQueries:
         """Unsettled runs in nobody's hands: each owner's oldest, then each one's second, ..."""
         place = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
         question = (
-            select(UserRun.run_id, UserRun.attempt, UserRun.owner)
+            select(UserRun.run_id, UserRun.attempt, UserRun.owner, UserRun.crew)
             .where(
                 UserRun.status.in_(UNSETTLED),
                 or_(UserRun.lease_until.is_(None), UserRun.lease_until < datetime.now(UTC)),

@@ -57,7 +57,7 @@ class Recovery:
                 await self._worker.give_up(run.run_id, run.attempt)
             elif run.run_id not in self._worker:
                 logger.info("Taking over run %s after %d attempt(s)", run.run_id, run.attempt)
-                self._worker.dispatch(run.run_id, run.owner)
+                self._worker.dispatch(run.run_id, run.owner, run.crew)
 
     async def _look_forever(self) -> None:
         while True:

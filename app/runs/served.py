@@ -1,41 +1,99 @@
 """A served crew as its clients see it, whichever way they come in."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.crews.options import InputOptions, InputType
 from app.crews.registry import CrewSpec
-from app.engine import CrewDescription
+from app.engine import CrewDescription, TaskDescription, Way
+
+
+@dataclass(frozen=True, slots=True)
+class CrewInput:
+    """An input: an empty or missing one becomes its default, or is refused if it is required.
+
+    `type` is None where any will do. Texts in it have at most `max_chars` characters.
+    """
+
+    name: str
+    type: InputType | None
+    required: bool
+    default: Any
+    help: str
+    max_chars: int
 
 
 @dataclass(frozen=True, slots=True)
 class ServedCrew:
-    """What can be run, with what inputs, and which outputs come of it.
-
-    A run needs the `required` inputs; empty or missing others become their `defaults`. `tasks` are
-    the names of the outputs.
-    """
+    """What can be run, with what inputs, and which outputs come of it: one for each task."""
 
     name: str
     description: str
-    required: tuple[str, ...]
-    defaults: Mapping[str, Any]
-    tasks: tuple[str, ...]
+    inputs: tuple[CrewInput, ...]
+    outputs: tuple[TaskDescription, ...]
+    way: Way
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """All inputs that the crew names."""
-        return (*self.required, *self.defaults)
+    def required(self) -> tuple[str, ...]:
+        """The names of the inputs that a run needs."""
+        return tuple(input_.name for input_ in self.inputs if input_.required)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What empty or missing inputs become."""
+        return {input_.name: input_.default for input_ in self.inputs if input_.default is not None}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return tuple(task.name for task in self.outputs)
+
+    def input_schema(self) -> dict[str, Any]:
+        """The JSON Schema of a run's inputs."""
+        return {
+            "type": "object",
+            "properties": {input_.name: _schema(input_) for input_ in self.inputs},
+            "required": list(self.required),
+        }
 
 
 def served_crew(spec: CrewSpec, crew: CrewDescription) -> ServedCrew:
     """What clients are told of a crew."""
+    names = [*spec.inputs, *(name for name in crew.inputs if name not in spec.inputs)]
     tasks = ", ".join(f"{task.name} ({' '.join(task.agent.split())})" for task in crew.tasks)
     about = spec.description or f"Runs the crew {spec.name}."
     return ServedCrew(
         name=spec.name,
         description=f"{about} Tasks: {tasks}." if tasks else about,
-        required=tuple(name for name in crew.inputs if name not in spec.defaults),
-        defaults=spec.defaults,
-        tasks=tuple(task.name for task in crew.tasks),
+        inputs=tuple(_input(name, spec, is_named=name in crew.inputs) for name in names),
+        outputs=crew.tasks,
+        way=crew.way,
     )
+
+
+def _input(name: str, spec: CrewSpec, *, is_named: bool) -> CrewInput:
+    declared = spec.inputs.get(name, InputOptions())
+    return CrewInput(
+        name=name,
+        type=declared.type,
+        required=is_named and declared.default is None,
+        default=declared.default,
+        help=declared.help,
+        max_chars=declared.max_chars or spec.max_input_chars,
+    )
+
+
+def _schema(input_: CrewInput) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    kind = input_.type
+    if kind is None and isinstance(input_.default, str | None):
+        kind = "string"  # right for every placeholder, and clients want a type
+    if kind is not None:
+        schema["type"] = kind
+    if kind == "string":
+        schema["maxLength"] = input_.max_chars
+    if input_.help:
+        schema["description"] = input_.help
+    if input_.default is not None:
+        schema["default"] = input_.default
+    return schema

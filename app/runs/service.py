@@ -87,6 +87,10 @@ class RunService:
         """The crews that are served, as their clients see them."""
         return [served_crew(spec, self._engine.describe(spec.name)) for spec in self._crews]
 
+    def crew(self, name: str) -> ServedCrew:
+        """A crew that is served. Raises UnknownCrew."""
+        return served_crew(self._spec(name), self._engine.describe(name))
+
     async def start(
         self,
         crew: str,
@@ -168,7 +172,7 @@ class RunService:
             self._adding -= len(runs)
         for run, accepted in zip(runs, added, strict=True):
             if accepted.is_new:
-                self._worker.dispatch(accepted.run_id, caller.name)
+                self._worker.dispatch(run.run_id, caller.name, run.crew)
             elif accepted.request_digest != run.request_digest:
                 raise IdempotencyConflict("Idempotency-Key: used before for another request")
         return [accepted.run_id for accepted in added]
@@ -325,9 +329,8 @@ class RunService:
     def _new_run(
         self, crew: str, given: Mapping[str, Any], caller: Caller, options: RunOptions, place: str
     ) -> NewRun:
-        spec = self._spec(crew)
         try:
-            inputs = complete_inputs(spec, self._engine.describe(crew).inputs, given)
+            inputs = complete_inputs(self._spec(crew), self._engine.describe(crew).inputs, given)
         except InvalidInput as error:
             if not place:
                 raise

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 
 class Turns:
@@ -14,6 +16,15 @@ class Turns:
         self._free = slots
         # Owners in the order of their turns; one without waiting runs has no queue.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def slot(self, owner: str) -> AsyncIterator[None]:
+        """Hold a slot, once it is this owner's turn, to the end of the block."""
+        await self.take(owner)
+        try:
+            yield
+        finally:
+            self.pass_on()
 
     async def take(self, owner: str) -> None:
         """Take a slot, once it is this owner's turn; `pass_on` gives it back."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from app.crews.registry import Registry
 from app.db import DatabaseUnavailable
 from app.engine import CrewFailed, CrewResult, Engine, EngineError, ModelError, NoResult
 from app.runs.capture import Capture
@@ -55,6 +56,8 @@ class SettledRun:
 class Worker:
     """Carries runs to their end, `max_in_flight` at a time; the others wait for their turn.
 
+    A crew may have limits of its own, within those of all.
+
     A run that it took ends in one of the settled states, and only after that is committed are
     its stored outputs deleted. While the database is away, runs wait for it; nothing of theirs
     is deleted.
@@ -69,6 +72,7 @@ class Worker:
         engine: Engine,
         sweeper: Sweeper,
         events: EventHub,
+        crews: Registry,
         max_in_flight: int,
         timeout_seconds: float,
     ) -> None:
@@ -80,6 +84,12 @@ class Worker:
         self._events = events
         self._timeout_seconds = timeout_seconds
         self._turns = Turns(max_in_flight)
+        self._turns_of_crews = {
+            crew.name: Turns(limit) for crew in crews if (limit := crew.options.max_runs_in_flight)
+        }
+        self._timeouts_of_crews = {
+            crew.name: seconds for crew in crews if (seconds := crew.options.run_timeout_seconds)
+        }
         self._runs: dict[UUID, asyncio.Task[SettledRun | None]] = {}
         self._deadlines: dict[UUID, asyncio.Timeout] = {}
         self._aborted: set[UUID] = set()
@@ -96,13 +106,13 @@ class Worker:
         """The runs under way or waiting for a slot."""
         return set(self._runs)
 
-    def dispatch(self, run_id: UUID, owner: str) -> None:
+    def dispatch(self, run_id: UUID, owner: str, crew: str) -> None:
         """Run an accepted run as soon as a slot is free, unless it is on its way already.
 
         Owners whose runs wait take turns.
         """
         if run_id not in self._runs:
-            task = asyncio.create_task(self._carry(run_id, owner))
+            task = asyncio.create_task(self._carry(run_id, owner, crew))
             self._runs[run_id] = task
             task.add_done_callback(lambda _: self._forget(run_id))
 
@@ -150,12 +160,11 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("Run %s was not settled", run_id, exc_info=error)
 
-    async def _carry(self, run_id: UUID, owner: str) -> SettledRun | None:
-        await self._turns.take(owner)
-        try:
+    async def _carry(self, run_id: UUID, owner: str, crew: str) -> SettledRun | None:
+        # The crew's own first: what waits for that keeps no slot from other crews.
+        of_crew = self._turns_of_crews.get(crew)
+        async with of_crew.slot(owner) if of_crew else nullcontext(), self._turns.slot(owner):
             return await self._carry_in_slot(run_id)
-        finally:
-            self._turns.pass_on()
 
     async def _carry_in_slot(self, run_id: UUID) -> SettledRun | None:
         taken = await self._persist(lambda: self._rows.take(run_id))
@@ -174,8 +183,9 @@ class Worker:
 
         What passes is the cancellation of a stopping process: the run stays accepted.
         """
+        limit = self._timeouts_of_crews.get(taken.crew, self._timeout_seconds)
         try:
-            async with asyncio.timeout(self._timeout_seconds) as deadline:
+            async with asyncio.timeout(limit) as deadline:
                 self._deadlines[taken.run_id] = deadline
                 checkpoint = await self._checkpoint(taken)
                 result = await self._engine.run(
@@ -189,7 +199,6 @@ class Worker:
         except TimeoutError:
             if taken.run_id in self._aborted:
                 return CANCELLED
-            limit = self._timeout_seconds
             return _failed("run_timeout", f"the run took longer than {limit:g} s")
         except EngineError as error:
             return _failed(_ERROR_TYPES.get(type(error), "crew_error"), str(error))

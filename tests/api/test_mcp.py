@@ -92,11 +92,12 @@ async def test_each_crew_is_a_tool_with_its_inputs(serve: Serve) -> None:
     assert "profile_analysis" in idea.description
     assert idea.inputSchema["properties"]["interest_area"] == {
         "type": "string",
+        "maxLength": 4000,
         "default": "AI / Automation",
     }
     assert idea.inputSchema["required"] == []
     assert poem.inputSchema["required"] == ["topic"]
-    assert poem.inputSchema["properties"] == {"topic": {"type": "string"}}
+    assert poem.inputSchema["properties"] == {"topic": {"type": "string", "maxLength": 4000}}
     assert poem.outputSchema is not None
 
 

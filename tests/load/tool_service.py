@@ -10,14 +10,14 @@ second than the tool leaves room for; what a second process adds is what is meas
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
 from litestar import Litestar
 
 from app.asgi import create_app
-from app.crews.idea.profile import DEFAULTS
-from app.crews.registry import CrewSpec, Registry
+from app.crews.registry import Registry, idea_crew
 from app.open_files import raise_open_file_limit
 from app.settings import load_settings
 
@@ -52,7 +52,7 @@ def build() -> Crew:
 
 def served_app() -> Litestar:
     """The application of one serving process."""
-    crew = CrewSpec("idea", build, defaults=DEFAULTS)
+    crew = replace(idea_crew(), build=build, static=False, offline_answer=None)
     return create_app(load_settings(), Registry([crew]))
 
 

@@ -152,6 +152,7 @@ async def running_service(
     timeout_seconds: float = 30.0,
     cleanup_probability: float = 0.0,
     webhook_targets: WebhookTargets | None = None,
+    crews: Registry = CREWS,
 ) -> AsyncIterator[Parts]:
     """The service, started without its background loops; drained at the end."""
     events, name = EventHub(), uuid4().hex
@@ -172,11 +173,12 @@ async def running_service(
         engine=cast(Engine, engine),
         sweeper=sweeper,
         events=events,
+        crews=crews,
         max_in_flight=max_in_flight,
         timeout_seconds=timeout_seconds,
     )
     runs = RunService(
-        crews=CREWS,
+        crews=crews,
         engine=cast(Engine, engine),
         rows=rows,
         queries=queries,

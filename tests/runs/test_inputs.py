@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.crews.options import InputOptions
 from app.crews.registry import CrewSpec
 from app.runs.errors import InvalidInput
 from app.runs.inputs import complete_inputs
@@ -13,7 +14,7 @@ def _no_crew() -> Any:
     raise AssertionError("inputs are checked without building the crew")
 
 
-SPEC = CrewSpec("poem", _no_crew, defaults={"tone": "calm"}, max_input_chars=10)
+SPEC = CrewSpec("poem", _no_crew, inputs={"tone": InputOptions(default="calm")}, max_input_chars=10)
 
 
 @pytest.mark.parametrize("given", [{}, {"tone": ""}, {"tone": " \n\t"}, {"tone": None}])

@@ -162,12 +162,18 @@ async def test_abandoned_are_the_unsettled_runs_that_nobody_holds(
     await a.settle(settled, SUCCEEDED)
     assert await queries.abandoned(10) == []
     await _end_leases(database)
-    assert await queries.abandoned(10) == [(queued, 0, ""), (running.run_id, 1, "")]
-    assert await queries.abandoned(1) == [(queued, 0, "")]
+    assert await queries.abandoned(10) == [
+        (queued, 0, "", "idea"),
+        (running.run_id, 1, "", "idea"),
+    ]
+    assert await queries.abandoned(1) == [(queued, 0, "", "idea")]
     await a.renew_leases({queued, running.run_id})
     assert await queries.abandoned(10) == []
     await a.release()
-    assert await queries.abandoned(10) == [(queued, 0, ""), (running.run_id, 1, "")]
+    assert await queries.abandoned(10) == [
+        (queued, 0, "", "idea"),
+        (running.run_id, 1, "", "idea"),
+    ]
 
 
 async def test_unsettled_tells_which_of_many_runs_are(worker: Worker, queries: RunQueries) -> None:

@@ -2,18 +2,22 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
+from app.crews.options import CrewOptions
+from app.crews.registry import Registry
 from app.db import Database
 from app.engine import CrewFailed, ModelError, NoResult
 from app.runs.callers import OPERATOR
 from app.runs.errors import InvalidInput, Overloaded, ShuttingDown, UnknownCrew
 from app.runs.models import RunStatus
 from storage import OutputStore, StorageError
-from tests.runs.scripted import TASKS, Parts, Stage, running_service, succeed, until
+from tests.runs.scripted import CREWS, TASKS, Parts, Stage, running_service, succeed, until
 
 INPUTS = {"topic": "rain"}
 
@@ -119,6 +123,38 @@ async def test_waiting_for_a_slot_is_told_and_does_not_count_as_running_time(
         runs = await asyncio.gather(*(parts.runs.run("poem", INPUTS, OPERATOR) for _ in range(5)))
     assert {run.outcome.status for run in runs} == {RunStatus.SUCCEEDED}
     assert sorted(run.waited_seconds > 0.35 for run in runs)[-1]
+
+
+async def test_a_crew_keeps_to_limits_of_its_own(database: Database, store: OutputStore) -> None:
+    (poem,) = CREWS
+    slow = CrewOptions(max_runs_in_flight=2, run_timeout_seconds=0.05)
+    crews = Registry([replace(poem, options=slow), replace(poem, name="song")])
+    under_way: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    songs_are_sung = asyncio.Event()
+
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        kind = str(inputs["topic"])
+        under_way[kind] += 1
+        most[kind] = max(most[kind], under_way[kind])
+        if under_way["song"] == 5:
+            songs_are_sung.set()
+        try:
+            await songs_are_sung.wait()
+            if kind == "poem":
+                await asyncio.Event().wait()
+            await stage.finish_all("text")
+        finally:
+            under_way[kind] -= 1
+
+    async with running_service(database, store, script, max_in_flight=7, crews=crews) as parts:
+        # Poems that wait for their own limit keep no slot from the songs.
+        poems = [parts.runs.run("poem", {"topic": "poem"}, OPERATOR) for _ in range(6)]
+        songs = [parts.runs.run("song", {"topic": "song"}, OPERATOR) for _ in range(5)]
+        settled = await asyncio.gather(*poems, *songs)
+    assert most == {"poem": 2, "song": 5}
+    assert {run.outcome.error for run in settled[:6]} == {"the run took longer than 0.05 s"}
+    assert {run.outcome.status for run in settled[6:]} == {RunStatus.SUCCEEDED}
 
 
 async def test_beyond_the_limits_nothing_is_accepted(
@@ -234,7 +270,7 @@ async def test_a_stop_waits_for_runs_and_hands_back_what_is_left(
         rows = [await parts.queries.get(run_id) for run_id in (quick, slow)]
         assert [row and row.status for row in rows] == ["succeeded", "running"]
         assert len(await store.find(slow)) == 1
-        assert await parts.queries.abandoned(10) == [(slow, 1, "")]
+        assert await parts.queries.abandoned(10) == [(slow, 1, "", "poem")]
 
 
 async def test_an_abandoned_run_is_taken_up_and_leaves_nothing_of_any_attempt(

@@ -4,13 +4,14 @@ Everything here is a CrewAI `BaseLLM`: `call` for threads, `acall` for the event
 speak OpenAI's API share one pool of connections. Set `on_token` around a call to have it streamed.
 """
 
-from app.engine.llm.create import close_models, create_model, pooled
+from app.engine.llm.create import OFFLINE, close_models, create_model, pooled
 from app.engine.llm.deferred import deferred_clients
 from app.engine.llm.offline import OfflineAnswer, OfflineModel
 from app.engine.llm.openai_client import OnToken, on_token
 from app.engine.llm.settings import ModelSettings
 
 __all__ = [
+    "OFFLINE",
     "ModelSettings",
     "OfflineAnswer",
     "OfflineModel",

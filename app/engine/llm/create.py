@@ -53,11 +53,11 @@ async def close_models() -> None:
 
 def _crewai_model(settings: ModelSettings) -> LLM:
     if settings.base_url is None:
-        if settings.api_key is None:  # CrewAI then looks for the provider's own variable
-            return LLM(model=settings.model)
-        return LLM(model=settings.model, api_key=settings.api_key)
+        # Without a key, CrewAI looks for the provider's own variable.
+        return LLM(model=settings.model, api_key=settings.api_key, temperature=settings.temperature)
     return LLM(
         model=settings.model,
+        temperature=settings.temperature,
         custom_openai=True,
         base_url=settings.base_url,
         # Never OPENAI_API_KEY, which is OpenAI's: a server of one's own often wants none.

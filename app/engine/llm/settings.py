@@ -14,6 +14,7 @@ class ModelSettings:
     `timeout_seconds` bounds one model call with all its attempts, from when it is sent.
     `max_concurrency` is how many model calls of this process may be under way at once; further
     calls wait. `max_connections` bounds the open connections (None: as many as calls).
+    `temperature` None leaves it to the model.
     """
 
     model: str = "offline"
@@ -22,3 +23,4 @@ class ModelSettings:
     timeout_seconds: float = 120.0
     max_concurrency: int = 4000
     max_connections: int | None = None
+    temperature: float | None = None

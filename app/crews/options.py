@@ -1,0 +1,128 @@
+"""What a deployment says about its crews: the file that CREWS_FILE names."""
+
+import os
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from app.settings import SettingsError
+
+InputType = Literal["string", "integer", "number", "boolean", "array", "object"]
+
+_PYTHON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputOptions(_Table):
+    """An input as it is declared. `type` is None where any will do; `max_chars` bounds each text.
+
+    An empty or missing input becomes its `default`; one without is required if the crew names it.
+    """
+
+    type: InputType | None = None
+    default: Any = None
+    help: str = ""
+    max_chars: Annotated[int, Field(ge=1)] | None = None
+
+    def allows(self, value: object) -> bool:
+        """Whether a value is of the declared type."""
+        if self.type is None:
+            return True
+        if isinstance(value, bool):  # which Python counts as a number
+            return self.type == "boolean"
+        return isinstance(value, _PYTHON_TYPES[self.type])
+
+    @model_validator(mode="after")
+    def _default_of_its_type(self) -> Self:
+        if self.default is not None and not self.allows(self.default):
+            raise ValueError(f"default: {self.default!r} is no {self.type}")
+        return self
+
+
+class CrewOptions(_Table):
+    """One crew's table in the file.
+
+    `model`, `base_url`, `api_key_env` (a variable of the environment) and `temperature` are of the
+    agents that name no model of their own; with `replace_models` of all agents. The limits hold for
+    each process, within those of the service.
+    """
+
+    description: str = ""
+    model: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    replace_models: bool = False
+    max_runs_in_flight: Annotated[int, Field(ge=1)] | None = None
+    run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
+    inputs: dict[str, InputOptions] = {}
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_set(cls, value: str | None) -> str | None:
+        if value is not None and not os.environ.get(value):
+            raise ValueError(f"the environment has no variable {value}")
+        return value
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the crew has a model other than the deployment's."""
+        return (self.model, self.base_url, self.api_key_env, self.temperature) != (None,) * 4
+
+
+_FILE: TypeAdapter[dict[str, CrewOptions]] = TypeAdapter(dict[str, CrewOptions])
+
+
+def read_options(file: Path, served: Collection[str]) -> Mapping[str, CrewOptions]:
+    """The options of each crew that the file has a table for.
+
+    Raises:
+        SettingsError: the file can't be read, or says what can't be; one line that names the
+            file, the crew and the field.
+    """
+    where = f"CREWS_FILE={file}"
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        options = _FILE.validate_python(tables)
+    except OSError as error:
+        raise SettingsError(f"{where}: can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{where}: is no TOML: {error}") from None
+    except ValidationError as error:
+        raise SettingsError(f"{where}: {_problem(error)}") from None
+    for name in options:
+        if name not in served:
+            crews = ", ".join(sorted(served))
+            raise SettingsError(f"{where}: [{name}]: no such crew is served; there are {crews}")
+    return options
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    crew, *path = map(str, first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "there is no such field"
+    field = f" {'.'.join(path)}:" if path else ""
+    return f"[{crew}]{field} {message[0].lower()}{message[1:]}"
