@@ -1,0 +1,161 @@
+"""Two users of one service guess at each other's runs over every way in: they learn nothing."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import msgspec
+
+from app.api.keys import Role
+from tests.runs.scripted import until
+from tests.serving import Serve, Served
+
+RUNS = 200
+RUNS_BY_MCP = 10
+IN_THE_AIR = 20
+
+
+@dataclass
+class User:
+    """A user's key, its word that stands in all of its runs, and everything it was ever told."""
+
+    name: str
+    key: str
+    run_ids: list[str] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)
+
+    async def ask(
+        self, served: Served, method: str, path: str, body: Any = None, **headers: str
+    ) -> httpx.Response:
+        response = await served.http.request(
+            method,
+            path,
+            content=None if body is None else msgspec.json.encode(body),
+            headers={
+                "Authorization": f"Bearer {self.key}",
+                "Content-Type": "application/json",
+                "Accept": "application/json, text/event-stream",
+                **headers,
+            },
+        )
+        self.heard.append(f"{response.headers} {response.text}")
+        return response
+
+    @property
+    def profile(self) -> dict[str, str]:
+        return {"experience_summary": f"the secret of {self.name}"}
+
+
+async def _run(served: Served, user: User, place: int) -> None:
+    """Start a run by one of the ways in, and remember its id."""
+    key = {"Idempotency-Key": f"order-{place}"}  # both users use the same
+    if place < RUNS_BY_MCP:
+        await _call_tool(served, user, _session(user, place))
+        return
+    if place % 3 == 0:
+        response = await user.ask(served, "POST", "/api/run", user.profile)
+        user.run_ids.append(response.json()["run_id"])
+    elif place % 3 == 1:
+        body = {"crew": "idea", "inputs": user.profile}
+        response = await user.ask(served, "POST", "/api/runs", body, **key)
+        user.run_ids.append(response.json()["run_id"])
+    else:
+        body = {"inputs": user.profile}
+        response = await user.ask(served, "POST", "/crews/idea/kickoff", body)
+        user.run_ids.append(response.json()["kickoff_id"])
+    assert response.is_success, response.text
+
+
+def _session(user: User, place: int) -> str:
+    """Every other session id is one that both users have."""
+    return f"{user.name}-{place}" if place % 2 else f"session-{place}"
+
+
+async def _call_tool(served: Served, user: User, session_id: str) -> None:
+    params = {"name": "idea", "arguments": user.profile}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    session = {"mcp-session-id": session_id}
+    response = await user.ask(served, "POST", "/mcp", call, **session)
+    assert '"isError":false' in response.text, response.text
+
+
+async def _cancel_call(served: Served, user: User, session_id: str) -> None:
+    cancel = {
+        "jsonrpc": "2.0",
+        "method": "notifications/cancelled",
+        "params": {"requestId": 1},
+    }
+    response = await user.ask(served, "POST", "/mcp", cancel, **{"mcp-session-id": session_id})
+    assert response.status_code == 202
+
+
+async def _guess(served: Served, guesser: User, run_id: str) -> None:
+    """Ask for another's run by every call that takes an id."""
+    run = f"/api/runs/{run_id}"
+    for method, path in (
+        ("GET", run),
+        ("GET", f"{run}/events"),
+        ("GET", f"{run}/outputs/profile_analysis"),
+        ("POST", f"{run}/cancel"),
+        ("DELETE", run),
+        ("GET", f"/crews/idea/status/{run_id}"),
+        ("GET", f"/crews/idea/{run_id}/status"),
+    ):
+        response = await guesser.ask(served, method, path)
+        assert response.status_code == 404, (method, path, response.text)
+
+
+async def _listed(served: Served, user: User) -> set[str]:
+    seen: set[str] = set()
+    cursor = ""
+    while True:
+        response = await user.ask(served, "GET", f"/api/runs?limit=200{cursor}")
+        page = response.json()
+        seen |= {run["run_id"] for run in page["runs"]}
+        if page["next_cursor"] is None:
+            return seen
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+async def test_two_users_learn_nothing_of_each_other(serve: Serve) -> None:
+    async with serve(auth="keys") as served:
+        anna, berta = [
+            User(name, await served.inside.api_keys.create(name, Role.USER))
+            for name in ("anna", "berta")
+        ]
+        room = asyncio.Semaphore(IN_THE_AIR)
+
+        async def run_and_guess(user: User, other: User, place: int) -> None:
+            async with room:
+                await _run(served, user, place)
+                if other.run_ids:
+                    await _guess(served, user, other.run_ids[-1])  # under way, or just settled
+                if place < RUNS_BY_MCP:
+                    await _cancel_call(served, user, f"{other.name}-{place}")
+
+        users = ((anna, berta), (berta, anna))
+        await asyncio.gather(
+            *(run_and_guess(*pair, place) for place in range(RUNS) for pair in users)
+        )
+
+        async def all_settled() -> bool:
+            return all(row.finished_at is not None for row in await served.rows())
+
+        await until(all_settled, seconds=60)
+        rows = await served.rows()
+        owners = {anna.key.split("_")[1]: anna, berta.key.split("_")[1]: berta}
+        assert {row.status for row in rows} == {"succeeded"}  # nobody's was cancelled
+        for row in rows:
+            assert (
+                row.inputs["experience_summary"] == owners[row.owner].profile["experience_summary"]
+            )
+        for user, other in users:
+            own = {str(row.run_id) for row in rows if owners[row.owner] is user}
+            assert len(own) == RUNS
+            assert await _listed(served, user) == own
+            for run_id in other.run_ids[:20]:
+                await _guess(served, user, run_id)
+            for heard in user.heard:
+                assert other.profile["experience_summary"] not in heard
+                assert other.key not in heard
