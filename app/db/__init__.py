@@ -2,6 +2,7 @@
 
 from app.db.group_commit import GroupCommit
 from app.db.group_read import GroupRead
+from app.db.inserts import insert_new
 from app.db.installation import Installation, installation_id
 from app.db.migrate import migrate
 from app.db.session import Base, Database, DatabaseUnavailable, UtcDateTime
@@ -14,6 +15,7 @@ __all__ = [
     "GroupRead",
     "Installation",
     "UtcDateTime",
+    "insert_new",
     "installation_id",
     "migrate",
 ]

@@ -17,6 +17,9 @@ from app.db.session import Database, DatabaseUnavailable
 
 logger = logging.getLogger("crew_capture.db")
 
+# How long a change that nobody waits for is kept while the database is away.
+_KEPT_SECONDS = 120.0
+
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -28,6 +31,8 @@ class _Write:
     operation: GroupOperation[Any, Any]
     payload: Any
     committed: asyncio.Future[Any]
+    kept_until: float
+    """By the loop's clock. Until then it is tried again when the database was away."""
 
 
 class GroupCommit:
@@ -37,6 +42,7 @@ class GroupCommit:
         self._database = database
         self._max_group = max_group
         self._waiting: deque[_Write] = deque()
+        self._kept: list[_Write] = []
         self._flushing: asyncio.Task[None] | None = None
 
     async def submit(self, operation: GroupOperation[P, R], payload: P) -> R:
@@ -55,28 +61,41 @@ class GroupCommit:
     def submit_soon(
         self, operation: GroupOperation[P, R], payload: P, then: Callable[[], None]
     ) -> None:
-        """The same without waiting; `then` is called once it is committed, or lost and logged."""
+        """The same without waiting; `then` is called once it is committed, or lost and logged.
+
+        While the database is away it is kept for a while, and goes down before whatever is
+        submitted next. As a commit's answer may be lost, `operation` may meet what it has
+        done already.
+        """
 
         def done(committed: asyncio.Future[Any]) -> None:
             if not committed.cancelled() and (error := committed.exception()) is not None:
                 logger.warning("A change that nobody waits for was lost: %s", error)
             then()
 
-        self._enqueue(operation, payload).add_done_callback(done)
+        self._enqueue(operation, payload, keep_seconds=_KEPT_SECONDS).add_done_callback(done)
 
     async def aclose(self) -> None:
         """Wait until everything submitted is committed or refused."""
         if self._flushing is not None:
             await self._flushing
+        for write in self._kept:
+            write.kept_until = 0.0
+        await self._flush()
 
-    def _enqueue(self, operation: GroupOperation[P, R], payload: P) -> asyncio.Future[Any]:
-        write = _Write(operation, payload, asyncio.get_running_loop().create_future())
+    def _enqueue(
+        self, operation: GroupOperation[P, R], payload: P, *, keep_seconds: float = 0.0
+    ) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        write = _Write(operation, payload, loop.create_future(), loop.time() + keep_seconds)
         self._waiting.append(write)
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
         return write.committed
 
     async def _flush(self) -> None:
+        self._waiting.extendleft(reversed(self._kept))
+        self._kept.clear()
         try:
             while self._waiting:
                 await asyncio.sleep(0)  # whoever is ready in this turn of the loop joins
@@ -89,7 +108,9 @@ class GroupCommit:
         try:
             results = await self._apply(group)
         except DatabaseUnavailable as error:
-            _refuse(group, error)
+            now = asyncio.get_running_loop().time()
+            self._kept += [write for write in group if write.kept_until > now]
+            _refuse([write for write in group if write.kept_until <= now], error)
         except Exception as error:  # told to the caller whose write it is
             if len(group) == 1:
                 _refuse(group, error)

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import bindparam, delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from yarl import URL
 
-from app.db import Database, GroupCommit
+from app.db import Database, GroupCommit, insert_new
 from app.runs.events import Event
 from app.runs.models import DeliveryStatus, RunEvent, UserRun, WebhookDelivery
 from app.runs.webhook_bodies import HEARS, Role, Told, Webhook, Webhooks, body, webhooks_of
@@ -82,8 +82,7 @@ async def put_in_outbox(
         for role, webhook in webhooks.items()
         if event.type in HEARS[role]
     ]
-    if rows:
-        await connection.execute(insert(WebhookDelivery.__table__), rows)  # type: ignore[arg-type]
+    await insert_new(connection, WebhookDelivery, rows)
 
 
 class Outbox:

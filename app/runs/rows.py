@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, select, up
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import Database, GroupCommit
+from app.db import Database, GroupCommit, insert_new
 from app.runs.callers import Caller
 from app.runs.errors import LimitReached
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
@@ -176,7 +176,8 @@ class RunRows:
     def append_soon(self, event: Event, webhooks: Webhooks) -> None:
         """Store an event with the next group, then tell of it.
 
-        One that can't be stored is told all the same: it tells of progress, as the run's end does.
+        While the database is away it is kept for two minutes. One that can't be stored is told all
+        the same: it tells of progress, as the run's end does.
         """
         # Told before it is stored, it would escape a watcher who comes in between.
         self._writes.submit_soon(
@@ -385,8 +386,14 @@ class RunRows:
     async def _append_all(
         self, connection: AsyncConnection, events: Sequence[tuple[Event, Webhooks]]
     ) -> Sequence[None]:
-        await _store(connection, [event for event, _ in events])
-        await put_in_outbox(connection, events)
+        # A run may have been cancelled and deleted since.
+        question = select(UserRun.run_id).where(
+            UserRun.run_id.in_({event.run_id for event, _ in events})
+        )
+        runs = set(await connection.scalars(question))
+        known = [(event, webhooks) for event, webhooks in events if event.run_id in runs]
+        await _store(connection, [event for event, _ in known])
+        await put_in_outbox(connection, known)
         return [None] * len(events)
 
 
@@ -499,8 +506,7 @@ async def _store(connection: AsyncConnection, events: Sequence[Event]) -> None:
         {"run_id": e.run_id, "seq": e.seq, "type": e.type, "data": e.data, "at": e.at}
         for e in events
     ]
-    if rows:
-        await connection.execute(insert(RunEvent.__table__), rows)  # type: ignore[arg-type]
+    await insert_new(connection, RunEvent, rows)
 
 
 def _now() -> datetime:

@@ -95,3 +95,50 @@ async def test_changes_are_acknowledged_in_the_order_of_their_submission(
         writes.submit_soon(one if number % 2 else other, number, partial(heard.append, number))
     await writes.aclose()
     assert heard == list(range(10))
+
+
+class _InsertOfAnAbsentDatabase(_Insert):
+    """Fails as long as the database is `away`."""
+
+    away = True
+
+    async def __call__(self, connection: AsyncConnection, numbers: Sequence[int]) -> Sequence[int]:
+        if self.away:
+            raise DatabaseUnavailable("away")
+        return await super().__call__(connection, numbers)
+
+
+@pytest.mark.usefixtures("table")
+async def test_a_change_that_nobody_waits_for_outlives_an_outage(database: Database) -> None:
+    insert, writes = _InsertOfAnAbsentDatabase(), GroupCommit(database)
+    heard: list[int] = []
+    for number in (1, 2):
+        writes.submit_soon(insert, number, partial(heard.append, number))
+    with pytest.raises(DatabaseUnavailable):
+        await writes.submit(insert, 3)
+    assert heard == []
+    insert.away = False
+    await writes.submit(insert, 4)
+    assert heard == [1, 2]
+    assert await _numbers(database) == [1, 2, 4]
+
+
+@pytest.mark.usefixtures("table")
+async def test_at_the_end_what_was_kept_is_tried_once_more(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    insert, writes = _InsertOfAnAbsentDatabase(), GroupCommit(database)
+    heard: list[int] = []
+    writes.submit_soon(insert, 1, partial(heard.append, 1))
+    with pytest.raises(DatabaseUnavailable):
+        await writes.submit(insert, 2)
+    insert.away = False
+    await writes.aclose()
+    assert await _numbers(database) == heard == [1]
+
+    insert.away = True
+    writes.submit_soon(insert, 3, partial(heard.append, 3))
+    await writes.aclose()
+    await asyncio.sleep(0)
+    assert heard == [1, 3]
+    assert "lost" in caplog.text

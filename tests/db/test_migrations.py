@@ -1,8 +1,11 @@
 """The migrations make the schema that the models describe."""
 
 import asyncio
+import sys
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import PIPE, Popen
 from uuid import uuid4
 
 from alembic import command
@@ -34,6 +37,36 @@ async def test_processes_that_start_at_once_migrate_once(database_url: str) -> N
     assert len(set(ids)) == 1
     for database in databases:
         await database.aclose()
+
+
+_MIGRATE_EACH = """
+import asyncio, sys
+from app.db import Database, migrate
+print("imported", flush=True)
+for path in sys.stdin:
+    asyncio.run(migrate(Database(f"sqlite:///{path.strip()}")))
+    print("done", flush=True)
+"""
+
+
+def test_processes_may_make_one_sqlite_file_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _MIGRATE_EACH]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(Popen(command, stdin=PIPE, stdout=PIPE, text=True))
+            for _ in range(4)
+        ]
+        assert _said(processes) == ["imported\n"] * 4
+        for turn in range(20):
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write(f"{tmp_path}/{turn}.db\n")
+                process.stdin.flush()
+            assert _said(processes) == ["done\n"] * 4
+
+
+def _said(processes: list[Popen[str]]) -> list[str]:
+    return [process.stdout.readline() for process in processes if process.stdout is not None]
 
 
 async def test_two_databases_have_different_installation_ids(database: Database) -> None:

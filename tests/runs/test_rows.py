@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import update
 
 from app.db import Database
-from app.runs.events import EventHub
+from app.runs.events import Event, EventHub
 from app.runs.models import RunStatus, UserRun
 from app.runs.queries import RunQueries
 from app.runs.rows import NewRun, Outcome, RunRows, TakenRun
+from app.runs.webhook_bodies import webhooks_at
 
 Worker = Callable[[str], RunRows]
 SUCCEEDED = Outcome(RunStatus.SUCCEEDED, outputs={"report": "text"}, raw_result="text")
@@ -183,3 +184,30 @@ async def test_unsettled_tells_which_of_many_runs_are(worker: Worker, queries: R
     await rows.settle(settled, SUCCEEDED)
     asked = open_runs | {settled.run_id} | {uuid4() for _ in range(12_000)}
     assert await queries.unsettled(asked) == open_runs
+
+
+def _told(run_id: UUID, seq: int) -> Event:
+    return Event(run_id, seq, "task.finished", {"index": 0}, datetime.now(UTC))
+
+
+async def test_an_event_told_twice_is_stored_once(worker: Worker, queries: RunQueries) -> None:
+    rows = worker("a")
+    run_id = await _add(rows)
+    for _ in range(2):  # as after a commit whose answer was lost
+        rows.append_soon(_told(run_id, 5), webhooks_at("http://receiver.example/"))
+        await rows.aclose()
+    assert [event.seq for event in await queries.events([run_id])] == [0, 5]
+    assert len(await queries.deliveries(run_id)) == 1
+
+
+async def test_an_event_of_a_deleted_run_is_not_stored(worker: Worker, queries: RunQueries) -> None:
+    rows = worker("a")
+    run_id, other = await _add(rows), await _add(rows)
+    await rows.cancel(run_id)
+    await rows.delete(run_id)
+    for one in (run_id, other):
+        rows.append_soon(_told(one, 5), webhooks_at("http://receiver.example/"))
+    await rows.aclose()
+    assert await queries.events([run_id]) == []
+    assert await queries.deliveries(run_id) == []
+    assert [event.seq for event in await queries.events([other])] == [0, 5]
