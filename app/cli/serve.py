@@ -31,6 +31,10 @@ logger = logging.getLogger("crew_capture.serve")
 _BACKLOG = 8192
 # What an operator can mend: its message says how, a stack trace would only hide it.
 _MENDABLE = (SettingsError, DatabaseUnavailable, StorageError, EngineError)
+# How long a thread that computes keeps the interpreter from one that asks for it. Storing an output
+# asks several times, and each of many tools that compute takes its turn before: with 60 of them and
+# Python's own 5 ms, storage is as good as away. Less would cost the tools more than it gives.
+_SWITCH_SECONDS = 0.001
 # How long the supervisor waits between two looks at what was signalled to it.
 _SUPERVISOR_SECONDS = 0.2
 # A terminal and a service manager signal all processes, and the supervisor then signals its own
@@ -118,6 +122,7 @@ class _Process:
             if message["type"] == "lifespan.startup.complete":
                 self._stop_on_signals()
                 _tune_garbage_collection()
+                sys.setswitchinterval(_SWITCH_SECONDS)
             if message["type"] != "lifespan.startup.failed":
                 await send(message)
 
