@@ -12,6 +12,7 @@ from litestar import Litestar, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
+from app.api.a2a import a2a_app, a2a_router
 from app.api.amp import amp_router
 from app.api.auth import PUBLIC, Identity
 from app.api.crews import crews_router
@@ -80,11 +81,13 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         async with open_service(settings, crews) as service:
             for part in fields(service):
                 app.state[part.name] = getattr(service, part.name)
+            app.state.needs_key = settings.auth == "keys"
+            app.state.a2a = a2a_app(service.runs)
             async with open_mcp(service.runs) as app.state.mcp:
                 yield
 
     return Litestar(
-        [run_idea_crew, runs_router, crews_router, amp_router, mcp, live, ready],
+        [run_idea_crew, runs_router, crews_router, amp_router, mcp, a2a_router, live, ready],
         lifespan=[lifespan],
         middleware=[
             Identity(

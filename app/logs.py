@@ -39,8 +39,9 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
     # One line per request of each library helps nobody who watches thousands of runs.
     for name in ("httpx", "botocore", "aiosqlite", "alembic", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("mcp", "a2a"):  # they warn of what clients do wrong, which these are told anyway
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # They tell of what clients do wrong, inputs and all; the clients are told, too.
+    logging.getLogger("mcp").setLevel(logging.ERROR)
+    logging.getLogger("a2a").setLevel(logging.CRITICAL)
 
 
 def _without_color_message(

@@ -26,9 +26,9 @@ from starlette.requests import Request
 
 from app.api.auth import CallerRequest
 from app.api.errors import error_text
-from app.api.relay import relayed
+from app.api.relay import read_message, relayed
 from app.runs.callers import Caller
-from app.runs.errors import IdempotencyConflict, InvalidInput, RunMoved
+from app.runs.errors import IdempotencyConflict, RunMoved
 from app.runs.events import Event
 from app.runs.models import UNSETTLED, RunStatus, UserRun
 from app.runs.served import ServedCrew
@@ -64,11 +64,7 @@ sdk.warnings = SimpleNamespace(catch_warnings=lambda record: nullcontext([]))  #
 @post("/mcp", include_in_schema=False)
 async def mcp(request: CallerRequest, state: State) -> ASGIApp:
     """Takes one message of a client; its answer, if it has one, is a stream of events."""
-    body = await request.body()
-    try:
-        message = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError):
-        raise InvalidInput("body", "expected one JSON-RPC message") from None
+    body, message = await read_message(request)
     method = message.get("method")
     if method == "notifications/cancelled":
         await _cancel(request, state.runs, message.get("params"))

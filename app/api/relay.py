@@ -2,7 +2,20 @@
 
 from typing import Any
 
+import msgspec
+from litestar import Request
 from litestar.types import ASGIApp, Receive, Scope, Send
+
+from app.runs.errors import InvalidInput
+
+
+async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The body of a request, and the JSON-RPC message in it. Raises InvalidInput."""
+    body = await request.body()
+    try:
+        return body, msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        raise InvalidInput("body", "expected one JSON-RPC message") from None
 
 
 def relayed(app: Any, body: bytes) -> ASGIApp:

@@ -1,0 +1,393 @@
+"""`/a2a`, by the client of the official SDK."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import msgspec
+import pytest
+from a2a.client import Client, ClientConfig, create_client
+from a2a.helpers import new_data_part, new_raw_part, new_text_part
+from a2a.types import (
+    CancelTaskRequest,
+    GetTaskRequest,
+    ListTasksRequest,
+    Message,
+    Part,
+    Role,
+    SendMessageRequest,
+    StreamResponse,
+    SubscribeToTaskRequest,
+    Task,
+    TaskState,
+)
+from a2a.utils.errors import (
+    A2AError,
+    InternalError,
+    InvalidParamsError,
+    TaskNotCancelableError,
+    TaskNotFoundError,
+    UnsupportedOperationError,
+)
+
+from app.api.keys import Role as KeyRole
+from app.runs.models import UserRun
+from tests.api.crews import IDEA_AND_POEM, REPORTS, Gate
+from tests.runs.scripted import until
+from tests.serving import Serve, Served
+
+COMPLETED = TaskState.TASK_STATE_COMPLETED
+WORKING = TaskState.TASK_STATE_WORKING
+
+
+@asynccontextmanager
+async def connected(
+    served: Served,
+    crew: str,
+    *,
+    streaming: bool = False,
+    at_once: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> AsyncIterator[Client]:
+    """A client of a crew's agent, which it finds by its card."""
+    url = str(served.http.base_url.join(f"/a2a/{crew}"))
+    async with httpx.AsyncClient(headers=headers, timeout=60) as http:
+        config = ClientConfig(streaming=streaming, polling=at_once, httpx_client=http)
+        yield await create_client(url, config)
+
+
+def message(*parts: Part, **more: str) -> SendMessageRequest:
+    said = Message(message_id=str(uuid4()), role=Role.ROLE_USER, parts=parts, **more)
+    return SendMessageRequest(message=said)
+
+
+async def sent(client: Client, *parts: Part, **more: str) -> list[StreamResponse]:
+    return [response async for response in client.send_message(message(*parts, **more))]
+
+
+async def task_of(client: Client, *parts: Part, **more: str) -> Task:
+    (response,) = await sent(client, *parts, **more)
+    return response.task
+
+
+def outputs(task: Task) -> dict[str, str]:
+    return {artifact.name: artifact.parts[0].text for artifact in task.artifacts}
+
+
+async def _settled(served: Served) -> UserRun:
+    async def is_settled() -> bool:
+        return (await served.rows())[0].finished_at is not None
+
+    await until(is_settled)
+    return (await served.rows())[0]
+
+
+async def test_each_crew_is_an_agent_whose_card_names_its_inputs(serve: Serve) -> None:
+    async with serve(IDEA_AND_POEM) as served:
+        cards = (await served.http.get("/a2a")).json()
+        card = (await served.http.get("/a2a/poem/.well-known/agent-card.json")).json()
+    assert [card["name"] for card in cards] == ["idea", "poem"]
+    assert card == cards[1]
+    assert card["supportedInterfaces"][0] == {
+        "url": str(served.http.base_url.join("/a2a/poem")),
+        "protocolBinding": "JSONRPC",
+        "protocolVersion": "1.0",
+    }
+    assert card["capabilities"]["streaming"] is True
+    (skill,) = card["skills"]
+    assert "Needs topic." in skill["description"]
+    assert "interest_area (default: AI / Automation)" in cards[0]["skills"][0]["description"]
+    assert "securitySchemes" not in card
+
+
+async def test_a_message_runs_the_crew_and_its_outputs_are_artifacts(serve: Serve) -> None:
+    async with serve(IDEA_AND_POEM) as served:
+        async with connected(served, "idea") as client:
+            idea = await task_of(client, new_data_part({"interest_area": "Food"}))
+        async with connected(served, "poem") as client:
+            poem = await task_of(client, new_text_part("tea"))
+        of_idea, of_poem = await served.rows()
+        assert await served.stored() == 0
+    assert idea.id == str(of_idea.run_id)
+    assert idea.status.state == poem.status.state == COMPLETED
+    assert of_idea.inputs["interest_area"] == "Food"
+    assert of_poem.inputs == {"topic": "tea"}
+    assert list(outputs(idea)) == REPORTS
+    assert outputs(idea) == of_idea.outputs
+    assert outputs(poem) == of_poem.outputs
+    assert idea.artifacts[0].parts[0].media_type == "text/markdown"
+
+
+async def test_a_stream_tells_of_each_task_then_gives_the_artifacts(serve: Serve) -> None:
+    async with serve() as served, connected(served, "idea", streaming=True) as client:
+        told = await sent(client, new_data_part({}))
+        (run,) = await served.rows()
+    assert told[0].task.id == str(run.run_id)
+    updates = [response.status_update for response in told if response.HasField("status_update")]
+    said = [update.status.message.parts[0].text for update in updates[:-1] if _says(update)]
+    assert set(said) == {f"{task} {what}" for task in REPORTS for what in ("started", "finished")}
+    assert {update.status.state for update in updates[:-1]} == {WORKING}
+    assert updates[-1].status.state == COMPLETED
+    artifacts = [response.artifact_update.artifact for response in told[-4:-1]]
+    assert {artifact.name: artifact.parts[0].text for artifact in artifacts} == run.outputs
+    assert told[-1].HasField("status_update")
+
+
+def _says(update: Any) -> bool:
+    return bool(update.status.HasField("message"))
+
+
+async def test_inputs_come_as_data_or_as_text(serve: Serve) -> None:
+    cases: list[tuple[str, list[Part], dict[str, Any]]] = [
+        ("poem", [new_data_part({"topic": 7, "more": [1.5, 2]})], {"topic": 7, "more": [1.5, 2]}),
+        ("poem", [new_text_part('{"one": "input"}')], {"topic": '{"one": "input"}'}),
+        (
+            "poem",
+            [new_data_part({"style": "dry"}), new_text_part("tea")],
+            {"style": "dry", "topic": "tea"},
+        ),
+        ("idea", [new_text_part('{"work_style": "Team"}')], {"work_style": "Team"}),
+        ("idea", [new_text_part(" ")], {"work_style": "Solo"}),
+    ]
+    async with serve(IDEA_AND_POEM) as served:
+        for crew, parts, inputs in cases:
+            async with connected(served, crew) as client:
+                assert (await task_of(client, *parts)).status.state == COMPLETED
+            run = (await served.rows())[-1]
+            assert run.inputs.items() >= inputs.items()
+            assert "7.0" not in repr(run.inputs)
+
+
+async def test_wrong_inputs_are_refused_with_what_would_be_right(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cases: list[tuple[str, list[Part], str]] = [
+        ("poem", [new_data_part({"x": 1})], "topic: missing; the crew poem needs it"),
+        ("poem", [new_data_part({"topic": "a"}), new_text_part("b")], "topic: given twice"),
+        ("idea", [new_text_part("my secret")], "idea takes goal_type, time_commitment,"),
+        ("idea", [new_text_part("[1]")], "parts: expected an object of inputs"),
+        ("idea", [new_text_part("[" * 100_000)], "parts: expected an object of inputs"),
+        ("idea", [new_data_part(["x"])], "parts: expected an object of inputs"),
+        ("idea", [new_raw_part(b"x")], "parts: files are not taken"),
+        ("idea", [new_data_part({"work_style": "\x00"})], "work_style: control character"),
+    ]
+    async with serve(IDEA_AND_POEM) as served:
+        for crew, parts, error in cases:
+            async with connected(served, crew) as client:
+                with pytest.raises(InvalidParamsError) as raised:
+                    await sent(client, *parts)
+            assert error in str(raised.value)
+        assert await served.rows() == []
+    assert "my secret" not in capfd.readouterr().err
+
+
+async def test_a_failed_run_says_why(serve: Serve) -> None:
+    model = {"llm_model": "openai/none", "llm_base_url": "http://127.0.0.1:9", "llm_api_key": "k"}
+    async with serve(**model) as served, connected(served, "idea") as client:
+        task = await task_of(client, new_data_part({}))
+        (run,) = await served.rows()
+    assert task.status.state == TaskState.TASK_STATE_FAILED
+    assert task.status.message.parts[0].text == f"model_error: {run.error}"
+
+
+async def test_what_is_unexpected_shows_nothing_of_the_inside(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr(served.inside.runs, "start", broken)
+    for streaming in (True, False):
+        async with connected(served, "idea", streaming=streaming) as client:
+            with pytest.raises(InternalError) as raised:
+                await sent(client, new_data_part({}))
+            assert str(raised.value) == "internal error"
+
+
+async def test_a_task_is_looked_at_subscribed_to_and_cancelled(serve: Serve, gate: Gate) -> None:
+    async with (
+        serve(gate.crews, engine="stock") as served,
+        connected(served, "idea", at_once=True) as client,
+        connected(served, "idea", streaming=True) as watcher,
+    ):
+        task = await task_of(client, new_data_part({}))
+        await asyncio.to_thread(gate.asked.wait, 20)
+        assert (await client.get_task(GetTaskRequest(id=task.id))).status.state == WORKING
+        updates = watcher.subscribe(SubscribeToTaskRequest(id=task.id))
+        assert (await anext(updates)).task.status.state == WORKING
+        cancelled = await client.cancel_task(CancelTaskRequest(id=task.id))
+        assert cancelled.status.state == TaskState.TASK_STATE_CANCELED
+        rest = [update async for update in updates]
+        assert rest[-1].status_update.status.state == TaskState.TASK_STATE_CANCELED
+        assert (await _settled(served)).status == "cancelled"
+        with pytest.raises(TaskNotCancelableError):
+            await client.cancel_task(CancelTaskRequest(id=task.id))
+        with pytest.raises(UnsupportedOperationError):
+            await anext(watcher.subscribe(SubscribeToTaskRequest(id=task.id)))
+        with pytest.raises(UnsupportedOperationError, match="takes no message"):
+            await sent(client, new_text_part("go on"), task_id=task.id)
+
+
+async def test_any_process_knows_and_follows_a_task(
+    serve: Serve, gate: Gate, database_url: str
+) -> None:
+    async with (
+        serve(gate.crews, engine="stock", database_url=database_url) as one,
+        serve(database_url=database_url) as other,
+        connected(one, "idea", at_once=True) as here,
+        connected(other, "idea", streaming=True) as there,
+    ):
+        task = await task_of(here, new_data_part({}))
+        await asyncio.to_thread(gate.asked.wait, 20)
+        updates = there.subscribe(SubscribeToTaskRequest(id=task.id))
+        assert (await anext(updates)).task.id == task.id
+        await there.cancel_task(CancelTaskRequest(id=task.id))
+        rest = [update async for update in updates]
+        assert rest[-1].status_update.status.state == TaskState.TASK_STATE_CANCELED
+        assert (await _settled(one)).status == "cancelled"
+
+
+async def test_a_client_that_goes_away_cancels_nothing(serve: Serve, gate: Gate) -> None:
+    async with serve(gate.crews, engine="stock") as served:
+        async with connected(served, "idea", streaming=True) as client:
+            watching = asyncio.create_task(sent(client, new_data_part({})))
+            await asyncio.to_thread(gate.asked.wait, 20)
+            watching.cancel()
+        (run,) = await served.rows()
+
+        async def nobody_watches() -> bool:
+            return run.run_id not in served.inside.events.watched()
+
+        await until(nobody_watches)
+        gate.open.set()
+        assert (await _settled(served)).status == "succeeded"
+
+
+async def test_tasks_keep_the_context_that_a_client_gives_them(serve: Serve) -> None:
+    async with serve(IDEA_AND_POEM) as served, connected(served, "poem") as client:
+        first = await task_of(client, new_text_part("tea"))
+        second = await task_of(client, new_text_part("milk"), context_id=first.context_id)
+        assert second.context_id == first.context_id
+        assert second.id != first.id
+        again = await client.get_task(GetTaskRequest(id=second.id))
+        assert again.context_id == first.context_id
+        with pytest.raises(InvalidParamsError, match="contextId"):
+            await sent(client, new_text_part("x"), context_id="x" * 256)
+
+
+async def test_a_task_belongs_to_its_agent(serve: Serve) -> None:
+    async with (
+        serve(IDEA_AND_POEM) as served,
+        connected(served, "poem") as poet,
+        connected(served, "idea") as adviser,
+    ):
+        task = await task_of(poet, new_text_part("tea"))
+        for task_id in (task.id, str(uuid4()), "not an id"):
+            with pytest.raises(TaskNotFoundError):
+                await adviser.get_task(GetTaskRequest(id=task_id))
+            with pytest.raises(TaskNotFoundError):
+                await adviser.cancel_task(CancelTaskRequest(id=task_id))
+
+
+async def test_tasks_belong_to_their_keys(serve: Serve) -> None:
+    async with serve(auth="keys") as served:
+        keys = [await served.inside.api_keys.create("a team", KeyRole.USER) for _ in range(2)]
+        mine, others = ({"Authorization": f"Bearer {key}"} for key in keys)
+        card = (await served.http.get("/a2a/idea/.well-known/agent-card.json")).json()
+        assert card["securitySchemes"]["key"]["httpAuthSecurityScheme"]["scheme"] == "bearer"
+        async with connected(served, "idea") as stranger:
+            with pytest.raises(Exception, match="401"):
+                await sent(stranger, new_data_part({}))
+        async with connected(served, "idea", headers=mine) as client:
+            task = await task_of(client, new_data_part({}))
+            assert (await client.get_task(GetTaskRequest(id=task.id))).artifacts
+        async with connected(served, "idea", headers=others) as client:
+            with pytest.raises(TaskNotFoundError):
+                await client.get_task(GetTaskRequest(id=task.id))
+            with pytest.raises(TaskNotFoundError):
+                await client.cancel_task(CancelTaskRequest(id=task.id))
+            with pytest.raises(TaskNotFoundError):
+                await sent(client, new_text_part("x"), task_id=task.id)
+        async with connected(served, "idea", headers=others, streaming=True) as client:
+            with pytest.raises(TaskNotFoundError):
+                await anext(client.subscribe(SubscribeToTaskRequest(id=task.id)))
+
+
+async def test_clients_of_the_protocol_before_are_served(served: Served) -> None:
+    params = {
+        "message": {
+            "kind": "message",
+            "role": "user",
+            "messageId": "1",
+            "parts": [{"kind": "data", "data": {"interest_area": "Food"}}],
+        }
+    }
+    request = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": params}
+    task = (await served.http.post("/a2a/idea", json=request)).json()["result"]
+    assert task["status"]["state"] == "completed"
+    assert [artifact["name"] for artifact in task["artifacts"]] == REPORTS
+    params = {"id": task["id"]}
+    request = {"jsonrpc": "2.0", "id": 2, "method": "tasks/get", "params": params}
+    assert (await served.http.post("/a2a/idea", json=request)).json()["result"]["id"] == task["id"]
+    request |= {"method": "message/stream", "params": {"message": _MESSAGE_0_3}}
+    stream = (await served.http.post("/a2a/idea", json=request)).text
+    *_, last = (line for line in stream.splitlines() if line.startswith("data: "))
+    assert msgspec.json.decode(last.removeprefix("data: "))["result"]["final"] is True
+
+
+_MESSAGE_0_3 = {
+    "kind": "message",
+    "role": "user",
+    "messageId": "2",
+    "parts": [{"kind": "data", "data": {}}],
+}
+
+
+async def test_what_is_not_offered_is_refused(served: Served) -> None:
+    async with connected(served, "idea") as client:
+        with pytest.raises(A2AError, match="GET /api/runs"):
+            await client.list_tasks(ListTasksRequest())
+    assert (await served.http.post("/a2a/nobody", json={})).status_code == 404
+    assert (await served.http.get("/a2a/nobody/.well-known/agent-card.json")).status_code == 404
+    assert (await served.http.get("/a2a/idea")).status_code == 405
+    assert (await served.http.post("/a2a/idea", content=b" " * 1_000_001)).status_code == 413
+
+
+async def test_what_is_not_the_protocol_is_refused(
+    served: Served, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for body in (b"", b"{", b"[]", b"1", b"null", b"[" * 100_000, b'{"a":' * 100_000):
+        response = await served.http.post("/a2a/idea", content=body)
+        assert response.status_code == 400
+        assert response.json()["error"] == "body: expected one JSON-RPC message"
+    message = {"jsonrpc": "2.0", "id": 1}
+    codes = (
+        {"method": 1},
+        {"method": "SendMessage", "params": {"message": "a secret"}},
+        {"method": "Guess"},
+    )
+    for rest, code in zip(codes, (-32600, -32602, -32601), strict=True):
+        response = await served.http.post(
+            "/a2a/idea", json=message | rest, headers={"A2A-Version": "1.0"}
+        )
+        assert response.json()["error"]["code"] == code
+    logged = capfd.readouterr().err
+    assert "Traceback" not in logged
+    assert "a secret" not in logged
+
+
+async def test_a_hundred_tasks_at_once(served: Served) -> None:
+    async with connected(served, "idea") as client:
+
+        async def run(user: int) -> Task:
+            return await task_of(client, new_data_part({"experience_summary": f"user {user}"}))
+
+        tasks = await asyncio.gather(*map(run, range(100)))
+    runs = {str(run.run_id): run for run in await served.rows()}
+    assert len(runs) == 100
+    for user, task in enumerate(tasks):
+        assert runs[task.id].inputs["experience_summary"] == f"user {user}"
+        assert outputs(task) == runs[task.id].outputs
