@@ -14,6 +14,7 @@ from crewai import Crew, Task
 from crewai.agents import agent_executor
 from crewai.events.base_events import BaseEvent
 from crewai.events.event_bus import CrewAIEventsBus
+from crewai.flow.runtime import Flow
 from crewai.knowledge.source import base_file_knowledge_source, excel_knowledge_source
 from crewai.llms.base_llm import BaseLLM
 from crewai.skills import loader
@@ -22,7 +23,9 @@ from crewai.utilities import constants, file_store, llm_utils
 from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 
 from app.engine.executor import NativeExecutor
+from app.engine.flow_surroundings import attach_usage, detach_usage, surround_flows
 from app.engine.folders import KNOWLEDGE, discover_skills
+from app.engine.inner_crews import akickoff, kickoff, kickoff_async
 from app.engine.models import current_default_model
 from app.engine.results import Replay
 from app.engine.scope import current_scope
@@ -190,6 +193,11 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (Crew, "_create_manager_agent", _create_manager_agent),
     (agent_executor, "get_llm_response", _get_llm_response),
     (CrewAIEventsBus, "emit", _emit),
+    (Crew, "kickoff", kickoff),
+    (Crew, "kickoff_async", kickoff_async),
+    (Crew, "akickoff", akickoff),
+    (Flow, "_attach_usage_aggregation_listener", attach_usage),
+    (Flow, "_detach_usage_aggregation_listener", detach_usage),
     (agent_executor, "handle_context_length", _handle_context_length),
     (file_store, "_run_sync", _FileStore().run_sync),
     # Where it was imported already, and for sources that are imported later.
@@ -204,6 +212,7 @@ _originals: dict[tuple[int, str], Any] = {}
 
 def install() -> None:
     """Put every replacement in place; a second call changes nothing."""
+    surround_flows()
     for owner, name, replacement in _REPLACEMENTS:
         key = (id(owner), name)
         if key not in _originals:

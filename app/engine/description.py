@@ -1,8 +1,8 @@
 """What a crew is called, what it needs and what its outputs are named."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -19,7 +19,10 @@ _MAX_NAME_CHARACTERS = 80
 
 
 class CrewSource(Protocol):
-    """Where a crew comes from. `build` gives a new crew at each call and must not block."""
+    """Where a crew or a flow comes from. `build` gives a new one at each call.
+
+    It must not block where it builds a crew; flows are built in threads of their own.
+    """
 
     @property
     def name(self) -> str: ...
@@ -45,9 +48,13 @@ class TaskDescription:
 
 @dataclass(frozen=True, slots=True)
 class CrewDescription:
-    """A crew as it was when the engine started. `inputs` are its required placeholders, sorted;
-    `way` is how its runs are executed, `reason` why not faster (empty for a plan). `fingerprint`
-    changes with the crew's visible definition.
+    """A crew or flow as it was when the engine started.
+
+    `inputs` are a crew's required placeholders, sorted; `defaults` a flow's inputs, all of which
+    may be left out, with what they are then. `tasks` are those that are known before a run: of a
+    flow only `result`. `way` is how runs are executed, `reason` why not faster (empty for plans and
+    flows). `fingerprint` changes with the crew's visible definition; it is empty for a flow, whose
+    runs always start from the beginning.
     """
 
     name: str
@@ -56,6 +63,7 @@ class CrewDescription:
     way: Way
     reason: str
     fingerprint: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def task_descriptions(crew: Crew) -> tuple[TaskDescription, ...]:
@@ -64,7 +72,7 @@ def task_descriptions(crew: Crew) -> tuple[TaskDescription, ...]:
     for number, task in enumerate(crew.tasks, start=1):
         stem = PurePosixPath(task.output_file).stem if task.output_file else ""
         wanted = _plain(stem) or _plain(task.name or "") or f"task_{number}"
-        names.append(_unique(wanted, names))
+        names.append(unique(wanted, names))
     return tuple(
         TaskDescription(name, task.agent.role.strip() if task.agent else "manager")
         for name, task in zip(names, crew.tasks, strict=True)
@@ -104,7 +112,8 @@ def _plain(text: str) -> str:
     return re.sub(r"_{2,}", "_", text).strip("_-")[:_MAX_NAME_CHARACTERS]
 
 
-def _unique(wanted: str, taken: list[str]) -> str:
+def unique(wanted: str, taken: Container[str]) -> str:
+    """The name, with a number behind it if it is taken."""
     name, count = wanted, 1
     while name in taken:
         count += 1

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
@@ -27,6 +28,15 @@ from app.engine.description import (
 )
 from app.engine.errors import CrewBroken, CrewUnknown, EngineClosed, one_line
 from app.engine.failures import failure_of
+from app.engine.flow_scope import FlowScope
+from app.engine.flows import (
+    check_flow_inputs,
+    flow_defaults,
+    refuse_sharing_flows,
+    refuse_unservable_flow,
+    result_description,
+    run_flow,
+)
 from app.engine.folders import paths_from, settle_paths
 from app.engine.llm import deferred_clients
 from app.engine.models import CrewModel, default_model, settle_models
@@ -46,23 +56,25 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """A crew and its way. `plan` and `models` (its agents', in their order) belong to the plan
-    way; a static crew's runs all use these models, others those of the crew built for the run.
+    """A crew or flow and its way. `plan` and `models` (its agents', in their order) belong to the
+    plan way; a static crew's runs all use these models, others those of the crew built for the run.
+    `flow` is the one that was built at start; it never runs.
     """
 
     source: CrewSource
     description: CrewDescription
     plan: Plan | None = None
     models: tuple[BaseLLM, ...] = ()
+    flow: Flow[Any] | None = None
 
 
 class Engine:
-    """Runs crews. One per process and event loop.
+    """Runs crews and flows. One per process and event loop.
 
     `model` is the model of every agent that names none of its own. `mode` keeps all crews from
     faster ways: "native" from plans, "stock" from anything but CrewAI's own kickoff.
-    `max_stock_threads` is how many stock runs go at once. `models_of_crews` are those of crews that
-    do not use `model`.
+    `max_stock_threads` is how many runs of stock crews and of flows go at once. `models_of_crews`
+    are those of crews that do not use `model`.
     """
 
     def __init__(
@@ -105,6 +117,12 @@ class Engine:
         served = self._served.get(name)
         return served.description.fingerprint if served else ""
 
+    def check_inputs(self, name: str, inputs: Mapping[str, object]) -> None:
+        """Raises InputRefused for an input that a flow's state can't hold, CrewUnknown."""
+        flow = self._find(name).flow
+        if flow is not None:
+            check_flow_inputs(flow, inputs)
+
     async def run(
         self,
         name: str,
@@ -114,26 +132,21 @@ class Engine:
         *,
         on_step: OnStep | None = None,
     ) -> CrewResult:
-        """Run a crew once. Nothing is shared with any other run.
+        """Run a crew or flow once. Nothing is shared with any other run.
 
         `replays` are tasks, by their place in the crew, that an earlier attempt at the run has
-        finished, of a crew with the same fingerprint: they are not executed or told again.
-        `on_step` hears of the agents' steps; those of the stock way are not told.
+        finished, of a crew with the same fingerprint: they are not executed or told again. A flow
+        takes none. `on_step` hears of the agents' steps; those of the stock way are not told.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
-        (its factory failed just now), ModelError, CrewFailed, NoResult, or what the observer
-        raised.
+        (its factory failed just now), InputRefused, ModelError, CrewFailed, NoResult, or what the
+        observer raised.
         """
         if self._closed:
             raise EngineClosed("the engine is closed")
         served = self._find(name)
-        scope = RunScope(
-            tasks=served.description.tasks,
-            observer=observer,
-            threads=self._work_threads,
-            replays=replays,
-            on_step=on_step,
-        )
+        self.check_inputs(name, inputs)
+        scope = self._scope(served, observer, replays, on_step)
         folder = served.source.folder
         model = self._model_of(name).llm
         with scope.entered(), default_model(model), paths_from(folder):
@@ -161,10 +174,33 @@ class Engine:
         self._stock_threads.close()
         self._work_threads.close()
 
+    def _scope(
+        self,
+        served: _Served,
+        observer: RunObserver | None,
+        replays: Mapping[int, Replay] | None,
+        on_step: OnStep | None,
+    ) -> RunScope:
+        tasks, threads = served.description.tasks, self._work_threads
+        if served.flow is None:
+            return RunScope(
+                tasks=tasks, observer=observer, threads=threads, replays=replays, on_step=on_step
+            )
+        return FlowScope(
+            result=tasks[0],
+            observer=observer,
+            threads=threads,
+            on_step=on_step,
+            settle=partial(_settle, model=self._model_of(served.source.name)),
+            native=self._mode != "stock",
+        )
+
     async def _prepare(self, source: CrewSource) -> _Served:
         crew = self._build(source)
+        if isinstance(crew, Flow):
+            return self._prepare_flow(source, crew)
         refuse_unservable(source.name, crew)
-        _refuse_sharing(source.name, crew, self._build(source))
+        _refuse_sharing(source.name, crew, self._build_crew(source))
         plan, way, reason = await self._choose(source, crew)
         description = CrewDescription(
             name=source.name,
@@ -176,13 +212,30 @@ class Engine:
         )
         return _Served(source, description, plan, _models(crew) if plan else ())
 
+    def _prepare_flow(self, source: CrewSource, flow: Flow[Any]) -> _Served:
+        refuse_unservable_flow(source.name, flow)
+        refuse_sharing_flows(source.name, flow, self._build_flow(source))
+        watch_model(type(self._model_of(source.name).llm))
+        description = CrewDescription(
+            name=source.name,
+            inputs=(),
+            tasks=(result_description(flow),),
+            way="flow",
+            reason="",
+            fingerprint="",
+            defaults=flow_defaults(flow),
+        )
+        return _Served(source, description, flow=flow)
+
     async def _choose(self, source: CrewSource, crew: Crew) -> tuple[Plan | None, Way, str]:
         """The fastest way that is right for a crew, and what keeps it from the faster ones."""
         reasons = []
         if self._mode == "auto":
             try:
                 check_surroundings()
-                plan = await record_plan(lambda: self._build(source), self._stock_threads.kick_off)
+                plan = await record_plan(
+                    lambda: self._build_crew(source), self._stock_threads.kick_off
+                )
             except NotCovered as feature:
                 reasons.append(f"no plan covers {feature}")
             else:
@@ -199,7 +252,10 @@ class Engine:
     async def _execute(
         self, served: _Served, inputs: Mapping[str, object], scope: RunScope
     ) -> tuple[CrewOutput, Way]:
-        crew = None if served.plan and served.source.static else self._build(served.source)
+        if isinstance(scope, FlowScope):
+            build = partial(self._build_flow, served.source)
+            return await run_flow(build, inputs, scope, self._stock_threads), "flow"
+        crew = None if served.plan and served.source.static else self._build_crew(served.source)
         if served.plan is not None:
             try:
                 models = served.models if crew is None else _models_as_planned(served.plan, crew)
@@ -208,7 +264,7 @@ class Engine:
                 _logger.info("crew %s: a run goes on natively: %s", served.source.name, feature)
                 scope.journal.handed_over = True
                 scope.quiet = False
-        crew = crew or self._build(served.source)
+        crew = crew or self._build_crew(served.source)
         if served.description.way != "stock":
             try:
                 check_native_covers(crew)
@@ -218,24 +274,31 @@ class Engine:
                 return await run_natively(crew, inputs, scope), "native"
         return await self._stock_threads.run(crew, inputs, scope), "stock"
 
-    def _build(self, source: CrewSource) -> Crew:
+    def _build(self, source: CrewSource) -> Crew | Flow[Any]:
         model = self._model_of(source.name)
         try:
             with default_model(model.llm), deferred_clients(), paths_from(source.folder):
-                crew = source.build()
-                if isinstance(crew, Crew):
-                    settle_paths(crew)
+                built = source.build()
+                if isinstance(built, Crew):
+                    _settle(built, model)
         except Exception as error:
             raise CrewBroken(f"crew {source.name} can't be built: {one_line(error)}") from error
-        if not isinstance(crew, Crew):
-            kind = "a flow" if isinstance(crew, Flow) else f"a {type(crew).__name__}"
-            raise CrewBroken(f"crew {source.name}: its factory returns {kind}, not a crew")
-        for llm in settle_models(crew, model):
-            watch_model(type(llm))
-        silence(crew)
-        # The result is awaited as a whole; CrewAI's streaming would also change shared models.
-        crew.stream = False
-        return crew
+        if not isinstance(built, Crew | Flow):
+            kind = type(built).__name__
+            raise CrewBroken(f"crew {source.name}: its factory returns a {kind}, not a crew")
+        return built
+
+    def _build_crew(self, source: CrewSource) -> Crew:
+        built = self._build(source)
+        if not isinstance(built, Crew):
+            raise CrewBroken(f"crew {source.name}: its factory gave a crew, now a flow")
+        return built
+
+    def _build_flow(self, source: CrewSource) -> Flow[Any]:
+        built = self._build(source)
+        if not isinstance(built, Flow):
+            raise CrewBroken(f"crew {source.name}: its factory gave a flow, now a crew")
+        return built
 
     def _model_of(self, name: str) -> CrewModel:
         return self._models_of_crews.get(name, self._model)
@@ -245,6 +308,16 @@ class Engine:
             return self._served[name]
         except KeyError:
             raise CrewUnknown(f"no crew is named {name}") from None
+
+
+def _settle(crew: Crew, model: CrewModel) -> None:
+    """Make a crew that was just built fit for a run."""
+    settle_paths(crew)
+    for llm in settle_models(crew, model):
+        watch_model(type(llm))
+    silence(crew)
+    # The result is awaited as a whole; CrewAI's streaming would also change shared models.
+    crew.stream = False
 
 
 def _models(crew: Crew) -> tuple[BaseLLM, ...]:

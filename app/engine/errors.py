@@ -21,6 +21,15 @@ class CrewUnknown(EngineError):
     """No crew of this name was given to `Engine.start`."""
 
 
+class InputRefused(EngineError):
+    """An input that a flow can't take: names it, and what is wrong with it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
 class EngineClosed(EngineError):
     """The engine is closed, or was never started."""
 

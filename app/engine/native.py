@@ -19,7 +19,9 @@ def adopt(agent: BaseAgent) -> None:
     object.__setattr__(agent, "executor_class", NativeExecutor)
 
 
-async def run_natively(crew: Crew, inputs: Mapping[str, object], scope: RunScope) -> CrewOutput:
+async def run_natively(
+    crew: Crew, inputs: Mapping[str, object] | None, scope: RunScope
+) -> CrewOutput:
     """Run a crew that nobody else uses. Cancelling this cancels its model calls."""
     scope.bind(crew)
     scope.adopt = adopt
@@ -34,9 +36,9 @@ async def run_natively(crew: Crew, inputs: Mapping[str, object], scope: RunScope
         before, crew.before_kickoff_callbacks = crew.before_kickoff_callbacks, []
         after, crew.after_kickoff_callbacks = crew.after_kickoff_callbacks, []
 
-    given: Any = dict(inputs)
+    given: Any = None if inputs is None else dict(inputs)
     for callback in before:
-        given = await scope.threads.run(callback, given)
+        given = await scope.threads.run(callback, {} if given is None else given)
     output = await _run_and_clear(crew, given, scope)
     for callback in after:
         output = await scope.threads.run(callback, output)

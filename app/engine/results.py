@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from crewai.crews.crew_output import CrewOutput
 from crewai.types.usage_metrics import UsageMetrics
 
-Way = Literal["plan", "native", "stock"]
+Way = Literal["plan", "native", "stock", "flow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,8 @@ class RunObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """One task of a finished run. A skipped (conditional) task has an empty text and no times.
+    """One task of a finished run. A skipped task has an empty text and no times: a conditional
+    one, or one of a flow's crew that failed before, where the flow went on.
 
     A replayed one was finished by an earlier attempt and not executed again.
     """
@@ -135,7 +136,7 @@ class CrewResult:
     """A finished run: `raw` is the crew's result, `tasks` are in the crew's order.
 
     `output` is CrewAI's own result object (its `token_usage` is `usage`), `way` says how the run
-    was executed.
+    was executed. A flow's first task is `result`, then come those of its crews as they began.
     """
 
     raw: str

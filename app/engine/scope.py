@@ -51,7 +51,9 @@ class RunScope:
         threads: WorkThreads,
         replays: Mapping[int, Replay] | None = None,
         on_step: OnStep | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        """`loop` is the engine's, by default the running one."""
         self.replays = replays or {}
         self._on_step = on_step
         self.threads = threads
@@ -61,6 +63,8 @@ class RunScope:
         self.model_errors: list[BaseException] = []
         self.observer_error: BaseException | None = None
         self.dropped = False
+        # What `@persist` keeps by default, as JSON, by the id of a flow's state.
+        self.flow_states: dict[str, bytes] = {}
         # Nobody listens to this run's CrewAI events: they need not be handed around.
         self.quiet = False
         # Of a native run: what has an agent run on the event loop; the asyncio task that executes
@@ -72,7 +76,7 @@ class RunScope:
         self._usage_lock = threading.Lock()
         self._descriptions = tasks
         self._observer = observer
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop or asyncio.get_running_loop()
         self._indices: dict[int, int] = {}
         self._finished: dict[int, TaskFinished] = {}
         self._replayed: dict[int, TaskFinished] = {}
@@ -231,13 +235,22 @@ class RunScope:
             work.close()
             raise RunDropped
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self.relayed(future):
+            try:
+                return future.result()
+            except (asyncio.CancelledError, Exception) as error:
+                if self.dropped:
+                    raise RunDropped from error
+                raise
+
+    @contextmanager
+    def relayed(self, future: Future[Any]) -> Iterator[None]:
+        """Within this, dropping the run cancels what a thread of it waits for."""
         self._relayed.add(future)
+        if self.dropped:
+            future.cancel()
         try:
-            return future.result()
-        except (asyncio.CancelledError, Exception) as error:
-            if self.dropped:
-                raise RunDropped from error
-            raise
+            yield
         finally:
             self._relayed.discard(future)
 

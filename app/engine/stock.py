@@ -2,14 +2,17 @@
 
 import asyncio
 import contextvars
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
 
 from app.engine.scope import RunScope
 from app.engine.stops import ExitAttempted, RunDropped
+
+_T = TypeVar("_T")
 
 
 class StockThreads:
@@ -25,13 +28,15 @@ class StockThreads:
         model call or task, and only then frees its slot.
         """
         scope.bind(crew)
+        return await self.call(lambda: _kickoff(crew, dict(inputs), scope), scope)
+
+    async def call(self, work: Callable[[], _T], scope: RunScope) -> _T:
+        """Do a run's `work` in one of the threads. Cancelling this drops the run, as in `run`."""
         context = contextvars.copy_context()
         try:
-            return await asyncio.wrap_future(
-                self._pool.submit(context.run, _kickoff, crew, dict(inputs), scope)
-            )
+            return await asyncio.wrap_future(self._pool.submit(context.run, work))
         except BaseException:
-            # Threads of its asynchronous tasks may still be at work.
+            # Other threads of the run may still be at work.
             scope.drop()
             raise
 

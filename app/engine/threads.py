@@ -44,7 +44,7 @@ class WorkThreads:
                 raise ExitAttempted(error) from error
 
         if nested:
-            return await asyncio.wrap_future(_in_own_thread(lambda: context.run(call)))
+            return await asyncio.wrap_future(in_own_thread(lambda: context.run(call)))
         return await asyncio.wrap_future(self._pool.submit(context.run, call))
 
     async def call_back(self, callback: Callable[..., Any], *args: Any) -> Any:
@@ -60,7 +60,8 @@ class WorkThreads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _in_own_thread(function: Callable[[], _T]) -> Future[_T]:
+def in_own_thread(function: Callable[[], _T]) -> Future[_T]:
+    """Call `function` in a new thread."""
     future: Future[_T] = Future()
 
     def work() -> None:

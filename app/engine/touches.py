@@ -397,6 +397,77 @@ TOUCHES: tuple[Touch, ...] = (
         "2c3ebd05843a",
         "the same",
     ),
+    # Flows and the crews inside of them (flows.py, inner_crews.py, flow_surroundings.py)
+    Touch(
+        "crewai.crew:Crew.kickoff_async",
+        "27d692a8c1c3",
+        "the same; it would hold a thread",
+    ),
+    Touch(
+        "crewai.crew:Crew.copy",
+        "703598e5d38e",
+        "a crew that is at work elsewhere is copied",
+    ),
+    Touch(
+        "crewai.types.streaming:CrewStreamingOutput._set_result",
+        "f160cd0db406",
+        "a crew that streams inside a flow gives its result without chunks",
+    ),
+    Touch(
+        "crewai.flow.runtime:Flow.kickoff",
+        "4af4b4a8c4f2",
+        "does no more than kickoff_async in an event loop of its own",
+    ),
+    Touch(
+        "crewai.flow.runtime:Flow.kickoff_async",
+        "a7405cac2996",
+        "the run of a flow; what it returns is the result",
+    ),
+    Touch(
+        "crewai.flow.runtime:Flow._execute_method",
+        "5ae859bc2824",
+        "sync methods go to the default executor of the flow's own event loop",
+    ),
+    Touch(
+        "crewai.flow.runtime:Flow._initialize_state",
+        "465ddf7c1204",
+        "how inputs go into the state: they are checked the same way",
+    ),
+    Touch(
+        "crewai.flow.runtime:Flow._copy_state",
+        "ea4b18b346ca",
+        "a run's state shares nothing with the class",
+    ),
+    Touch(
+        "crewai.flow.runtime:Flow.ask",
+        "8db4f8162cb8",
+        "takes None for no answer",
+    ),
+    Touch(
+        "crewai.flow.runtime:Flow._resolve_feedback_provider",
+        "325a3a348c73",
+        "who is asked for feedback",
+    ),
+    Touch(
+        "crewai.flow.runtime:Flow._attach_usage_aggregation_listener",
+        "404e389bdc14",
+        "a listener per flow, which hears of the calls of all flows",
+    ),
+    Touch(
+        "crewai.flow.runtime:Flow._detach_usage_aggregation_listener",
+        "ef83ffa5aa3e",
+        "the same",
+    ),
+    Touch(
+        "crewai.flow.persistence.factory:default_flow_persistence",
+        "2a9b72484589",
+        "where @persist keeps states: with the run",
+    ),
+    Touch(
+        "crewai.memory.storage.factory:resolve_memory_storage",
+        "695eebb6df22",
+        "where a flow's memory lies: with the run",
+    ),
     # Around the pooled model clients (llm/)
     Touch(
         "crewai.llms.retry:run_with_rate_limit_retry",

@@ -29,10 +29,13 @@ async def find_checkpoint(
 ) -> Checkpoint:
     """What earlier attempts at the run, of a crew defined as it is now, have captured.
 
-    An output that can't be read is left out: its task is executed again.
+    An output that can't be read is left out: its task is executed again. Of a flow, which has no
+    fingerprint, only the usage counts: its attempts start from the beginning.
     Raises DatabaseUnavailable.
     """
     events = await queries.history(run_id)
+    if not crew.fingerprint:
+        return Checkpoint(usage=_usage(events))
     attempts = {
         int(event.at.timestamp()): event.seq
         for event in events

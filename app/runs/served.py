@@ -59,24 +59,25 @@ class ServedCrew:
 
 def served_crew(spec: CrewSpec, crew: CrewDescription) -> ServedCrew:
     """What clients are told of a crew."""
-    names = [*spec.inputs, *(name for name in crew.inputs if name not in spec.inputs)]
+    found = [*crew.inputs, *crew.defaults]
+    names = [*spec.inputs, *(name for name in found if name not in spec.inputs)]
     tasks = ", ".join(f"{task.name} ({' '.join(task.agent.split())})" for task in crew.tasks)
     about = spec.description or f"Runs the crew {spec.name}."
     return ServedCrew(
         name=spec.name,
         description=f"{about} Tasks: {tasks}." if tasks else about,
-        inputs=tuple(_input(name, spec, is_named=name in crew.inputs) for name in names),
+        inputs=tuple(_input(name, spec, crew) for name in names),
         outputs=crew.tasks,
         way=crew.way,
     )
 
 
-def _input(name: str, spec: CrewSpec, *, is_named: bool) -> CrewInput:
-    declared = spec.inputs.get(name, InputOptions())
+def _input(name: str, spec: CrewSpec, crew: CrewDescription) -> CrewInput:
+    declared = spec.inputs.get(name, InputOptions(default=crew.defaults.get(name)))
     return CrewInput(
         name=name,
         type=declared.type,
-        required=is_named and declared.default is None,
+        required=name in crew.inputs and declared.default is None,
         default=declared.default,
         help=declared.help,
         max_chars=declared.max_chars or spec.max_input_chars,

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from app.crews.registry import CrewSpec, Registry
-from app.engine import Engine
+from app.engine import Engine, InputRefused
 from app.runs.callers import Caller
 from app.runs.errors import (
     IdempotencyConflict,
@@ -262,12 +262,15 @@ class RunService:
             return list(tasks.values())
         first_seq = run.attempt * EVENTS_PER_ATTEMPT
         for event in await self._queries.history(run.run_id, after_seq=first_seq):
-            task = tasks.get(event.data.get("index", -1), {})
+            if event.type not in ("task.started", "task.finished"):
+                continue
+            known = {"name": event.data["name"], "agent": event.data["agent"]}
+            task = tasks.setdefault(event.data["index"], known)  # a flow's come as they begin
             if event.type == "task.started":
                 task.update(status="running", started_at=event.at)
-            elif event.type == "task.finished":
+            else:
                 task.update(status="finished", finished_at=event.at)
-        return list(tasks.values())
+        return [task for _, task in sorted(tasks.items())]
 
     async def deliveries(self, run: UserRun) -> list[WebhookDelivery]:
         """What the run's webhook was told, or is to be told, in the order of the events."""
@@ -318,7 +321,8 @@ class RunService:
     def inputs(self, crew: str) -> Sequence[str]:
         """The names of the inputs that the crew takes. Raises UnknownCrew."""
         self._spec(crew)
-        return self._engine.describe(crew).inputs
+        described = self._engine.describe(crew)
+        return [*described.inputs, *described.defaults]
 
     def _spec(self, crew: str) -> CrewSpec:
         spec = self._crews.get(crew)
@@ -331,6 +335,9 @@ class RunService:
     ) -> NewRun:
         try:
             inputs = complete_inputs(self._spec(crew), self._engine.describe(crew).inputs, given)
+            self._engine.check_inputs(crew, inputs)
+        except InputRefused as error:
+            raise InvalidInput(f"{place}{error.field}", error.problem) from None
         except InvalidInput as error:
             if not place:
                 raise

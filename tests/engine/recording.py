@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crewai import Crew
+from crewai.flow.flow import Flow
 from crewai.llms.base_llm import BaseLLM
 from pydantic import BaseModel, PrivateAttr
 
@@ -135,10 +136,10 @@ class Ran:
 
 @dataclass(frozen=True)
 class Source:
-    """A crew for the engine."""
+    """A crew or a flow for the engine."""
 
     name: str
-    build: Callable[[], Crew]
+    build: Callable[[], Crew | Flow[Any]]
     static: bool = False
     folder: Path | None = None
 

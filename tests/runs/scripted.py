@@ -89,6 +89,9 @@ class ScriptedEngine:
             fingerprint=FINGERPRINT,
         )
 
+    def check_inputs(self, name: str, inputs: Mapping[str, object]) -> None:
+        """Takes all."""
+
     async def run(
         self,
         name: str,

@@ -1,0 +1,200 @@
+"""A flow behind the whole service."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crewai import Agent, Crew, Task
+from crewai.flow.flow import Flow, listen, start
+from pydantic import BaseModel
+
+from app.crews.registry import CrewSpec, Registry, served_crews
+from app.settings import load_settings
+from tests.crews.projects import declared_flow_project, flow_project
+from tests.runs.scripted import until
+from tests.serving import Serve, Served
+
+__all__ = ["declared_flow_project", "flow_project"]
+
+
+class Wanted(BaseModel):
+    topic: str = "tea"
+    pages: int = 1
+
+
+def _crew(*names: str) -> Crew:
+    writer = Agent(role="Writer on {topic}", goal="g", backstory="b")
+    tasks = [
+        Task(name=name, description=f"{name} on {{topic}}", expected_output="e", agent=writer)
+        for name in names
+    ]
+    return Crew(agents=[writer], tasks=tasks)
+
+
+class Gate:
+    """A flow that waits between its two crews until it is let."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        gate = self
+
+        class Article(Flow[Wanted]):
+            @start()
+            def research(self) -> str:
+                return str(_crew("facts").kickoff(inputs={"topic": self.state.topic}).raw)
+
+            @listen(research)
+            def wait(self, facts: str) -> str:
+                assert gate.open.wait(20)
+                return facts
+
+            @listen(wait)
+            async def write(self, facts: str) -> Any:
+                crew = _crew("facts", "draft")
+                text = await crew.akickoff(inputs={"topic": self.state.topic})
+                return {"pages": self.state.pages, "facts": facts, "text": text.raw}
+
+        self.crews = Registry([CrewSpec("article", Article)])
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open.set()
+
+
+async def _start(served: Served, crew: str, **inputs: Any) -> str:
+    response = await served.http.post("/api/runs", json={"crew": crew, "inputs": inputs})
+    assert response.status_code == 202, response.text
+    run_id: str = response.json()["run_id"]
+    return run_id
+
+
+async def _get(served: Served, run_id: str) -> dict[str, Any]:
+    run: dict[str, Any] = (await served.http.get(f"/api/runs/{run_id}")).json()
+    return run
+
+
+async def _settled(served: Served, run_id: str) -> dict[str, Any]:
+    async def is_settled() -> bool:
+        return (await _get(served, run_id))["status"] not in ("queued", "running")
+
+    await until(is_settled, 30)
+    return await _get(served, run_id)
+
+
+def _states(run: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(task["name"], task["status"]) for task in run["tasks"]]
+
+
+async def test_outputs_are_the_result_and_what_each_crew_of_the_flow_gave(
+    serve: Serve, gate: Gate
+) -> None:
+    async with serve(gate.crews) as served:
+        run_id = await _start(served, "article", topic="coffee", pages=2)
+
+        async def waits() -> bool:
+            states = _states(await _get(served, run_id))
+            return states == [("result", "running"), ("facts", "finished")]
+
+        await until(waits)
+        assert await served.stored() == 1, "an output is captured as its task finishes"
+        gate.open.set()
+        run = await _settled(served, run_id)
+        names = ["result", "facts", "facts_2", "draft"]
+        assert run["status"] == "succeeded"
+        assert list(run["outputs"]) == names
+        assert _states(run) == [(name, "finished") for name in names]
+        assert run["tasks"][1]["agent"] == "Writer on coffee"
+        for name in names[1:]:
+            assert "on coffee" in run["outputs"][name]
+        assert json.loads(run["outputs"]["result"]) == {
+            "pages": 2,
+            "facts": run["outputs"]["facts"],
+            "text": run["outputs"]["draft"],
+        }
+        assert await served.stored() == 0
+
+        stream = (await served.http.get(f"/api/runs/{run_id}/events")).text
+        finished = [
+            json.loads(block.split("data: ")[1])["name"]
+            for block in stream.split("\n\n")
+            if "event: task.finished" in block
+        ]
+        assert finished == ["facts", "facts_2", "draft", "result"]
+
+
+async def test_an_input_that_the_state_cant_hold_is_refused_at_once(
+    serve: Serve, gate: Gate
+) -> None:
+    async with serve(gate.crews) as served:
+        for name, value in (("pages", "many"), ("id", "of another run")):
+            body = {"crew": "article", "inputs": {name: value}}
+            response = await served.http.post("/api/runs", json=body)
+            assert response.status_code == 400
+            assert name in response.json()["error"]
+        assert await served.rows() == []
+
+
+async def test_a_cancelled_flow_leaves_nothing(serve: Serve, gate: Gate) -> None:
+    async with serve(gate.crews) as served:
+        run_id = await _start(served, "article")
+
+        async def waits() -> bool:
+            return await served.stored() == 1
+
+        await until(waits)
+        await served.http.post(f"/api/runs/{run_id}/cancel")
+        run = await _settled(served, run_id)
+        assert run["status"] == "cancelled"
+        await until(lambda: _is_empty(served))
+
+
+async def _is_empty(served: Served) -> bool:
+    return await served.stored() == 0
+
+
+async def test_runs_of_a_flow_side_by_side_hold_only_their_own_inputs(
+    serve: Serve, gate: Gate
+) -> None:
+    gate.open.set()
+    async with serve(gate.crews) as served:
+        topics = [f"topic-{number}-end" for number in range(20)]
+        ids = await asyncio.gather(*(_start(served, "article", topic=t) for t in topics))
+        runs = await asyncio.gather(*(_settled(served, run_id) for run_id in ids))
+    for topic, run in zip(topics, runs, strict=True):
+        assert run["status"] == "succeeded"
+        for text in run["outputs"].values():
+            assert topic in text
+            assert not [other for other in topics if other != topic and other in text]
+
+
+async def test_the_flow_that_crewai_creates_runs_unchanged(
+    serve: Serve, flow_project: Path, tmp_path: Path
+) -> None:
+    crews = served_crews(load_settings(crews=f"post={flow_project}"))
+    async with serve(crews) as served:
+        run_id = await _start(served, "post", crewai_trigger_payload={"topic": "rain"})
+        run = await _settled(served, run_id)
+    assert run["status"] == "succeeded", run["error"]
+    assert list(run["outputs"]) == ["result", "planning_task", "writing_task", "post"]
+    state = json.loads(run["outputs"]["result"])
+    assert state["topic"] == "rain"
+    assert state["final_post"] == run["outputs"]["post"]
+    # Its own code writes this, wherever the service runs: the last run's is left.
+    assert (tmp_path / "output" / "post.md").read_text() == state["final_post"]
+
+
+async def test_the_declared_flow_that_crewai_creates_runs_unchanged(
+    serve: Serve, declared_flow_project: Path
+) -> None:
+    crews = served_crews(load_settings(crews=f"post={declared_flow_project}"))
+    async with serve(crews) as served:
+        run = await _settled(served, await _start(served, "post", topic="rain"))
+    assert run["status"] == "succeeded", run["error"]
+    assert run["outputs"] == {"result": "rain"}
