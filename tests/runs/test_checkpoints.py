@@ -118,3 +118,17 @@ async def test_an_output_that_cannot_be_read_is_made_again(
         run = await _taken_over(parts, run_id)
         assert run.tasks is not None
         assert [task["replayed"] for task in run.tasks] == [False, True, False]
+
+
+async def test_a_flow_starts_from_the_beginning_and_its_usage_adds_up(
+    database: Database, store: OutputStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripted, "FINGERPRINT", "")
+    run_id = await _interrupted(database, store, _hang_after(0, 1), 2)
+    async with running_service(database, store, _finish) as parts:
+        run = await _taken_over(parts, run_id)
+        assert run.outputs is not None
+        assert all("second attempt" in text for text in run.outputs.values())
+        assert run.usage is not None
+        assert run.usage["total_tokens"] == 25
+        assert await parts.stored() == 0
