@@ -61,9 +61,9 @@ from app.runs.service import RunOptions, RunService
 _HEARTBEAT_SECONDS = 60.0
 _MAX_CONTEXT_CHARACTERS = 255
 
+# A run that is neither waiting for its turn nor settled is at work.
 _STATES: Mapping[str, TaskState] = {
     RunStatus.QUEUED: TaskState.TASK_STATE_SUBMITTED,
-    RunStatus.RUNNING: TaskState.TASK_STATE_WORKING,
     RunStatus.SUCCEEDED: TaskState.TASK_STATE_COMPLETED,
     RunStatus.FAILED: TaskState.TASK_STATE_FAILED,
     RunStatus.CANCELLED: TaskState.TASK_STATE_CANCELED,
@@ -289,7 +289,11 @@ def _status(run: UserRun) -> TaskStatus:
     if run.status == RunStatus.FAILED:
         said = new_text_message(f"{run.error_type}: {run.error}")
     changed_at = run.finished_at or run.started_at or run.created_at
-    return TaskStatus(state=_STATES[run.status], message=said, timestamp=changed_at)
+    return TaskStatus(
+        state=_STATES.get(run.status, TaskState.TASK_STATE_WORKING),
+        message=said,
+        timestamp=changed_at,
+    )
 
 
 def _progress(event: Event) -> TaskStatus | None:
