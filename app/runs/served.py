@@ -87,7 +87,7 @@ def _input(name: str, spec: CrewSpec, crew: CrewDescription) -> CrewInput:
 def _schema(input_: CrewInput) -> dict[str, Any]:
     schema: dict[str, Any] = {}
     kind = input_.type
-    if kind is None and isinstance(input_.default, str | None):
+    if kind is None and (input_.required or isinstance(input_.default, str)):
         kind = "string"  # right for every placeholder, and clients want a type
     if kind is not None:
         schema["type"] = kind

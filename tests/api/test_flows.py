@@ -129,6 +129,20 @@ async def test_outputs_are_the_result_and_what_each_crew_of_the_flow_gave(
         assert finished == ["facts", "facts_2", "draft", "result"]
 
 
+async def test_a_flows_inputs_are_told_with_their_defaults(serve: Serve, gate: Gate) -> None:
+    async with serve(gate.crews) as served:
+        crew = served.inside.runs.crew("article")
+        told = {i.name: (i.required, i.default) for i in crew.inputs}
+        assert told == {
+            "topic": (False, "tea"),
+            "pages": (False, 1),
+            "crewai_trigger_payload": (False, None),
+        }
+        schema = crew.input_schema()["properties"]
+        assert schema["topic"]["type"] == "string"
+        assert "type" not in schema["crewai_trigger_payload"], "a payload is of any"
+
+
 async def test_an_input_that_the_state_cant_hold_is_refused_at_once(
     serve: Serve, gate: Gate
 ) -> None:
