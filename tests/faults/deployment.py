@@ -132,9 +132,13 @@ class Serving:
 
     def end(self) -> None:
         """Ends what is left of it, frozen or not."""
+        workers: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
-            for one in [*self.workers(), self._process]:
-                one.kill()
+            workers = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
         self._process.wait()
 
     @property

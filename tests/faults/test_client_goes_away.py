@@ -25,7 +25,7 @@ async def test_the_run_of_a_client_that_goes_away_is_saved_and_cleaned_up(serve:
         )
         body = json.dumps({"goal_type": "Extra Income"}).encode()
         writer.write(
-            b"POST /api/run HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+            b"POST /api/run HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         await writer.drain()
