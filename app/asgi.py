@@ -8,19 +8,18 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from litestar import Litestar, Router
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar import Litestar
 
 from app.api.a2a import a2a_app, a2a_router
 from app.api.amp import amp_router
-from app.api.auth import PUBLIC, Identity
+from app.api.auth import Identity
 from app.api.crews import crews_router
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
 from app.api.keys import ApiKeys
 from app.api.limits import RateLimits
 from app.api.mcp import mcp, open_mcp
+from app.api.openapi import ClosedObjects, openapi_config
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
 from app.crews.options import CrewOptions
@@ -99,7 +98,8 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         ],
         exception_handlers=dict(EXCEPTION_HANDLERS),
         request_max_body_size=_MAX_BODY_BYTES,
-        openapi_config=_openapi(settings),
+        openapi_config=openapi_config(needs_key=settings.auth == "keys"),
+        plugins=[ClosedObjects()],
         logging_config=None,
     )
 
@@ -108,19 +108,6 @@ def _quota(settings: Settings) -> Quota | None:
     """What each caller may have; None: any number."""
     quota = Quota(settings.max_runs_per_caller, settings.runs_per_day, settings.tokens_per_day)
     return None if quota == Quota() else quota
-
-
-def _openapi(settings: Settings) -> OpenAPIConfig:
-    config = OpenAPIConfig(
-        title="Crew Capture",
-        version="0.1.0",
-        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt=PUBLIC),
-    )
-    if settings.auth == "keys":
-        scheme = SecurityScheme(type="http", scheme="bearer")
-        config.components = Components(security_schemes={"key": scheme})
-        config.security = [{"key": []}]
-    return config
 
 
 @asynccontextmanager

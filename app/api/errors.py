@@ -61,7 +61,7 @@ class ErrorAnswer(msgspec.Struct):
 def error_answers(descriptions: Mapping[int, str]) -> dict[int, ResponseSpec]:
     """What a call may answer beside its result, for the schema; every call may be refused."""
     return {
-        status: ResponseSpec(ErrorAnswer, description=description)
+        status: ResponseSpec(ErrorAnswer, description=description, generate_examples=False)
         for status, description in sorted({**_REFUSED, **descriptions}.items())
     }
 

@@ -28,6 +28,10 @@ _MAX_BATCH_BODY_BYTES = 20_000_000
 _HEARTBEAT_SECONDS = 15.0
 
 
+# As a datetime it would take a bare number, too, and a time without its zone.
+_Time = Annotated[str | None, QueryParameter(schema_extra={"format": "date-time"})]
+
+
 class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A run to start. `stream` asks the models to stream from the first call.
 
@@ -178,14 +182,17 @@ async def list_runs(
     request: CallerRequest,
     crew: FromQuery[str | None] = None,
     status: FromQuery[RunStatus | None] = None,
-    created_from: FromQuery[datetime | None] = None,
-    created_before: FromQuery[datetime | None] = None,
+    created_from: _Time = None,
+    created_before: _Time = None,
     cursor: FromQuery[str | None] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
 ) -> RunList:
     runs: RunService = state.runs
     wanted = RunFilter(
-        crew=crew, status=status, created_from=created_from, created_before=created_before
+        crew=crew,
+        status=status,
+        created_from=_time("created_from", created_from),
+        created_before=_time("created_before", created_before),
     )
     page = await runs.page(wanted, cursor, limit, request.user)
     return RunList([_summary(run) for run in page.runs], page.next_cursor)
@@ -255,11 +262,11 @@ async def watch_run(
     run_id: FromPath[UUID],
     state: State,
     request: CallerRequest,
-    last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
+    last_event_id: Annotated[
+        str | None, HeaderParameter(name="Last-Event-ID", pattern="^[0-9]{1,18}$")
+    ] = None,
 ) -> Stream:
     """Stored events after `Last-Event-ID`, then what comes, until the run is settled."""
-    if last_event_id is not None and not last_event_id.isdecimal():
-        raise InvalidInput("Last-Event-ID", "not the id of an event")
     runs: RunService = state.runs
     events = runs.watch(
         run_id,
@@ -305,6 +312,17 @@ async def _view(runs: RunService, run: UserRun) -> RunView:
     tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
     webhooks = [_delivery(delivery) for delivery in await runs.deliveries(run)]
     return RunView(**_summary_fields(run), outputs=run.outputs, tasks=tasks, webhooks=webhooks)
+
+
+def _time(name: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
+    except msgspec.ValidationError:
+        problem = "not a time with its zone, such as 2030-01-31T12:00:00Z"
+        raise InvalidInput(name, problem) from None
+    return time
 
 
 def _delivery(delivery: WebhookDelivery) -> DeliveryView:

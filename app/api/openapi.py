@@ -1,0 +1,51 @@
+"""The description of this API that clients and tools read, at `/schema`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from litestar import Router
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Components, Schema, SecurityScheme
+from litestar.plugins import OpenAPISchemaPlugin
+from litestar.typing import FieldDefinition
+
+from app.api.auth import PUBLIC
+
+if TYPE_CHECKING:
+    from litestar._openapi.schema_generation import SchemaCreator
+
+
+def openapi_config(*, needs_key: bool) -> OpenAPIConfig:
+    """The description's frame; it may be read without a key."""
+    config = OpenAPIConfig(
+        title="Crew Capture",
+        version="0.1.0",
+        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt=PUBLIC),
+    )
+    if needs_key:
+        scheme = SecurityScheme(type="http", scheme="bearer")
+        config.components = Components(security_schemes={"key": scheme})
+        config.security = [{"key": []}]
+    return config
+
+
+class ClosedObjects(OpenAPISchemaPlugin):
+    """Says of objects that take no other fields that they take none, which Litestar leaves out."""
+
+    def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
+        if field_definition.is_union or not field_definition.is_subclass_of(msgspec.Struct):
+            return False
+        return bool(field_definition.annotation.__struct_config__.forbid_unknown_fields)
+
+    def to_openapi_schema(
+        self, field_definition: FieldDefinition, schema_creator: SchemaCreator
+    ) -> Schema:
+        schema: Schema = next(
+            plugin.to_openapi_schema(field_definition, schema_creator)
+            for plugin in schema_creator.plugins
+            if plugin is not self and schema_creator.plugin_supports_field(plugin, field_definition)
+        )
+        schema.additional_properties = False
+        return schema
