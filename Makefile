@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help setup demo serve test check bench faults lock clean
+.PHONY: help setup demo serve test check bench faults audit lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -41,6 +41,9 @@ bench: $(VENV)/.dev ## measure speed against the bare limit (tests/load)
 
 faults: $(VENV)/.dev ## break everything on every database and backend, half an hour (tests/faults)
 	$(BIN)/python -m tests.faults.suite
+
+audit: $(VENV)/.dev ## look for known vulnerabilities in what is locked (asks public services)
+	$(BIN)/pip-audit --strict --disable-pip --requirement requirements.lock
 
 lock: $(VENV)/.dev ## write both lock files anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra build pyproject.toml -o requirements.lock

@@ -13,6 +13,7 @@ from litestar import Litestar
 from app.api.a2a import a2a_app, a2a_router
 from app.api.amp import amp_router
 from app.api.auth import Identity
+from app.api.bounds import Bounds, add_security_headers
 from app.api.crews import crews_router
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
@@ -89,6 +90,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         [run_idea_crew, runs_router, crews_router, amp_router, mcp, a2a_router, live, ready],
         lifespan=[lifespan],
         middleware=[
+            Bounds(),
             Identity(
                 needs_key=settings.auth == "keys",
                 allowed_hosts=settings.host_names,
@@ -97,6 +99,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
             ),
         ],
         exception_handlers=dict(EXCEPTION_HANDLERS),
+        before_send=[add_security_headers],
         request_max_body_size=_MAX_BODY_BYTES,
         openapi_config=openapi_config(needs_key=settings.auth == "keys"),
         plugins=[ClosedObjects()],

@@ -157,8 +157,10 @@ _ERROR_TYPES: Mapping[int, str] = {
     401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "body_too_large",
     429: "too_many_requests",
+    431: "headers_too_large",
 }
 
 

@@ -1,0 +1,61 @@
+"""What any request is held to before it is looked at, and what any answer carries."""
+
+import asyncio
+from typing import Any
+
+from litestar.datastructures import MutableScopeHeaders
+from litestar.exceptions import HTTPException
+from litestar.middleware import ASGIMiddleware
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+_MAX_HEADER_BYTES = 32_768
+_BODY_SECONDS = 60.0
+
+# What is answered is data: no browser is to run it, frame it, guess its type or keep it.
+_SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+# The pages that show the API's description load their scripts and styles.
+_PAGES = "/schema"
+
+
+class Bounds(ASGIMiddleware):
+    """Refuses headers that are too large (431) and bodies that take too long to arrive (408).
+
+    Each handler's own limit on a body's size is Litestar's.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MAX_HEADER_BYTES:
+            problem = f"the headers are larger than {_MAX_HEADER_BYTES // 1024} KiB"
+            raise HTTPException(problem, status_code=431)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _BODY_SECONDS
+        arrived = False
+
+        async def receive_in_time() -> Any:
+            nonlocal arrived
+            if arrived:  # what may still come is that the client goes away
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                problem = f"the body did not arrive within {_BODY_SECONDS:g} s"
+                raise HTTPException(problem, status_code=408) from None
+            arrived = not message.get("more_body", False)
+            return message
+
+        await next_app(scope, receive_in_time, send)
+
+
+async def add_security_headers(message: Message, scope: Scope) -> None:
+    """For Litestar's `before_send`: the headers that every answer carries, errors too."""
+    if message["type"] == "http.response.start" and not scope["path"].startswith(_PAGES):
+        headers = MutableScopeHeaders(message)
+        for name, value in _SECURITY_HEADERS.items():
+            headers.setdefault(name, value)

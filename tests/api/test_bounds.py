@@ -1,0 +1,47 @@
+"""What any request is held to, and what any answer carries."""
+
+import asyncio
+
+import pytest
+
+from app.api import bounds
+from tests.serving import Served
+
+
+@pytest.mark.parametrize(
+    "path", ["/health/live", "/api/runs", "/api/runs/none", "/nowhere", "/mcp"]
+)
+async def test_no_browser_runs_frames_or_keeps_an_answer(served: Served, path: str) -> None:
+    headers = (await served.http.get(path)).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "no-store" in headers["cache-control"]
+
+
+async def test_the_pages_of_the_description_may_load_their_scripts(served: Served) -> None:
+    answer = await served.http.get("/schema")
+    assert answer.status_code == 200
+    assert "content-security-policy" not in answer.headers
+
+
+async def test_headers_beyond_the_limit_are_refused(served: Served) -> None:
+    answer = await served.http.get("/api/runs", headers={"X-Long": "x" * 40_000})
+    assert answer.status_code == 431
+    assert answer.json()["error"] == "the headers are larger than 32 KiB"
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "_BODY_SECONDS", 0.05)
+    url = served.http.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(
+        b"POST /api/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b'Content-Length: 100\r\n\r\n{"goal_type": '
+    )
+    assert b" 408 " in await asyncio.wait_for(reader.readline(), 30)
+    writer.close()
+    assert await served.rows() == []
