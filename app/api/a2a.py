@@ -24,6 +24,7 @@ from starlette.requests import Request as StarletteRequest
 
 from app.api.a2a_tasks import CrewAgents
 from app.api.auth import PUBLIC
+from app.api.errors import error_answers
 from app.api.relay import read_message, relayed
 from app.runs.errors import UnknownCrew
 from app.runs.served import CrewInput, ServedCrew
@@ -39,7 +40,12 @@ async def list_agents(request: Request[Any, Any, State], state: State) -> list[d
     return [_card(crew, request, state) for crew in _crews(state).values()]
 
 
-@get("/{crew:str}/.well-known/agent-card.json", summary="The card of an agent", opt=PUBLIC)
+@get(
+    "/{crew:str}/.well-known/agent-card.json",
+    summary="The card of an agent",
+    responses=error_answers({404: "No such crew"}),
+    opt=PUBLIC,
+)
 async def get_agent_card(
     crew: FromPath[str], request: Request[Any, Any, State], state: State
 ) -> dict[str, Any]:

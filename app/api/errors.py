@@ -82,7 +82,9 @@ def is_amp(path: str) -> bool:
 def amp_responses(*statuses: int) -> dict[int, ResponseSpec]:
     """Errors below `/crews/`, for the schema; every call may be refused."""
     return {
-        status: ResponseSpec(AmpError, description=HTTPStatus(status).phrase)
+        status: ResponseSpec(
+            AmpError, description=HTTPStatus(status).phrase, generate_examples=False
+        )
         for status in sorted({*_REFUSED, *statuses})
     }
 
