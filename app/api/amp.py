@@ -18,7 +18,9 @@ from litestar.params import FromPath, JSONBody
 from app.api.auth import CallerRequest
 from app.api.errors import AmpError, amp_responses
 from app.runs.errors import InvalidInput, MissingInputs, UnknownRun
+from app.runs.human import human_input
 from app.runs.models import RunStatus, UserRun
+from app.runs.rows import Answer
 from app.runs.service import RunOptions, RunService
 from app.runs.webhook_bodies import Role, Webhook
 
@@ -39,7 +41,15 @@ class HumanInputWebhook(msgspec.Struct):
     authentication: Bearer | Basic | None = None
 
 
-class WebhookUrls(msgspec.Struct, rename="camel"):
+def _as_the_platform_does(field: str) -> str | None:
+    """Its fields about webhooks are in camel case, those about executions are not."""
+    if "webhook" not in field:
+        return None
+    first, *rest = field.split("_")
+    return first + "".join(map(str.title, rest))
+
+
+class WebhookUrls(msgspec.Struct, rename=_as_the_platform_does):
     """Who is told of each finished task, each step of an agent, the end, and of waiting."""
 
     task_webhook_url: str | None = None
@@ -48,11 +58,27 @@ class WebhookUrls(msgspec.Struct, rename="camel"):
     human_input_webhook: HumanInputWebhook | None = None
 
 
-class Kickoff(WebhookUrls, rename="camel"):
+class Kickoff(WebhookUrls, rename=_as_the_platform_does):
     """A run to start; `meta` comes back with each webhook."""
 
     inputs: dict[str, Any] = {}
     meta: dict[str, Any] | None = None
+
+
+class Resume(WebhookUrls, rename=_as_the_platform_does, kw_only=True):
+    """What a human says of a task's output."""
+
+    execution_id: UUID
+    task_id: str
+    human_feedback: str
+    is_approve: bool
+
+
+class ResumeAnswer(msgspec.Struct):
+    """The task is done again if it was not approved of."""
+
+    status: Literal["resumed", "retrying"]
+    message: str
 
 
 class KickoffAnswer(msgspec.Struct):
@@ -77,6 +103,23 @@ class RunningStatus(msgspec.Struct):
     state: Literal["PENDING", "STARTED"]
     current_task: str | None
     progress: Progress
+
+
+class Awaited(msgspec.Struct):
+    """What a human is to look at."""
+
+    task_id: str
+    output: str
+
+
+class AwaitingStatus(msgspec.Struct):
+    """A run that waits for a human; `resume` lets it go on."""
+
+    status: Literal["running"]
+    state: Literal["PENDING HUMAN INPUT"]
+    current_task: str
+    progress: Progress
+    awaiting_human: Awaited
 
 
 class TaskResult(msgspec.Struct):
@@ -109,7 +152,7 @@ class ErrorStatus(msgspec.Struct):
     execution_time: float
 
 
-Status = RunningStatus | CompletedStatus | ErrorStatus
+Status = RunningStatus | AwaitingStatus | CompletedStatus | ErrorStatus
 
 
 @get("/inputs", summary="The inputs of a crew", responses=amp_responses(404))
@@ -142,10 +185,31 @@ async def crew_status(
     request: CallerRequest, crew: FromPath[str], kickoff_id: FromPath[UUID], state: State
 ) -> Status:
     runs: RunService = state.runs
-    run = await runs.get(kickoff_id, request.user)
-    if run.crew != crew:
-        raise UnknownRun(f"there is no run {kickoff_id}")
+    run = await _run(runs, crew, kickoff_id, request)
     return _status(run, await runs.tasks(run))
+
+
+@post(
+    "/resume",
+    status_code=200,
+    summary="Say what a human thinks of a task's output",
+    responses=amp_responses(404, 503),
+)
+async def resume(
+    request: CallerRequest, crew: FromPath[str], data: JSONBody[Resume], state: State
+) -> ResumeAnswer:
+    """Of two answers at once, one counts; a run that doesn't wait for it answers 400."""
+    runs: RunService = state.runs
+    await _run(runs, crew, data.execution_id, request)
+    await runs.resume(
+        Answer(
+            data.execution_id, data.task_id, data.human_feedback, data.is_approve, _webhooks(data)
+        ),
+        request.user,
+    )
+    if data.is_approve:
+        return ResumeAnswer("resumed", "the run goes on")
+    return ResumeAnswer("retrying", f"the task {data.task_id} is done again")
 
 
 def _missing_inputs(_: Request[Any, Any, Any], error: MissingInputs) -> Response[AmpError]:
@@ -159,10 +223,18 @@ def _unknown_run(_: Request[Any, Any, Any], error: UnknownRun) -> Response[AmpEr
 
 amp_router = Router(
     "/crews/{crew:str}",
-    route_handlers=[crew_inputs, kickoff, crew_status],
+    route_handlers=[crew_inputs, kickoff, resume, crew_status],
     exception_handlers={MissingInputs: _missing_inputs, UnknownRun: _unknown_run},
     tags=["crews"],
 )
+
+
+async def _run(runs: RunService, crew: str, run_id: UUID, request: CallerRequest) -> UserRun:
+    """The run, if it is of this crew."""
+    run = await runs.get(run_id, request.user)
+    if run.crew != crew:
+        raise UnknownRun(f"there is no run {run_id}")
+    return run
 
 
 def _webhooks(given: WebhookUrls) -> dict[Role, Webhook]:
@@ -196,12 +268,13 @@ def _status(run: UserRun, tasks: Sequence[Mapping[str, Any]]) -> Status:
         return ErrorStatus("error", "FAILED", run.error or run.status, _seconds(run))
     running = next((task["name"] for task in tasks if task["status"] == "running"), None)
     completed = sum(task["status"] in ("finished", "skipped") for task in tasks)
-    return RunningStatus(
-        "running",
-        "PENDING" if run.status == RunStatus.QUEUED else "STARTED",
-        running,
-        Progress(completed, len(tasks)),
-    )
+    progress = Progress(completed, len(tasks))
+    human = human_input(run.human_input)
+    if human is not None and run.status == RunStatus.AWAITING_HUMAN:
+        awaited = Awaited(human.task, human.output)
+        return AwaitingStatus("running", "PENDING HUMAN INPUT", human.task, progress, awaited)
+    waits = run.status == RunStatus.QUEUED
+    return RunningStatus("running", "PENDING" if waits else "STARTED", running, progress)
 
 
 def _result(task: Mapping[str, Any], run: UserRun) -> TaskResult:

@@ -18,9 +18,11 @@ from litestar.openapi import ResponseSpec
 from app.api.limits import limit_headers
 from app.db import DatabaseUnavailable
 from app.runs.errors import (
+    AwaitingHuman,
     IdempotencyConflict,
     InvalidInput,
     LimitReached,
+    NotAwaitingHuman,
     Overloaded,
     RunError,
     RunMoved,
@@ -116,8 +118,14 @@ def _not_found(
     return error_response(404, "not_found", str(error))
 
 
+def _not_awaiting_human(
+    _: Request[Any, Any, Any], error: NotAwaitingHuman
+) -> Response[ErrorAnswer]:
+    return error_response(400, "not_awaiting_human", str(error))
+
+
 def _conflict(
-    _: Request[Any, Any, Any], error: RunUnsettled | IdempotencyConflict
+    _: Request[Any, Any, Any], error: RunUnsettled | IdempotencyConflict | AwaitingHuman
 ) -> Response[ErrorAnswer]:
     return error_response(409, "conflict", str(error))
 
@@ -203,7 +211,9 @@ _HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[ErrorAnswer]]] 
     UnknownCrew: _not_found,
     UnknownRun: _not_found,
     UnknownOutput: _not_found,
+    NotAwaitingHuman: _not_awaiting_human,
     RunUnsettled: _conflict,
+    AwaitingHuman: _conflict,
     IdempotencyConflict: _conflict,
     LimitReached: _limit_reached,
     Overloaded: _not_now,

@@ -16,9 +16,11 @@ from app.api.errors import error_answers
 from app.api.markdown import to_safe_html
 from app.runs.errors import InvalidInput, UnknownOutput
 from app.runs.events import Event
+from app.runs.human import human_input
 from app.runs.models import DeliveryStatus, RunStatus, UserRun, WebhookDelivery
 from app.runs.outbox import webhook_id
 from app.runs.queries import RunFilter
+from app.runs.rows import Answer
 from app.runs.service import RunOptions, RunService
 from app.runs.webhook_bodies import webhooks_at
 from storage import OutputKey
@@ -58,8 +60,25 @@ class BatchAnswer(msgspec.Struct):
     run_ids: list[UUID]
 
 
+class HumanAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    """What a human says of a task's output. Approved, the run goes on, with the feedback as context
+    for the tasks to come; else the task is done again with it, and asked about again.
+    """
+
+    task: str
+    approve: bool
+    feedback: str = ""
+
+
+class AwaitingView(msgspec.Struct):
+    """The task that a human is to look at, and its output."""
+
+    task: str
+    output: str
+
+
 class TaskView(msgspec.Struct):
-    """A task of a run; `status` is pending, running, finished or skipped.
+    """A task of a run; `status` is pending, running, finished, awaiting_human or skipped.
 
     A replayed task was finished by an earlier attempt at the run.
     """
@@ -110,9 +129,12 @@ class RunSummary(msgspec.Struct):
 
 
 class RunView(RunSummary):
-    """A run with its tasks and webhooks, and its outputs once it has succeeded."""
+    """A run with its tasks and webhooks, what it waits for a human about, and its outputs once it
+    has succeeded.
+    """
 
     outputs: dict[str, str] | None
+    awaiting: AwaitingView | None
     tasks: list[TaskView]
     webhooks: list[DeliveryView]
 
@@ -217,6 +239,21 @@ async def cancel_run(run_id: FromPath[UUID], state: State, request: CallerReques
     return await _view(runs, await runs.get(run_id, request.user))
 
 
+@post(
+    "/{run_id:uuid}/resume",
+    status_code=200,
+    summary="Say what a human thinks of a task's output",
+    responses=error_answers({404: _UNKNOWN, 503: _NOT_NOW}),
+)
+async def resume_run(
+    request: CallerRequest, run_id: FromPath[UUID], data: JSONBody[HumanAnswer], state: State
+) -> RunView:
+    """Of two answers at once, one counts; a run that doesn't wait for it answers 400."""
+    runs: RunService = state.runs
+    await runs.resume(Answer(run_id, data.task, data.feedback, data.approve), request.user)
+    return await _view(runs, await runs.get(run_id, request.user))
+
+
 @delete(
     "/{run_id:uuid}",
     summary="Delete a settled run with all it has",
@@ -290,6 +327,7 @@ runs_router = Router(
         list_runs,
         get_run,
         cancel_run,
+        resume_run,
         delete_run,
         get_output,
         watch_run,
@@ -311,7 +349,15 @@ async def _server_sent(events: AsyncIterator[Event | None]) -> AsyncIterator[byt
 async def _view(runs: RunService, run: UserRun) -> RunView:
     tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
     webhooks = [_delivery(delivery) for delivery in await runs.deliveries(run)]
-    return RunView(**_summary_fields(run), outputs=run.outputs, tasks=tasks, webhooks=webhooks)
+    human = human_input(run.human_input)
+    waits = human is not None and run.status == RunStatus.AWAITING_HUMAN
+    return RunView(
+        **_summary_fields(run),
+        outputs=run.outputs,
+        awaiting=AwaitingView(human.task, human.output) if human is not None and waits else None,
+        tasks=tasks,
+        webhooks=webhooks,
+    )
 
 
 def _time(name: str, text: str | None) -> datetime | None:

@@ -55,7 +55,7 @@ _NATIVE_AGENT = _PLAN_AGENT | _names(
 _NATIVE_TASK = _PLAN_TASK | _names(
     """
     tools callback guardrail guardrails max_retries output_json output_pydantic response_model
-    tool_failure_policy condition allow_crewai_trigger_context
+    tool_failure_policy condition allow_crewai_trigger_context human_input
     """
 )
 _NATIVE_CREW = _PLAN_CREW | _names(

@@ -21,13 +21,15 @@ from crewai.skills import loader
 from crewai.tasks.task_output import TaskOutput
 from crewai.utilities import constants, file_store, llm_utils
 from crewai.utilities.agent_utils import get_llm_response, handle_context_length
+from crewai.utilities.formatter import DIVIDERS
+from crewai.utilities.i18n import I18N_DEFAULT
 
 from app.engine.executor import NativeExecutor
 from app.engine.flow_surroundings import attach_usage, detach_usage, surround_flows
 from app.engine.folders import KNOWLEDGE, discover_skills
 from app.engine.inner_crews import akickoff, kickoff, kickoff_async
 from app.engine.models import current_default_model
-from app.engine.results import Replay
+from app.engine.results import Replay, Review
 from app.engine.scope import current_scope
 from app.engine.stops import ContextTooLong, ExitAttempted
 from app.engine.watching import count_reported
@@ -92,15 +94,26 @@ async def _aexecute_core(
     index = scope.index_of(self) if scope is not None else None
     if scope is None or index is None:
         return await _own_aexecute_core(self, agent, context, tools)
+    scope.stop_for_human()
     self.output_file = None
     role = str(getattr(agent or self.agent, "role", ""))
     if (replay := scope.replay(index, role, structured=_is_structured(self))) is not None:
+        scope.ask_human(index)
         return _replayed(self, role, replay)
+    context = _with_feedback(context, scope.approvals())
     with scope.as_side_task():
         await scope.start_task(index, role)
         output = await _own_aexecute_core(self, agent, context, tools)
         await scope.finish_task(index, role, output.raw, _structured(output))
+    scope.ask_human(index)
     return output
+
+
+def _with_feedback(context: str | None, approvals: list[Review]) -> str | None:
+    """The context of a task, and what humans said of the outputs before it, in CrewAI's words."""
+    words = I18N_DEFAULT.slice("feedback_instructions")
+    said = [words.format(feedback=r.feedback) for r in approvals if r.feedback.strip()]
+    return DIVIDERS.join([*([context] if context else []), *said]) if said else context
 
 
 def _is_structured(task: Task) -> bool:

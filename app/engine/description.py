@@ -87,12 +87,13 @@ def required_inputs(crew: Crew) -> tuple[str, ...]:
     return tuple(sorted({name for text in _texts(crew) for name in PLACEHOLDER.findall(text)}))
 
 
-def refuse_unservable(name: str, crew: Crew) -> None:
-    """Raise CrewBroken for a crew that would wait for somebody at the server's terminal."""
+def refuse_human_input(name: str, crew: Crew, reason: str) -> None:
+    """Raise CrewBroken for a crew that stock CrewAI would have wait at the server's terminal."""
     for task, description in zip(crew.tasks, task_descriptions(crew), strict=True):
         if task.human_input:
             raise CrewBroken(
-                f"crew {name}: task {description.name} has human_input, which can't be served"
+                f"crew {name}: task {description.name} has human_input, which can't be served: "
+                f"{reason}"
             )
 
 

@@ -22,7 +22,7 @@ from app.engine.crewai_internals import install
 from app.engine.description import (
     CrewDescription,
     CrewSource,
-    refuse_unservable,
+    refuse_human_input,
     required_inputs,
     task_descriptions,
 )
@@ -43,9 +43,10 @@ from app.engine.models import CrewModel, default_model, settle_models
 from app.engine.native import run_natively
 from app.engine.plan import Plan
 from app.engine.recording import definition, fingerprint, record_plan
-from app.engine.results import CrewResult, OnStep, Replay, RunObserver, Way
+from app.engine.results import CrewResult, OnStep, Paused, Replay, Review, RunObserver, Way
 from app.engine.scope import RunScope
 from app.engine.stock import StockThreads
+from app.engine.stops import HumanWanted
 from app.engine.threads import WorkThreads
 from app.engine.watching import watch_model
 
@@ -130,13 +131,18 @@ class Engine:
         observer: RunObserver | None = None,
         replays: Mapping[int, Replay] | None = None,
         *,
+        reviews: Mapping[int, Sequence[Review]] | None = None,
         on_step: OnStep | None = None,
-    ) -> CrewResult:
+    ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
 
         `replays` are tasks, by their place in the crew, that an earlier attempt at the run has
         finished, of a crew with the same fingerprint: they are not executed or told again. A flow
-        takes none. `on_step` hears of the agents' steps; those of the stock way are not told.
+        takes none.
+        A task with `human_input` pauses the run when it is done, unless its last review approved of
+        it: run again, with the finished tasks as `replays`, and with `reviews`, all that humans
+        said so far of each task. One that was not approved of must not be among the replays.
+        `on_step` hears of the agents' steps; those of the stock way are not told.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (its factory failed just now), InputRefused, ModelError, CrewFailed, NoResult, or what the
@@ -147,11 +153,14 @@ class Engine:
         served = self._find(name)
         self.check_inputs(name, inputs)
         scope = self._scope(served, observer, replays, on_step)
+        scope.reviews = reviews or {}
         folder = served.source.folder
         model = self._model_of(name).llm
         with scope.entered(), default_model(model), paths_from(folder):
             try:
                 output, way = await self._execute(served, inputs, scope)
+            except HumanWanted:
+                return scope.paused()
             except Exception as error:
                 failure = failure_of(error, scope)
                 if failure is error:
@@ -199,9 +208,10 @@ class Engine:
         crew = self._build(source)
         if isinstance(crew, Flow):
             return self._prepare_flow(source, crew)
-        refuse_unservable(source.name, crew)
         _refuse_sharing(source.name, crew, self._build_crew(source))
         plan, way, reason = await self._choose(source, crew)
+        if way == "stock":
+            refuse_human_input(source.name, crew, reason)
         description = CrewDescription(
             name=source.name,
             inputs=required_inputs(crew),
@@ -272,6 +282,7 @@ class Engine:
                 _logger.info("crew %s: a run goes on as stock: %s", served.source.name, feature)
             else:
                 return await run_natively(crew, inputs, scope), "native"
+        refuse_human_input(served.source.name, crew, "this run is stock CrewAI's")
         return await self._stock_threads.run(crew, inputs, scope), "stock"
 
     def _build(self, source: CrewSource) -> Crew | Flow[Any]:

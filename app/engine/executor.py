@@ -37,6 +37,13 @@ class NativeExecutor(AgentExecutor):
             self._state = AgentExecutorState()
         object.__setattr__(self, "_flow_post_init_done", True)
 
+    def _setup_messages(self, inputs: dict[str, Any]) -> None:
+        """CrewAI's, with what a human said of the task's earlier outputs, in CrewAI's words."""
+        super()._setup_messages(inputs)
+        for review in _scope().rejections(self.task):
+            self._append_message_to_state(review.output)
+            self.state.messages.append(self._format_feedback_message(review.feedback))
+
     def answer_or_ask(self, options: dict[str, Any]) -> Any:
         """What a step's model call gets: the awaited answer, or a stop until there is one."""
         if self._answer is None:

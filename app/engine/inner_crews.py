@@ -13,7 +13,7 @@ from crewai.crews.crew_output import CrewOutput
 from crewai.types.streaming import CrewStreamingOutput, StreamChunk
 
 from app.engine.coverage import NotCovered, check_native_covers
-from app.engine.description import refuse_unservable
+from app.engine.description import refuse_human_input
 from app.engine.flow_scope import CrewScope, FlowScope, current_flow
 from app.engine.lending import aborrow, borrow, give_back, kept_as_it_is
 from app.engine.native import run_natively
@@ -89,7 +89,7 @@ async def _akickoff(
 
 @contextmanager
 def _at_work(flow: FlowScope, crew: Crew) -> Iterator[CrewScope]:
-    refuse_unservable(crew.name or "inside the flow", crew)
+    refuse_human_input(crew.name or "inside the flow", crew, "a flow can't wait for a human")
     with kept_as_it_is(crew):
         flow.settle(crew)
         with flow.kickoff(crew) as scope:

@@ -11,6 +11,7 @@ from crewai.crews.crew_output import CrewOutput
 from app.engine.coverage import foreign_listeners, hooks_are_set
 from app.engine.executor import NativeExecutor
 from app.engine.scope import RunScope
+from app.engine.stops import HumanWanted
 from app.engine.threads import WorkThreads
 
 
@@ -25,6 +26,9 @@ async def run_natively(
     """Run a crew that nobody else uses. Cancelling this cancels its model calls."""
     scope.bind(crew)
     scope.adopt = adopt
+    scope.reviewed = frozenset(i for i, task in enumerate(crew.tasks) if task.human_input)
+    for task in crew.tasks:
+        task.human_input = False  # CrewAI would ask at the server's terminal
     for agent in _agents(crew):
         adopt(agent)
     scope.quiet = not foreign_listeners()
@@ -48,11 +52,23 @@ async def run_natively(
 
 
 async def _run_and_clear(crew: Crew, inputs: Any, scope: RunScope) -> Any:
-    """Kick off; whatever ends it, no asynchronous task of the crew outlives it."""
+    """Kick off; whatever ends it, no asynchronous task of the crew outlives it.
+
+    Raises HumanWanted where a human is to look at an output before the crew goes on.
+    """
     main = asyncio.create_task(crew.akickoff(inputs=inputs))
     scope.main = main
     try:
-        return await main
+        output = await main
+        if scope.wants_human:
+            raise HumanWanted
+        return output
+    except HumanWanted:
+        # What is under way is finished and captured: it need not be done again.
+        await asyncio.gather(*scope.side_tasks, return_exceptions=True)
+        if scope.task_error is not None:
+            raise scope.task_error from None
+        raise
     except asyncio.CancelledError:
         if scope.task_error is not None and not _is_cancelled():
             raise scope.task_error from None

@@ -1,6 +1,6 @@
 """What a run tells while it goes, and what it gives at its end."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -49,6 +49,26 @@ class Replay:
     structured: str | None
     started_at: datetime
     finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What a human said of a task's `output`: approved, or to be done again by the feedback."""
+
+    output: str
+    feedback: str
+    is_approved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A run that waits for a human's review of a task's output; it holds nothing of the engine's.
+
+    `finished` are all tasks done so far, by their place, the one at `index` among them.
+    """
+
+    index: int
+    finished: Mapping[int, TaskFinished]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ asyncio task that the run starts.
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +22,9 @@ from app.engine.description import TaskDescription, task_descriptions
 from app.engine.journal import Journal
 from app.engine.results import (
     OnStep,
+    Paused,
     Replay,
+    Review,
     RunObserver,
     StepFinished,
     TaskFinished,
@@ -30,7 +32,7 @@ from app.engine.results import (
     TaskStarted,
     Usage,
 )
-from app.engine.stops import RunDropped
+from app.engine.stops import HumanWanted, RunDropped
 from app.engine.threads import WorkThreads
 
 _T = TypeVar("_T")
@@ -55,6 +57,11 @@ class RunScope:
     ) -> None:
         """`loop` is the engine's, by default the running one."""
         self.replays = replays or {}
+        # What humans have said of the tasks' outputs, by their places.
+        self.reviews: Mapping[int, Sequence[Review]] = {}
+        # The tasks that a human is to review, and the one that waits for it, by their places.
+        self.reviewed: frozenset[int] = frozenset()
+        self._asked: int | None = None
         self._on_step = on_step
         self.threads = threads
         self.journal = Journal()
@@ -162,6 +169,39 @@ class RunScope:
         if self._observer is not None:
             await self._tell(index, self._observer.task_finished(event))
         return None
+
+    def ask_human(self, index: int) -> None:
+        """Have the run pause for a human if one is to review this finished task and has not yet.
+
+        The crew's main line stops here. Tasks beside it are finished first.
+        """
+        if index in self.reviewed and not any(r.is_approved for r in self.reviews.get(index, ())):
+            self._asked = index if self._asked is None else self._asked
+        self.stop_for_human()
+
+    def stop_for_human(self) -> None:
+        """Nothing more is begun while a human is wanted."""
+        if self._asked is not None and asyncio.current_task() is self.main:
+            raise HumanWanted
+
+    @property
+    def wants_human(self) -> bool:
+        return self._asked is not None
+
+    def paused(self) -> Paused:
+        if self._asked is None:
+            raise RuntimeError("the run is not paused")
+        return Paused(self._asked, dict(self._finished))
+
+    def rejections(self, task: Task | None) -> list[Review]:
+        """What a human found wrong with the task's earlier outputs."""
+        index = self.index_of(task) if task is not None else None
+        reviews = self.reviews.get(index, ()) if index is not None else ()
+        return [review for review in reviews if not review.is_approved]
+
+    def approvals(self) -> list[Review]:
+        """What humans said of outputs that they let pass: for the tasks to come."""
+        return [r for reviews in self.reviews.values() for r in reviews if r.is_approved]
 
     @property
     def tells_steps(self) -> bool:

@@ -10,6 +10,13 @@ class RunDropped(HookAborted):
         super().__init__("the run was cancelled")
 
 
+class HumanWanted(BaseException):
+    """A human is to look at a task's output before the crew goes on.
+
+    Not an Exception: nothing of CrewAI's must take it for a failure.
+    """
+
+
 class ContextTooLong(HookAborted):
     """The prompt is too long for the model, and the agent must not shorten it."""
 

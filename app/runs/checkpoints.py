@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.engine import CrewDescription, Replay
+from app.engine import CrewDescription, Replay, Review
 from app.runs.events import EVENTS_PER_ATTEMPT, Event
+from app.runs.human import HumanInput
 from app.runs.queries import RunQueries
 from storage import FoundOutput, OutputKey, OutputStore, StorageError
 
@@ -18,17 +19,29 @@ logger = logging.getLogger("crew_capture.runs")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Tasks that need not be executed again, by their place, and what all attempts have used."""
+    """Tasks that need not be executed again, by their place, what all attempts have used, and what
+    humans have said.
+    """
 
     replays: Mapping[int, Replay] = field(default_factory=dict)
+    human_input: HumanInput | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def reviews(self) -> Mapping[int, Sequence[Review]]:
+        return self.human_input.reviews if self.human_input is not None else {}
 
 
 async def find_checkpoint(
-    run_id: UUID, crew: CrewDescription, queries: RunQueries, store: OutputStore
+    run_id: UUID,
+    crew: CrewDescription,
+    queries: RunQueries,
+    store: OutputStore,
+    human: HumanInput | None = None,
 ) -> Checkpoint:
     """What earlier attempts at the run, of a crew defined as it is now, have captured.
 
+    Of those up to the last pause for a human, the row has kept all that still counts.
     An output that can't be read is left out: its task is executed again. Of a flow, which has no
     fingerprint, only the usage counts: its attempts start from the beginning.
     Raises DatabaseUnavailable.
@@ -36,13 +49,19 @@ async def find_checkpoint(
     events = await queries.history(run_id)
     if not crew.fingerprint:
         return Checkpoint(usage=_usage(events))
+    if human is not None and human.fingerprint != crew.fingerprint:
+        human = None
+    after_seq = -1 if human is None else (human.attempt + 1) * EVENTS_PER_ATTEMPT - 1
     attempts = {
         int(event.at.timestamp()): event.seq
         for event in events
-        if event.type == "run.running" and event.data.get("fingerprint") == crew.fingerprint
+        if event.type == "run.running"
+        and event.data.get("fingerprint") == crew.fingerprint
+        and (event.seq or 0) > after_seq
     }
     place = {OutputKey.filename_from(task.name): i for i, task in enumerate(crew.tasks)}
-    replays = {}
+    kept = human.kept if human is not None else {}
+    replays = {index: task.replay for index, task in kept.items()}
     for found in await _stored(run_id, store):
         key = found.key
         if key.started_at in attempts and key.filename in place:
@@ -51,7 +70,7 @@ async def find_checkpoint(
             replay = await _replay(found, told, store)
             if replay is not None:
                 replays[index] = replay
-    return Checkpoint(replays, _usage(events))
+    return Checkpoint(replays, human, _usage(events))
 
 
 async def _stored(run_id: UUID, store: OutputStore) -> Sequence[FoundOutput]:

@@ -53,6 +53,14 @@ class UnknownRun(RunError):
     """There is no such run."""
 
 
+class NotAwaitingHuman(RunError):
+    """The run does not wait for a human, or not about that task."""
+
+
+class AwaitingHuman(RunError):
+    """The run does not go on until a human has said what to do."""
+
+
 class UnknownOutput(RunError):
     """The run has no output of this name, or not yet."""
 

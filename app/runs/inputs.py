@@ -50,12 +50,12 @@ def _is_empty(value: object) -> bool:
 
 def _clean(value: object, field: str, max_chars: int) -> Any:
     if isinstance(value, str):
-        return _clean_text(value, field, max_chars)
+        return clean_text(value, field, max_chars)
     if isinstance(value, list):
         return [_clean(item, f"{field}[{i}]", max_chars) for i, item in enumerate(value)]
     if isinstance(value, dict):
         return {
-            _clean_text(str(name), field, max_chars): _clean(item, f"{field}.{name}", max_chars)
+            clean_text(str(name), field, max_chars): _clean(item, f"{field}.{name}", max_chars)
             for name, item in value.items()
         }
     if value is None or isinstance(value, (bool, int, float)):
@@ -65,7 +65,8 @@ def _clean(value: object, field: str, max_chars: int) -> Any:
     )
 
 
-def _clean_text(text: str, field: str, max_chars: int) -> str:
+def clean_text(text: str, field: str, max_chars: int) -> str:
+    """A text for the crew's prompts, with newlines as line ends. Raises InvalidInput."""
     text = text.replace("\r\n", "\n")
     if len(text) > max_chars:
         raise InvalidInput(field, f"{len(text)} characters; at most {max_chars} are allowed")

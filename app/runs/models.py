@@ -16,12 +16,15 @@ class RunStatus(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    AWAITING_HUMAN = "awaiting_human"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-UNSETTLED = (RunStatus.QUEUED, RunStatus.RUNNING)
+# In a worker's hands, or waiting for one.
+CARRIED = (RunStatus.QUEUED, RunStatus.RUNNING)
+UNSETTLED = (*CARRIED, RunStatus.AWAITING_HUMAN)
 
 IN_FLIGHT = "status IN ('queued', 'running')"
 """The runs that count as in flight, in SQL: partial indexes need the very words."""
@@ -83,7 +86,9 @@ class UserRun(Base):
     webhooks: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     meta: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     context_id: Mapped[str | None] = mapped_column(String(255))
+    human_input: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     attempt: Mapped[int] = mapped_column(Integer)
+    pauses: Mapped[int] = mapped_column(Integer, server_default="0")
     worker: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -17,7 +17,7 @@ from sqlalchemy.orm import load_only
 from app.db import Database, GroupRead
 from app.runs.errors import InvalidInput
 from app.runs.events import Event
-from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
+from app.runs.models import CARRIED, UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
 
 # PostgreSQL takes 32,767 parameters in one statement, SQLite 32,766.
 _IDS_PER_QUESTION = 5000
@@ -43,10 +43,11 @@ class RunPage:
 
 
 class AbandonedRun(NamedTuple):
-    """An unsettled run in nobody's hands; `attempt` counts those begun."""
+    """A run in nobody's hands; `attempt` counts those begun, `lost` those that did not end."""
 
     run_id: UUID
     attempt: int
+    lost: int
     owner: str
     crew: str
 
@@ -105,12 +106,13 @@ class RunQueries:
             return run_id
 
     async def abandoned(self, limit: int) -> list[AbandonedRun]:
-        """Unsettled runs in nobody's hands: each owner's oldest, then each one's second, ..."""
+        """Runs that nobody carries, and should: each owner's oldest, then each one's second, ..."""
         place = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
+        lost = UserRun.attempt - UserRun.pauses  # an attempt that paused for a human did end
         question = (
-            select(UserRun.run_id, UserRun.attempt, UserRun.owner, UserRun.crew)
+            select(UserRun.run_id, UserRun.attempt, lost, UserRun.owner, UserRun.crew)
             .where(
-                UserRun.status.in_(UNSETTLED),
+                UserRun.status.in_(CARRIED),
                 or_(UserRun.lease_until.is_(None), UserRun.lease_until < datetime.now(UTC)),
             )
             .order_by(place, UserRun.created_at)

@@ -53,10 +53,10 @@ class Recovery:
         if not self.taking_over:
             return
         for run in await self._queries.abandoned(_RUNS_PER_LOOK):
-            if run.attempt >= self._max_attempts:
+            if run.lost >= self._max_attempts:
                 await self._worker.give_up(run.run_id, run.attempt)
             elif run.run_id not in self._worker:
-                logger.info("Taking over run %s after %d attempt(s)", run.run_id, run.attempt)
+                logger.info("Taking over run %s after %d attempt(s)", run.run_id, run.lost)
                 self._worker.dispatch(run.run_id, run.owner, run.crew)
 
     async def _look_forever(self) -> None:

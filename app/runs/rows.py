@@ -21,7 +21,8 @@ from app.db import Database, GroupCommit, insert_new
 from app.runs.callers import Caller
 from app.runs.errors import LimitReached
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
-from app.runs.models import UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
+from app.runs.human import HumanInput, human_input
+from app.runs.models import CARRIED, UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
 from app.runs.outbox import put_in_outbox
 from app.runs.quotas import Tally, admit, count_tokens
 from app.runs.webhook_bodies import Webhooks, webhooks_of
@@ -74,6 +75,7 @@ class TakenRun:
     started_at: datetime
     stream: bool = False
     webhooks: Webhooks = field(default_factory=dict)
+    human_input: HumanInput | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,20 @@ class _Request:
 
     runs: Sequence[NewRun]
     limited: Caller | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a human says to a run that waits, and whom else it is to tell from now on.
+
+    `task` None is whatever task it waits for.
+    """
+
+    run_id: UUID
+    task: str | None
+    feedback: str
+    approve: bool
+    webhooks: Webhooks = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +178,26 @@ class RunRows:
         """
         return await self._settle(_Settlement(taken.run_id, taken.attempt, outcome))
 
+    async def pause(self, taken: TakenRun, human: HumanInput) -> RunStatus | None:
+        """Commit that the attempt has ended in waiting for a human; the run's status now.
+
+        None if the run is no longer this attempt's. Saying the same again is safe.
+        """
+        status, event = await self._writes.submit(self._pause_all, (taken, human))
+        if event is not None:
+            self._events.publish(event)
+        return status
+
+    async def resume(self, answer: Answer) -> Event | None:
+        """Commit what a human said: the run is queued again, in this worker's hands.
+
+        Returns what happened, None if the run does not wait for that.
+        """
+        event = await self._writes.submit(self._resume_all, answer)
+        if event is not None:
+            self._events.publish(event)
+        return event
+
     async def cancel(self, run_id: UUID) -> RunStatus | None:
         """Commit a run as cancelled unless it is settled; its status now, None if unknown."""
         return await self._settle(_Settlement(run_id, None, CANCELLED))
@@ -216,7 +252,7 @@ class RunRows:
         # Locked in the same order as everywhere: no deadlock.
         held = (
             select(UserRun.run_id)
-            .where(UserRun.worker == self._worker, UserRun.status.in_(UNSETTLED), *which)
+            .where(UserRun.worker == self._worker, UserRun.status.in_(CARRIED), *which)
             .order_by(UserRun.run_id)
             .with_for_update()
         )
@@ -316,7 +352,7 @@ class RunRows:
         return taken
 
     def _attempt(self, row: Row[Any] | None, now: datetime) -> TakenRun | None:
-        if row is None or row.status not in UNSETTLED:
+        if row is None or row.status not in CARRIED:
             return None
         free = row.lease_until is None or row.lease_until < now
         mine = row.worker == self._worker and row.status == RunStatus.QUEUED
@@ -334,6 +370,7 @@ class RunRows:
             started_at,
             bool(row.stream),
             webhooks_of(row.webhooks),
+            human_input(row.human_input),
         )
 
     def _running_event(self, run: TakenRun) -> Event:
@@ -374,6 +411,75 @@ class RunRows:
         await _store(connection, events)
         await put_in_outbox(connection, [(e, webhooks_of(rows[e.run_id].webhooks)) for e in events])
         return answers
+
+    async def _pause_all(
+        self, connection: AsyncConnection, pauses: Sequence[tuple[TakenRun, HumanInput]]
+    ) -> Sequence[tuple[RunStatus | None, Event | None]]:
+        now = _now()
+        columns = (
+            UserRun.run_id,
+            UserRun.status,
+            UserRun.attempt,
+            UserRun.pauses,
+            UserRun.webhooks,
+        )
+        rows = await _locked(connection, columns, [taken.run_id for taken, _ in pauses])
+        changes = []
+        answers: list[tuple[RunStatus | None, Event | None]] = []
+        for taken, human in pauses:
+            row, event = rows.get(taken.run_id), None
+            if row is None or row.attempt != taken.attempt:
+                answers.append((None, None))
+                continue
+            status = RunStatus(row.status)
+            if status is RunStatus.RUNNING:
+                status, event = RunStatus.AWAITING_HUMAN, _awaiting_event(taken, human, now)
+                changes.append(
+                    {
+                        "the_run": taken.run_id,
+                        "status": status,
+                        "human_input": human,
+                        "pauses": row.pauses + 1,
+                        "lease_until": None,
+                    }
+                )
+            answers.append((status, event))
+        await _change(connection, changes)
+        events = [event for _, event in answers if event is not None]
+        await _store(connection, events)
+        await put_in_outbox(connection, [(e, webhooks_of(rows[e.run_id].webhooks)) for e in events])
+        return answers
+
+    async def _resume_all(
+        self, connection: AsyncConnection, answers: Sequence[Answer]
+    ) -> Sequence[Event | None]:
+        now = _now()
+        columns = (UserRun.run_id, UserRun.status, UserRun.human_input, UserRun.webhooks)
+        rows = await _locked(connection, columns, [answer.run_id for answer in answers])
+        events: list[Event | None] = []
+        changes = []
+        for answer in answers:
+            # Once: of two answers in one group, the first counts.
+            row = rows.pop(answer.run_id, None)
+            waits = row is not None and row.status == RunStatus.AWAITING_HUMAN
+            human = human_input(row.human_input) if row is not None and waits else None
+            if row is None or human is None or answer.task not in (None, human.task):
+                events.append(None)
+                continue
+            changes.append(
+                {
+                    "the_run": answer.run_id,
+                    "status": RunStatus.QUEUED,
+                    "human_input": human.answered(answer.feedback, answer.approve),
+                    "webhooks": {**webhooks_of(row.webhooks), **answer.webhooks} or None,
+                    "worker": self._worker,
+                    "lease_until": now + self._lease,
+                }
+            )
+            events.append(_resumed_event(answer, human, now))
+        await _change(connection, changes)
+        await _store(connection, [event for event in events if event is not None])
+        return events
 
     async def _delete_all(
         self, connection: AsyncConnection, run_ids: Sequence[UUID]
@@ -453,10 +559,40 @@ async def _runs_by_key(
     }
 
 
+# The last numbers of an attempt, so that they come after what it has told: it pauses, is resumed,
+# and may be cancelled before the next begins.
+_PAUSED, _RESUMED, _SETTLED = 3, 2, 1
+
+
+def _last_seq(attempt: int, which: int) -> int:
+    return (attempt + 1) * EVENTS_PER_ATTEMPT - which
+
+
+def _awaiting_event(taken: TakenRun, human: HumanInput, now: datetime) -> Event:
+    data = {
+        "index": human.index,
+        "name": human.task,
+        "agent": human.agent,
+        "output": human.output,
+    }
+    seq = _last_seq(taken.attempt, _PAUSED)
+    return Event(taken.run_id, seq, "run.awaiting_human", data, now)
+
+
+def _resumed_event(answer: Answer, human: HumanInput, now: datetime) -> Event:
+    data = {
+        "index": human.index,
+        "name": human.task,
+        "feedback": answer.feedback,
+        "approve": answer.approve,
+    }
+    return Event(answer.run_id, _last_seq(human.attempt, _RESUMED), "run.resumed", data, now)
+
+
 def _settled_event(settlement: _Settlement, attempt: int, now: datetime) -> Event:
     outcome = settlement.outcome
     data = {"error": outcome.error, "error_type": outcome.error_type} if outcome.error else {}
-    seq = (attempt + 1) * EVENTS_PER_ATTEMPT - 1
+    seq = _last_seq(attempt, _SETTLED)
     return Event(settlement.run_id, seq, f"run.{outcome.status}", data, now)
 
 

@@ -18,8 +18,10 @@ from app.crews.registry import CrewSpec, Registry
 from app.engine import Engine, InputRefused
 from app.runs.callers import Caller
 from app.runs.errors import (
+    AwaitingHuman,
     IdempotencyConflict,
     InvalidInput,
+    NotAwaitingHuman,
     Overloaded,
     RunMoved,
     RunUnsettled,
@@ -28,10 +30,11 @@ from app.runs.errors import (
     UnknownRun,
 )
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
-from app.runs.inputs import complete_inputs
+from app.runs.human import human_input
+from app.runs.inputs import clean_text, complete_inputs
 from app.runs.models import UNSETTLED, RunStatus, UserRun, WebhookDelivery
 from app.runs.queries import RunFilter, RunPage, RunQueries
-from app.runs.rows import NewRun, Outcome, RunRows
+from app.runs.rows import Answer, NewRun, Outcome, RunRows
 from app.runs.served import ServedCrew, served_crew
 from app.runs.webhook_bodies import FIELDS, Webhooks, webhooks_at
 from app.runs.webhook_targets import WebhookTargets
@@ -183,6 +186,7 @@ class RunService:
         Whoever waits may go away: the run goes on, is saved and cleaned up.
 
         Raises:
+            AwaitingHuman: the run waits until a human has said what to do.
             RunMoved: this process stops or lost the run; another carries it to its end.
             Exception: what `start` raises.
         """
@@ -193,6 +197,7 @@ class RunService:
 
         Raises:
             UnknownRun: there is no such run.
+            AwaitingHuman: the run waits until a human has said what to do.
             RunMoved: this process stops or lost the run; another carries it to its end.
         """
         await self.get(run_id, caller)
@@ -202,6 +207,8 @@ class RunService:
         settled = await self._worker.ended(run_id)
         if settled is None:  # cancelled before its turn, or settled by another worker
             row = await self._queries.get(run_id)
+            if row is not None and row.status == RunStatus.AWAITING_HUMAN:
+                raise AwaitingHuman(f"run {run_id} waits for a human")
             if row is None or row.status in UNSETTLED:
                 raise RunMoved(f"run {run_id} is accepted and goes on in another process")
             settled = _settled(row)
@@ -234,12 +241,38 @@ class RunService:
 
         A settled run stays as it is. Raises UnknownRun, DatabaseUnavailable.
         """
-        await self.get(run_id, caller)
+        run = await self.get(run_id, caller)
         status = await self._rows.cancel(run_id)
         if status is None:
             raise _unknown(run_id)
         if status is RunStatus.CANCELLED:
             self._worker.abort(run_id)
+            if run.status == RunStatus.AWAITING_HUMAN:  # nobody carries it
+                await self._worker.clean_up(run_id)
+
+    async def resume(self, answer: Answer, caller: Caller) -> None:
+        """Have a run that waits for a human go on: committed when this returns.
+
+        Approved, the tasks to come get the feedback as context; else the task is done again with
+        it, and asked about again. Webhooks that are given replace those of their role.
+
+        Raises:
+            UnknownRun: there is no such run.
+            NotAwaitingHuman: it does not wait for a human, or not about that task.
+            InvalidInput: the feedback can't be taken, or no webhook may go to that URL.
+            Overloaded, ShuttingDown, DatabaseUnavailable: not now; nothing was changed.
+        """
+        run = await self.get(answer.run_id, caller)
+        if run.status != RunStatus.AWAITING_HUMAN:
+            raise NotAwaitingHuman(f"run {run.run_id} is {run.status} and waits for no human")
+        feedback = clean_text(answer.feedback, "feedback", self._spec(run.crew).max_input_chars)
+        await self._check_webhooks(answer.webhooks)
+        self._admit(1)
+        if await self._rows.resume(replace(answer, feedback=feedback)) is None:
+            waits = human_input(run.human_input)
+            about = f"; it waits about {waits.task}" if waits and waits.task != answer.task else ""
+            raise NotAwaitingHuman(f"run {run.run_id} does not wait for that{about}")
+        self._worker.dispatch(run.run_id, run.owner, run.crew)
 
     async def delete(self, run_id: UUID, caller: Caller) -> None:
         """Delete a settled run with all it has. Raises UnknownRun, RunUnsettled."""
@@ -260,6 +293,12 @@ class RunService:
         }
         if run.attempt == 0:
             return list(tasks.values())
+        human = human_input(run.human_input)
+        if human is not None:
+            for index, kept in human.kept.items():
+                tasks.get(index, {}).update(
+                    status="finished", started_at=kept.started_at, finished_at=kept.finished_at
+                )
         first_seq = run.attempt * EVENTS_PER_ATTEMPT
         for event in await self._queries.history(run.run_id, after_seq=first_seq):
             if event.type not in ("task.started", "task.finished"):
@@ -270,6 +309,8 @@ class RunService:
                 task.update(status="running", started_at=event.at)
             else:
                 task.update(status="finished", finished_at=event.at)
+        if human is not None and run.status == RunStatus.AWAITING_HUMAN:
+            tasks.get(human.index, {}).update(status="awaiting_human")
         return [task for _, task in sorted(tasks.items())]
 
     async def deliveries(self, run: UserRun) -> list[WebhookDelivery]:

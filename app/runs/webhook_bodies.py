@@ -16,7 +16,7 @@ Role = Literal["run", "task", "step", "crew", "human"]
 
 _ENDS: Final = frozenset({"run.succeeded", "run.failed", "run.cancelled"})
 HEARS: Final[Mapping[Role, frozenset[str]]] = {
-    "run": _ENDS | {"task.finished"},
+    "run": _ENDS | {"task.finished", "run.awaiting_human"},
     "task": frozenset({"task.finished"}),
     "step": frozenset({"task.step"}),
     "crew": _ENDS,
@@ -31,6 +31,7 @@ FIELDS: Final[Mapping[Role, str]] = {
     "human": "humanInputWebhook.url",
 }
 _TOLD_OF_TASKS: Final = ("index", "name", "agent", "started_at")
+_TOLD_OF_WAITING: Final = ("index", "name", "agent", "output")
 _TOLD_OF_STEPS: Final = ("agent", "thought", "tool", "tool_input", "result")
 
 
@@ -83,6 +84,8 @@ def _of_run(told: Told) -> dict[str, Any]:
     data: dict[str, Any] = {"run_id": told.run_id, "crew": told.crew}
     if told.type == "task.finished":
         return data | {name: told.data.get(name) for name in _TOLD_OF_TASKS}
+    if told.type == "run.awaiting_human":
+        return data | {name: told.data[name] for name in _TOLD_OF_WAITING}
     return data | {
         "status": told.status,
         "outputs": told.outputs,

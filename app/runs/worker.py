@@ -19,10 +19,11 @@ from tenacity import (
 
 from app.crews.registry import Registry
 from app.db import DatabaseUnavailable
-from app.engine import CrewFailed, CrewResult, Engine, EngineError, ModelError, NoResult
+from app.engine import CrewFailed, CrewResult, Engine, EngineError, ModelError, NoResult, Paused
 from app.runs.capture import Capture
 from app.runs.checkpoints import Checkpoint, find_checkpoint
 from app.runs.events import EventHub
+from app.runs.human import HumanInput, paused_at
 from app.runs.models import RunStatus
 from app.runs.queries import RunQueries
 from app.runs.rows import CANCELLED, Outcome, RunRows, TakenRun
@@ -172,14 +173,19 @@ class Worker:
             return None
         capture = Capture(self._store, self._rows, self._events, taken)
         outcome = await self._attempt(taken, capture)
+        if isinstance(outcome, HumanInput):
+            await self._pause(taken, outcome)
+            return None
         settled = await self._settle(taken, outcome, capture.keys)
         if settled is None:
             return None
         waited = (taken.started_at - taken.created_at).total_seconds()
         return SettledRun(run_id, taken.inputs, settled, waited)
 
-    async def _attempt(self, taken: TakenRun, capture: Capture) -> Outcome:
+    async def _attempt(self, taken: TakenRun, capture: Capture) -> Outcome | HumanInput:
         """Run the crew; whatever goes wrong becomes the outcome.
+
+        A HumanInput is what to keep while a human is waited for.
 
         What passes is the cancellation of a stopping process: the run stays accepted.
         """
@@ -187,15 +193,7 @@ class Worker:
         try:
             async with asyncio.timeout(limit) as deadline:
                 self._deadlines[taken.run_id] = deadline
-                checkpoint = await self._checkpoint(taken)
-                result = await self._engine.run(
-                    taken.crew,
-                    taken.inputs,
-                    capture,
-                    checkpoint.replays,
-                    on_step=capture.on_step,
-                )
-                return _outcome(result, checkpoint.usage)
+                return await self._run(taken, capture)
         except TimeoutError:
             if taken.run_id in self._aborted:
                 return CANCELLED
@@ -211,13 +209,36 @@ class Worker:
         finally:
             self._deadlines.pop(taken.run_id, None)
 
+    async def _run(self, taken: TakenRun, capture: Capture) -> Outcome | HumanInput:
+        checkpoint = await self._checkpoint(taken)
+        result = await self._engine.run(
+            taken.crew,
+            taken.inputs,
+            capture,
+            checkpoint.replays,
+            reviews=checkpoint.reviews,
+            on_step=capture.on_step,
+        )
+        if isinstance(result, Paused):
+            fingerprint = self._engine.describe(taken.crew).fingerprint
+            return paused_at(result, taken.attempt, fingerprint, checkpoint.human_input)
+        return _outcome(result, checkpoint.usage)
+
     async def _checkpoint(self, taken: TakenRun) -> Checkpoint:
         if taken.attempt == 1:
             return Checkpoint()
         crew = self._engine.describe(taken.crew)
         return await self._persist(
-            lambda: find_checkpoint(taken.run_id, crew, self._queries, self._store)
+            lambda: find_checkpoint(
+                taken.run_id, crew, self._queries, self._store, taken.human_input
+            )
         )
+
+    async def _pause(self, taken: TakenRun, human: HumanInput) -> None:
+        """Commit that a human is waited for: from then on nothing here holds the run."""
+        status = await self._persist(lambda: self._rows.pause(taken, human))
+        if status is RunStatus.CANCELLED:
+            await self.clean_up(taken.run_id)
 
     async def _settle(
         self, taken: TakenRun, outcome: Outcome, keys: Iterable[OutputKey]
@@ -240,7 +261,7 @@ class Worker:
                 outcome.error_type,
                 outcome.error,
             )
-        await self._clean_up(taken, keys)
+        await self.clean_up(taken.run_id, keys if taken.attempt == 1 else None)
         return outcome
 
     async def _commit(self, taken: TakenRun, outcome: Outcome) -> RunStatus | None:
@@ -251,14 +272,17 @@ class Worker:
             failed = _failed("internal_error", "the outcome could not be saved")
             return await self._persist(lambda: self._rows.settle(taken, failed))
 
-    async def _clean_up(self, taken: TakenRun, keys: Iterable[OutputKey]) -> None:
-        """Delete the outputs of all attempts. Never fails: the next sweep takes what is left."""
+    async def clean_up(self, run_id: UUID, keys: Iterable[OutputKey] | None = None) -> None:
+        """Delete a settled run's outputs; `keys` are all of them, where that is known.
+
+        Never fails: the next sweep takes what is left.
+        """
         try:
-            if taken.attempt > 1:
-                keys = [stored.key for stored in await self._store.find(taken.run_id)]
+            if keys is None:
+                keys = [stored.key for stored in await self._store.find(run_id)]
             await self._store.delete(keys)
         except StorageError as error:
-            logger.warning("Failed to cleanup %s: %s", taken.run_id, error)
+            logger.warning("Failed to cleanup %s: %s", run_id, error)
         if random.random() < self._sweeper.probability:  # noqa: S311 - not a secret
             self._sweeper.sweep_soon()
 

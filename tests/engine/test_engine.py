@@ -338,14 +338,6 @@ async def test_a_factory_that_hands_out_the_same_objects_is_refused() -> None:
     await engine.aclose()
 
 
-async def test_a_crew_that_asks_at_the_terminal_is_refused() -> None:
-    model = RecordingLLM()
-    engine = Engine(model=model, mode="auto", max_stock_threads=1)
-    with pytest.raises(CrewBroken, match="human_input"):
-        await engine.start([Source("asks", lambda: one(task_options={"human_input": True})(model))])
-    await engine.aclose()
-
-
 async def test_two_crews_of_one_name_are_refused() -> None:
     model = RecordingLLM()
     engine = Engine(model=model, mode="auto", max_stock_threads=1)

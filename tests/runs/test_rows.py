@@ -164,16 +164,16 @@ async def test_abandoned_are_the_unsettled_runs_that_nobody_holds(
     assert await queries.abandoned(10) == []
     await _end_leases(database)
     assert await queries.abandoned(10) == [
-        (queued, 0, "", "idea"),
-        (running.run_id, 1, "", "idea"),
+        (queued, 0, 0, "", "idea"),
+        (running.run_id, 1, 1, "", "idea"),
     ]
-    assert await queries.abandoned(1) == [(queued, 0, "", "idea")]
+    assert await queries.abandoned(1) == [(queued, 0, 0, "", "idea")]
     await a.renew_leases({queued, running.run_id})
     assert await queries.abandoned(10) == []
     await a.release()
     assert await queries.abandoned(10) == [
-        (queued, 0, "", "idea"),
-        (running.run_id, 1, "", "idea"),
+        (queued, 0, 0, "", "idea"),
+        (running.run_id, 1, 1, "", "idea"),
     ]
 
 

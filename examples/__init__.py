@@ -1,0 +1,1 @@
+"""Crews to start from."""

@@ -1,0 +1,369 @@
+"""Runs that wait for a human: they hold nothing, survive everything, and go on when told to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.crews.registry import CrewSpec, Registry
+from app.runs.callers import OPERATOR
+from app.runs.cleanup import sweep_by_hand
+from app.runs.models import UserRun
+from app.runs.queries import RunQueries
+from app.runs.retention import purge
+from tests.runs.receiver import SETTING, receiving
+from tests.runs.scripted import until
+from tests.serving import MakeSettings, Serve, Served
+
+INPUTS = {"recipient": "Ada", "matter": "her order is late", "language": "French"}
+
+
+class Letters:
+    """The example crew, with a model of texts that are told apart."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.crews = Registry([CrewSpec("letter", _build, offline_answer=self._answer)])
+
+    def _answer(self, prompt: str) -> str:
+        self.asked.append(prompt)
+        return f"text {len(self.asked)}"
+
+
+def _build() -> Any:
+    from examples.reviewed_letter import build
+
+    return build()
+
+
+@pytest.fixture
+def letters() -> Letters:
+    return Letters()
+
+
+async def _start(served: Served, **body: Any) -> str:
+    answer = await served.http.post("/api/runs", json={"crew": "letter", "inputs": INPUTS, **body})
+    assert answer.status_code == 202, answer.text
+    run_id: str = answer.json()["run_id"]
+    return run_id
+
+
+async def _get(served: Served, run_id: str) -> dict[str, Any]:
+    run: dict[str, Any] = (await served.http.get(f"/api/runs/{run_id}")).json()
+    return run
+
+
+async def _until(served: Served, run_id: str, status: str) -> dict[str, Any]:
+    async def reached() -> bool:
+        run = await _get(served, run_id)
+        assert run["status"] == status or run["status"] not in ("failed", "succeeded"), run
+        return bool(run["status"] == status)
+
+    await until(reached, seconds=30)
+    return await _get(served, run_id)
+
+
+async def _let_go(served: Served) -> None:
+    """Wait until this process carries nothing more: what it commits is seen before."""
+
+    async def empty() -> bool:
+        return len(served.inside.worker) == 0
+
+    await until(empty)
+
+
+async def _waiting(served: Served) -> str:
+    run_id = await _start(served)
+    await _until(served, run_id, "awaiting_human")
+    return run_id
+
+
+async def _resume(served: Served, run_id: str, **answer: Any) -> Any:
+    body = {"task": "draft", "approve": True, **answer}
+    return await served.http.post(f"/api/runs/{run_id}/resume", json=body)
+
+
+async def _event_types(served: Served, run_id: str) -> list[str]:
+    return [event.type for event in await RunQueries(served.inside.database).events([UUID(run_id)])]
+
+
+async def test_a_run_waits_with_its_output_and_holds_nothing(
+    serve: Serve, letters: Letters, database_url: str
+) -> None:
+    async with serve(letters.crews, database_url=database_url) as served:
+        run_id = await _waiting(served)
+        run = await _get(served, run_id)
+        assert run["awaiting"] == {"task": "draft", "output": "text 1"}
+        assert [task["status"] for task in run["tasks"]] == ["awaiting_human", "pending"]
+        await _let_go(served)
+        (row,) = await served.rows()
+        assert row.lease_until is None
+        assert (await _resume(served, run_id)).status_code == 200
+        run = await _until(served, run_id, "succeeded")
+        await _let_go(served)
+        assert run["outputs"] == {"draft": "text 1", "translation": "text 2"}
+        assert run["awaiting"] is None
+        assert len(letters.asked) == 2
+        assert [task["replayed"] for task in run["tasks"]] == [True, False]
+        assert await served.stored() == 0
+        assert await _event_types(served, run_id) == [
+            "run.queued",
+            "run.running",
+            "task.started",
+            "task.finished",
+            "run.awaiting_human",
+            "run.resumed",
+            "run.running",
+            "task.started",
+            "task.finished",
+            "run.succeeded",
+        ]
+
+
+async def test_a_restart_between_pause_and_resume_changes_nothing(
+    serve: Serve, letters: Letters, database_url: str
+) -> None:
+    """Not even where outputs were kept in memory: the row has all that is needed."""
+    options: dict[str, Any] = {"database_url": database_url, "temp_backend": "memory"}
+    async with serve(letters.crews, **options) as served:
+        run_id = await _waiting(served)
+    async with serve(letters.crews, **options) as served:
+        assert (await _get(served, run_id))["awaiting"]["output"] == "text 1"
+        assert (await _resume(served, run_id)).status_code == 200
+        run = await _until(served, run_id, "succeeded")
+    assert run["outputs"] == {"draft": "text 1", "translation": "text 2"}
+    assert len(letters.asked) == 2
+
+
+async def test_an_output_that_was_not_approved_of_is_made_again_and_asked_about_again(
+    serve: Serve, letters: Letters
+) -> None:
+    async with serve(letters.crews) as served:
+        run_id = await _waiting(served)
+        for turn in range(2, 6):
+            answer = await _resume(served, run_id, approve=False, feedback=f"wrong {turn}")
+            assert answer.status_code == 200
+            run = await _until(served, run_id, "awaiting_human")
+            assert run["awaiting"]["output"] == f"text {turn}"
+            assert f"wrong {turn}" in letters.asked[-1]
+        # More pauses than MAX_ATTEMPTS allows a run to be lost.
+        assert (run["attempt"], len(letters.asked)) == (5, 5)
+        await _resume(served, run_id, feedback="mind the tone")
+        run = await _until(served, run_id, "succeeded")
+        await _let_go(served)
+        assert run["outputs"] == {"draft": "text 5", "translation": "text 6"}
+        assert "mind the tone" in letters.asked[-1]
+        assert "wrong" not in letters.asked[-1]
+        assert await served.stored() == 0
+
+
+async def test_of_two_answers_at_once_one_counts(
+    serve: Serve, letters: Letters, database_url: str
+) -> None:
+    async with (
+        serve(letters.crews, database_url=database_url) as one,
+        serve(letters.crews, database_url=database_url) as other,
+    ):
+        run_id = await _waiting(one)
+        answers = await asyncio.gather(
+            *(
+                _resume(served, run_id, feedback=f"said {number}")
+                for number, served in enumerate([one, other, one, other])
+            )
+        )
+        assert sorted(answer.status_code for answer in answers) == [200, 400, 400, 400]
+        await _until(one, run_id, "succeeded")
+        assert (await _event_types(one, run_id)).count("run.resumed") == 1
+    said = str([answer.status_code for answer in answers].index(200))
+    assert f"said {said}" in letters.asked[-1]
+    assert len(letters.asked) == 2
+
+
+async def test_an_answer_nobody_waits_for_is_refused(serve: Serve, letters: Letters) -> None:
+    async with serve(letters.crews) as served:
+        run_id = await _waiting(served)
+        answer = await _resume(served, run_id, task="translation")
+        assert (answer.status_code, answer.json()["error_type"]) == (400, "not_awaiting_human")
+        assert "it waits about draft" in answer.json()["error"]
+        answer = await _resume(served, run_id, feedback="\0")
+        assert (answer.status_code, answer.json()["error_type"]) == (400, "invalid_input")
+        await _resume(served, run_id)
+        await _until(served, run_id, "succeeded")
+        answer = await _resume(served, run_id)
+        assert (answer.status_code, answer.json()["error_type"]) == (400, "not_awaiting_human")
+        unknown = await _resume(served, str(UUID(int=0)))
+        assert unknown.status_code == 404
+
+
+async def test_runs_that_wait_take_no_slot(serve: Serve, letters: Letters) -> None:
+    async with serve(letters.crews, max_runs_in_flight=1, max_runs_queued=200) as served:
+        body = {"crew": "letter", "inputs": [INPUTS] * 100}
+        run_ids = (await served.http.post("/api/runs/batch", json=body)).json()["run_ids"]
+
+        async def all_wait() -> bool:
+            query = {"status": "awaiting_human", "limit": 200}
+            return len((await served.http.get("/api/runs", params=query)).json()["runs"]) == 100
+
+        await until(all_wait, seconds=60)
+        await _let_go(served)
+        last = await _start(served)
+        await _until(served, last, "awaiting_human")
+        await _resume(served, run_ids[50])
+        await _until(served, run_ids[50], "succeeded")
+
+
+async def test_a_waiting_run_can_be_cancelled_and_then_deleted(
+    serve: Serve, letters: Letters
+) -> None:
+    async with serve(letters.crews) as served:
+        run_id = await _waiting(served)
+        assert await served.stored() == 1
+        assert (await served.http.delete(f"/api/runs/{run_id}")).status_code == 409
+        cancelled = (await served.http.post(f"/api/runs/{run_id}/cancel")).json()
+        assert (cancelled["status"], cancelled["awaiting"]) == ("cancelled", None)
+        assert await served.stored() == 0
+        assert (await _resume(served, run_id)).status_code == 400
+        assert (await served.http.delete(f"/api/runs/{run_id}")).status_code == 204
+        assert await served.rows() == []
+
+
+async def test_what_waits_is_neither_swept_nor_purged_nor_taken_over(
+    serve: Serve, settings: MakeSettings, letters: Letters
+) -> None:
+    async with serve(letters.crews, lease_seconds=10) as served:
+        run_id = await _waiting(served)
+        report = await sweep_by_hand(settings(), 1e-9)
+        assert report.kept == 1
+        assert await served.stored() == 1
+        assert await purge(served.inside.database, timedelta(0)) == 0
+        assert await RunQueries(served.inside.database).abandoned(10) == []
+        # Even what the operator removes by force is not needed.
+        await sweep_by_hand(settings(), 0)
+        assert await served.stored() == 0
+        await _resume(served, run_id)
+        run = await _until(served, run_id, "succeeded")
+        assert run["outputs"]["draft"] == "text 1"
+
+
+async def test_waiting_does_not_count_as_running_time(serve: Serve, letters: Letters) -> None:
+    async with serve(letters.crews, run_timeout_seconds=5) as served:
+        run_id = await _waiting(served)
+        async with served.inside.database.write() as connection, AsyncSession(connection) as s:
+            run = (await s.scalars(select(UserRun))).one()
+            assert run.started_at is not None
+            run.created_at -= timedelta(days=9)
+            run.started_at -= timedelta(days=9)
+            await s.flush()
+        await _resume(served, run_id)
+        await _until(served, run_id, "succeeded")
+
+
+async def test_watchers_stay_while_a_run_waits(serve: Serve, letters: Letters) -> None:
+    async with serve(letters.crews) as served:
+        run_id = UUID(await _waiting(served))
+        types: list[str] = []
+        events = served.inside.runs.watch(run_id, OPERATOR, after_seq=-1, heartbeat_seconds=20)
+        async for event in events:
+            if event is None:
+                continue
+            types.append(event.type)
+            if event.type == "run.awaiting_human":
+                assert event.data["output"] == "text 1"
+                await _resume(served, str(run_id))
+        assert types[-1] == "run.succeeded"
+
+
+@asynccontextmanager
+async def _told(serve: Serve, letters: Letters) -> AsyncIterator[tuple[Served, Any]]:
+    options: dict[str, Any] = {"webhook_secret": SETTING, "webhook_allow_private": True}
+    async with receiving() as receiver, serve(letters.crews, **options) as served:
+        yield served, receiver
+
+
+async def test_our_webhook_is_told_that_a_run_waits(serve: Serve, letters: Letters) -> None:
+    async with _told(serve, letters) as (served, receiver):
+        run_id = await _start(served, webhook_url=receiver.url)
+
+        async def told() -> bool:
+            return "run.awaiting_human" in receiver.types
+
+        await until(told)
+        (event,) = (a.event for a in receiver.arrivals if a.type == "run.awaiting_human")
+    assert event["data"]["run_id"] == run_id
+    assert (event["data"]["name"], event["data"]["output"]) == ("draft", "text 1")
+
+
+@pytest.mark.parametrize(
+    ("authentication", "header"),
+    [
+        ({"strategy": "bearer", "token": "hush"}, "Bearer hush"),
+        ({"strategy": "basic", "username": "ada", "password": "hush"}, "Basic YWRhOmh1c2g="),
+        (None, None),
+    ],
+)
+async def test_the_platforms_clients_are_asked_and_answer(
+    serve: Serve, letters: Letters, authentication: Any, header: str | None
+) -> None:
+    async with _told(serve, letters) as (served, receiver):
+        human = {"url": f"{receiver.url}/human"}
+        if authentication is not None:
+            human["authentication"] = authentication
+        body = {"inputs": INPUTS, "humanInputWebhook": human, "meta": {"n": 1}}
+        kickoff_id = (await served.http.post("/crews/letter/kickoff", json=body)).json()[
+            "kickoff_id"
+        ]
+
+        async def asked() -> bool:
+            return bool(receiver.arrivals)
+
+        await until(asked)
+        (question,) = receiver.arrivals
+        assert question.authorization == header
+        assert question.event == {
+            "execution_id": kickoff_id,
+            "kickoff_id": kickoff_id,
+            "task_id": "draft",
+            "output": "text 1",
+            "meta": {"n": 1},
+        }
+        status = (await served.http.get(f"/crews/letter/status/{kickoff_id}")).json()
+        assert status == {
+            "status": "running",
+            "state": "PENDING HUMAN INPUT",
+            "current_task": "draft",
+            "progress": {"completed_tasks": 0, "total_tasks": 2},
+            "awaiting_human": {"task_id": "draft", "output": "text 1"},
+        }
+        answer = {
+            "execution_id": kickoff_id,
+            "task_id": "draft",
+            "human_feedback": "Warmer.",
+            "is_approve": False,
+            "crewWebhookUrl": f"{receiver.url}/crew",
+        }
+        url = "/crews/letter/resume"
+        assert (await served.http.post(url, json=answer)).json()["status"] == "retrying"
+
+        async def asked_again() -> bool:
+            return len(receiver.arrivals) == 2
+
+        await until(asked_again)  # the addresses of the kickoff are kept
+        assert receiver.arrivals[-1].event["output"] == "text 2"
+        answer |= {"is_approve": True}
+        assert (await served.http.post(url, json=answer)).json()["status"] == "resumed"
+        assert (await served.http.post(url, json=answer)).status_code == 400
+
+        async def told_the_end() -> bool:
+            return receiver.arrivals[-1].path.endswith("/crew")
+
+        await until(told_the_end)
+        assert "hush" not in str(await _get(served, kickoff_id))
+        missing = {**answer, "execution_id": str(UUID(int=0))}
+        assert (await served.http.post(url, json=missing)).status_code == 404
+    assert receiver.arrivals[-1].event["result"] == "text 3"
