@@ -55,7 +55,26 @@ def _profile_options(command: F) -> F:
     return command
 
 
+def _inputs(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    given = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE")
+        given[name] = value
+    return given
+
+
 @cli.command()
+@click.option("--crew", default="idea", show_default=True, metavar="NAME", help="Which to run.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    callback=_inputs,
+    metavar="NAME=VALUE",
+    help="An input; JSON where it is declared to be other than a text. May be repeated.",
+)
 @_profile_options
 @click.option(
     "--output-dir",
@@ -64,15 +83,28 @@ def _profile_options(command: F) -> F:
     help="Write each report to DIR/NAME.md.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the run as JSON and nothing else.")
-def run(output_dir: Path | None, as_json: bool, **profile: str | None) -> None:
-    """Run the idea crew once, here, without a server."""
+def run(
+    crew: str,
+    inputs: dict[str, str],
+    output_dir: Path | None,
+    as_json: bool,
+    **profile: str | None,
+) -> None:
+    """Run a crew once, here, without a server: the idea crew, or one of CREWS.
+
+    The idea crew's inputs are options, too.
+    """
     settings = load_settings()
     # Its own output is what the command is for; only what goes wrong is worth a line beside it.
     configure_logging("WARNING", settings.log_format)
-    given = {name: value for name, value in profile.items() if value is not None}
+    of_profile = {name: value for name, value in profile.items() if value is not None}
+    if of_profile and crew != "idea":
+        option = next(iter(of_profile)).replace("_", "-")
+        raise click.UsageError(f"--{option} is the idea crew's; use --input NAME=VALUE")
     from app.cli.run import run_once
 
-    sys.exit(asyncio.run(run_once(settings, given, output_dir, as_json=as_json)))
+    given = of_profile | inputs
+    sys.exit(asyncio.run(run_once(settings, crew, given, output_dir, as_json=as_json)))
 
 
 @cli.command()

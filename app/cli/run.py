@@ -1,4 +1,4 @@
-"""`crew-capture run`: one run of the idea crew in the terminal, with its progress."""
+"""`crew-capture run`: one run of a crew in the terminal, with its progress."""
 
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,28 @@ from app.asgi import open_service
 from app.cli.reports import write_reports
 from app.engine import EngineError
 from app.runs.callers import OPERATOR
-from app.runs.errors import RunError
+from app.runs.errors import InvalidInput, RunError
 from app.runs.events import Event
+from app.runs.served import ServedCrew
 from app.runs.worker import SettledRun
 from app.settings import Settings
 
-_CREW = "idea"
-
 
 async def run_once(
-    settings: Settings, given: dict[str, str], output_dir: Path | None, *, as_json: bool
+    settings: Settings,
+    crew: str,
+    given: dict[str, str],
+    output_dir: Path | None,
+    *,
+    as_json: bool,
 ) -> int:
     """Run the crew and show or write its reports; the process's exit code."""
     progress = _RunProgress(quiet=as_json)
     try:
         async with open_service(settings) as service:
-            run_id = await service.runs.start(_CREW, given, OPERATOR)
+            run_id = await service.runs.start(
+                crew, _typed(service.runs.crew(crew), given), OPERATOR
+            )
             events = service.runs.watch(run_id, OPERATOR, after_seq=-1, heartbeat_seconds=60)
             with progress:
                 async for event in events:
@@ -48,6 +54,18 @@ async def run_once(
     elif not as_json:
         click.echo("\n\n".join(run.outcome.outputs.values()))
     return 0
+
+
+def _typed(crew: ServedCrew, given: dict[str, str]) -> dict[str, Any]:
+    """What was given as text, as what it is declared to be."""
+    other = {input_.name for input_ in crew.inputs if input_.type not in (None, "string")}
+    inputs: dict[str, Any] = dict(given)
+    for name in other & given.keys():
+        try:
+            inputs[name] = msgspec.json.decode(given[name])
+        except msgspec.DecodeError:
+            raise InvalidInput(name, "must be JSON") from None
+    return inputs
 
 
 def _as_dict(run: SettledRun) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def served_crew(spec: CrewSpec, crew: CrewDescription) -> ServedCrew:
     about = spec.description or f"Runs the crew {spec.name}."
     return ServedCrew(
         name=spec.name,
-        description=f"{about} Tasks: {tasks}." if tasks else about,
+        description=f"{about.rstrip('.')}. Tasks: {tasks}." if tasks else about,
         inputs=tuple(_input(name, spec, crew) for name in names),
         outputs=crew.tasks,
         way=crew.way,

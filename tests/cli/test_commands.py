@@ -59,6 +59,29 @@ def test_run_leaves_nothing_in_the_backend(crew_capture: Command, tmp_path: Path
     assert list((tmp_path / "idea_crew_outputs").glob("*.md")) == []
 
 
+def test_a_crew_of_ones_own_is_run_and_examined(
+    crew_capture: Command, classic_project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "crews.toml").write_text("[research.inputs.current_year]\ntype = 'integer'\n")
+    ours = {"CREWS": f"research={classic_project}", "CREWS_FILE": "crews.toml"}
+    given = ["--input", "topic=tea = leaves", "--input", "current_year=2026"]
+    result = crew_capture("run", "--json", "--crew", "research", *given, **ours)
+    assert result.returncode == 0, result.stderr
+    run = json.loads(result.stdout)
+    assert run["inputs"] == {"topic": "tea = leaves", "current_year": 2026}
+    assert "tea = leaves" in run["outputs"]["research_task"]
+    assert not list(tmp_path.rglob("report.md"))  # its output_file
+    examined = crew_capture("doctor", **ours)
+    assert "research: 2 tasks, way plan" in examined.stdout, examined.stdout
+
+
+def test_a_crew_that_cant_be_had_is_told_in_one_line(crew_capture: Command) -> None:
+    result = crew_capture("run", "--crew", "poem", CREWS="poem=nowhere")
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("crew-capture: CREWS=poem=nowhere: is neither a folder nor")
+
+
 def test_run_refuses_a_wrong_input_by_name(crew_capture: Command) -> None:
     result = crew_capture("run", "--goal-type", "x" * 4001)
     assert result.returncode == 1
