@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import time
 
 from app.runs.queries import RunQueries
 from storage import OutputStore, SweepReport
+
+# A sweep in the background is followed by a rest of so many times its length.
+_RESTS = 20
 
 
 class Sweeper:
@@ -37,7 +41,7 @@ class Sweeper:
         self._sweeping = asyncio.create_task(self._sweep_forever())
 
     def sweep_soon(self) -> None:
-        """Ask for a sweep in the background; sweeps asked for meanwhile are one."""
+        """Ask for a sweep in the background; those asked for during one and its rest are one."""
         self._wanted.set()
 
     async def sweep(self) -> SweepReport:
@@ -54,4 +58,7 @@ class Sweeper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), self._interval_seconds)
             self._wanted.clear()
+            begun = time.monotonic()
             await self.sweep()
+            # Under load a sweep is asked for all the time, and looks at thousands of outputs.
+            await asyncio.sleep((time.monotonic() - begun) * _RESTS)
