@@ -52,7 +52,6 @@ class FlowScope(RunScope):
         self.settle = settle
         self.native = native
         self.task_outputs: list[TaskOutput] = []
-        self.memory_folder: str | None = None
         self._lock = threading.Lock()
         self._crews: set[CrewScope] = set()
         self._counts: list[Count] = []

@@ -1,7 +1,7 @@
 """What a flow finds around it, for as long as its run lasts: where `@persist` keeps states, where
-its memory lies, and who answers its questions.
+its memory lies, and who answers its questions. Crews find their memory in the same way.
 
-By default CrewAI keeps the states and memories of all flows of a machine together, and asks at
+By default CrewAI keeps the states and memories of all runs of a machine together, and asks at
 the terminal.
 """
 
@@ -22,8 +22,8 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from app.engine.errors import CrewBroken
-from app.engine.flow_scope import FlowScope, current_flow
-from app.engine.scope import current_scope
+from app.engine.flow_scope import current_flow
+from app.engine.scope import RunScope, current_scope
 
 _logger = logging.getLogger(__name__)
 
@@ -68,28 +68,32 @@ class StatesOfTheRun(FlowPersistence):
 class _MemoryOfTheRun:
     """CrewAI's memory storage, opened when it is first used: every flow is given one."""
 
-    def __init__(self, flow: FlowScope) -> None:
-        self._flow = flow
+    def __init__(self, scope: RunScope) -> None:
+        self._scope = scope
         self._opened: Any = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if self._opened is None:
-            from crewai.memory.storage.lancedb_storage import LanceDBStorage  # noqa: PLC0415
-
-            flow = self._flow
-            if flow.memory_folder is None:
-                flow.memory_folder = mkdtemp(prefix="memory_of_a_run_", dir=db_storage_path())
-            self._opened = LanceDBStorage(path=flow.memory_folder)
+        with self._scope.memory_lock:  # memories save in threads of their own
+            if self._opened is None:
+                self._opened = self._open()
         return getattr(self._opened, name)
+
+    def _open(self) -> Any:
+        from crewai.memory.storage.lancedb_storage import LanceDBStorage  # noqa: PLC0415
+
+        scope = self._scope
+        if scope.memory_folder is None:
+            scope.memory_folder = mkdtemp(prefix="memory_of_a_run_", dir=db_storage_path())
+        return LanceDBStorage(path=scope.memory_folder)
 
 
 def _memory_of_the_run(storage: str) -> Any:
-    flow = current_flow()
-    if flow is None or storage != _DEFAULT_MEMORY:
+    scope = current_flow() or current_scope()
+    if scope is None or storage != _DEFAULT_MEMORY:
         return None
-    return _MemoryOfTheRun(flow)
+    return _MemoryOfTheRun(scope)
 
 
 class NobodyToAsk:

@@ -6,7 +6,6 @@ event loop. The crews that it kicks off are (inner_crews.py).
 
 import asyncio
 import copy
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -112,9 +111,6 @@ def _run(build: Callable[[], Flow[Any]], inputs: Mapping[str, Any], scope: FlowS
         raise RuntimeError("the flow cancelled itself") from None
     except (KeyboardInterrupt, SystemExit) as attempt:
         raise ExitAttempted(attempt) from attempt
-    finally:
-        if scope.memory_folder is not None:
-            shutil.rmtree(scope.memory_folder, ignore_errors=True)
 
 
 async def _kick_off(flow: Flow[Any], inputs: Mapping[str, Any], scope: FlowScope) -> Any:

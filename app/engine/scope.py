@@ -4,6 +4,7 @@ asyncio task that the run starts.
 
 import asyncio
 import contextvars
+import shutil
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -72,6 +73,9 @@ class RunScope:
         self.dropped = False
         # What `@persist` keeps by default, as JSON, by the id of a flow's state.
         self.flow_states: dict[str, bytes] = {}
+        # Where the memory lies that CrewAI would keep for all runs; None until it is used.
+        self.memory_folder: str | None = None
+        self.memory_lock = threading.Lock()
         # Nobody listens to this run's CrewAI events: they need not be handed around.
         self.quiet = False
         # Of a native run: what has an agent run on the event loop; the asyncio task that executes
@@ -98,6 +102,11 @@ class RunScope:
             yield
         finally:
             _current.reset(token)
+
+    def forget_memory(self) -> None:
+        """Remove what the run has remembered, where it was told no other place for it."""
+        if self.memory_folder is not None:
+            shutil.rmtree(self.memory_folder, ignore_errors=True)
 
     def drop(self) -> None:
         """The run was cancelled: stop it wherever it asks next, and forget what it says."""

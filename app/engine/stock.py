@@ -33,8 +33,15 @@ class StockThreads:
     async def call(self, work: Callable[[], _T], scope: RunScope) -> _T:
         """Do a run's `work` in one of the threads. Cancelling this drops the run, as in `run`."""
         context = contextvars.copy_context()
+
+        def work_and_forget() -> _T:
+            try:
+                return work()
+            finally:
+                scope.forget_memory()
+
         try:
-            return await asyncio.wrap_future(self._pool.submit(context.run, work))
+            return await asyncio.wrap_future(self._pool.submit(context.run, work_and_forget))
         except BaseException:
             # Other threads of the run may still be at work.
             scope.drop()

@@ -2,9 +2,12 @@
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from crewai import Crew
+from crewai.memory.unified_memory import Memory
 
 from app.engine import CrewResult, Engine
 from tests.engine.crews import shout, three
@@ -112,3 +115,42 @@ async def test_a_static_crews_runs_share_its_models_and_nothing_else() -> None:
         assert set(_VALUE.findall(result.raw)) == {str(number)}
     outputs = [result.output.tasks_output[0] for result in results]
     assert len({id(output) for output in outputs}) == len(outputs)
+
+
+def _left_in(folder: Path) -> list[Path]:
+    return list(folder.glob("memory_of_a_run_*"))
+
+
+async def test_a_crews_memory_lasts_as_long_as_its_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path))
+    model = _Echo()
+    known: dict[int, list[str]] = {}
+
+    def build() -> Crew:
+        crew = three(model)
+        memory = Memory(llm=model, embedder=lambda texts: [[0.1, 0.2] for _ in texts])
+        crew = Crew(agents=crew.agents, tasks=crew.tasks, memory=memory)
+
+        def remember(output: Any) -> None:
+            number = _VALUE.findall(output.raw)[0]
+            memory.drain_writes()
+            kept = known.setdefault(int(number), [])
+            kept.extend(record.content for record in memory._storage.list_records())
+
+        crew.tasks[-1].callback = remember
+        return crew
+
+    engine = Engine(model=model, mode="auto", max_stock_threads=4)
+    await engine.start([Source("crew", build)])
+    for group in (range(4), range(4, 8)):  # side by side, and one after the other
+        await asyncio.gather(
+            *(engine.run("crew", {"topic": f"value-{n}-end", "year": n}) for n in group)
+        )
+    await engine.aclose()
+    # What a run finds in its memory is its own.
+    assert set(known) == set(range(8))
+    for number, texts in known.items():
+        assert {value for text in texts for value in _VALUE.findall(text)} == {str(number)}
+    assert _left_in(tmp_path) == []
