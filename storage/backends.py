@@ -24,7 +24,9 @@ class StorageSettings:
     memory_max_bytes: the byte budget of `memory`.
     s3_endpoint_url: None means Amazon S3. s3_region: None means boto3's own choice.
     s3_max_connections: calls to S3 at one time, each with a thread of its own.
-    timeout_seconds: how long `local` and `s3` may answer nothing at all before calls fail.
+    timeout_seconds: how long `s3` may answer nothing at all before calls fail.
+    local_timeout_seconds: the same of `local`, whose threads may have to wait for this process's
+        own: beside sixty that compute, a write took more than ten seconds.
     read_attempts, read_backoff_seconds: see OutputStore.read.
     """
 
@@ -37,6 +39,7 @@ class StorageSettings:
     s3_region: str | None = None
     s3_max_connections: int = 32
     timeout_seconds: float = 10.0
+    local_timeout_seconds: float = 60.0
     read_attempts: int = 3
     read_backoff_seconds: float = 0.1
 
@@ -60,7 +63,8 @@ def create_store(settings: StorageSettings) -> OutputStore:
 
 def _local(settings: StorageSettings) -> Driver:
     folder = settings.directory or Path(tempfile.gettempdir())
-    return Timeout(LocalDriver(folder.absolute() / _DIRECTORY_NAME), settings.timeout_seconds)
+    driver = LocalDriver(folder.absolute() / _DIRECTORY_NAME)
+    return Timeout(driver, settings.local_timeout_seconds)
 
 
 def _memory(settings: StorageSettings) -> Driver:
