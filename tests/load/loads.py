@@ -42,7 +42,7 @@ SCENARIOS = {
     "limit": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "plan": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "native": (HUNDRED, THOUSAND, TEN_THOUSAND),
-    "plan-two": (HUNDRED, THOUSAND),
+    "plan-two": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "tool": (TOOL_USERS,),
     "tool-two": (TOOL_USERS,),
     "kickoff": (HUNDRED,),
