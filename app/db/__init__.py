@@ -5,9 +5,10 @@ from app.db.group_read import GroupRead
 from app.db.inserts import insert_new
 from app.db.installation import Installation, installation_id
 from app.db.migrate import migrate
-from app.db.session import Base, Database, DatabaseUnavailable, UtcDateTime
+from app.db.session import MAX_IDS_PER_STATEMENT, Base, Database, DatabaseUnavailable, UtcDateTime
 
 __all__ = [
+    "MAX_IDS_PER_STATEMENT",
     "Base",
     "Database",
     "DatabaseUnavailable",

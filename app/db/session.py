@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import asyncpg
 import msgspec
@@ -18,6 +18,9 @@ from sqlalchemy.orm import DeclarativeBase
 class Base(DeclarativeBase):
     """The tables of the service."""
 
+
+# PostgreSQL takes 32,767 parameters in one statement, SQLite 32,766.
+MAX_IDS_PER_STATEMENT: Final = 5000
 
 # PostgreSQL's error classes: connection, a transaction rolled back for others' sake, a schema under
 # change, insufficient resources, operator intervention, system. The others are about the values of

@@ -14,13 +14,10 @@ from sqlalchemy import func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
-from app.db import Database, GroupRead
+from app.db import MAX_IDS_PER_STATEMENT, Database, GroupRead
 from app.runs.errors import InvalidInput
 from app.runs.events import Event
 from app.runs.models import CARRIED, UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
-
-# PostgreSQL takes 32,767 parameters in one statement, SQLite 32,766.
-_IDS_PER_QUESTION = 5000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +123,9 @@ class RunQueries:
         wanted = list(run_ids)
         found: set[UUID] = set()
         async with self._database.read() as connection:
-            for start in range(0, len(wanted), _IDS_PER_QUESTION):
+            for start in range(0, len(wanted), MAX_IDS_PER_STATEMENT):
                 question = select(UserRun.run_id).where(
-                    UserRun.run_id.in_(wanted[start : start + _IDS_PER_QUESTION]),
+                    UserRun.run_id.in_(wanted[start : start + MAX_IDS_PER_STATEMENT]),
                     UserRun.status.in_(UNSETTLED),
                 )
                 found.update(await connection.scalars(question))

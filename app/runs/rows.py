@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Row, bindparam, delete, insert, select, up
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import Database, GroupCommit, insert_new
+from app.db import MAX_IDS_PER_STATEMENT, Database, GroupCommit, insert_new
 from app.runs.callers import Caller
 from app.runs.errors import LimitReached
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
@@ -28,9 +28,6 @@ from app.runs.quotas import Tally, admit, count_tokens
 from app.runs.webhook_bodies import Webhooks, webhooks_of
 
 logger = logging.getLogger("crew_capture.runs")
-
-# PostgreSQL takes 32,767 parameters in one statement, SQLite 32,766.
-_LEASES_PER_WRITE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +224,8 @@ class RunRows:
         succeeded, is let go of this way.
         """
         carried = list(run_ids)
-        for start in range(0, len(carried), _LEASES_PER_WRITE):
-            chunk = carried[start : start + _LEASES_PER_WRITE]
+        for start in range(0, len(carried), MAX_IDS_PER_STATEMENT):
+            chunk = carried[start : start + MAX_IDS_PER_STATEMENT]
             await self._set_leases(_now() + self._lease, UserRun.run_id.in_(chunk))
 
     async def release(self) -> None:
