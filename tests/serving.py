@@ -65,7 +65,15 @@ def serve(settings: MakeSettings) -> Serve:
     @asynccontextmanager
     async def start(crews: Registry | None = None, **values: Any) -> AsyncIterator[Served]:
         app = create_app(settings(**values), crews)
-        config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", backlog=4096)
+        config = uvicorn.Config(
+            app,
+            port=0,
+            log_config=None,
+            lifespan="on",
+            backlog=4096,
+            # A connection closed for idling just as the client uses it again is a ReadError.
+            timeout_keep_alive=600,
+        )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())
         while not server.started:
