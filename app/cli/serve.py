@@ -15,9 +15,9 @@ import uvicorn
 from litestar import Litestar
 from litestar.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 from app.asgi import create_app
+from app.cli.supervisor import Supervisor
 from app.db import DatabaseUnavailable
 from app.engine import EngineError
 from app.logs import configure_logging
@@ -35,8 +35,6 @@ _MENDABLE = (SettingsError, DatabaseUnavailable, StorageError, EngineError)
 # asks several times, and each of many tools that compute takes its turn before: with 60 of them and
 # Python's own 5 ms, storage is as good as away. Less would cost the tools more than it gives.
 _SWITCH_SECONDS = 0.001
-# How long the supervisor waits between two looks at what was signalled to it.
-_SUPERVISOR_SECONDS = 0.2
 # A terminal and a service manager signal all processes, and the supervisor then signals its own
 # once more. Within this time that is one signal.
 _ONE_SIGNAL_SECONDS = 1.0
@@ -58,11 +56,11 @@ def serve(settings: Settings) -> None:
         server_header=False,
         # Our own stop is done by then.
         timeout_graceful_shutdown=round(settings.shutdown_seconds) + 10,
-        # A process that is stopped for a while is slow, not dead: its runs are not lost to it.
+        # How long a restart by SIGHUP waits for each new process to serve.
         timeout_worker_healthcheck=60,
     )
     if settings.workers > 1:
-        supervisor = _Supervisor(config, [config.bind_socket()])
+        supervisor = Supervisor(config, [config.bind_socket()])
         supervisor.run()
         started = supervisor.started
     else:
@@ -72,26 +70,6 @@ def serve(settings: Settings) -> None:
         started = server.started
     if not started:
         sys.exit(STARTUP_FAILURE)
-
-
-class _Supervisor(Multiprocess):
-    """Uvicorn's, which starts processes and ends them, but forwards the first signal only."""
-
-    @property
-    def started(self) -> bool:
-        return all(process.exitcode != STARTUP_FAILURE for process in self.processes)
-
-    def join_all(self) -> None:
-        """Wait for the processes to end; pass on what else is signalled meanwhile."""
-        # The processes have closed theirs: clients are refused, and don't wait for nobody.
-        for one in self.sockets:
-            one.close()
-        for process in self.processes:
-            while process.process.is_alive():
-                process.process.join(_SUPERVISOR_SECONDS)
-                if self.signal_queue:
-                    self.signal_queue.clear()
-                    self.terminate_all()
 
 
 def served_app() -> ASGIApp:

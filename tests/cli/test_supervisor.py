@@ -1,0 +1,90 @@
+"""Several serving processes: who is killed or frozen holds up nobody else."""
+
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+import uvicorn
+from uvicorn.supervisors.multiprocess import SIGNALS
+
+from app.cli import supervisor as module
+from app.cli.supervisor import Supervisor
+
+
+async def nothing_served(scope: Any, receive: Any, send: Any) -> None:
+    """What the processes serve: their start is all that matters."""
+
+
+@pytest.fixture
+def supervisor() -> Iterator[Supervisor]:
+    """One with two processes that answer."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    config = uvicorn.Config("tests.cli.test_supervisor:nothing_served", workers=2, lifespan="off")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        supervisor = Supervisor(config, [server])
+        supervisor.init_processes()
+        try:
+            for process in supervisor.processes:
+                assert process.wait_until_ready(30)
+            yield supervisor
+        finally:
+            for process in supervisor.processes:
+                process.process.kill()
+                process.process.join()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def test_a_killed_process_is_replaced_and_the_other_left_alone(supervisor: Supervisor) -> None:
+    killed, other = supervisor.processes
+    killed.process.kill()
+    killed.process.join()
+    supervisor.keep_subprocess_alive()
+    assert supervisor.processes[1] is other
+    assert supervisor.processes[0].wait_until_ready(30)
+    assert not supervisor.should_exit.is_set()
+
+
+def test_a_frozen_process_is_not_waited_for(supervisor: Supervisor) -> None:
+    frozen, killed = supervisor.processes
+    psutil.Process(frozen.pid).suspend()
+    begun = time.monotonic()
+    supervisor.keep_subprocess_alive()
+    killed.process.kill()
+    killed.process.join()
+    supervisor.keep_subprocess_alive()
+    assert time.monotonic() - begun < 2
+    assert supervisor.processes[0] is frozen
+    assert supervisor.processes[1] is not killed
+    # Awake again, it is as good as ever: it answers all that it was asked.
+    psutil.Process(frozen.pid).resume()
+    _until(frozen.parent_conn.poll)
+    supervisor.keep_subprocess_alive()
+    assert supervisor.processes[0] is frozen
+
+
+def test_a_process_that_stays_frozen_is_replaced(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_UNANSWERED_LOOKS", 3)
+    frozen, other = supervisor.processes
+    psutil.Process(frozen.pid).suspend()
+    looks = 0
+    while supervisor.processes[0] is frozen:
+        supervisor.keep_subprocess_alive()
+        _until(other.parent_conn.poll)
+        looks += 1
+    assert looks == 4
+    assert frozen.exitcode == -signal.SIGKILL
+    assert supervisor.processes[1] is other
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
