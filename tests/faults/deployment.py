@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +25,7 @@ import boto3
 import psutil
 from sqlalchemy import Row, select
 
-from app.db import Database
+from app.db import Database, DatabaseUnavailable
 from app.runs.cleanup import sweep_by_hand
 from app.runs.models import UNSETTLED, RunEvent, UserRun
 from app.runs.places import open_store
@@ -38,6 +40,7 @@ ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 10  # the least that can be set
 _BUCKET = "faults"
 _START_SECONDS = 90.0
+_LOG_CHARS = 10_000
 _PATIENCE = aiohttp.ClientTimeout(total=5)
 
 
@@ -100,11 +103,9 @@ class Serving:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that serve; the process itself if there is only one."""
-        process = psutil.Process(self._process.pid)
-        children = [
-            child for child in process.children() if "spawn_main" in " ".join(child.cmdline())
+        return [child for child in self._children() if _serves(child)] or [
+            psutil.Process(self._process.pid)
         ]
-        return children or [process]
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -130,16 +131,29 @@ class Serving:
         self.send(signal.SIGTERM)
         await self.exited(seconds)
 
+    async def last_words(self) -> str:
+        """Has every process say where its threads are and end; what is in the log then."""
+        for process in [*self._children(), psutil.Process(self._process.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGABRT)  # heard by PYTHONFAULTHANDLER
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await self.exited(5)
+        return self.log()[-_LOG_CHARS:]
+
     def end(self) -> None:
         """Ends what is left of it, frozen or not."""
-        workers: list[psutil.Process] = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            workers = psutil.Process(self._process.pid).children(recursive=True)
+        children = self._children()
         self._process.kill()
-        for worker in workers:
+        for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
-        self._process.wait()
+                child.kill()
+        self._process.wait(10)
+
+    def _children(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self._process.pid).children()
+        except psutil.NoSuchProcess:
+            return []
 
     @property
     def is_running(self) -> bool:
@@ -172,6 +186,8 @@ class Deployment:
     """The runs that a service has acknowledged, each with the marker of its user."""
     answers: Counter[str] = field(default_factory=Counter)
     """What clients were answered: a status, or the kind of error that a request met."""
+    is_broken: bool = False
+    """Whether a promise was broken; told once, where it happened first."""
 
     @asynccontextmanager
     async def serving(self, **settings: object) -> AsyncIterator[Serving]:
@@ -186,6 +202,9 @@ class Deployment:
                     await asyncio.sleep(0.02)
             await until(serving.ready, 10)
             yield serving
+        except BaseException as error:
+            await self._tell(error, serving)  # at once: what comes after may hang
+            raise
         finally:
             serving.end()
 
@@ -284,6 +303,34 @@ class Deployment:
             settlements = Counter(await connection.scalars(question))
         assert settlements == dict.fromkeys(rows, 1)
 
+    async def _tell(self, error: BaseException, serving: Serving) -> None:
+        """Print the first error that a service met, and how things stood then."""
+        if self.is_broken:
+            return
+        self.is_broken = True
+        traceback.print_exception(error)
+        try:
+            async with asyncio.timeout(10):
+                states = await self._states()
+        except (DatabaseUnavailable, TimeoutError) as away:
+            states = f"not known: {away!r}"
+        print(f"--- clients were answered: {dict(self.answers)}", file=sys.stderr)
+        print(f"--- calls of the model under way: {self.stub.in_flight}", file=sys.stderr)
+        print(f"--- runs: {states}", file=sys.stderr)
+        print(f"--- log: {await serving.last_words()}", file=sys.stderr, flush=True)
+
+    async def _states(self) -> str:
+        """The runs, counted by how they stand, those that are not settled with their leases."""
+        now = datetime.now(UTC)
+        lines: Counter[str] = Counter()
+        for row in (await self.rows()).values():
+            line = f"{row.status}, attempt {row.attempt}, worker {row.worker}"
+            if row.status in UNSETTLED:
+                lease = row.lease_until
+                line += f", lease {(lease - now).total_seconds():+.0f} s" if lease else ", no lease"
+            lines[line] += 1
+        return "".join(f"\n{count:6} {line}" for line, count in sorted(lines.items()))
+
     async def nothing_is_left_after_a_sweep(self) -> None:
         """Fail unless a sweep by an operator takes every stored output."""
 
@@ -320,6 +367,7 @@ async def deployed(
         site.folder.mkdir(parents=True, exist_ok=True)
         environment = {
             "PYTHONPATH": str(ROOT),
+            "PYTHONFAULTHANDLER": "1",
             "DATABASE_URL": await asyncio.to_thread(_new_database, site),
             "TEMP_BACKEND": site.backend,
             "TEMP_DIR": str(site.folder),
@@ -350,6 +398,13 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> Non
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - what is waited for sets no event
             await asyncio.sleep(0.05)
+
+
+def _serves(child: psutil.Process) -> bool:
+    """Whether it is a serving process, and not one that helps the supervisor or is dead."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is none, either
+        return "spawn_main" in " ".join(child.cmdline())
+    return False
 
 
 def _new_database(site: Site) -> str:
