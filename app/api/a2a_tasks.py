@@ -2,18 +2,9 @@
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from typing import Any
 from uuid import UUID
 
-import msgspec
-from a2a.helpers import (
-    get_data_parts,
-    get_message_text,
-    get_raw_parts,
-    get_url_parts,
-    new_text_artifact,
-    new_text_message,
-)
+from a2a.helpers import new_message, new_text_artifact, new_text_message, new_text_part
 from a2a.server.context import ServerCallContext
 from a2a.server.events import Event as AgentEvent
 from a2a.server.request_handlers.request_handler import RequestHandler, validate_request_params
@@ -50,20 +41,21 @@ from a2a.utils.errors import (
     UnsupportedOperationError,
 )
 
+from app.api.a2a_messages import HOW_TO_ANSWER, answer_in, inputs_in
 from app.api.errors import error_text
 from app.runs.callers import Caller
-from app.runs.errors import InvalidInput, UnknownRun
+from app.runs.errors import InvalidInput, NotAwaitingHuman, UnknownRun
 from app.runs.events import Event
+from app.runs.human import HumanInput, awaited_by
 from app.runs.models import UNSETTLED, RunStatus, UserRun
-from app.runs.served import ServedCrew
 from app.runs.service import RunOptions, RunService
 
-_HEARTBEAT_SECONDS = 60.0
 _MAX_CONTEXT_CHARACTERS = 255
 
-# A run that is neither waiting for its turn nor settled is at work.
+# A run in any other state is at work.
 _STATES: Mapping[str, TaskState] = {
     RunStatus.QUEUED: TaskState.TASK_STATE_SUBMITTED,
+    RunStatus.AWAITING_HUMAN: TaskState.TASK_STATE_INPUT_REQUIRED,
     RunStatus.SUCCEEDED: TaskState.TASK_STATE_COMPLETED,
     RunStatus.FAILED: TaskState.TASK_STATE_FAILED,
     RunStatus.CANCELLED: TaskState.TASK_STATE_CANCELED,
@@ -82,11 +74,14 @@ class CrewAgents(RequestHandler):
 
     @validate_request_params
     async def on_message_send(self, params: SendMessageRequest, context: ServerCallContext) -> Task:
-        """Start a run; unless the client wants its task at once, wait for the end."""
+        """Start a run, or have one go on that waits for a human.
+
+        Unless the client wants its task at once, wait until it ends or waits for a human.
+        """
         with _told():
-            run_id = await self._start(params.message, context)
+            run_id, after_seq = await self._take(params.message, context)
             if not params.configuration.return_immediately:
-                async with aclosing(self._events(run_id, context)) as events:
+                async with aclosing(self._follow(run_id, after_seq, context)) as events:
                     async for _ in events:
                         pass
             return _task(await self._run(run_id, context))
@@ -95,10 +90,10 @@ class CrewAgents(RequestHandler):
     async def on_message_send_stream(
         self, params: SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[AgentEvent]:
-        """Start a run, and tell what happens in it."""
+        """The same, told of as it happens."""
         with _told():
-            run_id = await self._start(params.message, context)
-            async with aclosing(self._updates(run_id, context)) as updates:
+            run_id, after_seq = await self._take(params.message, context)
+            async with aclosing(self._updates(run_id, after_seq, context)) as updates:
                 async for update in updates:
                     yield update
 
@@ -111,7 +106,7 @@ class CrewAgents(RequestHandler):
             run = await self._run(_run_id(params.id), context)
             if run.status not in UNSETTLED:
                 raise UnsupportedOperationError(f"task {params.id} has ended: it is {run.status}")
-            async with aclosing(self._updates(run.run_id, context)) as updates:
+            async with aclosing(self._updates(run.run_id, -1, context)) as updates:
                 async for update in updates:
                     yield update
 
@@ -160,17 +155,27 @@ class CrewAgents(RequestHandler):
     ) -> AgentCard:
         raise ExtendedAgentCardNotConfiguredError
 
-    async def _start(self, message: Message, context: ServerCallContext) -> UUID:
+    async def _take(self, message: Message, context: ServerCallContext) -> tuple[UUID, int]:
+        """Do what a message asks for: its run, and the event after which that begins."""
         if message.task_id:
-            run = await self._run(_run_id(message.task_id), context)
-            raise UnsupportedOperationError(
-                f"task {run.run_id} is {run.status} and takes no message; send one without taskId"
-            )
+            return await self._resume(message, context)
         if len(message.context_id) > _MAX_CONTEXT_CHARACTERS:
             raise InvalidInput("contextId", f"at most {_MAX_CONTEXT_CHARACTERS} characters")
         crew = self._crews[context.state["crew"]]
         options = RunOptions(context_id=message.context_id or None)
-        return await self._runs.start(crew.name, _inputs(message, crew), _caller(context), options)
+        inputs = inputs_in(message, crew)
+        return await self._runs.start(crew.name, inputs, _caller(context), options), -1
+
+    async def _resume(self, message: Message, context: ServerCallContext) -> tuple[UUID, int]:
+        run = await self._run(_run_id(message.task_id), context)
+        if message.context_id not in ("", _context_id(run)):
+            raise InvalidInput("contextId", f"not that of task {run.run_id}")
+        if run.status != RunStatus.AWAITING_HUMAN:
+            raise UnsupportedOperationError(
+                f"task {run.run_id} is {run.status} and takes no message; send one without taskId"
+            )
+        resumed = await self._runs.resume(answer_in(message, run.run_id), _caller(context))
+        return run.run_id, resumed.seq or -1
 
     async def _run(self, run_id: UUID, context: ServerCallContext) -> UserRun:
         run = await self._runs.get(run_id, _caller(context))
@@ -178,27 +183,23 @@ class CrewAgents(RequestHandler):
             raise UnknownRun(f"there is no run {run_id}")
         return run
 
-    async def _events(self, run_id: UUID, context: ServerCallContext) -> AsyncGenerator[Event]:
-        watching = self._runs.watch(
-            run_id,
-            _caller(context),
-            after_seq=-1,
-            heartbeat_seconds=_HEARTBEAT_SECONDS,
-            tokens=False,
-        )
-        async with aclosing(watching) as events:
-            async for event in events:
-                if event is not None:
-                    yield event
+    def _follow(
+        self, run_id: UUID, after_seq: int, context: ServerCallContext
+    ) -> AsyncGenerator[Event]:
+        return self._runs.follow(run_id, _caller(context), after_seq=after_seq)
 
     async def _updates(
-        self, run_id: UUID, context: ServerCallContext
+        self, run_id: UUID, after_seq: int, context: ServerCallContext
     ) -> AsyncGenerator[AgentEvent]:
-        """The task as it stands, then what changes; at the end its artifacts and its state."""
+        """The task as it stands, then what changes, until it ends or waits for a human; then its
+        artifacts and its state.
+        """
         run = await self._run(run_id, context)
         task_id, context_id = str(run_id), _context_id(run)
         yield _task(run, artifacts=False)
-        async with aclosing(self._events(run_id, context)) as events:
+        if run.status == RunStatus.AWAITING_HUMAN:
+            return
+        async with aclosing(self._follow(run_id, after_seq, context)) as events:
             async for event in events:
                 if (status := _progress(event)) is not None:
                     yield TaskStatusUpdateEvent(
@@ -224,52 +225,6 @@ def _run_id(task_id: str) -> UUID:
         raise TaskNotFoundError(f"there is no task {task_id}") from None
 
 
-def _inputs(message: Message, crew: ServedCrew) -> dict[str, Any]:
-    """The inputs in a message: those of its data, and its text.
-
-    A text is the one input that the crew needs, if it is one, and otherwise inputs as JSON.
-    """
-    if get_raw_parts(message.parts) or get_url_parts(message.parts):
-        raise InvalidInput("parts", "files are not taken; send data or text")
-    given: dict[str, Any] = {}
-    for data in get_data_parts(message.parts):
-        given |= _named(_whole_numbers(data), crew)
-    text = get_message_text(message)
-    if not text.strip():
-        return given
-    if len(crew.required) != 1:
-        try:
-            return given | _named(msgspec.json.decode(text), crew)
-        except (msgspec.MsgspecError, RecursionError):
-            raise _not_inputs(crew) from None
-    (name,) = crew.required
-    if name in given:
-        raise InvalidInput(name, "given twice, as data and as text")
-    return given | {name: text}
-
-
-def _named(inputs: object, crew: ServedCrew) -> dict[str, Any]:
-    if not isinstance(inputs, dict):
-        raise _not_inputs(crew)
-    return inputs
-
-
-def _not_inputs(crew: ServedCrew) -> InvalidInput:
-    names = ", ".join(input_.name for input_ in crew.inputs) or "no inputs"
-    return InvalidInput(
-        "parts", f"expected an object of inputs, as data or as JSON text; {crew.name} takes {names}"
-    )
-
-
-def _whole_numbers(value: Any) -> Any:
-    """The value with whole numbers as such: in data they all come as floating point numbers."""
-    if isinstance(value, dict):
-        return {name: _whole_numbers(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_whole_numbers(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def _task(run: UserRun, *, artifacts: bool = True) -> Task:
     return Task(
         id=str(run.run_id),
@@ -285,14 +240,25 @@ def _context_id(run: UserRun) -> str:
 
 
 def _status(run: UserRun) -> TaskStatus:
-    said = None
+    said, changed_at = None, run.finished_at or run.started_at or run.created_at
     if run.status == RunStatus.FAILED:
         said = new_text_message(f"{run.error_type}: {run.error}")
-    changed_at = run.finished_at or run.started_at or run.created_at
+    elif (human := awaited_by(run)) is not None:
+        said, changed_at = _question(human), human.kept[human.index].finished_at
     return TaskStatus(
         state=_STATES.get(run.status, TaskState.TASK_STATE_WORKING),
         message=said,
         timestamp=changed_at,
+    )
+
+
+def _question(human: HumanInput) -> Message:
+    """What a human is asked: what to do, then the output to look at."""
+    return new_message(
+        [
+            new_text_part(f"{human.task} is done, and a human is to look at it. {HOW_TO_ANSWER}"),
+            new_text_part(human.output, media_type="text/markdown"),
+        ]
     )
 
 
@@ -324,5 +290,7 @@ def _told() -> Iterator[None]:
         raise TaskNotFoundError(str(error)) from None
     except InvalidInput as error:
         raise InvalidParamsError(str(error)) from None
+    except NotAwaitingHuman as error:
+        raise UnsupportedOperationError(str(error)) from None
     except Exception as error:
         raise InternalError(error_text(error)) from None

@@ -18,7 +18,7 @@ from litestar.params import FromPath, JSONBody
 from app.api.auth import CallerRequest
 from app.api.errors import AmpError, amp_responses
 from app.runs.errors import InvalidInput, MissingInputs, UnknownRun
-from app.runs.human import human_input
+from app.runs.human import awaited_by
 from app.runs.models import RunStatus, UserRun
 from app.runs.rows import Answer
 from app.runs.service import RunOptions, RunService
@@ -269,8 +269,7 @@ def _status(run: UserRun, tasks: Sequence[Mapping[str, Any]]) -> Status:
     running = next((task["name"] for task in tasks if task["status"] == "running"), None)
     completed = sum(task["status"] in ("finished", "skipped") for task in tasks)
     progress = Progress(completed, len(tasks))
-    human = human_input(run.human_input)
-    if human is not None and run.status == RunStatus.AWAITING_HUMAN:
+    if (human := awaited_by(run)) is not None:
         awaited = Awaited(human.task, human.output)
         return AwaitingStatus("running", "PENDING HUMAN INPUT", human.task, progress, awaited)
     waits = run.status == RunStatus.QUEUED

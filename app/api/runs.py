@@ -16,7 +16,7 @@ from app.api.errors import error_answers
 from app.api.markdown import to_safe_html
 from app.runs.errors import InvalidInput, UnknownOutput
 from app.runs.events import Event
-from app.runs.human import human_input
+from app.runs.human import awaited_by
 from app.runs.models import DeliveryStatus, RunStatus, UserRun, WebhookDelivery
 from app.runs.outbox import webhook_id
 from app.runs.queries import RunFilter
@@ -349,12 +349,11 @@ async def _server_sent(events: AsyncIterator[Event | None]) -> AsyncIterator[byt
 async def _view(runs: RunService, run: UserRun) -> RunView:
     tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
     webhooks = [_delivery(delivery) for delivery in await runs.deliveries(run)]
-    human = human_input(run.human_input)
-    waits = human is not None and run.status == RunStatus.AWAITING_HUMAN
+    human = awaited_by(run)
     return RunView(
         **_summary_fields(run),
         outputs=run.outputs,
-        awaiting=AwaitingView(human.task, human.output) if human is not None and waits else None,
+        awaiting=AwaitingView(human.task, human.output) if human is not None else None,
         tasks=tasks,
         webhooks=webhooks,
     )

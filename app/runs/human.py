@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 
 from app.engine import Paused, Replay, Review
+from app.runs.models import RunStatus, UserRun
 from app.runs.texts import storable
 
 
@@ -71,6 +72,11 @@ def human_input(stored: object) -> HumanInput | None:
     if stored is None:
         return None
     return msgspec.convert(stored, HumanInput, str_keys=True, strict=False)
+
+
+def awaited_by(run: UserRun) -> HumanInput | None:
+    """What the run waits for a human about, if it waits now."""
+    return human_input(run.human_input) if run.status == RunStatus.AWAITING_HUMAN else None
 
 
 def paused_at(

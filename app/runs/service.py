@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -41,6 +42,8 @@ from app.runs.webhook_targets import WebhookTargets
 from app.runs.worker import SettledRun, Worker
 
 logger = logging.getLogger("crew_capture.runs")
+
+_PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +253,8 @@ class RunService:
             if run.status == RunStatus.AWAITING_HUMAN:  # nobody carries it
                 await self._worker.clean_up(run_id)
 
-    async def resume(self, answer: Answer, caller: Caller) -> None:
-        """Have a run that waits for a human go on: committed when this returns.
+    async def resume(self, answer: Answer, caller: Caller) -> Event:
+        """Have a run that waits for a human go on: committed when this returns what happened.
 
         Approved, the tasks to come get the feedback as context; else the task is done again with
         it, and asked about again. Webhooks that are given replace those of their role.
@@ -268,11 +271,14 @@ class RunService:
         feedback = clean_text(answer.feedback, "feedback", self._spec(run.crew).max_input_chars)
         await self._check_webhooks(answer.webhooks)
         self._admit(1)
-        if await self._rows.resume(replace(answer, feedback=feedback)) is None:
-            waits = human_input(run.human_input)
-            about = f"; it waits about {waits.task}" if waits and waits.task != answer.task else ""
+        resumed = await self._rows.resume(replace(answer, feedback=feedback))
+        if resumed is None:
+            human = human_input(run.human_input)
+            other = human is not None and answer.task not in (None, human.task)
+            about = f"; it waits about {human.task}" if human is not None and other else ""
             raise NotAwaitingHuman(f"run {run.run_id} does not wait for that{about}")
         self._worker.dispatch(run.run_id, run.owner, run.crew)
+        return resumed
 
     async def delete(self, run_id: UUID, caller: Caller) -> None:
         """Delete a settled run with all it has. Raises UnknownRun, RunUnsettled."""
@@ -358,6 +364,26 @@ class RunService:
                 yield event_or_end
                 if event_or_end.settles:
                     return
+
+    async def follow(
+        self, run_id: UUID, caller: Caller, *, after_seq: int = -1
+    ) -> AsyncGenerator[Event]:
+        """What happens in a run until it is settled or waits for a human, without models' words.
+
+        Nothing is told of waiting: the run as it stands after the last event does. Ends early as
+        `watch` does. Raises UnknownRun.
+        """
+        watching = self.watch(
+            run_id, caller, after_seq=after_seq, heartbeat_seconds=_PATIENCE_SECONDS, tokens=False
+        )
+        async with aclosing(watching) as events:
+            async for event in events:
+                if event is None:
+                    continue
+                if event.type != "run.awaiting_human":
+                    yield event
+                elif (await self.get(run_id, caller)).status == RunStatus.AWAITING_HUMAN:
+                    return  # else it was answered since
 
     def inputs(self, crew: str) -> Sequence[str]:
         """The names of the inputs that the crew takes. Raises UnknownCrew."""

@@ -55,3 +55,30 @@ def gate() -> Iterator[Gate]:
     gate = Gate()
     yield gate
     gate.open.set()
+
+
+LETTER = {"recipient": "Ada", "matter": "her order is late", "language": "French"}
+"""What a letter is about."""
+
+
+class Letters:
+    """The example crew, with a model of texts that are told apart."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.crews = Registry([CrewSpec("letter", _letter, offline_answer=self._answer)])
+
+    def _answer(self, prompt: str) -> str:
+        self.asked.append(prompt)
+        return f"text {len(self.asked)}"
+
+
+def _letter() -> "Crew":
+    from examples.reviewed_letter import build
+
+    return build()
+
+
+@pytest.fixture
+def letters() -> Letters:
+    return Letters()

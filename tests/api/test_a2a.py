@@ -35,11 +35,12 @@ from a2a.utils.errors import (
 
 from app.api.keys import Role as KeyRole
 from app.runs.models import UserRun
-from tests.api.crews import IDEA_AND_POEM, REPORTS, Gate
+from tests.api.crews import IDEA_AND_POEM, LETTER, REPORTS, Gate, Letters
 from tests.runs.scripted import until
 from tests.serving import Serve, Served
 
 COMPLETED = TaskState.TASK_STATE_COMPLETED
+INPUT_REQUIRED = TaskState.TASK_STATE_INPUT_REQUIRED
 WORKING = TaskState.TASK_STATE_WORKING
 
 
@@ -391,3 +392,138 @@ async def test_a_hundred_tasks_at_once(served: Served) -> None:
     for user, task in enumerate(tasks):
         assert runs[task.id].inputs["experience_summary"] == f"user {user}"
         assert outputs(task) == runs[task.id].outputs
+
+
+def _of(update: Any) -> TaskState:
+    """The state that a response tells of."""
+    told = update.task if update.HasField("task") else update.status_update
+    state: TaskState = told.status.state
+    return state
+
+
+async def test_a_task_asks_a_human_and_goes_on_with_the_answer(
+    serve: Serve, letters: Letters
+) -> None:
+    async with serve(letters.crews) as served, connected(served, "letter") as client:
+        task = await task_of(client, new_data_part(LETTER))
+        assert task.status.state == INPUT_REQUIRED
+        question, output = (part.text for part in task.status.message.parts)
+        assert question.startswith("draft is done")
+        assert output == "text 1"
+        assert not task.artifacts
+        seen = await client.get_task(GetTaskRequest(id=task.id))
+        assert (seen.status.state, seen.status.timestamp) == (INPUT_REQUIRED, task.status.timestamp)
+        again = await task_of(client, new_text_part("Say sorry first."), task_id=task.id)
+        assert (again.id, again.status.state) == (task.id, INPUT_REQUIRED)
+        assert again.status.message.parts[1].text == "text 2"
+        assert "Say sorry first." in letters.asked[1]
+        ended = await task_of(
+            client, new_text_part(" Approve\n"), task_id=task.id, context_id=task.context_id
+        )
+        assert (ended.id, ended.status.state) == (task.id, COMPLETED)
+        assert outputs(ended) == {"draft": "text 2", "translation": "text 3"}
+        assert len(await served.rows()) == 1
+
+
+async def test_a_stream_ends_where_a_human_is_asked_and_goes_on_with_the_answer(
+    serve: Serve, letters: Letters
+) -> None:
+    async with (
+        serve(letters.crews) as served,
+        connected(served, "letter", streaming=True) as client,
+    ):
+        told = await sent(client, new_data_part(LETTER))
+        task_id = told[0].task.id
+        assert _of(told[-1]) == INPUT_REQUIRED
+        assert told[-1].status_update.status.message.parts[1].text == "text 1"
+        (waiting,) = [u async for u in client.subscribe(SubscribeToTaskRequest(id=task_id))]
+        assert _of(waiting) == INPUT_REQUIRED
+        told = await sent(client, new_data_part({"approve": False}), task_id=task_id)
+        assert _said(told) == ["draft started", "draft finished"]
+        assert told[-1].status_update.status.message.parts[1].text == "text 2"
+        parts = new_data_part({"approve": True, "task": "draft"}), new_text_part("Mind the tone.")
+        told = await sent(client, *parts, task_id=task_id)
+        assert _said(told) == ["translation started", "translation finished"]
+        assert _of(told[-1]) == COMPLETED
+        artifacts = [r.artifact_update.artifact for r in told if r.HasField("artifact_update")]
+        assert [artifact.parts[0].text for artifact in artifacts] == ["text 2", "text 3"]
+        assert "Mind the tone." in letters.asked[2]
+
+
+def _said(told: list[StreamResponse]) -> list[str]:
+    """What a stream tells of tasks, without the last update."""
+    updates = [response.status_update for response in told if response.HasField("status_update")]
+    return [update.status.message.parts[0].text for update in updates[:-1] if _says(update)]
+
+
+async def test_an_answer_that_can_not_be_taken_is_refused(serve: Serve, letters: Letters) -> None:
+    wrong: list[tuple[list[Part], type[A2AError], str]] = [
+        ([new_text_part(" ")], InvalidParamsError, 'Send "approve"'),
+        ([new_data_part({"approve": "yes"})], InvalidParamsError, "approve"),
+        ([new_data_part({"feedback": "x"})], InvalidParamsError, "approve"),
+        ([new_data_part({"approve": True, "aprove": 1})], InvalidParamsError, "aprove"),
+        ([new_data_part(["approve"])], InvalidParamsError, "expected an object"),
+        (
+            [new_data_part({"approve": True, "feedback": "x"}), new_text_part("y")],
+            InvalidParamsError,
+            "feedback: given twice",
+        ),
+        ([new_text_part("\x00")], InvalidParamsError, "feedback: control character"),
+        ([new_raw_part(b"x")], InvalidParamsError, "files are not taken"),
+        (
+            [new_data_part({"approve": True, "task": "translation"})],
+            UnsupportedOperationError,
+            "it waits about draft",
+        ),
+    ]
+    async with serve(letters.crews) as served, connected(served, "letter") as client:
+        task = await task_of(client, new_data_part(LETTER))
+        for parts, error, text in wrong:
+            with pytest.raises(error, match=text):
+                await sent(client, *parts, task_id=task.id)
+        with pytest.raises(InvalidParamsError, match="contextId: not that of task"):
+            await sent(client, new_text_part("approve"), task_id=task.id, context_id="another")
+        for stranger in (str(uuid4()), "not an id"):
+            with pytest.raises(TaskNotFoundError):
+                await sent(client, new_text_part("approve"), task_id=stranger)
+        assert len(letters.asked) == 1
+        await task_of(client, new_text_part("approve"), task_id=task.id)
+        with pytest.raises(UnsupportedOperationError, match="is succeeded and takes no message"):
+            await sent(client, new_text_part("approve"), task_id=task.id)
+
+
+async def test_of_two_answers_at_once_one_counts(serve: Serve, letters: Letters) -> None:
+    async with serve(letters.crews) as served, connected(served, "letter") as client:
+        task = await task_of(client, new_data_part(LETTER))
+        ends = await asyncio.gather(
+            *(task_of(client, new_text_part("approve"), task_id=task.id) for _ in range(4)),
+            return_exceptions=True,
+        )
+        refused = [end for end in ends if isinstance(end, UnsupportedOperationError)]
+        (ended,) = [end for end in ends if isinstance(end, Task)]
+    assert len(refused) == 3
+    assert ended.status.state == COMPLETED
+
+
+async def test_a_waiting_task_is_cancelled(serve: Serve, letters: Letters) -> None:
+    async with serve(letters.crews) as served, connected(served, "letter") as client:
+        task = await task_of(client, new_data_part(LETTER))
+        cancelled = await client.cancel_task(CancelTaskRequest(id=task.id))
+        assert cancelled.status.state == TaskState.TASK_STATE_CANCELED
+        with pytest.raises(UnsupportedOperationError, match="is cancelled"):
+            await sent(client, new_text_part("approve"), task_id=task.id)
+
+
+async def test_only_its_owner_answers_a_task(serve: Serve, letters: Letters) -> None:
+    async with serve(letters.crews, auth="keys") as served:
+        keys = [await served.inside.api_keys.create("a team", KeyRole.USER) for _ in range(2)]
+        mine, others = ({"Authorization": f"Bearer {key}"} for key in keys)
+        async with (
+            connected(served, "letter", headers=mine) as client,
+            connected(served, "letter", headers=others) as stranger,
+        ):
+            task = await task_of(client, new_data_part(LETTER))
+            with pytest.raises(TaskNotFoundError):
+                await sent(stranger, new_text_part("approve"), task_id=task.id)
+            ended = await task_of(client, new_text_part("approve"), task_id=task.id)
+            assert ended.status.state == COMPLETED

@@ -11,44 +11,19 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.crews.registry import CrewSpec, Registry
 from app.runs.callers import OPERATOR
 from app.runs.cleanup import sweep_by_hand
 from app.runs.models import UserRun
 from app.runs.queries import RunQueries
 from app.runs.retention import purge
+from tests.api.crews import LETTER, Letters
 from tests.runs.receiver import SETTING, receiving
 from tests.runs.scripted import until
 from tests.serving import MakeSettings, Serve, Served
 
-INPUTS = {"recipient": "Ada", "matter": "her order is late", "language": "French"}
-
-
-class Letters:
-    """The example crew, with a model of texts that are told apart."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.crews = Registry([CrewSpec("letter", _build, offline_answer=self._answer)])
-
-    def _answer(self, prompt: str) -> str:
-        self.asked.append(prompt)
-        return f"text {len(self.asked)}"
-
-
-def _build() -> Any:
-    from examples.reviewed_letter import build
-
-    return build()
-
-
-@pytest.fixture
-def letters() -> Letters:
-    return Letters()
-
 
 async def _start(served: Served, **body: Any) -> str:
-    answer = await served.http.post("/api/runs", json={"crew": "letter", "inputs": INPUTS, **body})
+    answer = await served.http.post("/api/runs", json={"crew": "letter", "inputs": LETTER, **body})
     assert answer.status_code == 202, answer.text
     run_id: str = answer.json()["run_id"]
     return run_id
@@ -203,7 +178,7 @@ async def test_an_answer_nobody_waits_for_is_refused(serve: Serve, letters: Lett
 
 async def test_runs_that_wait_take_no_slot(serve: Serve, letters: Letters) -> None:
     async with serve(letters.crews, max_runs_in_flight=1, max_runs_queued=200) as served:
-        body = {"crew": "letter", "inputs": [INPUTS] * 100}
+        body = {"crew": "letter", "inputs": [LETTER] * 100}
         run_ids = (await served.http.post("/api/runs/batch", json=body)).json()["run_ids"]
 
         async def all_wait() -> bool:
@@ -279,6 +254,28 @@ async def test_watchers_stay_while_a_run_waits(serve: Serve, letters: Letters) -
         assert types[-1] == "run.succeeded"
 
 
+async def test_following_a_run_ends_where_it_waits_now(serve: Serve, letters: Letters) -> None:
+    async with serve(letters.crews) as served:
+        run_id = await _waiting(served)
+
+        async def followed() -> list[str]:
+            events = served.inside.runs.follow(UUID(run_id), OPERATOR)
+            return [event.type async for event in events]
+
+        attempt = ["run.running", "task.started", "task.finished"]
+        assert await followed() == ["run.queued", *attempt]
+        await _resume(served, run_id)
+        await _until(served, run_id, "succeeded")
+        # What was answered ends nothing.
+        assert await followed() == [
+            "run.queued",
+            *attempt,
+            "run.resumed",
+            *attempt,
+            "run.succeeded",
+        ]
+
+
 @asynccontextmanager
 async def _told(serve: Serve, letters: Letters) -> AsyncIterator[tuple[Served, Any]]:
     options: dict[str, Any] = {"webhook_secret": SETTING, "webhook_allow_private": True}
@@ -314,7 +311,7 @@ async def test_the_platforms_clients_are_asked_and_answer(
         human = {"url": f"{receiver.url}/human"}
         if authentication is not None:
             human["authentication"] = authentication
-        body = {"inputs": INPUTS, "humanInputWebhook": human, "meta": {"n": 1}}
+        body = {"inputs": LETTER, "humanInputWebhook": human, "meta": {"n": 1}}
         kickoff_id = (await served.http.post("/crews/letter/kickoff", json=body)).json()[
             "kickoff_id"
         ]
