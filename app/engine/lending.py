@@ -19,6 +19,7 @@ from app.engine.stops import RunDropped
 # What the engine and its ways change in crews, tasks and agents.
 _CHANGED = (
     "stream",
+    "output_log_file",
     "before_kickoff_callbacks",
     "after_kickoff_callbacks",
     "task_callback",

@@ -302,6 +302,25 @@ def test_outputs_are_named_and_never_written(tmp_path: Path, monkeypatch: Any) -
     assert not list(tmp_path.parent.glob("escaped*"))
 
 
+@pytest.mark.parametrize("named", [True, "inputs_and_outputs", "log.json"])
+@pytest.mark.parametrize("mode", MODES)
+def test_no_log_is_written_where_a_crew_says(
+    mode: Any, named: bool | str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = RecordingLLM()
+
+    async def run() -> None:
+        build = one(crew_options={"output_log_file": named})
+        engine = await _started(model, lambda: build(model), mode)
+        assert engine.describe("crew").way == ("plan" if mode == "auto" else mode)
+        assert (await engine.run("crew", INPUTS)).raw.startswith("answer ")
+        await engine.aclose()
+
+    asyncio.run(run())
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_description_lists_the_placeholders_that_crewai_replaces() -> None:
     model = RecordingLLM()
 

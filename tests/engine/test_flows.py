@@ -611,17 +611,21 @@ async def test_skipped_tasks_of_inner_crews_are_told_as_skipped() -> None:
     assert [t.skipped for t in result.tasks] == [False, False, True, False]
 
 
-async def test_nothing_is_written_where_a_task_of_an_inner_crew_says(tmp_path: Any) -> None:
+@pytest.mark.parametrize("mode", ["auto", "stock"])
+async def test_nothing_is_written_where_an_inner_crew_says(mode: Any, tmp_path: Any) -> None:
     model = RecordingLLM()
-    file = tmp_path / "out.md"
+    file, log = tmp_path / "out.md", str(tmp_path / "log.txt")
 
     class Writing(Flow[Brief]):
         @start()
         def work(self) -> Any:
-            crew = one(task_options={"output_file": str(file).lstrip("/")})(model)
-            return crew.kickoff(inputs=dict(INPUTS))
+            task_options = {"output_file": str(file).lstrip("/")}
+            crew = one(None, task_options, {"output_log_file": log})(model)
+            raw = crew.kickoff(inputs=dict(INPUTS)).raw
+            assert crew.output_log_file == log
+            return raw
 
-    async with _serving(Writing, model) as engine:
+    async with _serving(Writing, model, mode=mode) as engine:
         result = await engine.run("flow", {})
     assert [t.name for t in result.tasks] == ["result", "out"]
     assert not file.exists()
