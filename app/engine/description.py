@@ -40,10 +40,14 @@ class CrewSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TaskDescription:
-    """A task's output name, unique within its crew, and the role of its agent (a template)."""
+    """A task's output name, unique within its crew, and the role of its agent (a template).
+
+    With `human_input`, a human looks at the output before the run goes on.
+    """
 
     name: str
     agent: str
+    human_input: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,9 @@ def task_descriptions(crew: Crew) -> tuple[TaskDescription, ...]:
         wanted = _plain(stem) or _plain(task.name or "") or f"task_{number}"
         names.append(unique(wanted, names))
     return tuple(
-        TaskDescription(name, task.agent.role.strip() if task.agent else "manager")
+        TaskDescription(
+            name, task.agent.role.strip() if task.agent else "manager", bool(task.human_input)
+        )
         for name, task in zip(names, crew.tasks, strict=True)
     )
 

@@ -48,6 +48,11 @@ class ServedCrew:
         """The names of the outputs."""
         return tuple(task.name for task in self.outputs)
 
+    @property
+    def asks_humans(self) -> bool:
+        """Whether its runs wait for a human."""
+        return any(task.human_input for task in self.outputs)
+
     def input_schema(self) -> dict[str, Any]:
         """The JSON Schema of a run's inputs."""
         return {

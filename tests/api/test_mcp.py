@@ -6,6 +6,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
+from uuid import UUID
 
 import httpx
 import msgspec
@@ -16,7 +17,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 
 from app.api.keys import Role
 from app.runs.models import UserRun
-from tests.api.crews import IDEA_AND_POEM, REPORTS, Gate
+from tests.api.crews import IDEA_AND_POEM, LETTER, REPORTS, Gate, Letters
 from tests.runs.scripted import until
 from tests.serving import Serve, Served
 
@@ -177,7 +178,7 @@ async def test_what_is_unexpected_shows_nothing_of_the_inside(
     async def broken(*_: object) -> None:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(served.inside.runs, "start", broken)
+    monkeypatch.setattr(served.inside.runs, "submit", broken)
     async with connected(served) as session:
         result = await session.call_tool("idea", {})
     assert result.isError
@@ -360,3 +361,132 @@ async def test_the_official_client_brings_its_key(serve: Serve) -> None:
         key = await served.inside.api_keys.create("a team", Role.USER)
         async with connected(served, {"Authorization": f"Bearer {key}"}) as session:
             assert not (await session.call_tool("idea", {})).isError
+
+
+async def test_a_call_ends_where_a_human_is_asked_and_a_tool_answers(
+    serve: Serve, letters: Letters
+) -> None:
+    told: list[tuple[float, str | None]] = []
+
+    async def tell(progress: float, total: float | None, message: str | None) -> None:
+        assert total == 2
+        told.append((progress, message))
+
+    async with serve(letters.crews) as served, connected(served) as session:
+        letter, resume = (await session.list_tools()).tools
+        assert (letter.name, resume.name) == ("letter", "resumeRun")
+        assert resume.inputSchema["required"] == ["run_id", "approve"]
+        asked = await session.call_tool("letter", LETTER)
+        (run,) = await served.rows()
+        run_id = str(run.run_id)
+        assert not asked.isError
+        assert asked.structuredContent == {
+            "run_id": run_id,
+            "status": "awaiting_human",
+            "outputs": {},
+            "raw_result": "",
+            "awaiting": {"task": "draft", "output": "text 1"},
+        }
+        assert _text(asked).startswith(f"Run {run_id} waits: draft is done")
+        assert "resumeRun" in _text(asked)
+        assert f"POST /api/runs/{run_id}/resume" in _text(asked)
+        assert _text(asked).endswith("text 1")
+        no = {"run_id": run_id, "approve": False, "feedback": "Say sorry first."}
+        again = await session.call_tool("resumeRun", no)
+        assert again.structuredContent is not None
+        assert again.structuredContent["awaiting"] == {"task": "draft", "output": "text 2"}
+        assert "Say sorry first." in letters.asked[1]
+        yes = {"run_id": run_id, "approve": True, "task": "draft", "feedback": "Mind the tone."}
+        ended = await session.call_tool("resumeRun", yes, progress_callback=tell)
+        assert not ended.isError
+        assert ended.structuredContent == {
+            "run_id": run_id,
+            "status": "succeeded",
+            "outputs": {"draft": "text 2", "translation": "text 3"},
+            "raw_result": "text 3",
+        }
+        assert _text(ended) == "text 3"
+        assert "Mind the tone." in letters.asked[2]
+        assert len(await served.rows()) == 1
+    assert [progress for progress, _ in told] == [0, 0.5, 1, 1.5, 2]
+    assert told[-1] == (2, "translation finished")
+
+
+async def test_a_run_that_waits_is_answered_elsewhere_than_it_was_asked(
+    serve: Serve, letters: Letters, database_url: str
+) -> None:
+    async with (
+        serve(letters.crews, database_url=database_url) as one,
+        serve(letters.crews, database_url=database_url) as other,
+        connected(one) as here,
+        connected(other) as there,
+    ):
+        asked = await here.call_tool("letter", LETTER)
+        assert asked.structuredContent is not None
+        answer = {"run_id": asked.structuredContent["run_id"], "approve": True}
+        ended = await there.call_tool("resumeRun", answer)
+    assert _text(ended) == "text 2"
+
+
+async def test_an_answer_that_can_not_be_taken_is_an_error(serve: Serve, letters: Letters) -> None:
+    async with serve(letters.crews) as served, connected(served) as session:
+        asked = await session.call_tool("letter", LETTER)
+        assert asked.structuredContent is not None
+        run_id = asked.structuredContent["run_id"]
+        for arguments, error in (
+            ({}, "arguments: Object missing required field run_id"),
+            ({"run_id": "x", "approve": True}, "arguments: Invalid UUID - at $.run_id"),
+            (
+                {"run_id": run_id, "approve": "yes"},
+                "arguments: Expected bool, got str - at",
+            ),
+            ({"run_id": run_id, "approve": True, "more": 1}, "arguments: Object contains unknown"),
+            ({"run_id": str(UUID(int=0)), "approve": True}, "there is no run"),
+            (
+                {"run_id": run_id, "approve": True, "task": "translation"},
+                f"run {run_id} does not wait for that; it waits about draft",
+            ),
+            ({"run_id": run_id, "approve": True, "feedback": "\0"}, "feedback: control character"),
+        ):
+            result = await session.call_tool("resumeRun", arguments)
+            assert result.isError
+            assert _text(result).startswith(error)
+        assert len(letters.asked) == 1
+        answer = {"run_id": run_id, "approve": True}
+        assert not (await session.call_tool("resumeRun", answer)).isError
+        settled = await session.call_tool("resumeRun", answer)
+        assert settled.isError
+        assert _text(settled) == f"run {run_id} is succeeded and waits for no human"
+
+
+async def test_only_its_owner_answers_a_run(serve: Serve, letters: Letters) -> None:
+    async with serve(letters.crews, auth="keys") as served:
+        keys = [await served.inside.api_keys.create("a team", Role.USER) for _ in range(2)]
+        mine, others = ({"Authorization": f"Bearer {key}"} for key in keys)
+        async with connected(served, mine) as session, connected(served, others) as stranger:
+            asked = await session.call_tool("letter", LETTER)
+            assert asked.structuredContent is not None
+            answer = {"run_id": asked.structuredContent["run_id"], "approve": True}
+            refused = await stranger.call_tool("resumeRun", answer)
+            assert _text(refused) == f"there is no run {answer['run_id']}"
+            assert not (await session.call_tool("resumeRun", answer)).isError
+
+
+async def test_crewais_own_client_answers_a_run(serve: Serve, letters: Letters) -> None:
+    from crewai import Agent
+    from crewai.mcp import MCPServerHTTP
+
+    from app.engine.llm import ModelSettings, create_model
+
+    async with serve(letters.crews) as served:
+        url = str(served.http.base_url.join("/mcp"))
+        agent = Agent(
+            role="r", goal="g", backstory="b", llm=create_model(ModelSettings(model="offline"))
+        )
+        tools = await asyncio.to_thread(agent.get_mcp_tools, [MCPServerHTTP(url=url)])
+        letter, resume = sorted(tools, key=lambda tool: tool.name)
+        asked = await _in_a_loop_of_its_own(lambda: letter.run(**LETTER))
+        (run,) = await served.rows()
+        assert str(run.run_id) in asked
+        answer = {"run_id": str(run.run_id), "approve": True}
+        assert await _in_a_loop_of_its_own(lambda: resume.run(**answer)) == "text 2"
