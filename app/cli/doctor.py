@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from uuid import uuid4
 
 import click
@@ -10,6 +11,7 @@ import click
 from app.asgi import configured_model, models_of_crews
 from app.crews.registry import served_crews
 from app.engine import Engine
+from app.engine.touches import moved
 from app.runs.places import open_database, open_store
 from app.settings import Settings, load_settings
 from storage import OutputKey, OutputStore
@@ -31,6 +33,8 @@ async def examine() -> int:
             with examination.of("backend", "see docs/operations.md, Backends"):
                 store = await stack.enter_async_context(open_store(settings, database))
                 examination.passed(await _round_trip(store))
+        with examination.of("crewai", "install the release that requirements.lock names"):
+            examination.passed(_known_crewai())
         with examination.of("crews", "see the crew's own definition"):
             await _describe_crews(settings, examination)
         with examination.of("model", "are LLM_MODEL, LLM_BASE_URL and LLM_API_KEY right?"):
@@ -56,6 +60,12 @@ class _Examination:
 
     def passed(self, finding: str) -> None:
         click.echo(f"✓ {self._part}: {finding}")
+
+
+def _known_crewai() -> str:
+    if lines := moved():
+        raise RuntimeError("\n".join(["has changed where the engine touches it:", *lines]))
+    return f"{version('crewai')}, as the engine knows it"
 
 
 async def _round_trip(store: OutputStore) -> str:

@@ -25,6 +25,11 @@ def main() -> None:
         what = "the database is unavailable: " if isinstance(error, DatabaseUnavailable) else ""
         click.echo(f"crew-capture: {what}{error}", err=True)
         sys.exit(1)
+    except ImportError as error:  # it names each part of CrewAI that has moved
+        if error.name != "crewai":
+            raise
+        click.echo(f"crew-capture: {error}", err=True)
+        sys.exit(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -39,9 +39,12 @@ try:
         Usage,
         Way,
     )
-except ImportError as error:
+except Exception as error:
     # A release of CrewAI that takes a name away: say all that moved, not just the first.
-    raise ImportError("\n".join(["the engine does not fit this CrewAI:", *moved()])) from error
+    if not (lines := moved()):
+        raise
+    text = "\n".join(["the engine does not fit this release of CrewAI:", *lines])
+    raise ImportError(text, name="crewai") from error
 
 __all__ = [
     "CrewBroken",

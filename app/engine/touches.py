@@ -113,6 +113,16 @@ TOUCHES: tuple[Touch, ...] = (
         "442885171798",
         "a locked SQLite file per machine, which only crew.replay reads",
     ),
+    Touch(
+        "crewai.task:Task._get_output_format",
+        "4f8a0f02ac42",
+        "called for the output of a task that is replayed",
+    ),
+    Touch(
+        "crewai.core.providers.human_input:SyncHumanInputProvider._handle_regular_feedback",
+        "aa073cd09fd0",
+        "asks again until a human has no more to say; ours pauses the run in between",
+    ),
     # A crew's own folder (folders.py), and its silence (console.py)
     Touch(
         "crewai.knowledge.source.base_file_knowledge_source:BaseFileKnowledgeSource.convert_to_path",
@@ -133,6 +143,11 @@ TOUCHES: tuple[Touch, ...] = (
         "crewai.crew:Crew.set_private_attrs",
         "b39230ab3210",
         "makes the process's console as verbose as the crew that was built last",
+    ),
+    Touch(
+        "crewai.agents.agent_builder.base_agent:BaseAgent.set_private_attrs",
+        "ba6a83ed4d8a",
+        "makes an agent's logger as verbose as the agent",
     ),
     # The environment (environment.py)
     Touch(
@@ -232,6 +247,21 @@ TOUCHES: tuple[Touch, ...] = (
         "sets the state before the flow is set up",
     ),
     Touch(
+        "crewai.agents.agent_executor:AgentExecutor._setup_messages",
+        "1e1aa3a0e69a",
+        "what a human said goes behind the messages that it makes",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor._append_message_to_state",
+        "4f3b196afee5",
+        "the earlier output that a human did not approve of",
+    ),
+    Touch(
+        "crewai.agents.agent_executor:AgentExecutor._format_feedback_message",
+        "1ab9fb2a7aea",
+        "what the human said of it",
+    ),
+    Touch(
         "crewai.flow.runtime:Flow._flow_post_init",
         "ec76f5fb7bcb",
         "defines a pydantic class per executor; left out",
@@ -291,6 +321,11 @@ TOUCHES: tuple[Touch, ...] = (
         "crewai.crew:Crew._get_context",
         "9497b1cdef4c",
         "who hears of whom",
+    ),
+    Touch(
+        "crewai.utilities.formatter:aggregate_raw_outputs_from_task_outputs",
+        "03e4e934aefe",
+        "puts DIVIDERS between what a task is told of: feedback comes the same way",
     ),
     Touch(
         "crewai.crew:Crew._create_crew_output",
@@ -366,6 +401,11 @@ TOUCHES: tuple[Touch, ...] = (
         "crewai.hooks.dispatch:_resolve_hooks",
         "1388d23bd1fe",
         "hooks that a plan can't honour",
+    ),
+    Touch(
+        "crewai.core.providers.content_processor:get_processor",
+        "6631cc6e72f7",
+        "content processors that a plan can't honour",
     ),
     Touch(
         "crewai.events.event_bus:CrewAIEventsBus._register_handler",
@@ -500,6 +540,11 @@ TOUCHES: tuple[Touch, ...] = (
         "the same",
     ),
     Touch(
+        "crewai.llms.providers.openai.completion:OpenAICompletion._build_async_client",
+        "f7b4af1cadd8",
+        "the same",
+    ),
+    Touch(
         "crewai.llms.providers.openai.completion:OpenAICompletion._get_async_client",
         "5c926102a3fb",
         "the same",
@@ -518,6 +563,26 @@ TOUCHES: tuple[Touch, ...] = (
         "crewai.llms.providers.openai.completion:OpenAICompletion._ahandle_streaming_completion",
         "313454cb24a3",
         "reads the pieces that the pooled client gives",
+    ),
+    Touch(
+        "crewai.llms.base_llm:BaseLLM._emit_call_started_event",
+        "d10e91af1de4",
+        "told only where somebody listens",
+    ),
+    Touch(
+        "crewai.llms.base_llm:BaseLLM._emit_call_completed_event",
+        "a308286032a8",
+        "the same",
+    ),
+    Touch(
+        "crewai.llms.base_llm:BaseLLM._emit_call_failed_event",
+        "533b3cd7baee",
+        "the same",
+    ),
+    Touch(
+        "crewai.llms.base_llm:BaseLLM._emit_stream_chunk_event",
+        "5e56bd46da25",
+        "the same; whoever watches the run hears of the piece",
     ),
     Touch(
         "crewai.events.stream_context:publish_stream_event",

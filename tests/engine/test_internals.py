@@ -2,10 +2,18 @@
 
 import dataclasses
 import importlib.util
+import inspect
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
-from crewai import Task
+from crewai import Agent, Crew, Task
+from crewai.agents.agent_executor import AgentExecutor
+from crewai.events.event_bus import CrewAIEventsBus
+from crewai.flow.runtime import Flow
+from crewai.llms.providers.openai.completion import OpenAICompletion
 
 from app.engine import crewai_internals
 from app.engine.crewai_internals import install, removed
@@ -46,6 +54,31 @@ def test_the_list_can_be_read_without_importing_the_engine() -> None:
         del sys.modules["lone_touches"]
 
 
+def test_a_release_that_the_engine_does_not_fit_is_told_by_what_has_moved(tmp_path: Path) -> None:
+    start = (
+        "import sys, crewai.utilities.agent_utils as utils; from app.cli import main;"
+        "del utils._prepare_llm_call; utils.handle_context_length = utils.aget_llm_response;"
+        "sys.argv[1:] = ['doctor']; main()"
+    )
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    started = subprocess.run(
+        [sys.executable, "-c", start],
+        check=False,
+        env={"PYTHONPATH": str(_ENGINE.parents[1]), **kept, "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert started.returncode == 1
+    lines = started.stderr.splitlines()
+    start_of_list = lines.index("crew-capture: the engine does not fit this release of CrewAI:")
+    changed, gone = lines[start_of_list + 1 :]
+    assert "handle_context_length has changed" in changed
+    assert "_prepare_llm_call is gone; it matters because: called by ours" in gone
+    assert "Traceback" not in started.stderr
+
+
 def test_each_touch_has_a_reason_and_is_listed_once() -> None:
     places = [touch.where for touch in TOUCHES]
     assert len(set(places)) == len(places)
@@ -80,3 +113,22 @@ def test_every_replacement_of_crewai_is_listed() -> None:
     }
     for name in replaced:
         assert known_by_another_name.get(name, name) in listed, name
+
+
+def test_every_private_method_of_crewai_that_the_engine_names_is_listed() -> None:
+    kinds = (Agent, AgentExecutor, Crew, CrewAIEventsBus, Flow, OpenAICompletion, Task)
+    methods = {
+        name
+        for kind in kinds
+        for name, method in inspect.getmembers(kind, inspect.isroutine)
+        if re.match("_[a-z]", name) and "crewai" in str(getattr(method, "__module__", ""))
+    }
+    named = {
+        name
+        for file in _ENGINE.rglob("*.py")
+        if file.name != "touches.py"
+        for name in re.findall(r"\b_[a-z]\w*", file.read_text())
+    }
+    listed = {name for touch in TOUCHES for name in re.split(r"[:.]", touch.where)}
+    assert named & methods <= listed
+    assert "_setup_messages" in named & methods
