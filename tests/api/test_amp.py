@@ -242,22 +242,6 @@ async def test_webhooks_into_the_own_network_are_refused(serve: Serve, field: st
     assert answer.json()["message"].startswith(f"{field}: ")
 
 
-async def test_the_platforms_own_client_runs_a_crew(serve: Serve) -> None:
-    async with serve() as served:
-        tool = InvokeCrewAIAutomationTool(
-            crew_api_url=f"{str(served.http.base_url).rstrip('/')}/crews/idea",
-            crew_bearer_token="unused while keys are off",
-            crew_name="advisor",
-            crew_description="Advises founders",
-            crew_inputs={"interest_area": Field(..., description="What it is about")},
-        )
-        said = await asyncio.to_thread(tool.run, interest_area="Food")
-        (row,) = await served.rows()
-    assert row.inputs["interest_area"] == "Food"
-    assert row.raw_result is not None
-    assert str({"output": row.raw_result})[1:-1] in said
-
-
 async def test_the_platforms_own_client_hears_why_nothing_was_started(serve: Serve) -> None:
     async with serve(CREWS) as served:
         tool = InvokeCrewAIAutomationTool(

@@ -10,6 +10,7 @@ import pytest
 from app.crews.registry import served_crews
 from app.settings import load_settings
 from examples.meeting_notes.crew import date_of_weekday
+from tests.examples.models import secretary
 from tests.load.stub_model import Body, StubModel, served
 from tests.serving import Serve, Served
 
@@ -55,23 +56,9 @@ def test_the_tool_says_what_is_no_weekday() -> None:
     assert "is no weekday" in date_of_weekday.run(meeting_date="2026-03-02", weekday="soon")
 
 
-def _secretary(body: Body) -> Body:
-    """Asks the tool for a date, then answers with it."""
-    found = [message for message in body["messages"] if message["role"] == "tool"]
-    if "Write the minutes" in str(body["messages"]):
-        return {"role": "assistant", "content": "# Minutes\n\nAda sends the offer."}
-    if not found:
-        arguments = json.dumps({"meeting_date": "2026-03-02", "weekday": "Thursday"})
-        call = {"name": "date_of_weekday", "arguments": arguments}
-        calls = [{"id": "call_1", "type": "function", "function": call}]
-        return {"role": "assistant", "content": None, "tool_calls": calls}
-    item = {"what": "send the offer", "who": "Ada", "due": found[-1]["content"]}
-    return {"role": "assistant", "content": json.dumps({"items": [item]})}
-
-
 @pytest.mark.parametrize("engine", ["auto", "stock"])
 async def test_notes_become_dated_action_items_and_minutes(serve: Serve, engine: str) -> None:
-    async with serving(serve, _secretary, engine) as (service, stub):
+    async with serving(serve, secretary, engine) as (service, stub):
         ended = await run(
             service, "notes", {"meeting_date": "2026-03-02", "notes": "Ada: offer by Thursday"}
         )
