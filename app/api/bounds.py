@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from litestar.datastructures import MutableScopeHeaders
-from litestar.exceptions import HTTPException
+from litestar.exceptions import ClientException, HTTPException
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,6 +26,7 @@ _PAGES = "/schema"
 class Bounds(ASGIMiddleware):
     """Refuses headers that are too large (431) and bodies that take too long to arrive (408).
 
+    A client that goes away before its body has arrived is no error: nobody hears the answer (400).
     Each handler's own limit on a body's size is Litestar's.
     """
 
@@ -47,6 +48,9 @@ class Bounds(ASGIMiddleware):
             except TimeoutError:
                 problem = f"the body did not arrive within {_BODY_SECONDS:g} s"
                 raise HTTPException(problem, status_code=408) from None
+            # Litestar would take it for a fault of its own. What has no body only looks for this.
+            if message["type"] == "http.disconnect" and scope.get("method") == "POST":
+                raise ClientException("the client went away before its body had arrived")
             arrived = not message.get("more_body", False)
             return message
 

@@ -1,10 +1,12 @@
 """What any request is held to, and what any answer carries."""
 
 import asyncio
+import logging
 
 import pytest
 
 from app.api import bounds
+from tests.runs.scripted import until
 from tests.serving import Served
 
 
@@ -44,4 +46,25 @@ async def test_a_body_that_does_not_arrive_is_given_up(
     )
     assert b" 408 " in await asyncio.wait_for(reader.readline(), 30)
     writer.close()
+    assert await served.rows() == []
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/a2a/idea", "/api/run", "/api/runs", "/api/runs/batch"])
+async def test_a_client_that_goes_away_before_its_body_has_arrived_is_no_error(
+    served: Served, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def asked() -> bool:
+        return any("run_asgi" in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+    async def answered() -> bool:
+        return not await asked()
+
+    url = served.http.base_url
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(f'{head}Content-Length: 100\r\n\r\n{{"goal_type": '.encode())
+    await until(asked)
+    writer.close()
+    await until(answered)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert await served.rows() == []
