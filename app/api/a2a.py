@@ -23,7 +23,7 @@ from litestar.types import ASGIApp
 from starlette.requests import Request as StarletteRequest
 
 from app.api.a2a_tasks import CrewAgents
-from app.api.auth import PUBLIC
+from app.api.auth import PUBLIC, RPC
 from app.api.errors import error_answers
 from app.api.relay import read_message, relayed
 from app.runs.errors import UnknownCrew
@@ -53,7 +53,7 @@ async def get_agent_card(
     return _card(_known(crew, state), request, state)
 
 
-@post("/{crew:str}", include_in_schema=False)
+@post("/{crew:str}", include_in_schema=False, opt=RPC)
 async def ask_agent(
     crew: FromPath[str], request: Request[Any, Any, State], state: State
 ) -> ASGIApp:

@@ -6,7 +6,11 @@ from typing import Any, TypeAlias
 
 from litestar import Request
 from litestar.datastructures import State
-from litestar.exceptions import ClientException, NotAuthorizedException
+from litestar.exceptions import (
+    ClientException,
+    NotAuthorizedException,
+    TooManyRequestsException,
+)
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +23,9 @@ CallerRequest: TypeAlias = Request[Caller, Any, State]
 
 PUBLIC = {"public": True}
 """The `opt` of a handler that needs no key."""
+
+RPC = {"rpc": True}
+"""The `opt` of a handler that itself answers who may ask no more, by `read_message`."""
 
 _MAX_ADDRESS_CHARACTERS = 64
 # Ours have 59 characters.
@@ -59,8 +66,20 @@ class Identity(ASGIMiddleware):
         else:
             scope["user"] = caller = await self._caller(scope, address)
             if self._is_rate_limited:
-                send = _telling(send, await _count(scope, caller.owner, address))
+                send = await self._counted(scope, send, caller.owner, address)
         await next_app(scope, receive, send)
+
+    async def _counted(
+        self, scope: Scope, send: Send, owner: str | None, address: str | None
+    ) -> Send:
+        """Count the request; its `send` tells what is left."""
+        try:
+            return _telling(send, await _count(scope, owner, address))
+        except TooManyRequestsException as error:
+            if not scope["route_handler"].opt.get("rpc"):
+                raise
+            scope["state"]["refusal"] = error
+            return send
 
     async def _caller(self, scope: Scope, address: str | None) -> Caller:
         if not self._needs_key:

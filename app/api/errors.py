@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, TooManyRequestsException, ValidationException
 from litestar.openapi import ResponseSpec
 
 from app.api.limits import limit_headers
@@ -37,6 +37,9 @@ logger = logging.getLogger("crew_capture.api")
 
 RETRY_AFTER_SECONDS = 5
 
+# JSON-RPC, MCP and A2A have no code for it; this one is for whatever has none.
+_RPC_INTERNAL_ERROR = -32603
+
 # How a failed run is answered, by the `error_type` of its row.
 STATUS_OF_FAILED_RUN: Mapping[str, int] = {
     "no_results": 422,
@@ -58,6 +61,18 @@ class ErrorAnswer(msgspec.Struct):
     error: str
     error_type: str
     success: bool = False
+
+
+class MessageRefused(Exception):
+    """A JSON-RPC message of a caller who has asked too much: its id, and the refusal.
+
+    Clients of the protocols take an HTTP status for the end of the connection, an answer not.
+    """
+
+    def __init__(self, message_id: object, refusal: TooManyRequestsException) -> None:
+        super().__init__(refusal.detail)
+        self.message_id = message_id
+        self.headers = refusal.headers or {}
 
 
 def error_answers(descriptions: Mapping[int, str]) -> dict[int, ResponseSpec]:
@@ -99,6 +114,8 @@ def error_response(status_code: int, error_type: str, error: str) -> Response[Er
 
 def error_text(error: Exception) -> str:
     """What is said of an error where no HTTP status goes with it."""
+    if isinstance(error, LimitReached):
+        return f"{error}; try again in {error.retry_after_seconds} s"
     if isinstance(error, RunError):
         return str(error)
     if isinstance(error, DatabaseUnavailable):
@@ -134,6 +151,16 @@ def _limit_reached(_: Request[Any, Any, Any], error: LimitReached) -> Response[E
     response = error_response(429, "too_many_requests", str(error))
     response.headers.update(limit_headers(error.limit, -1, error.retry_after_seconds))
     return response
+
+
+def _message_refused(_: Request[Any, Any, Any], error: MessageRefused) -> Response[Any]:
+    text = f"{error}; try again in {error.headers['Retry-After']} s"
+    answer = {
+        "jsonrpc": "2.0",
+        "id": error.message_id,
+        "error": {"code": _RPC_INTERNAL_ERROR, "message": text},
+    }
+    return Response(answer, status_code=200, headers=error.headers)
 
 
 def _not_now(
@@ -226,4 +253,4 @@ _HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[ErrorAnswer]]] 
 }
 EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Any] = {
     kind: _in_the_words_of_the_path(handler) for kind, handler in _HANDLERS.items()
-}
+} | {MessageRefused: _message_refused}

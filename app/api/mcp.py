@@ -19,7 +19,7 @@ from mcp.server.lowlevel import server as sdk
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-from app.api.auth import CallerRequest
+from app.api.auth import RPC, CallerRequest
 from app.api.mcp_tools import CrewTools, run_key
 from app.api.relay import read_message, relayed
 from app.runs.service import RunService
@@ -29,7 +29,7 @@ from app.runs.service import RunService
 sdk.warnings = SimpleNamespace(catch_warnings=lambda record: nullcontext([]))  # type: ignore[assignment, attr-defined]
 
 
-@post("/mcp", include_in_schema=False)
+@post("/mcp", include_in_schema=False, opt=RPC)
 async def mcp(request: CallerRequest, state: State) -> ASGIApp:
     """Takes one message of a client; its answer, if it has one, is a stream of events."""
     body, message = await read_message(request)

@@ -4,18 +4,32 @@ from typing import Any
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import TooManyRequestsException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from app.api.errors import MessageRefused
 from app.runs.errors import InvalidInput
 
 
 async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str, Any]]:
-    """The body of a request, and the JSON-RPC message in it. Raises InvalidInput."""
+    """The body of a request, and the JSON-RPC message in it.
+
+    Raises:
+        InvalidInput: that is not what it is.
+        MessageRefused: the caller has asked too much. For a message that gets no answer, the
+            TooManyRequestsException itself.
+    """
     body = await request.body()
+    refusal: TooManyRequestsException | None = request.scope["state"].get("refusal")
     try:
-        return body, msgspec.json.decode(body, type=dict[str, Any])
+        message = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError):
-        raise InvalidInput("body", "expected one JSON-RPC message") from None
+        raise refusal or InvalidInput("body", "expected one JSON-RPC message") from None
+    if refusal is None:
+        return body, message
+    if "id" in message:
+        raise MessageRefused(message["id"], refusal)
+    raise refusal
 
 
 def relayed(app: Any, body: bytes) -> ASGIApp:

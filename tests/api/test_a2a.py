@@ -527,3 +527,48 @@ async def test_only_its_owner_answers_a_task(serve: Serve, letters: Letters) -> 
                 await sent(stranger, new_text_part("approve"), task_id=task.id)
             ended = await task_of(client, new_text_part("approve"), task_id=task.id)
             assert ended.status.state == COMPLETED
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_requests_beyond_the_rate_are_refused(serve: Serve, streaming: bool) -> None:
+    async with (
+        serve(rate_limit="1/hour") as served,
+        connected(served, "idea", streaming=streaming) as client,
+    ):
+        await sent(client, new_data_part({}))
+        for _ in range(2):
+            with pytest.raises(InternalError, match=r"more than 1 requests .* try again in \d+ s"):
+                await sent(client, new_data_part({}))
+        message_0_3 = {"method": "message/send", "params": {"message": _MESSAGE_0_3}}
+        refused = await served.http.post(
+            "/a2a/idea", json={"jsonrpc": "2.0", "id": 7, **message_0_3}
+        )
+        assert (refused.json()["id"], refused.json()["error"]["code"]) == (7, -32603)
+        assert refused.headers["RateLimit-Remaining"] == "0"
+        assert int(refused.headers["Retry-After"]) <= 3600
+        assert len(await served.rows()) == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("limit", "error"),
+    [
+        ({"max_runs_per_caller": 1}, r"at most 1 runs of a caller .*; try again in \d+ s"),
+        ({"runs_per_day": 1}, r"at most 1 runs .*; try again in \d+ s"),
+        ({"max_runs_in_flight": 1, "max_runs_queued": 0}, "at most 1 runs are under way"),
+    ],
+)
+async def test_a_message_beyond_the_quota_is_refused(
+    serve: Serve, gate: Gate, streaming: bool, limit: dict[str, int], error: str
+) -> None:
+    async with (
+        serve(gate.crews, engine="stock", **limit) as served,
+        connected(served, "idea", streaming=streaming) as client,
+    ):
+        sending = asyncio.create_task(sent(client, new_data_part({})))
+        await asyncio.to_thread(gate.asked.wait, 20)
+        with pytest.raises(InternalError, match=error):
+            await sent(client, new_data_part({}))
+        gate.open.set()
+        await sending
+        assert len(await served.rows()) == 1

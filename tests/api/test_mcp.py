@@ -14,6 +14,7 @@ import pytest
 from mcp import ClientSession, types
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
+from mcp.shared.exceptions import McpError
 
 from app.api.keys import Role
 from app.runs.models import UserRun
@@ -469,3 +470,56 @@ async def test_crewais_own_client_answers_a_run(serve: Serve, letters: Letters) 
         assert str(run.run_id) in asked
         answer = {"run_id": str(run.run_id), "approve": True}
         assert await in_a_loop_of_its_own(lambda: resume.run(**answer)) == "text 2"
+
+
+async def test_requests_beyond_the_rate_are_refused_and_the_session_stays(serve: Serve) -> None:
+    async with serve(rate_limit="4/hour") as served, connected(served) as session:
+        for _ in range(2):  # after a request and a notification that began the session
+            await session.list_tools()
+        for _ in range(2):
+            with pytest.raises(McpError) as raised:
+                await session.call_tool("idea", {})
+            assert raised.value.error.code == types.INTERNAL_ERROR
+            told = r"more than 4 requests in 3600 s; try again in [0-9]+ s"
+            assert re.fullmatch(told, raised.value.error.message)
+        refused = await _post(served, _call(9))
+        assert refused.json()["id"] == 9
+        assert refused.headers["RateLimit-Remaining"] == "0"
+        assert int(refused.headers["Retry-After"]) <= 3600
+        # What gets no answer is refused by status.
+        cancelled = _message("notifications/cancelled", {"requestId": 1})
+        for body in (cancelled, b"{"):
+            assert (await _post(served, body)).status_code == 429
+        assert await served.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"),
+    [
+        ({"max_runs_per_caller": 1}, "at most 1 runs of a caller are queued or running at a time"),
+        ({"runs_per_day": 1}, "at most 1 runs"),
+    ],
+)
+async def test_a_call_beyond_the_quota_is_an_error_that_says_when_to_come_again(
+    serve: Serve, gate: Gate, limit: dict[str, int], error: str
+) -> None:
+    async with serve(gate.crews, engine="stock", **limit) as served, connected(served) as session:
+        calling = asyncio.create_task(session.call_tool("idea", {}))
+        await asyncio.to_thread(gate.asked.wait, 20)
+        refused = await session.call_tool("idea", {})
+        assert refused.isError
+        assert _text(refused).startswith(error)
+        assert re.search(r"; try again in [0-9]+ s$", _text(refused))
+        gate.open.set()
+        assert not (await calling).isError
+        assert len(await served.rows()) == 1
+
+
+async def test_a_call_that_can_not_be_taken_now_is_an_error(serve: Serve, gate: Gate) -> None:
+    room = {"max_runs_in_flight": 1, "max_runs_queued": 0}
+    async with serve(gate.crews, engine="stock", **room) as served, connected(served) as session:
+        calling = asyncio.create_task(session.call_tool("idea", {}))
+        await asyncio.to_thread(gate.asked.wait, 20)
+        assert "at most 1 runs are under way" in _text(await session.call_tool("idea", {}))
+        gate.open.set()
+        await calling
