@@ -119,6 +119,8 @@ def _create_engine(url: URL) -> AsyncEngine:
         **options,
     )
     if engine.dialect.name == "sqlite":
+        # Many rows in one statement: the driver gives up the interpreter's lock for each one.
+        engine.dialect.use_insertmanyvalues_wo_returning = True
         _prepare_sqlite(engine)
     else:
         _prepare_postgresql(engine)
