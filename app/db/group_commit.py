@@ -20,6 +20,10 @@ logger = logging.getLogger("crew_capture.db")
 # How long a change that nobody waits for is kept while the database is away.
 _KEPT_SECONDS = 120.0
 
+# How far apart groups begin, by the size of the last one: a lone write goes down at once, while
+# thousands a second share transactions, whose statements and thread hops are most of their cost.
+_PAUSE_SECONDS_PER_WRITE = 0.002
+
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -38,12 +42,16 @@ class _Write:
 class GroupCommit:
     """Runs row changes in shared transactions; each is acknowledged only after its commit."""
 
-    def __init__(self, database: Database, *, max_group: int = 500) -> None:
+    def __init__(
+        self, database: Database, *, max_group: int = 500, max_pause_seconds: float = 0.05
+    ) -> None:
         self._database = database
         self._max_group = max_group
+        self._max_pause_seconds = max_pause_seconds
         self._waiting: deque[_Write] = deque()
         self._kept: list[_Write] = []
         self._flushing: asyncio.Task[None] | None = None
+        self._next_flush = 0.0
 
     async def submit(self, operation: GroupOperation[P, R], payload: P) -> R:
         """Apply `operation` to `payload`, together with whatever else waits for it.
@@ -94,12 +102,17 @@ class GroupCommit:
         return write.committed
 
     async def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
         self._waiting.extendleft(reversed(self._kept))
         self._kept.clear()
         try:
             while self._waiting:
-                await asyncio.sleep(0)  # whoever is ready in this turn of the loop joins
+                is_full = len(self._waiting) >= self._max_group
+                # Whoever is ready by then joins.
+                await asyncio.sleep(0 if is_full else max(0, self._next_flush - loop.time()))
                 size = min(len(self._waiting), self._max_group)
+                pause = min(_PAUSE_SECONDS_PER_WRITE * size, self._max_pause_seconds)
+                self._next_flush = loop.time() + pause
                 await self._commit([self._waiting.popleft() for _ in range(size)])
         finally:
             self._flushing = None

@@ -46,6 +46,17 @@ async def test_changes_made_at_once_share_few_transactions(database: Database) -
 
 
 @pytest.mark.usefixtures("table")
+async def test_changes_that_follow_a_large_group_wait_for_each_other(database: Database) -> None:
+    insert, writes = _Insert(), GroupCommit(database, max_pause_seconds=5.0)
+    await asyncio.gather(*(writes.submit(insert, n) for n in range(400)))
+    insert.groups.clear()
+    early = asyncio.create_task(writes.submit(insert, 400))
+    await asyncio.sleep(0.02)
+    await asyncio.gather(early, writes.submit(insert, 401))
+    assert insert.groups == [2]
+
+
+@pytest.mark.usefixtures("table")
 async def test_a_change_is_committed_before_it_is_acknowledged(database: Database) -> None:
     writes = GroupCommit(database)
     await writes.submit(_Insert(), 7)
