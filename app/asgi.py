@@ -41,6 +41,7 @@ from app.runs.retention import Retention
 from app.runs.rows import RunRows
 from app.runs.service import RunService
 from app.runs.sweeping import Sweeper
+from app.runs.token_exchange import TokenExchange
 from app.runs.webhook_targets import WebhookTargets
 from app.runs.webhooks import LEASE_SECONDS, Deliverer
 from app.runs.worker import Worker
@@ -144,9 +145,11 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         )
         stack.push_async_callback(rows.aclose)
         queries = RunQueries(database)
+        tokens = TokenExchange(database, name)
         sweeper = Sweeper(
             store,
             queries,
+            tokens,
             max_age_seconds=settings.cleanup_max_age_seconds,
             interval_seconds=settings.cleanup_interval_seconds,
             probability=settings.cleanup_probability,
@@ -179,7 +182,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         stack.push_async_callback(rate_limits.aclose)
         recovery = Recovery(rows, queries, worker, max_attempts=settings.max_attempts)
         stack.push_async_callback(recovery.aclose)
-        neighbours = Neighbours(name, worker, events, queries)
+        neighbours = Neighbours(name, worker, events, queries, tokens)
         stack.push_async_callback(neighbours.aclose)
 
         async def stop(seconds: float) -> None:

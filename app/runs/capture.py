@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.engine import StepFinished, TaskFinished, TaskStarted
-from app.engine.llm import on_token
+from app.engine.llm import OnToken, listener_of_call
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
 from app.runs.rows import RunRows, TakenRun
 from app.runs.texts import storable
@@ -32,14 +32,9 @@ class Capture:
         self.keys: list[OutputKey] = []
 
     async def task_started(self, event: TaskStarted) -> None:
-        """Tell of it; the task's model calls stream if that was asked for or somebody watches."""
+        """Tell of it; its model calls stream if that was asked for, or if somebody watches then."""
         self._tell("task.started", event, datetime.now(UTC))
-        if self._stream or self._events.wants_tokens(self._run_id):
-            stream = TokenStream(self._teller(event))
-            self._streams[event.index] = stream
-            on_token.set(stream.add)
-        else:
-            on_token.set(None)  # one asyncio task may execute several of the crew
+        listener_of_call.set(lambda: self._listener(event))
 
     async def task_finished(self, event: TaskFinished) -> None:
         """Store the task's text; a text that can't be stored fails the run."""
@@ -77,10 +72,19 @@ class Capture:
             result=storable(step.result),
         )
 
+    def _listener(self, task: TaskStarted) -> OnToken | None:
+        if not (self._stream or self._events.wants_tokens(self._run_id)):
+            return None
+        stream = self._streams.get(task.index)
+        if stream is None:
+            stream = self._streams[task.index] = TokenStream(self._teller(task))
+        return stream.add
+
     def _teller(self, task: TaskStarted) -> Callable[[str], None]:
         def tell(text: str) -> None:
-            data = {"index": task.index, "name": task.name, "text": text}
-            self._events.publish(Event(self._run_id, None, "task.tokens", data, datetime.now(UTC)))
+            data = {"index": task.index, "name": task.name, "text": storable(text)}
+            event = Event(self._run_id, None, "task.tokens", data, datetime.now(UTC))
+            self._rows.pass_on(event, self._seq)
 
         return tell
 

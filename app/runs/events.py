@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,14 +38,19 @@ class EventHub:
     def __init__(self) -> None:
         # Of each run the watchers' queues, and whether they want its tokens.
         self._watchers: dict[UUID, dict[asyncio.Queue[Event | None], bool]] = defaultdict(dict)
+        self.watched_elsewhere: Mapping[UUID, Sequence[str]] = {}
+        """The runs of this process whose words others watch, with the names of those."""
 
-    def watched(self) -> set[UUID]:
-        """The runs that somebody in this process watches."""
-        return set(self._watchers)
+    def watched(self, *, tokens: bool = False) -> set[UUID]:
+        """The runs that somebody in this process watches; with `tokens`, as their words come."""
+        if not tokens:
+            return set(self._watchers)
+        return {run_id for run_id, queues in self._watchers.items() if any(queues.values())}
 
     def wants_tokens(self, run_id: UUID) -> bool:
-        """Whether somebody in this process watches the run's words as they come."""
-        return any(self._watchers.get(run_id, {}).values())
+        """Whether somebody watches the words of a run of this process as they come."""
+        here = self._watchers.get(run_id)
+        return (here is not None and any(here.values())) or run_id in self.watched_elsewhere
 
     def publish(self, event: Event) -> None:
         """Tell every watcher of the run; costs a look-up where there is none."""

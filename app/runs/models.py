@@ -111,6 +111,35 @@ class RunEvent(Base):
     at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class TokenWatch(Base):
+    """A process whose watchers want the words of a run that another carries, until a time.
+
+    `watcher` names the process as `worker` does in the run's row.
+    """
+
+    __tablename__ = "token_watches"
+
+    run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    watcher: Mapped[str] = mapped_column(String(64), primary_key=True)
+    until: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class PassedTokens(Base):
+    """Words of a model on their way to another process, which takes them out.
+
+    They follow the stored event `after_seq`; `number` grows with time.
+    """
+
+    __tablename__ = "passed_tokens"
+
+    watcher: Mapped[str] = mapped_column(String(64), primary_key=True)
+    run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    after_seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class CallerUsage(Base):
     """What a caller with a quota, a key or an address, has used of a day (UTC)."""
 

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 
 from app.db import DatabaseUnavailable
 from app.runs.events import EventHub
 from app.runs.queries import RunQueries
+from app.runs.token_exchange import TokenExchange
 from app.runs.worker import Worker
 
 logger = logging.getLogger("crew_capture.runs")
@@ -19,16 +21,22 @@ _LOOK_BACK = timedelta(seconds=15)
 
 class Neighbours:
     """Stops this worker's runs that were cancelled elsewhere, and tells this process's watchers
-    of runs that other workers carry.
+    of runs that other workers carry, and has the words of those passed between the two.
     """
 
     def __init__(
-        self, worker_name: str, worker: Worker, events: EventHub, queries: RunQueries
+        self,
+        worker_name: str,
+        worker: Worker,
+        events: EventHub,
+        queries: RunQueries,
+        tokens: TokenExchange,
     ) -> None:
         self._worker_name = worker_name
         self._worker = worker
         self._events = events
         self._queries = queries
+        self._tokens = tokens
         self._listening: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -39,6 +47,7 @@ class Neighbours:
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
+        await self._tokens.aclose()
 
     async def _listen_forever(self) -> None:
         while True:
@@ -53,6 +62,14 @@ class Neighbours:
         if len(self._worker):
             for run_id in await self._queries.cancelled(self._worker_name, since):
                 self._worker.abort(run_id)
-        if elsewhere := self._events.watched() - self._worker.run_ids:
+            self._events.watched_elsewhere = await self._tokens.asked()
+        carried = self._worker.run_ids
+        await self._tokens.ask(self._events.watched(tokens=True) - carried)
+        happened = []
+        if elsewhere := self._events.watched() - carried:
             for event in await self._queries.events(elsewhere, since=since):
-                self._events.publish(event)
+                happened.append(((event.run_id, event.seq or 0, 0), event))
+        # Asked for last: no event comes before the words that it follows.
+        happened += await self._tokens.take()
+        for _, event in sorted(happened, key=itemgetter(0)):
+            self._events.publish(event)

@@ -6,6 +6,7 @@ in a run is stored in the same transaction as the change that it tells of, and s
 webhook is to be told.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +23,19 @@ from app.runs.callers import Caller
 from app.runs.errors import LimitReached
 from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
 from app.runs.human import HumanInput, human_input
-from app.runs.models import CARRIED, UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
+from app.runs.models import (
+    CARRIED,
+    UNSETTLED,
+    PassedTokens,
+    RunEvent,
+    RunStatus,
+    TokenWatch,
+    UserRun,
+    WebhookDelivery,
+)
 from app.runs.outbox import put_in_outbox
 from app.runs.quotas import Tally, admit, count_tokens
+from app.runs.token_exchange import Passed, pass_on
 from app.runs.webhook_bodies import Webhooks, webhooks_of
 
 logger = logging.getLogger("crew_capture.runs")
@@ -147,6 +158,7 @@ class RunRows:
         self._tallies = GroupCommit(database)
         self._worker = worker
         self._lease = timedelta(seconds=lease_seconds)
+        self._numbers = itertools.count(1)
 
     async def add(self, runs: Sequence[NewRun], caller: Caller | None = None) -> Sequence[AddedRun]:
         """Commit new runs as queued, in this worker's hands: all of them, or none.
@@ -216,6 +228,16 @@ class RunRows:
         self._writes.submit_soon(
             self._append_all, (event, webhooks), lambda: self._events.publish(event)
         )
+
+    def pass_on(self, tokens: Event, after_seq: int) -> None:
+        """Tell of a model's words: here at once, to watchers elsewhere with the next group.
+
+        They follow the stored event `after_seq`.
+        """
+        self._events.publish(tokens)
+        if watchers := self._events.watched_elsewhere.get(tokens.run_id):
+            passed = Passed(tokens, after_seq, next(self._numbers), watchers)
+            self._writes.submit_soon(pass_on, passed, lambda: None)
 
     async def renew_leases(self, run_ids: Collection[UUID]) -> None:
         """Hold on to those of these runs that are this worker's for another lease.
@@ -502,7 +524,7 @@ class RunRows:
 
 async def delete_runs(connection: AsyncConnection, run_ids: Sequence[UUID]) -> None:
     """Delete runs with all they have."""
-    for table in (WebhookDelivery, RunEvent, UserRun):
+    for table in (WebhookDelivery, RunEvent, TokenWatch, PassedTokens, UserRun):
         await connection.execute(delete(table).where(table.run_id.in_(run_ids)))
 
 

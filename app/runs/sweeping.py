@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import time
 
+from app.db import DatabaseUnavailable
 from app.runs.queries import RunQueries
+from app.runs.token_exchange import TokenExchange
 from storage import OutputStore, SweepReport
 
 # A sweep in the background is followed by a rest of so many times its length.
@@ -21,6 +23,7 @@ class Sweeper:
         self,
         store: OutputStore,
         queries: RunQueries,
+        tokens: TokenExchange,
         *,
         max_age_seconds: float,
         interval_seconds: float,
@@ -28,6 +31,7 @@ class Sweeper:
     ) -> None:
         self._store = store
         self._queries = queries
+        self._tokens = tokens
         self._max_age_seconds = max_age_seconds
         self._interval_seconds = interval_seconds
         self._wanted = asyncio.Event()
@@ -46,6 +50,8 @@ class Sweeper:
 
     async def sweep(self) -> SweepReport:
         """Sweep once, now; what hinders it is logged and in the report."""
+        with contextlib.suppress(DatabaseUnavailable):
+            await self._tokens.sweep()
         return await self._store.sweep(self._max_age_seconds, keep=self._queries.unsettled)
 
     async def aclose(self) -> None:

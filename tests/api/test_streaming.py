@@ -1,16 +1,34 @@
 """Model tokens, told as they come to whoever watches, and at no cost where nobody does."""
 
 import asyncio
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
+from aiohttp import web
+from sqlalchemy import func, select
 
+from app.runs.models import PassedTokens, TokenWatch
 from tests.load.stub_model import StubModel
 from tests.load.stub_model import served as served_stub
 from tests.runs.scripted import until
 from tests.serving import Serve, Served
+
+
+@dataclass
+class HeldModel(StubModel):
+    """A model that answers when it is let."""
+
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        self.arrived.set()
+        await self.go_on.wait()
+        return await super()._complete(request)
+
 
 REPORTS = {"profile_analysis", "startup_ideas_research", "personalized_recommendations"}
 
@@ -77,3 +95,65 @@ async def test_only_calls_begun_while_somebody_watches_are_streamed(serve: Serve
         assert [bool(body.get("stream")) for body in stub.bodies] == [False, False, True]
         streamed = {data["name"] for name, data in events if name == "task.tokens"}
         assert streamed == {"personalized_recommendations"}
+
+
+async def _left_behind(served: Served) -> int:
+    """What the exchange of tokens between processes keeps."""
+    async with served.inside.database.read() as connection:
+        counts = [
+            await connection.scalar(select(func.count()).select_from(table))
+            for table in (TokenWatch, PassedTokens)
+        ]
+    return sum(counts)
+
+
+async def test_tokens_reach_watchers_in_another_process(serve: Serve, database_url: str) -> None:
+    stub = HeldModel(delay_seconds=0.7, record=True)
+    async with (
+        served_stub(stub) as url,
+        serve(database_url=database_url, llm_model="openai/stub", llm_base_url=url) as one,
+        serve(database_url=database_url) as other,
+    ):
+        response = await one.http.post("/api/runs", json={"crew": "idea"})
+        run_id = response.json()["run_id"]
+        await asyncio.wait_for(stub.arrived.wait(), 20)
+        watching = asyncio.create_task(_watched(other, run_id))
+
+        async def is_asked_for() -> bool:
+            return UUID(run_id) in one.inside.events.watched_elsewhere
+
+        await until(is_asked_for)
+        stub.go_on.set()
+        events = await watching
+        assert [bool(body.get("stream")) for body in stub.bodies] == [False, False, True]
+        told = [data["text"] for name, data in events if name == "task.tokens"]
+        run = (await one.http.get(f"/api/runs/{run_id}")).json()
+        assert "".join(told) == run["outputs"]["personalized_recommendations"]
+        assert len(told) > 1
+        last_task = [name for name, data in events if data.get("index") == 2]
+        assert [name for name, _ in groupby(last_task)] == [
+            "task.started",
+            "task.tokens",
+            "task.finished",
+        ]
+        assert events[-1][0] == "run.succeeded"
+
+        async def nothing_is_left() -> bool:
+            return await _left_behind(other) == 0
+
+        await until(nothing_is_left)
+
+
+async def test_without_watchers_nothing_is_passed_on(serve: Serve, database_url: str) -> None:
+    stub = StubModel(delay_seconds=0.3)
+    async with (
+        served_stub(stub) as url,
+        serve(database_url=database_url, llm_model="openai/stub", llm_base_url=url) as one,
+        serve(database_url=database_url) as other,
+    ):
+        body = {"crew": "idea", "stream": True}
+        run_id = (await one.http.post("/api/runs", json=body)).json()["run_id"]
+        told = await _watched(one, run_id)
+        assert "task.tokens" in {name for name, _ in told}
+        assert one.inside.events.watched_elsewhere == {}
+        assert await _left_behind(other) == 0

@@ -32,6 +32,7 @@ from app.runs.recovery import Recovery
 from app.runs.rows import RunRows
 from app.runs.service import RunService
 from app.runs.sweeping import Sweeper
+from app.runs.token_exchange import TokenExchange
 from app.runs.webhook_targets import WebhookTargets
 from app.runs.worker import Worker
 from storage import OutputStore
@@ -161,9 +162,11 @@ async def running_service(
     events, name = EventHub(), uuid4().hex
     rows = RunRows(database, events, lambda _: FINGERPRINT, worker=name, lease_seconds=60)
     queries = RunQueries(database)
+    tokens = TokenExchange(database, name)
     sweeper = Sweeper(
         store,
         queries,
+        tokens,
         max_age_seconds=0.0,
         interval_seconds=3600,
         probability=cleanup_probability,
@@ -191,7 +194,7 @@ async def running_service(
         webhook_targets=webhook_targets,
     )
     recovery = Recovery(rows, queries, worker, max_attempts=3)
-    neighbours = Neighbours(name, worker, events, queries)
+    neighbours = Neighbours(name, worker, events, queries, tokens)
     try:
         yield Parts(
             runs,

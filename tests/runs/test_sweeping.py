@@ -7,6 +7,7 @@ from app.db import Database
 from app.runs.callers import OPERATOR
 from app.runs.queries import RunQueries
 from app.runs.sweeping import Sweeper
+from app.runs.token_exchange import TokenExchange
 from storage import OutputKey, OutputStore
 from tests.runs.scripted import Stage, running_service, until
 
@@ -68,8 +69,14 @@ async def test_without_that_share_no_sweep_comes(database: Database, store: Outp
 async def test_a_sweep_comes_on_the_timer_also_when_idle(
     database: Database, store: OutputStore
 ) -> None:
-    queries = RunQueries(database)
-    sweeper = Sweeper(store, queries, max_age_seconds=0, interval_seconds=0.05, probability=0.0)
+    sweeper = Sweeper(
+        store,
+        RunQueries(database),
+        TokenExchange(database, "sweeping"),
+        max_age_seconds=0,
+        interval_seconds=0.05,
+        probability=0.0,
+    )
     sweeper.start()
     await until(lambda: _is_empty(store))
     await store.persist(ORPHAN, "left behind")
@@ -82,6 +89,7 @@ async def test_a_young_orphan_stays(database: Database, store: OutputStore) -> N
     sweeper = Sweeper(
         store,
         RunQueries(database),
+        TokenExchange(database, "sweeping"),
         max_age_seconds=3600,
         interval_seconds=3600,
         probability=0.0,

@@ -42,6 +42,11 @@ OnToken = Callable[[str], None]
 on_token: contextvars.ContextVar[OnToken | None] = contextvars.ContextVar("on_token", default=None)
 """Set around a call, it makes the model stream, and gets the pieces of this call's answer."""
 
+listener_of_call: contextvars.ContextVar[Callable[[], OnToken | None] | None] = (
+    contextvars.ContextVar("listener_of_call", default=None)
+)
+"""Asked as each call begins: what it gives is that call's `on_token`."""
+
 _Model = TypeVar("_Model", bound=SdkModel)
 
 # To wake for each token costs more than all the rest of a call; nobody reads as fast.

@@ -25,7 +25,12 @@ from openai import AsyncOpenAI, OpenAI
 from pydantic import PrivateAttr
 from typing_extensions import override
 
-from app.engine.llm.openai_client import async_client, on_token, sync_client
+from app.engine.llm.openai_client import (
+    async_client,
+    listener_of_call,
+    on_token,
+    sync_client,
+)
 from app.engine.llm.pool import ModelPool
 from app.engine.llm.transport import Endpoint
 
@@ -53,13 +58,13 @@ class _Pooled(OpenAICompletion):
     @override
     @_tried_by_the_pool
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        with _one_attempt(), _reported_if_heard():
+        with _one_attempt(), _reported_if_heard(), _streamed_if_wanted():
             return super().call(*args, **kwargs)
 
     @override
     @_tried_by_the_pool
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
-        with _one_attempt(), _reported_if_heard():
+        with _one_attempt(), _reported_if_heard(), _streamed_if_wanted():
             return await super().acall(*args, **kwargs)
 
     @override
@@ -165,6 +170,20 @@ def _reported_if_heard() -> Iterator[None]:
         yield
     finally:
         _reported.reset(token)
+
+
+@contextmanager
+def _streamed_if_wanted() -> Iterator[None]:
+    """Decided once for a call, too: CrewAI asks several times whether to stream."""
+    ask = listener_of_call.get()
+    if ask is None:
+        yield
+        return
+    token = on_token.set(ask())
+    try:
+        yield
+    finally:
+        on_token.reset(token)
 
 
 _CALL_EVENTS = (

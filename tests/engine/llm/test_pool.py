@@ -16,7 +16,14 @@ from aiohttp import web
 from crewai.llms.base_llm import BaseLLM
 from openai import APIConnectionError, InternalServerError, RateLimitError
 
-from app.engine.llm import ModelSettings, close_models, create_model, on_token, pooled
+from app.engine.llm import (
+    ModelSettings,
+    close_models,
+    create_model,
+    listener_of_call,
+    on_token,
+    pooled,
+)
 from app.engine.llm.pool import HttpReply, ModelPool
 from app.engine.llm.pooled import pooled_over
 from app.engine.llm.retries import may_pass, pause_seconds
@@ -301,6 +308,26 @@ async def test_watching_one_call_streams_no_other(server: Server) -> None:
 
     await asyncio.gather(*(asyncio.create_task(ask(number)) for number in range(20)))
     assert sum(body.get("stream", False) for body in server.stub.bodies) == 10
+
+
+async def test_whether_a_call_streams_is_asked_as_it_begins(server: Server) -> None:
+    model = server.pooled()
+    listeners: list[Any] = []
+    pieces: list[str] = []
+
+    def ask() -> Any:
+        return listeners[-1]
+
+    token = listener_of_call.set(ask)
+    try:
+        for listener in (None, pieces.append, None):
+            listeners.append(listener)
+            text = await model.acall(MESSAGES)
+            assert "".join(pieces) == ("" if len(listeners) == 1 else text)
+    finally:
+        listener_of_call.reset(token)
+    streamed = [bool(body.get("stream")) for body in server.stub.bodies]
+    assert streamed == [False, True, False]
 
 
 async def test_a_watcher_hears_of_an_answer_before_its_end(server: Server) -> None:
