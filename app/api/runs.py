@@ -1,6 +1,6 @@
 """`/api/runs`: runs as a resource, to start, look at, watch, stop and delete."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -336,14 +336,16 @@ runs_router = Router(
 )
 
 
-async def _server_sent(events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
-    async for event in events:
-        if event is None:
-            yield b": still here\n\n"
-            continue
-        number = b"" if event.seq is None else b"id: %d\n" % event.seq
-        data = msgspec.json.encode({"run_id": event.run_id, "at": event.at, **event.data})
-        yield b"%bevent: %b\ndata: %b\n\n" % (number, event.type.encode(), data)
+async def _server_sent(happened: AsyncIterator[Sequence[Event]]) -> AsyncIterator[bytes]:
+    async for events in happened:
+        # Written together: to write to a client costs more than all the rest of an event.
+        yield b"".join(map(_as_server_sent, events)) or b": still here\n\n"
+
+
+def _as_server_sent(event: Event) -> bytes:
+    number = b"" if event.seq is None else b"id: %d\n" % event.seq
+    data = msgspec.json.encode({"run_id": event.run_id, "at": event.at, **event.data})
+    return b"%bevent: %b\ndata: %b\n\n" % (number, event.type.encode(), data)
 
 
 async def _view(runs: RunService, run: UserRun) -> RunView:

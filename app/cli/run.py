@@ -36,8 +36,9 @@ async def run_once(
             )
             events = service.runs.watch(run_id, OPERATOR, after_seq=-1, heartbeat_seconds=60)
             with progress:
-                async for event in events:
-                    progress.show(event)
+                async for happened in events:
+                    for event in happened:
+                        progress.show(event)
             run = await service.runs.ended(run_id, OPERATOR)
     except (RunError, EngineError) as error:
         click.echo(f"crew-capture: {error}", err=True)
@@ -102,9 +103,7 @@ class _RunProgress:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, event: Event | None) -> None:
-        if event is None:
-            return
+    def show(self, event: Event) -> None:
         if event.type == "task.started":
             self._lines[event.data["index"]] = self._progress.add_task(
                 f"{event.data['name']} ({event.data['agent'].strip()})", total=None

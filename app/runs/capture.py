@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from app.engine import StepFinished, TaskFinished, TaskStarted
@@ -24,7 +25,7 @@ class Capture:
         self._rows = rows
         self._events = events
         self._stream = taken.stream
-        self._streams: dict[int, TokenStream] = {}
+        self._words = TokenStream(self._tell_words)
         self._run_id = taken.run_id
         self._webhooks = taken.webhooks
         self._started_at = int(taken.started_at.timestamp())
@@ -43,8 +44,7 @@ class Capture:
         # Noted before it is written: a write that was cut short is deleted, too.
         self.keys.append(key)
         await self._store.persist(key, event.text)
-        if stream := self._streams.pop(event.index, None):
-            stream.flush()
+        self._words.flush()
         self._tell(
             "task.finished",
             event,
@@ -75,18 +75,12 @@ class Capture:
     def _listener(self, task: TaskStarted) -> OnToken | None:
         if not (self._stream or self._events.wants_tokens(self._run_id)):
             return None
-        stream = self._streams.get(task.index)
-        if stream is None:
-            stream = self._streams[task.index] = TokenStream(self._teller(task))
-        return stream.add
+        return partial(self._words.add, task)
 
-    def _teller(self, task: TaskStarted) -> Callable[[str], None]:
-        def tell(text: str) -> None:
-            data = {"index": task.index, "name": task.name, "text": storable(text)}
-            event = Event(self._run_id, None, "task.tokens", data, datetime.now(UTC))
-            self._rows.pass_on(event, self._seq)
-
-        return tell
+    def _tell_words(self, task: TaskStarted, text: str) -> None:
+        data = {"index": task.index, "name": task.name, "text": storable(text)}
+        event = Event(self._run_id, None, "task.tokens", data, datetime.now(UTC))
+        self._rows.pass_on(event, self._seq)
 
     def _tell(
         self, type_: str, task: TaskStarted | TaskFinished | StepFinished, at: datetime, **more: Any

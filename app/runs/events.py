@@ -32,12 +32,75 @@ class Event:
         return self.type in ("run.succeeded", "run.failed", "run.cancelled")
 
 
+class Watcher:
+    """What one watcher of a run is to be told, gathered until it takes it."""
+
+    def __init__(self, *, tokens: bool, after_seq: int, heartbeat_seconds: float) -> None:
+        self.wants_tokens = tokens
+        self._last_seq = after_seq
+        self._heartbeat_seconds = heartbeat_seconds
+        self._untold: list[Event] = []
+        self._ended = False
+        self._something = asyncio.Event()
+        self._beating = self._beat_later()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything is taken that will ever be told."""
+        return self._ended and not self._untold
+
+    def begin(self, history: Sequence[Event]) -> None:
+        """Put what is stored before what was told since; what is in both is told once."""
+        if history:
+            last = history[-1].seq or 0
+            news = [event for event in self._untold if event.seq is None or event.seq > last]
+            self._untold = [*history, *news]
+            self._last_seq = max(self._last_seq, last)
+            self._something.set()
+
+    def tell(self, event: Event) -> None:
+        """Tell what happened, unless it was told; a watcher that is far behind is cut off."""
+        if self._ended:
+            return
+        if event.seq is not None:
+            if event.seq <= self._last_seq:
+                return
+            self._last_seq = event.seq
+        elif not self.wants_tokens:
+            return
+        self._untold.append(event)
+        self._ended = event.settles or len(self._untold) >= _MAX_BEHIND
+        self._something.set()
+
+    def end(self) -> None:
+        """Tell nothing more."""
+        self._ended = True
+        self._something.set()
+
+    async def take(self) -> list[Event]:
+        """Wait for what happens, and take it all; nothing is a heartbeat."""
+        await self._something.wait()
+        self._something.clear()
+        events, self._untold = self._untold, []
+        return events
+
+    def close(self) -> None:
+        self._beating.cancel()
+
+    def _beat_later(self) -> asyncio.TimerHandle:
+        loop = asyncio.get_running_loop()
+        return loop.call_later(self._heartbeat_seconds, self._beat)
+
+    def _beat(self) -> None:
+        self._something.set()
+        self._beating = self._beat_later()
+
+
 class EventHub:
     """Tells the watchers in this process what happens in runs that it hears of."""
 
     def __init__(self) -> None:
-        # Of each run the watchers' queues, and whether they want its tokens.
-        self._watchers: dict[UUID, dict[asyncio.Queue[Event | None], bool]] = defaultdict(dict)
+        self._watchers: dict[UUID, set[Watcher]] = defaultdict(set)
         self.watched_elsewhere: Mapping[UUID, Sequence[str]] = {}
         """The runs of this process whose words others watch, with the names of those."""
 
@@ -45,37 +108,37 @@ class EventHub:
         """The runs that somebody in this process watches; with `tokens`, as their words come."""
         if not tokens:
             return set(self._watchers)
-        return {run_id for run_id, queues in self._watchers.items() if any(queues.values())}
+        return {run_id for run_id in self._watchers if self._wants_tokens_here(run_id)}
 
     def wants_tokens(self, run_id: UUID) -> bool:
         """Whether somebody watches the words of a run of this process as they come."""
-        here = self._watchers.get(run_id)
-        return (here is not None and any(here.values())) or run_id in self.watched_elsewhere
+        return self._wants_tokens_here(run_id) or run_id in self.watched_elsewhere
 
     def publish(self, event: Event) -> None:
         """Tell every watcher of the run; costs a look-up where there is none."""
-        for queue, tokens in self._watchers.get(event.run_id, {}).items():
-            if event.seq is None and not tokens:
-                continue
-            if queue.qsize() < _MAX_BEHIND:
-                queue.put_nowait(event)
-            elif queue.qsize() == _MAX_BEHIND:
-                queue.put_nowait(None)  # the mark of being cut off
+        for watcher in self._watchers.get(event.run_id, ()):
+            watcher.tell(event)
 
     def close(self) -> None:
         """End all watching: the process stops."""
-        for queues in self._watchers.values():
-            for queue in queues:
-                queue.put_nowait(None)
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.end()
 
     @contextmanager
-    def watch(self, run_id: UUID, *, tokens: bool = True) -> Iterator[asyncio.Queue[Event | None]]:
-        """A queue of what happens in the run while the block lasts; None: it is over."""
-        queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._watchers[run_id][queue] = tokens
+    def watch(
+        self, run_id: UUID, *, tokens: bool, after_seq: int, heartbeat_seconds: float
+    ) -> Iterator[Watcher]:
+        """A watcher of what happens in the run above a number, while the block lasts."""
+        watcher = Watcher(tokens=tokens, after_seq=after_seq, heartbeat_seconds=heartbeat_seconds)
+        self._watchers[run_id].add(watcher)
         try:
-            yield queue
+            yield watcher
         finally:
-            del self._watchers[run_id][queue]
+            watcher.close()
+            self._watchers[run_id].discard(watcher)
             if not self._watchers[run_id]:
                 del self._watchers[run_id]
+
+    def _wants_tokens_here(self, run_id: UUID) -> bool:
+        return any(watcher.wants_tokens for watcher in self._watchers.get(run_id, ()))

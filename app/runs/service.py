@@ -3,7 +3,6 @@
 Every way in asks here, and says who asks: a run of another owner is an unknown run.
 """
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -333,37 +332,25 @@ class RunService:
         after_seq: int,
         heartbeat_seconds: float,
         tokens: bool = True,
-    ) -> AsyncGenerator[Event | None]:
+    ) -> AsyncGenerator[Sequence[Event]]:
         """What happens in a run: stored events above a number, then what comes, until its end.
 
-        With `tokens`, models stream their words while this watches. Yields None once the run is
-        known to be there, and whenever nothing happened for a while. Ends early for a watcher that
-        falls behind; it may come back with the number of the last event it saw. Raises UnknownRun.
+        What happened at once comes together. With `tokens`, models stream their words while this
+        watches. Yields nothing once the run is known to be there, and every so many seconds. Ends
+        early for a watcher that falls behind; it may come back with the number of the last event
+        it saw. Raises UnknownRun.
         """
-        with self._events.watch(run_id, tokens=tokens) as queue:
-            # In this order nothing is missed; what comes twice is left out.
+        with self._events.watch(
+            run_id, tokens=tokens, after_seq=after_seq, heartbeat_seconds=heartbeat_seconds
+        ) as watcher:
+            # In this order nothing is missed.
             run = await self.get(run_id, caller)
-            yield None
-            for event in await self._queries.history(run_id, after_seq=after_seq):
-                after_seq = event.seq or after_seq
-                yield event
-                if event.settles:
-                    return
-            while run.status in UNSETTLED:
-                try:
-                    event_or_end = await asyncio.wait_for(queue.get(), heartbeat_seconds)
-                except TimeoutError:
-                    yield None
-                    continue
-                if event_or_end is None:
-                    return
-                if event_or_end.seq is not None:
-                    if event_or_end.seq <= after_seq:
-                        continue
-                    after_seq = event_or_end.seq
-                yield event_or_end
-                if event_or_end.settles:
-                    return
+            yield ()
+            watcher.begin(await self._queries.history(run_id, after_seq=after_seq))
+            if run.status not in UNSETTLED:
+                watcher.end()
+            while not watcher.is_over:
+                yield await watcher.take()
 
     async def follow(
         self, run_id: UUID, caller: Caller, *, after_seq: int = -1
@@ -376,14 +363,13 @@ class RunService:
         watching = self.watch(
             run_id, caller, after_seq=after_seq, heartbeat_seconds=_PATIENCE_SECONDS, tokens=False
         )
-        async with aclosing(watching) as events:
-            async for event in events:
-                if event is None:
-                    continue
-                if event.type != "run.awaiting_human":
-                    yield event
-                elif (await self.get(run_id, caller)).status == RunStatus.AWAITING_HUMAN:
-                    return  # else it was answered since
+        async with aclosing(watching):
+            async for events in watching:
+                for event in events:
+                    if event.type != "run.awaiting_human":
+                        yield event
+                    elif (await self.get(run_id, caller)).status == RunStatus.AWAITING_HUMAN:
+                        return  # else it was answered since
 
     def inputs(self, crew: str) -> Sequence[str]:
         """The names of the inputs that the crew takes. Raises UnknownCrew."""

@@ -244,13 +244,12 @@ async def test_watchers_stay_while_a_run_waits(serve: Serve, letters: Letters) -
         run_id = UUID(await _waiting(served))
         types: list[str] = []
         events = served.inside.runs.watch(run_id, OPERATOR, after_seq=-1, heartbeat_seconds=20)
-        async for event in events:
-            if event is None:
-                continue
-            types.append(event.type)
-            if event.type == "run.awaiting_human":
-                assert event.data["output"] == "text 1"
-                await _resume(served, str(run_id))
+        async for happened in events:
+            for event in happened:
+                types.append(event.type)
+                if event.type == "run.awaiting_human":
+                    assert event.data["output"] == "text 1"
+                    await _resume(served, str(run_id))
         assert types[-1] == "run.succeeded"
 
 

@@ -25,7 +25,7 @@ async def parts(database: Database, store: OutputStore) -> AsyncIterator[Parts]:
 
 async def _watch(runs: RunService, run_id: UUID, caller: Caller) -> list[str]:
     events = runs.watch(run_id, caller, after_seq=-1, heartbeat_seconds=60)
-    return [event.type async for event in events if event is not None]
+    return [event.type async for happened in events for event in happened]
 
 
 async def test_a_run_of_another_owner_is_an_unknown_run(parts: Parts) -> None:

@@ -12,7 +12,7 @@ import contextvars
 import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from functools import cached_property
 from typing import Any, Literal, TypeVar, cast
 
@@ -46,6 +46,9 @@ listener_of_call: contextvars.ContextVar[Callable[[], OnToken | None] | None] = 
     contextvars.ContextVar("listener_of_call", default=None)
 )
 """Asked as each call begins: what it gives is that call's `on_token`."""
+
+is_reported: contextvars.ContextVar[bool] = contextvars.ContextVar("is_reported", default=True)
+"""Whether CrewAI's events tell of a call: then the model itself tells each piece of its answer."""
 
 _Model = TypeVar("_Model", bound=SdkModel)
 
@@ -149,8 +152,8 @@ class _Completions(AsyncCompletions):
                 stream = await opened.enter_async_context(self._pool.stream(self._posted(body)))
                 if stream.status >= 400:
                     self._check(HttpReply(stream.status, stream.headers, await stream.read()))
-            every_seconds = 0 if on_token.get() is None else _GATHER_SECONDS
-            return _chunks(stream, every_seconds, opened.pop_all(), self._request)
+            listener = None if is_reported.get() else on_token.get()
+            return _chunks(stream, listener, opened.pop_all(), self._request)
 
     def _posted(self, body: bytes) -> HttpRequest:
         return HttpRequest(
@@ -203,15 +206,47 @@ class _RawCompletion:
 
 
 async def _chunks(
-    stream: HttpStream, every_seconds: float, opened: AsyncExitStack, request: httpx.Request
+    stream: HttpStream, listener: OnToken | None, opened: AsyncExitStack, request: httpx.Request
 ) -> AsyncIterator[ChatCompletionChunk]:
+    """The chunks of an answer. A listener gets its text as it comes, before CrewAI does: that gets
+    neighbours that bring only text as one, since the SDK's model of each chunk is dear.
+    """
+    text = _JoinedText()
     async with opened:
-        with as_sdk_errors(request):
-            async for lines in _lines(stream, every_seconds):
-                for data in _joined(_data_of(lines)) if every_seconds else _data_of(lines):
+        with _heard_by(listener), as_sdk_errors(request):
+            async for lines in _lines(stream, _GATHER_SECONDS if listener else 0):
+                for data in _data_of(lines):
+                    if listener is not None and (piece := text.add(data)) is not None:
+                        _tell(listener, piece)
+                        continue
+                    if joined := text.take():
+                        yield _chunk(joined, request)
                     if data == b"[DONE]":
                         return
-                    yield _chunk(data, request)
+                    chunk = _chunk(data, request)
+                    if listener is not None and chunk.choices:
+                        _tell(listener, chunk.choices[0].delta.content)
+                    yield chunk
+            if joined := text.take():
+                yield _chunk(joined, request)
+
+
+def _tell(listener: OnToken, piece: str | None) -> None:
+    if piece:
+        listener(piece)
+
+
+@contextmanager
+def _heard_by(listener: OnToken | None) -> Iterator[None]:
+    """What a listener hears from here, it is not told by the model again."""
+    if listener is None:
+        yield
+        return
+    on_token.set(None)
+    try:
+        yield
+    finally:
+        on_token.set(listener)
 
 
 async def _lines(stream: HttpStream, every_seconds: float) -> AsyncIterator[list[bytes]]:
@@ -258,25 +293,31 @@ class _TextChunk(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
 _text_chunk = msgspec.json.Decoder(_TextChunk)
 
 
-def _joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks, neighbours that bring only text made one: the SDK's model of each is dear."""
-    joined: _TextChunk | None = None
-    for data in chunks:
+class _JoinedText:
+    """Chunks that bring only text, made one."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._last: _TextChunk | None = None
+
+    def add(self, data: bytes) -> str | None:
+        """Take a chunk and give its text; None if it brings anything else."""
         try:
-            chunk = _text_chunk.decode(data)
+            self._last = _text_chunk.decode(data)
         except msgspec.MsgspecError:
-            if joined is not None:
-                yield msgspec.json.encode(joined)
-                joined = None
-            yield data
-        else:
-            if joined is not None:
-                chunk.choices[0].delta.content = (
-                    joined.choices[0].delta.content + chunk.choices[0].delta.content
-                )
-            joined = chunk
-    if joined is not None:
-        yield msgspec.json.encode(joined)
+            return None
+        piece = self._last.choices[0].delta.content
+        self._pieces.append(piece)
+        return piece
+
+    def take(self) -> bytes | None:
+        """What was taken since the last time, as one chunk; None if there is nothing."""
+        if self._last is None:
+            return None
+        self._last.choices[0].delta.content = "".join(self._pieces)
+        joined = msgspec.json.encode(self._last)
+        self._pieces, self._last = [], None
+        return joined
 
 
 def _chunk(data: bytes, request: httpx.Request) -> ChatCompletionChunk:
@@ -285,7 +326,7 @@ def _chunk(data: bytes, request: httpx.Request) -> ChatCompletionChunk:
     except ValueError as error:
         message = f"{request.url.host} streamed something that is not JSON"
         raise APIError(message, request, body=None) from error
-    if failure := getattr(chunk, "error", None):  # beside or instead of choices
+    if failure := (chunk.model_extra or {}).get("error"):  # beside or instead of choices
         text = failure.get("message") if isinstance(failure, dict) else None
         message = str(text or "An error occurred during streaming")
         raise APIError(message, request, body=failure)

@@ -70,15 +70,17 @@ class HttpStream:
         Raises PoolError if it breaks off.
         """
         content = self._response.content
-        ended = asyncio.Event()
-        content.on_eof(ended.set)
+        gathered = asyncio.Event()
+        content.on_eof(gathered.set)
         try:
             while chunk := await content.readany():
                 yield chunk
-                if every_seconds and not ended.is_set():
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(every_seconds):
-                            await ended.wait()
+                if every_seconds and not content.is_eof():
+                    gathered.clear()
+                    # A timeout would cancel and catch, at several times the cost.
+                    timer = asyncio.get_running_loop().call_later(every_seconds, gathered.set)
+                    await gathered.wait()
+                    timer.cancel()
         except (aiohttp.ClientError, OSError) as error:
             raise _pool_error(self._response.url, error) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -27,14 +26,13 @@ from typing_extensions import override
 
 from app.engine.llm.openai_client import (
     async_client,
+    is_reported,
     listener_of_call,
     on_token,
     sync_client,
 )
 from app.engine.llm.pool import ModelPool
 from app.engine.llm.transport import Endpoint
-
-_reported: contextvars.ContextVar[bool] = contextvars.ContextVar("llm_call_reported", default=True)
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
@@ -89,17 +87,17 @@ class _Pooled(OpenAICompletion):
 
     @override
     def _emit_call_started_event(self, *args: Any, **kwargs: Any) -> None:
-        if _reported.get():
+        if is_reported.get():
             super()._emit_call_started_event(*args, **kwargs)
 
     @override
     def _emit_call_completed_event(self, *args: Any, **kwargs: Any) -> None:
-        if _reported.get():
+        if is_reported.get():
             super()._emit_call_completed_event(*args, **kwargs)
 
     @override
     def _emit_call_failed_event(self, *args: Any, **kwargs: Any) -> None:
-        if _reported.get():
+        if is_reported.get():
             super()._emit_call_failed_event(*args, **kwargs)
 
     @override
@@ -107,7 +105,7 @@ class _Pooled(OpenAICompletion):
         listener = on_token.get()
         if listener is not None and kwargs.get("tool_call") is None:
             listener(chunk)
-        if _reported.get():
+        if is_reported.get():
             super()._emit_stream_chunk_event(chunk, *args, **kwargs)
 
 
@@ -165,11 +163,11 @@ def _one_attempt() -> Iterator[None]:
 @contextmanager
 def _reported_if_heard() -> Iterator[None]:
     """Decided once for a call: an end without its start would confuse CrewAI's event scopes."""
-    token = _reported.set(_anyone_hears())
+    token = is_reported.set(_anyone_hears())
     try:
         yield
     finally:
-        _reported.reset(token)
+        is_reported.reset(token)
 
 
 @contextmanager

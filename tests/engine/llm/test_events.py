@@ -15,6 +15,7 @@ from crewai.events.types.llm_events import (
 from crewai.llms.base_llm import call_stop_override
 from openai import BadRequestError
 
+from app.engine.llm import on_token
 from tests.engine.llm.conftest import Server
 from tests.load.stub_model import Failure
 
@@ -44,6 +45,19 @@ async def test_a_listener_hears_of_a_call_what_crewai_tells(server: Server, stre
     own = await _heard(server.own(stream=stream), *KINDS)
     assert len(ours) > (5 if stream else 1)
     assert _told(ours) == _told(own)
+
+
+async def test_who_watches_beside_a_listener_hears_each_piece_once(server: Server) -> None:
+    pieces: list[str] = []
+    token = on_token.set(pieces.append)
+    try:
+        events = await _heard(server.pooled(), LLMStreamChunkEvent, LLMCallCompletedEvent)
+    finally:
+        on_token.reset(token)
+    *chunks, completed = events
+    assert len(chunks) > 5
+    assert [chunk.chunk for chunk in chunks] == pieces
+    assert "".join(pieces) == completed.response
 
 
 async def test_a_listener_hears_of_a_failure(server: Server) -> None:

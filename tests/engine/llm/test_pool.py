@@ -358,6 +358,30 @@ async def test_a_watcher_hears_of_an_answer_before_its_end(server: Server) -> No
     assert len(pieces) > 1
 
 
+async def test_a_watcher_hears_text_in_whatever_chunk_it_comes(server: Server) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        first = _chunk_of("with the role, ").replace(
+            b'"content"', b'"role": "assistant", "content"'
+        )
+        last = _chunk_of("with the end").replace(b"null", b'"stop"')
+        for chunk in (first, _chunk_of("alone, "), _chunk_of(""), _chunk_of("alone again, "), last):
+            await response.write(chunk)
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async with _serving(answer) as base_url:
+        pieces: list[str] = []
+        token = on_token.set(pieces.append)
+        try:
+            text = await server.pooled(base_url=base_url).acall(MESSAGES)
+        finally:
+            on_token.reset(token)
+    assert pieces == ["with the role, ", "alone, ", "alone again, ", "with the end"]
+    assert text == "".join(pieces)
+
+
 async def test_a_stream_that_breaks_off_is_an_error_not_a_short_answer(server: Server) -> None:
     async def broken(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
