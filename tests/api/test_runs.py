@@ -258,6 +258,7 @@ async def test_lists_can_be_filtered(serve: Serve, gate: Gate, database_url: str
         assert await listed(crew="other") == []
         assert await listed(created_from=second["created_at"]) == [second["run_id"]]
         assert await listed(created_before=second["created_at"]) == [first["run_id"]]
+        gate.open.set()
 
 
 @pytest.mark.parametrize(
@@ -313,6 +314,24 @@ async def test_events_come_while_the_run_goes_on(serve: Serve, gate: Gate) -> No
                     if seen.count("task.started") == 2:
                         gate.open.set()
         assert seen[-1] == "run.succeeded"
+
+
+async def test_while_nothing_happens_comments_keep_the_connection_alive(
+    serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.api.runs._HEARTBEAT_SECONDS", 0.05)
+    async with serve(gate.crews, engine="stock") as served:
+        run_id = (await _start(served))["run_id"]
+        await asyncio.to_thread(gate.asked.wait, 20)
+        heard: list[str] = []
+        async with served.http.stream("GET", f"/api/runs/{run_id}/events") as response:
+            async for line in response.aiter_lines():
+                heard.append(line)
+                if heard.count(": still here") == 3:
+                    gate.open.set()
+        told = [event["event"] for event in _parsed("\n".join(heard))]
+        assert told[-1] == "run.succeeded"
+        assert told.count("task.finished") == 3
 
 
 async def test_a_cancelled_run_ends_its_watchers(serve: Serve, gate: Gate) -> None:

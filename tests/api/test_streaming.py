@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -66,6 +67,53 @@ async def test_the_tokens_of_a_streamed_run_add_up_to_its_outputs(
         assert events[-1][0] == "run.succeeded"
         assert all(body["stream"] for body in stub.bodies)
         assert run["usage"]["successful_requests"] == 3
+
+
+async def test_tokens_are_joined_to_about_five_events_a_second(serve: Serve) -> None:
+    stub = StubModel(delay_seconds=1)
+    async with (
+        served_stub(stub) as url,
+        serve(llm_model="openai/stub", llm_base_url=url) as served,
+    ):
+        body = {"crew": "idea", "stream": True}
+        run_id = (await served.http.post("/api/runs", json=body)).json()["run_id"]
+        events = await _watched(served, run_id)
+        for report in REPORTS:
+            times = [
+                datetime.fromisoformat(data["at"])
+                for name, data in events
+                if name == "task.tokens" and data["name"] == report
+            ]
+            seconds = (times[-1] - times[0]).total_seconds()
+            # The first may come at once, the last with the task's end or another's.
+            assert 2 <= len(times) <= seconds * 5 + 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cancelled_run_is_settled_and_its_model_calls_closed_within_a_second(
+    serve: Serve, stream: bool
+) -> None:
+    stub = StubModel(delay_seconds=60)
+    async with (
+        served_stub(stub) as url,
+        serve(llm_model="openai/stub", llm_base_url=url) as served,
+    ):
+        body = {"crew": "idea", "stream": stream}
+        run_id = (await served.http.post("/api/runs", json=body)).json()["run_id"]
+
+        async def both_asked() -> bool:
+            return stub.in_flight == 2
+
+        async def all_over() -> bool:
+            return stub.aborted == 2 and len(served.inside.worker) == 0
+
+        await until(both_asked)
+        async with asyncio.timeout(1):
+            response = await served.http.post(f"/api/runs/{run_id}/cancel")
+            await until(all_over)
+        assert response.json()["status"] == "cancelled"
+        assert (stub.calls, stub.in_flight) == (2, 0)
+        assert await served.stored() == 0
 
 
 async def test_only_calls_begun_while_somebody_watches_are_streamed(serve: Serve) -> None:
