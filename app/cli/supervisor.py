@@ -15,6 +15,9 @@ _SECONDS_BETWEEN_SIGNALS = 0.2
 # The looks, two a second, that a process may leave unanswered: one that is stopped for a while is
 # slow, not dead, and its runs are not lost to it.
 _UNANSWERED_LOOKS = 120
+# How long a process may take to end once its time to stop gracefully is over. One that is frozen
+# would never end; its runs are handed back by its lease.
+_SECONDS_TO_END = 20.0
 
 
 class Supervisor(Multiprocess):
@@ -62,13 +65,22 @@ class Supervisor(Multiprocess):
         return self._unanswered[process] <= _UNANSWERED_LOOKS
 
     def join_all(self) -> None:
-        """Wait for the processes to end; pass on what else is signalled meanwhile."""
+        """Wait for the processes to end; pass on what else is signalled meanwhile.
+
+        One that has not ended in time is killed.
+        """
         # The processes have closed theirs: clients are refused, and don't wait for nobody.
         for one in self.sockets:
             one.close()
+        # Counted down by its own waits: the time in which it is frozen itself does not count.
+        seconds_left = (self.config.timeout_graceful_shutdown or 0) + _SECONDS_TO_END
         for process in self.processes:
             while process.process.is_alive():
                 process.process.join(_SECONDS_BETWEEN_SIGNALS)
+                seconds_left -= _SECONDS_BETWEEN_SIGNALS
+                if seconds_left <= 0 and process.process.is_alive():
+                    logger.error("Process %s has not ended in time and is killed", process.pid)
+                    process.kill()
                 if self.signal_queue:
                     self.signal_queue.clear()
                     self.terminate_all()

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -83,6 +84,22 @@ def test_a_process_that_stays_frozen_is_replaced(
     assert looks in (4, 6)
     assert frozen.exitcode == -signal.SIGKILL
     assert supervisor.processes[1] is other
+
+
+def test_a_frozen_process_does_not_hold_up_a_stop(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SECONDS_TO_END", 2.0)
+    frozen, other = supervisor.processes
+    psutil.Process(frozen.pid).suspend()
+    _until(lambda: psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED)
+    supervisor.terminate_all()
+    stop = threading.Thread(target=supervisor.join_all, daemon=True)
+    stop.start()
+    stop.join(30)
+    assert not stop.is_alive()
+    assert frozen.exitcode == -signal.SIGKILL
+    assert other.exitcode not in (None, -signal.SIGKILL)
 
 
 def _until(condition: Callable[[], bool]) -> None:
