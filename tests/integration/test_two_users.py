@@ -13,7 +13,9 @@ from tests.serving import Serve, Served
 
 RUNS = 200
 RUNS_BY_MCP = 10
+RUNS_BY_A2A = 10
 IN_THE_AIR = 20
+TASK_NOT_FOUND = -32001  # A2A's
 
 
 @dataclass
@@ -53,13 +55,20 @@ async def _run(served: Served, user: User, place: int) -> None:
     if place < RUNS_BY_MCP:
         await _call_tool(served, user, _session(user, place))
         return
-    if place % 3 == 0:
+    if place < RUNS_BY_MCP + RUNS_BY_A2A:
+        await _send_message(served, user)
+        return
+    if place % 4 == 0:
         response = await user.ask(served, "POST", "/api/run", user.profile)
         user.run_ids.append(response.json()["run_id"])
-    elif place % 3 == 1:
+    elif place % 4 == 1:
         body = {"crew": "idea", "inputs": user.profile}
         response = await user.ask(served, "POST", "/api/runs", body, **key)
         user.run_ids.append(response.json()["run_id"])
+    elif place % 4 == 2:
+        body = {"crew": "idea", "inputs": [user.profile]}
+        response = await user.ask(served, "POST", "/api/runs/batch", body)
+        user.run_ids.extend(response.json()["run_ids"])
     else:
         body = {"inputs": user.profile}
         response = await user.ask(served, "POST", "/crews/idea/kickoff", body)
@@ -90,6 +99,25 @@ async def _cancel_call(served: Served, user: User, session_id: str) -> None:
     assert response.status_code == 202
 
 
+async def _send_message(served: Served, user: User) -> None:
+    message = {
+        "messageId": "1",
+        "role": "ROLE_USER",
+        "parts": [{"data": user.profile}],
+        "contextId": "ours",  # both users use the same
+    }
+    task = (await _a2a(served, user, "SendMessage", {"message": message}))["result"]["task"]
+    assert task["status"]["state"] == "TASK_STATE_COMPLETED", task
+    user.run_ids.append(task["id"])
+
+
+async def _a2a(served: Served, user: User, method: str, params: Any) -> Any:
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    response = await user.ask(served, "POST", "/a2a/idea", request, **{"A2A-Version": "1.0"})
+    text = response.text.removeprefix("data: ")  # a stream of one answer, where it is refused
+    return msgspec.json.decode(text)
+
+
 async def _guess(served: Served, guesser: User, run_id: str) -> None:
     """Ask for another's run by every call that takes an id."""
     run = f"/api/runs/{run_id}"
@@ -104,6 +132,30 @@ async def _guess(served: Served, guesser: User, run_id: str) -> None:
     ):
         response = await guesser.ask(served, method, path)
         assert response.status_code == 404, (method, path, response.text)
+    answer = {
+        "execution_id": run_id,
+        "task_id": "profile_analysis",
+        "human_feedback": "good",
+        "is_approve": True,
+    }
+    response = await guesser.ask(served, "POST", "/crews/idea/resume", answer)
+    assert response.status_code == 404, response.text
+    for method in ("GetTask", "CancelTask", "SubscribeToTask"):
+        refused = await _a2a(served, guesser, method, {"id": run_id})
+        assert refused["error"]["code"] == TASK_NOT_FOUND, (method, refused)
+
+
+async def _watch(served: Served, user: User, run_id: str) -> None:
+    """Read an own run in every way: what is heard is the user's own, and was indeed heard."""
+    for path in (
+        "",
+        "/events",
+        "/outputs/profile_analysis",
+        "/outputs/profile_analysis?as=html",
+    ):
+        response = await user.ask(served, "GET", f"/api/runs/{run_id}{path}")
+        assert response.status_code == 200, response.text
+        assert user.profile["experience_summary"] in response.text or path == "/events"
 
 
 async def _listed(served: Served, user: User) -> set[str]:
@@ -129,6 +181,8 @@ async def test_two_users_learn_nothing_of_each_other(serve: Serve) -> None:
         async def run_and_guess(user: User, other: User, place: int) -> None:
             async with room:
                 await _run(served, user, place)
+                if place >= RUNS_BY_MCP and place % 10 == 0:
+                    await _watch(served, user, user.run_ids[-1])
                 if other.run_ids:
                     await _guess(served, user, other.run_ids[-1])  # under way, or just settled
                 if place < RUNS_BY_MCP:
