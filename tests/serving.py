@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.asgi import create_app
+from app.cli.connections import BoundedHttpProtocol
 from app.crews.registry import Registry
 from app.runs.models import UserRun
 from app.settings import Settings, load_settings
@@ -68,6 +69,7 @@ def serve(settings: MakeSettings) -> Serve:
         config = uvicorn.Config(
             app,
             port=0,
+            http=BoundedHttpProtocol,
             log_config=None,
             lifespan="on",
             backlog=4096,

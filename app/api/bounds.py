@@ -8,7 +8,7 @@ from litestar.exceptions import ClientException, HTTPException
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-_MAX_HEADER_BYTES = 32_768
+MAX_HEADER_BYTES = 32_768
 _BODY_SECONDS = 60.0
 
 # What is answered is data: no browser is to run it, frame it, guess its type or keep it.
@@ -31,8 +31,8 @@ class Bounds(ASGIMiddleware):
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MAX_HEADER_BYTES:
-            problem = f"the headers are larger than {_MAX_HEADER_BYTES // 1024} KiB"
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
             raise HTTPException(problem, status_code=431)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _BODY_SECONDS

@@ -17,6 +17,7 @@ from litestar.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 
 from app.asgi import create_app
+from app.cli.connections import BoundedHttpProtocol
 from app.cli.supervisor import Supervisor
 from app.db import DatabaseUnavailable
 from app.engine import EngineError
@@ -47,6 +48,7 @@ def serve(settings: Settings) -> None:
     config = uvicorn.Config(
         "app.cli.serve:served_app",
         factory=True,
+        http=BoundedHttpProtocol,
         host=settings.host,
         port=settings.port,
         workers=settings.workers,

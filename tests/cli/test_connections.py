@@ -1,0 +1,124 @@
+"""Connections whose requests never come to an end: given up, and nobody else is held up."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from app.cli import connections
+from tests.serving import Served
+
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+START = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.fixture
+async def connect(served: Served) -> AsyncIterator[Connect]:
+    """Opens connections to the service."""
+    writers = []
+
+    async def open_one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        url = served.http.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writers.append(writer)
+        return reader, writer
+
+    yield open_one
+    for writer in writers:
+        writer.close()
+
+
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the service has closed the connection."""
+    return await asyncio.wait_for(reader.read(), 20)
+
+
+async def _one_answer(reader: asyncio.StreamReader) -> bytes:
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    (length,) = (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+    return head + await reader.readexactly(int(length.split(b":")[1]))
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET", START, START + b"X-Slow: "])
+async def test_headers_that_do_not_arrive_are_given_up(
+    connect: Connect, begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.2)
+    reader, writer = await connect()
+    writer.write(begin)
+    answer = await _rest(reader)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b'{"error":"the headers did not arrive within 0.2 s"}')
+
+
+async def test_headers_that_drip_are_given_up(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.2)
+    reader, writer = await connect()
+    writer.write(START)
+
+    async def drip() -> None:
+        while True:
+            writer.write(b"X-Slow: 1\r\n")
+            await asyncio.sleep(0.02)
+
+    dripping = asyncio.create_task(drip())
+    assert (await _rest(reader)).startswith(b"HTTP/1.1 408 ")
+    dripping.cancel()
+
+
+async def test_the_next_request_of_a_connection_has_as_long_again(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.2)
+    reader, writer = await connect()
+    writer.write(START + b"\r\n")
+    assert (await _one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+    await asyncio.sleep(0.4)  # between requests, its time is the server's keep-alive
+    writer.write(START + b"\r\n")
+    assert (await _one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+    writer.write(START)
+    assert (await _rest(reader)).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param(b"X-Long: " + b"x" * 40_000, id="one that does not end"),
+        pytest.param(b"X-One: 1\r\n" * 4_000, id="four thousand"),
+    ],
+)
+async def test_headers_without_end_are_refused_before_they_end(
+    connect: Connect, headers: bytes
+) -> None:
+    reader, writer = await connect()
+    writer.write(START + headers)
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_url_without_end_is_refused(connect: Connect) -> None:
+    reader, writer = await connect()
+    writer.write(b"GET /" + b"x" * 40_000)
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_requests_sent_at_once_are_answered_in_order(connect: Connect) -> None:
+    reader, writer = await connect()
+    writer.write((START + b"\r\n") * 3 + START.replace(b"live", b"none") + b"\r\n")
+    answers = [await _one_answer(reader) for _ in range(4)]
+    assert [answer.split()[1] for answer in answers] == [b"200", b"200", b"200", b"404"]
+
+
+async def test_a_body_may_take_longer_than_headers(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.2)
+    reader, writer = await connect()
+    writer.write(
+        b"POST /api/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 26\r\n\r\n"
+    )
+    await asyncio.sleep(0.4)
+    writer.write(b'{"interest_area": "Food"} ')
+    assert (await _one_answer(reader)).startswith(b"HTTP/1.1 200 ")
