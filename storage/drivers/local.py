@@ -61,6 +61,11 @@ class LocalDriver(Driver):
     async def start(self) -> None:
         try:
             self._fd = await self._threads.submit(self._open)
+        except FileNotFoundError as error:
+            problem = (
+                f"{self._directory.parent} does not exist: make it, or name another in TEMP_DIR"
+            )
+            raise LocationUnusable(self.location, problem) from error
         except OSError as error:
             raise LocationUnusable(self.location, error.strerror or str(error)) from error
 

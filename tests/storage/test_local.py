@@ -124,7 +124,9 @@ async def test_a_link_in_the_place_of_the_directory_is_refused(
 
 
 async def test_a_missing_folder_around_the_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LocationUnusable, match=r"missing/outputs.*No such file"):
+    with pytest.raises(
+        LocationUnusable, match=r"missing/outputs.*missing does not exist: make it.*TEMP_DIR"
+    ):
         await OutputStore(LocalDriver(tmp_path / "missing" / "outputs")).start(INSTALLATION)
 
 
