@@ -131,9 +131,13 @@ async def worker_frozen(site: Site, runs: int) -> Figures:
     async with _deployment(site, pace) as deployment, AsyncExitStack() as stack:
         first, other = await _two(deployment, stack)
         await deployment.post(first, runs, pace.arrival_seconds)
+        # However long it takes to find it outside of a write, no run ends by its last call.
+        deployment.stub.delay_seconds = _END_SECONDS
         await _freeze(deployment, first, inside_a_write=False)
+        deployment.stub.delay_seconds = pace.model_seconds
         begun = time.monotonic()
         in_flight = await _unsettled(deployment)
+        assert in_flight
         await deployment.settled(_END_SECONDS)
         done = time.monotonic() - begun
         assert done > LEASE_SECONDS / 2, "taken over from a worker whose lease had not ended"
