@@ -31,7 +31,8 @@ class Bounds(ASGIMiddleware):
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        # With what stands around each (": ", CRLF), so that many small ones count, too.
+        if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
             raise HTTPException(problem, status_code=431)
         loop = asyncio.get_running_loop()

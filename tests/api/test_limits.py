@@ -128,6 +128,20 @@ async def test_the_longest_exceeded_limit_says_when_to_come_again(serve: Serve) 
         assert abs(seconds - (7200 - now % 7200)) < 10
 
 
+async def test_requests_are_counted_by_key_wherever_they_come_from(serve: Serve) -> None:
+    async with serve(auth="keys", rate_limit="5/hour") as served:
+        anna, berta = await _key(served), await _key(served)
+
+        async def ask(key: str, address: str) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": address}
+            return await served.http.get("/api/runs", headers=headers)
+
+        responses = [await ask(anna, f"10.0.0.{n}") for n in range(7)]
+        assert [response.status_code for response in responses] == [200] * 5 + [429] * 2
+        _refused(responses[-1])
+        assert (await ask(berta, "10.0.0.200")).status_code == 200
+
+
 async def test_wrong_keys_are_counted_by_their_address(serve: Serve) -> None:
     async with serve(auth="keys", rate_limit="5/hour") as served:
         wrong = {"Authorization": "Bearer cc_no_no"}
