@@ -10,16 +10,17 @@ from uuid import uuid4
 
 from litestar import Litestar
 
-from app.api.a2a import a2a_app, a2a_router
+from app.access.api_keys import ApiKeys
+from app.access.callers import Quota
+from app.access.rate_limits import RateLimits
+from app.api.a2a.routes import a2a_app, a2a_router
 from app.api.amp import amp_router
-from app.api.auth import Identity
-from app.api.bounds import Bounds, add_security_headers
 from app.api.crews import crews_router
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
-from app.api.keys import ApiKeys
-from app.api.limits import RateLimits
-from app.api.mcp import mcp, open_mcp
+from app.api.mcp.routes import mcp, open_mcp
+from app.api.middleware.auth import Identity
+from app.api.middleware.request_limits import Bounds, add_security_headers
 from app.api.openapi import ClosedObjects, openapi_config
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
@@ -28,23 +29,22 @@ from app.crews.registry import Registry, served_crews
 from app.db import Database
 from app.engine import CrewModel, Engine
 from app.engine.llm import OFFLINE, ModelSettings, close_models, create_model
+from app.file_limits import model_connections
 from app.logs import configure_logging
-from app.open_files import model_connections
-from app.runs.callers import Quota
-from app.runs.events import EventHub
-from app.runs.neighbours import Neighbours
-from app.runs.outbox import Outbox
-from app.runs.places import open_database, open_store
-from app.runs.queries import RunQueries
-from app.runs.recovery import Recovery
-from app.runs.retention import Retention
-from app.runs.rows import RunRows
+from app.resources import open_database, open_store
+from app.runs.events.hub import EventHub
+from app.runs.events.token_relay import TokenExchange
+from app.runs.execution.lease_keeper import Recovery
+from app.runs.execution.peer_poller import Neighbours
+from app.runs.execution.worker import Worker
+from app.runs.maintenance.retention import Retention
+from app.runs.maintenance.sweeper import Sweeper
+from app.runs.persistence.queries import RunQueries
+from app.runs.persistence.repository import RunRows
 from app.runs.service import RunService
-from app.runs.sweeping import Sweeper
-from app.runs.token_exchange import TokenExchange
-from app.runs.webhook_targets import WebhookTargets
-from app.runs.webhooks import LEASE_SECONDS, Deliverer
-from app.runs.worker import Worker
+from app.runs.webhooks.outbox import Outbox
+from app.runs.webhooks.sender import LEASE_SECONDS, Deliverer
+from app.runs.webhooks.url_guard import WebhookTargets
 from app.settings import Settings, SettingsError, load_settings
 from storage import OutputStore
 

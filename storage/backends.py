@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from storage.drivers import Driver
 from storage.drivers.local import LocalDriver
 from storage.drivers.memory import MemoryDriver
-from storage.policy import Fallback, Timeout
+from storage.layers import Fallback, Timeout
 from storage.store import OutputStore
 
 _DIRECTORY_NAME = "idea_crew_outputs"

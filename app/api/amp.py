@@ -15,14 +15,14 @@ from litestar import Request, Response, Router, get, post
 from litestar.datastructures import State
 from litestar.params import FromPath, JSONBody
 
-from app.api.auth import CallerRequest
 from app.api.errors import AmpError, amp_responses
+from app.api.middleware.auth import CallerRequest
 from app.runs.errors import InvalidInput, MissingInputs, UnknownRun
-from app.runs.human import awaited_by
+from app.runs.human_input import awaited_by
 from app.runs.models import RunStatus, UserRun
-from app.runs.rows import Answer
+from app.runs.persistence.repository import Answer
 from app.runs.service import RunOptions, RunService
-from app.runs.webhook_bodies import Role, Webhook
+from app.runs.webhooks.payloads import Role, Webhook
 
 
 class Bearer(msgspec.Struct, tag_field="strategy", tag="bearer"):

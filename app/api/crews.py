@@ -11,7 +11,7 @@ from litestar.params import FromPath
 from app.api.errors import ErrorAnswer
 from app.crews.options import InputType
 from app.engine import Way
-from app.runs.served import ServedCrew
+from app.runs.crew_info import ServedCrew
 from app.runs.service import RunService
 
 

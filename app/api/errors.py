@@ -15,7 +15,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, TooManyRequestsException, ValidationException
 from litestar.openapi import ResponseSpec
 
-from app.api.limits import limit_headers
+from app.access.rate_limits import limit_headers
 from app.db import DatabaseUnavailable
 from app.runs.errors import (
     AwaitingHuman,

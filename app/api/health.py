@@ -4,7 +4,7 @@ import msgspec
 from litestar import Response, get
 from litestar.datastructures import State
 
-from app.api.auth import PUBLIC
+from app.api.middleware.auth import PUBLIC
 from app.db import Database, DatabaseUnavailable
 from app.runs.service import RunService
 from storage import OutputStore, StorageError

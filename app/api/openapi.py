@@ -11,7 +11,7 @@ from litestar.openapi.spec import Components, Schema, SecurityScheme
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 
-from app.api.auth import PUBLIC
+from app.api.middleware.auth import PUBLIC
 
 if TYPE_CHECKING:
     from litestar._openapi.schema_generation import SchemaCreator

@@ -8,10 +8,10 @@ from litestar import Response, post
 from litestar.datastructures import State
 from litestar.params import JSONBody
 
-from app.api.auth import CallerRequest
 from app.api.errors import STATUS_OF_FAILED_RUN, ErrorAnswer, error_answers, error_response
+from app.api.middleware.auth import CallerRequest
+from app.runs.execution.worker import SettledRun
 from app.runs.service import RunService
-from app.runs.worker import SettledRun
 
 _CREW = "idea"
 

@@ -11,18 +11,18 @@ from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from app.api.auth import CallerRequest
 from app.api.errors import error_answers
 from app.api.markdown import to_safe_html
+from app.api.middleware.auth import CallerRequest
 from app.runs.errors import InvalidInput, UnknownOutput
-from app.runs.events import Event
-from app.runs.human import awaited_by
+from app.runs.events.hub import Event
+from app.runs.human_input import awaited_by
 from app.runs.models import DeliveryStatus, RunStatus, UserRun, WebhookDelivery
-from app.runs.outbox import webhook_id
-from app.runs.queries import RunFilter
-from app.runs.rows import Answer
+from app.runs.persistence.queries import RunFilter
+from app.runs.persistence.repository import Answer
 from app.runs.service import RunOptions, RunService
-from app.runs.webhook_bodies import webhooks_at
+from app.runs.webhooks.outbox import webhook_id
+from app.runs.webhooks.payloads import webhooks_at
 from storage import OutputKey
 
 _MAX_BATCH = 1000

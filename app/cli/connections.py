@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.api.bounds import MAX_HEADER_BYTES
+from app.api.middleware.request_limits import MAX_HEADER_BYTES
 
 _HEADER_SECONDS = 20.0
 

@@ -11,8 +11,8 @@ import click
 from app.asgi import configured_model, models_of_crews
 from app.crews.registry import served_crews
 from app.engine import Engine
-from app.engine.touches import moved
-from app.runs.places import open_database, open_store
+from app.engine.compat.pins import moved
+from app.resources import open_database, open_store
 from app.settings import Settings, load_settings
 from storage import OutputKey, OutputStore
 

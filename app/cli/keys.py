@@ -1,7 +1,7 @@
 """`crew-capture keys`: API keys, in the database that the settings name."""
 
-from app.api.keys import ApiKeys, Role
-from app.runs.places import open_database
+from app.access.api_keys import ApiKeys, Role
+from app.resources import open_database
 from app.settings import Settings
 
 

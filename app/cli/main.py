@@ -123,7 +123,7 @@ def sweep(max_age_hours: float | None) -> None:
     """Remove stored outputs that no run needs any more."""
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
-    from app.runs.cleanup import sweep_by_hand
+    from app.commands import sweep_by_hand
 
     hours = settings.cleanup_max_age_hours if max_age_hours is None else max_age_hours
     report = asyncio.run(sweep_by_hand(settings, hours))
@@ -148,7 +148,7 @@ def purge(older_than_days: float | None) -> None:
     days = older_than_days if older_than_days is not None else settings.retention_days or None
     if days is None:
         raise click.UsageError("RETENTION_DAYS keeps runs for ever; give --older-than-days")
-    from app.runs.retention import purge_by_hand
+    from app.runs.maintenance.retention import purge_by_hand
 
     click.echo(f"{asyncio.run(purge_by_hand(settings, days))} run(s) removed")
 

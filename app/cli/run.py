@@ -8,14 +8,14 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from app.access.callers import OPERATOR
 from app.asgi import open_service
 from app.cli.reports import write_reports
 from app.engine import EngineError
-from app.runs.callers import OPERATOR
+from app.runs.crew_info import ServedCrew
 from app.runs.errors import InvalidInput, RunError
-from app.runs.events import Event
-from app.runs.served import ServedCrew
-from app.runs.worker import SettledRun
+from app.runs.events.hub import Event
+from app.runs.execution.worker import SettledRun
 from app.settings import Settings
 
 

@@ -21,8 +21,8 @@ from app.cli.connections import BoundedHttpProtocol
 from app.cli.supervisor import Supervisor
 from app.db import DatabaseUnavailable
 from app.engine import EngineError
+from app.file_limits import raise_open_file_limit
 from app.logs import configure_logging
-from app.open_files import raise_open_file_limit
 from app.settings import Settings, SettingsError, load_settings
 from storage import StorageError
 

@@ -1,7 +1,7 @@
 """The database: engine and sessions, transactions shared by many runs, migrations."""
 
+from app.db.batch_loader import GroupRead
 from app.db.group_commit import GroupCommit
-from app.db.group_read import GroupRead
 from app.db.inserts import insert_new
 from app.db.installation import Installation, installation_id
 from app.db.migrate import migrate

@@ -4,13 +4,14 @@ Importing it prepares the environment before CrewAI is imported: import it befor
 """
 
 # ruff: noqa: E402
-from app.engine.environment import prepare_environment
+from app.engine.compat.environment import prepare_environment
 
 prepare_environment()
 
-from app.engine.touches import moved
+from app.engine.compat.pins import moved
 
 try:
+    from app.engine.compat.models import CrewModel
     from app.engine.description import CrewDescription, CrewSource, TaskDescription
     from app.engine.engine import Engine, Mode
     from app.engine.errors import (
@@ -24,7 +25,6 @@ try:
         NoResult,
         RunFailed,
     )
-    from app.engine.models import CrewModel
     from app.engine.results import (
         CrewResult,
         OnStep,

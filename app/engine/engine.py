@@ -11,14 +11,15 @@ from crewai.crews.crew_output import CrewOutput
 from crewai.flow.flow import Flow
 from crewai.llms.base_llm import BaseLLM
 
-from app.engine.console import silence
-from app.engine.coverage import (
+from app.engine.compat.coverage import (
     NotCovered,
     check_native_covers,
     check_plan_covers,
     check_surroundings,
 )
-from app.engine.crewai_internals import install
+from app.engine.compat.models import CrewModel, default_model, settle_models
+from app.engine.compat.paths import paths_from, settle_paths
+from app.engine.compat.silence import silence
 from app.engine.description import (
     CrewDescription,
     CrewSource,
@@ -27,9 +28,8 @@ from app.engine.description import (
     task_descriptions,
 )
 from app.engine.errors import CrewBroken, CrewUnknown, EngineClosed, one_line
-from app.engine.failures import failure_of
-from app.engine.flow_scope import FlowScope
-from app.engine.flows import (
+from app.engine.flows.context import FlowScope
+from app.engine.flows.runner import (
     check_flow_inputs,
     flow_defaults,
     refuse_sharing_flows,
@@ -37,18 +37,18 @@ from app.engine.flows import (
     result_description,
     run_flow,
 )
-from app.engine.folders import paths_from, settle_paths
 from app.engine.llm import deferred_clients
-from app.engine.models import CrewModel, default_model, settle_models
-from app.engine.native import run_natively
-from app.engine.plan import Plan
-from app.engine.recording import definition, fingerprint, record_plan
+from app.engine.native.runner import run_natively
+from app.engine.patches import install
+from app.engine.replay.plan import Plan
+from app.engine.replay.recorder import definition, fingerprint, record_plan
 from app.engine.results import CrewResult, OnStep, Paused, Replay, Review, RunObserver, Way
-from app.engine.scope import RunScope
+from app.engine.runtime.context import RunScope
+from app.engine.runtime.failures import failure_of
+from app.engine.runtime.model_hooks import watch_model
+from app.engine.runtime.signals import HumanWanted
+from app.engine.runtime.threads import WorkThreads
 from app.engine.stock import StockThreads
-from app.engine.stops import HumanWanted
-from app.engine.threads import WorkThreads
-from app.engine.watching import watch_model
 
 Mode = Literal["auto", "native", "stock"]
 

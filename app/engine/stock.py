@@ -9,8 +9,8 @@ from typing import TypeVar
 from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
 
-from app.engine.scope import RunScope
-from app.engine.stops import ExitAttempted, RunDropped
+from app.engine.runtime.context import RunScope
+from app.engine.runtime.signals import ExitAttempted, RunDropped
 
 _T = TypeVar("_T")
 

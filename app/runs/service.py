@@ -14,9 +14,10 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from app.access.callers import Caller
 from app.crews.registry import CrewSpec, Registry
 from app.engine import Engine, InputRefused
-from app.runs.callers import Caller
+from app.runs.crew_info import ServedCrew, served_crew
 from app.runs.errors import (
     AwaitingHuman,
     IdempotencyConflict,
@@ -29,16 +30,15 @@ from app.runs.errors import (
     UnknownCrew,
     UnknownRun,
 )
-from app.runs.events import EVENTS_PER_ATTEMPT, Event, EventHub
-from app.runs.human import human_input
+from app.runs.events.hub import EVENTS_PER_ATTEMPT, Event, EventHub
+from app.runs.execution.worker import SettledRun, Worker
+from app.runs.human_input import human_input
 from app.runs.inputs import clean_text, complete_inputs
 from app.runs.models import UNSETTLED, RunStatus, UserRun, WebhookDelivery
-from app.runs.queries import RunFilter, RunPage, RunQueries
-from app.runs.rows import Answer, NewRun, Outcome, RunRows
-from app.runs.served import ServedCrew, served_crew
-from app.runs.webhook_bodies import FIELDS, Webhooks, webhooks_at
-from app.runs.webhook_targets import WebhookTargets
-from app.runs.worker import SettledRun, Worker
+from app.runs.persistence.queries import RunFilter, RunPage, RunQueries
+from app.runs.persistence.repository import Answer, NewRun, Outcome, RunRows
+from app.runs.webhooks.payloads import FIELDS, Webhooks, webhooks_at
+from app.runs.webhooks.url_guard import WebhookTargets
 
 logger = logging.getLogger("crew_capture.runs")
 

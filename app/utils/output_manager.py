@@ -1,5 +1,5 @@
 """The operations guide's entry to cleaning up by hand."""
 
-from app.runs.cleanup import cleanup_old_temp_files
+from app.commands import cleanup_old_temp_files
 
 __all__ = ["cleanup_old_temp_files"]

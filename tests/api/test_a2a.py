@@ -33,7 +33,7 @@ from a2a.utils.errors import (
     UnsupportedOperationError,
 )
 
-from app.api.keys import Role as KeyRole
+from app.access.api_keys import Role as KeyRole
 from app.runs.models import UserRun
 from tests.api.crews import IDEA_AND_POEM, LETTER, REPORTS, Gate, Letters
 from tests.runs.scripted import until

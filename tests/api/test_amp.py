@@ -11,7 +11,7 @@ import pytest
 from crewai_tools import InvokeCrewAIAutomationTool
 from pydantic import Field
 
-from app.api.keys import Role
+from app.access.api_keys import Role
 from app.crews.registry import CrewSpec, Registry, idea_crew
 from tests.runs.receiver import SETTING, Receiver, receiving
 from tests.runs.scripted import until

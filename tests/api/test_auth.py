@@ -12,8 +12,8 @@ from litestar.response import Response
 from litestar.types import Receive, Scope, Send
 from sqlalchemy import select
 
-from app.api.auth import Identity
-from app.api.keys import ApiKey, ApiKeys, Role
+from app.access.api_keys import ApiKey, ApiKeys, Role
+from app.api.middleware.auth import Identity
 from app.db import Database
 from tests.runs.scripted import until
 from tests.serving import Serve, Served

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 
-from app.api.keys import Role
+from app.access.api_keys import Role
 from app.crews.registry import Registry, served_crews
 from app.runs.models import CallerUsage, UserRun
 from app.settings import load_settings

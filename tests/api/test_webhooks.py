@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from app.runs.queries import RunQueries
+from app.runs.persistence.queries import RunQueries
 from tests.runs.receiver import SETTING, Receiver, fails_first, receiving
 from tests.runs.scripted import until
 from tests.servers import free_ports

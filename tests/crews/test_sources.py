@@ -181,7 +181,7 @@ async def test_knowledge_is_looked_for_in_the_projects_own_folder(
 ) -> None:
     from crewai.knowledge.source.text_file_knowledge_source import TextFileKnowledgeSource
 
-    from app.engine.folders import paths_from
+    from app.engine.compat.paths import paths_from
 
     await engine_of("")
     monkeypatch.chdir(tmp_path)

@@ -18,7 +18,7 @@ from app import db
 from app.api import keys, limits  # noqa: F401 - their tables belong to the metadata
 from app.db import Base, Database, installation_id, migrate
 from app.runs import models  # noqa: F401 - the same
-from app.runs.queries import RunQueries
+from app.runs.persistence.queries import RunQueries
 
 
 def _differences(connection: Connection) -> list[object]:

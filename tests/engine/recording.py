@@ -16,7 +16,7 @@ from crewai.llms.base_llm import BaseLLM
 from pydantic import BaseModel, PrivateAttr
 
 from app.engine import Engine, RunFailed
-from app.engine.crewai_internals import removed
+from app.engine.patches import removed
 
 
 @dataclass(frozen=True)

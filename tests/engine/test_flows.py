@@ -30,7 +30,7 @@ from app.engine import (
     TaskStarted,
     lending,
 )
-from app.engine.crewai_internals import removed
+from app.engine.patches import removed
 from tests.engine.crews import (
     CASES,
     INPUTS,

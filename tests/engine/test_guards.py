@@ -20,8 +20,8 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.memory.unified_memory import Memory
 
 from app.engine import Engine, coverage
-from app.engine.coverage import NotCovered, check_native_covers, check_plan_covers
-from app.engine.models import default_model
+from app.engine.compat.coverage import NotCovered, check_native_covers, check_plan_covers
+from app.engine.compat.models import default_model
 from tests.engine.crews import INPUTS, Report, agent, one, shout, task, three
 from tests.engine.recording import RecordingLLM, Source, run_engine, run_reference
 

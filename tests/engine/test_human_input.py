@@ -9,7 +9,7 @@ from crewai import Crew
 from crewai.core.providers.human_input import reset_provider, set_provider
 
 from app.engine import CrewBroken, CrewResult, Engine, Paused, Replay, Review, TaskFinished
-from app.engine.crewai_internals import removed
+from app.engine.patches import removed
 from tests.engine.crews import Report, agent, one, report, shout, task
 from tests.engine.recording import Asked, RecordingLLM, Source, hashed
 

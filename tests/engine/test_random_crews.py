@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.engine.coverage import NotCovered, check_native_covers
+from app.engine.compat.coverage import NotCovered, check_native_covers
 from tests.engine.crews import TEMPLATES, agent, shout, task
 from tests.engine.recording import Asked, RecordingLLM, run_engine, run_reference
 

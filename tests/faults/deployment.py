@@ -25,10 +25,10 @@ import boto3
 import psutil
 from sqlalchemy import Row, select
 
+from app.commands import sweep_by_hand
 from app.db import Database, DatabaseUnavailable
-from app.runs.cleanup import sweep_by_hand
+from app.resources import open_store
 from app.runs.models import UNSETTLED, RunEvent, UserRun
-from app.runs.places import open_store
 from app.settings import Settings, load_settings
 from storage import OutputKey
 from tests.databases import PostgreSQL

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
+from app.access.callers import OPERATOR
 from app.db import Database, DatabaseUnavailable, installation_id, migrate
-from app.runs.callers import OPERATOR
 from app.runs.models import RunStatus
 from storage import StorageSettings, create_store
 from tests.runs.scripted import Stage, running_service, until

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from app.access.callers import OPERATOR
 from app.db import Database, installation_id
-from app.runs.callers import OPERATOR
 from storage import OutputStore, OutputUnavailable
 from storage.drivers.local import LocalDriver
-from storage.policy import Faults
+from storage.layers import Faults
 from tests.runs.scripted import TASKS, running_service
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from app.api.keys import Role
+from app.access.api_keys import Role
 from tests.runs.scripted import until
 from tests.serving import Serve, Served
 

@@ -18,7 +18,7 @@ from litestar import Litestar
 
 from app.asgi import create_app
 from app.crews.registry import Registry, idea_crew
-from app.open_files import raise_open_file_limit
+from app.file_limits import raise_open_file_limit
 from app.settings import load_settings
 
 if TYPE_CHECKING:

@@ -24,17 +24,17 @@ from app.engine import (
     TaskStarted,
     Usage,
 )
-from app.runs.events import EventHub
+from app.runs.events.hub import EventHub
+from app.runs.events.token_relay import TokenExchange
+from app.runs.execution.lease_keeper import Recovery
+from app.runs.execution.peer_poller import Neighbours
+from app.runs.execution.worker import Worker
+from app.runs.maintenance.sweeper import Sweeper
 from app.runs.models import UserRun
-from app.runs.neighbours import Neighbours
-from app.runs.queries import RunQueries
-from app.runs.recovery import Recovery
-from app.runs.rows import RunRows
+from app.runs.persistence.queries import RunQueries
+from app.runs.persistence.repository import RunRows
 from app.runs.service import RunService
-from app.runs.sweeping import Sweeper
-from app.runs.token_exchange import TokenExchange
-from app.runs.webhook_targets import WebhookTargets
-from app.runs.worker import Worker
+from app.runs.webhooks.url_guard import WebhookTargets
 from storage import OutputStore
 
 TASKS = ("first", "second", "third")

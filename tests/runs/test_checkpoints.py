@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
+from app.access.callers import OPERATOR
 from app.db import Database
-from app.runs.callers import OPERATOR
 from app.runs.models import UserRun
 from storage import OutputStore
 from tests.runs import scripted

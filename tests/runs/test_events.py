@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.runs.events import Event, EventHub, Watcher
+from app.runs.events.hub import Event, EventHub, Watcher
 
 RUN = uuid4()
 
@@ -78,7 +78,7 @@ async def test_words_go_to_those_who_want_them() -> None:
 
 
 async def test_a_watcher_that_falls_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.runs.events._MAX_BEHIND", 5)
+    monkeypatch.setattr("app.runs.events.hub._MAX_BEHIND", 5)
     hub = EventHub()
     with _watching(hub) as slow, _watching(hub) as quick:
         taken: list[int | None] = []

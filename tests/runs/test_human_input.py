@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.runs.callers import OPERATOR
-from app.runs.cleanup import sweep_by_hand
+from app.access.callers import OPERATOR
+from app.commands import sweep_by_hand
+from app.runs.maintenance.retention import purge
 from app.runs.models import UserRun
-from app.runs.queries import RunQueries
-from app.runs.retention import purge
+from app.runs.persistence.queries import RunQueries
 from tests.api.crews import LETTER, Letters
 from tests.runs.receiver import SETTING, receiving
 from tests.runs.scripted import until

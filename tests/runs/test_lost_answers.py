@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.access.callers import OPERATOR
 from app.db import Database, DatabaseUnavailable
-from app.runs.callers import OPERATOR
 from app.runs.errors import RunMoved
-from app.runs.events import EventHub
+from app.runs.events.hub import EventHub
 from app.runs.models import RunStatus, UserRun
-from app.runs.rows import NewRun, Outcome, RunRows, TakenRun
+from app.runs.persistence.repository import NewRun, Outcome, RunRows, TakenRun
 from storage import OutputStore
 from tests.runs.scripted import Parts, running_service, until
 

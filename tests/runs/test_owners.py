@@ -5,10 +5,10 @@ from uuid import UUID
 
 import pytest
 
+from app.access.callers import OPERATOR, Caller
 from app.db import Database
-from app.runs.callers import OPERATOR, Caller
 from app.runs.errors import IdempotencyConflict, UnknownRun
-from app.runs.queries import RunFilter
+from app.runs.persistence.queries import RunFilter
 from app.runs.service import RunOptions, RunService
 from storage import OutputStore
 from tests.runs.scripted import Parts, running_service

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import select
 
+from app.access.callers import OPERATOR, Caller, Quota
 from app.db import Database
 from app.engine import Usage
-from app.runs.callers import OPERATOR, Caller, Quota
 from app.runs.errors import LimitReached
 from app.runs.models import CallerUsage
 from storage import OutputStore

@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, update
 
+from app.access.callers import OPERATOR
 from app.db import Database
-from app.runs.callers import OPERATOR
+from app.runs.maintenance.retention import Retention, purge
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
-from app.runs.retention import Retention, purge
 from app.runs.service import RunOptions
-from app.runs.webhook_bodies import webhooks_at
-from app.runs.webhook_targets import WebhookTargets
+from app.runs.webhooks.payloads import webhooks_at
+from app.runs.webhooks.url_guard import WebhookTargets
 from storage import OutputStore
 from tests.cli.test_commands import Command, crew_capture  # noqa: F401 - a fixture
 from tests.runs.scripted import Parts, Stage, running_service, until

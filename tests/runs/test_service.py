@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
+from app.access.callers import OPERATOR
 from app.crews.options import CrewOptions
 from app.crews.registry import Registry
 from app.db import Database
 from app.engine import CrewFailed, ModelError, NoResult
-from app.runs.callers import OPERATOR
 from app.runs.errors import InvalidInput, Overloaded, ShuttingDown, UnknownCrew
 from app.runs.models import RunStatus
 from storage import OutputStore, StorageError

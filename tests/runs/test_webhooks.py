@@ -13,15 +13,15 @@ import pytest
 from aiohttp import web
 from sqlalchemy import event, func, select
 
+from app.access.callers import OPERATOR
 from app.db import Database
-from app.runs.callers import OPERATOR
-from app.runs.events import Event
+from app.runs.events.hub import Event
 from app.runs.models import WebhookDelivery
-from app.runs.outbox import Outbox, put_in_outbox
 from app.runs.service import RunOptions
-from app.runs.webhook_bodies import webhooks_at
-from app.runs.webhook_targets import WebhookTargets
-from app.runs.webhooks import RETRY_DELAYS_SECONDS, Deliverer, sign
+from app.runs.webhooks.outbox import Outbox, put_in_outbox
+from app.runs.webhooks.payloads import webhooks_at
+from app.runs.webhooks.sender import RETRY_DELAYS_SECONDS, Deliverer, sign
+from app.runs.webhooks.url_guard import WebhookTargets
 from storage import OutputStore
 from tests.runs.receiver import (
     SECRET,

@@ -12,7 +12,7 @@ from storage.drivers import Driver
 from storage.drivers.local import LocalDriver
 from storage.drivers.memory import MemoryDriver
 from storage.drivers.s3 import S3Driver
-from storage.policy import Fallback, Faults, Timeout
+from storage.layers import Fallback, Faults, Timeout
 from tests.servers import S3Account
 
 BUCKET = "outputs"

@@ -15,7 +15,7 @@ from storage import (
     SweepOutcome,
 )
 from storage.drivers.memory import MemoryDriver
-from storage.policy import Fallback, Faults
+from storage.layers import Fallback, Faults
 from storage.stamp import STAMP_NAME
 from tests.storage.sites import INSTALLATION, MEMORY_BYTES, key
 from tests.storage.waiting import until

@@ -25,7 +25,7 @@ from storage import (
 )
 from storage.drivers.local import LocalDriver
 from storage.drivers.memory import MemoryDriver
-from storage.policy import Fallback, Faults, Timeout
+from storage.layers import Fallback, Faults, Timeout
 from tests.servers import S3Account, UnreliableProxy
 from tests.storage import sites
 from tests.storage.sites import BUCKET, INSTALLATION, MEMORY_BYTES, key

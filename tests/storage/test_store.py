@@ -20,7 +20,7 @@ from storage import (
     SweepOutcome,
 )
 from storage.drivers.memory import MemoryDriver
-from storage.policy import Faults
+from storage.layers import Faults
 from storage.stamp import STAMP_NAME
 from tests.storage.sites import INSTALLATION, MEMORY_BYTES, key
 

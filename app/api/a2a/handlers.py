@@ -1,0 +1,296 @@
+"""Runs as tasks of A2A's agents. Rows are the only truth: nothing is kept here."""
+
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from uuid import UUID
+
+from a2a.helpers import new_message, new_text_artifact, new_text_message, new_text_part
+from a2a.server.context import ServerCallContext
+from a2a.server.events import Event as AgentEvent
+from a2a.server.request_handlers.request_handler import RequestHandler, validate_request_params
+from a2a.types import (
+    AgentCard,
+    Artifact,
+    CancelTaskRequest,
+    DeleteTaskPushNotificationConfigRequest,
+    GetExtendedAgentCardRequest,
+    GetTaskPushNotificationConfigRequest,
+    GetTaskRequest,
+    ListTaskPushNotificationConfigsRequest,
+    ListTaskPushNotificationConfigsResponse,
+    ListTasksRequest,
+    ListTasksResponse,
+    Message,
+    SendMessageRequest,
+    SubscribeToTaskRequest,
+    Task,
+    TaskArtifactUpdateEvent,
+    TaskPushNotificationConfig,
+    TaskState,
+    TaskStatus,
+    TaskStatusUpdateEvent,
+)
+from a2a.utils.errors import (
+    A2AError,
+    ExtendedAgentCardNotConfiguredError,
+    InternalError,
+    InvalidParamsError,
+    PushNotificationNotSupportedError,
+    TaskNotCancelableError,
+    TaskNotFoundError,
+    UnsupportedOperationError,
+)
+
+from app.access.callers import Caller
+from app.api.a2a.messages import HOW_TO_ANSWER, answer_in, inputs_in
+from app.api.errors import error_text
+from app.runs.errors import InvalidInput, NotAwaitingHuman, UnknownRun
+from app.runs.events.hub import Event
+from app.runs.human_input import HumanInput, awaited_by
+from app.runs.models import UNSETTLED, RunStatus, UserRun
+from app.runs.service import RunOptions, RunService
+
+_MAX_CONTEXT_CHARACTERS = 255
+
+# A run in any other state is at work.
+_STATES: Mapping[str, TaskState] = {
+    RunStatus.QUEUED: TaskState.TASK_STATE_SUBMITTED,
+    RunStatus.AWAITING_HUMAN: TaskState.TASK_STATE_INPUT_REQUIRED,
+    RunStatus.SUCCEEDED: TaskState.TASK_STATE_COMPLETED,
+    RunStatus.FAILED: TaskState.TASK_STATE_FAILED,
+    RunStatus.CANCELLED: TaskState.TASK_STATE_CANCELED,
+}
+
+
+class CrewAgents(RequestHandler):
+    """What the agents are asked. The context's state names the crew and the caller.
+
+    A task's id is its run's. A task of another crew or owner is not found.
+    """
+
+    def __init__(self, runs: RunService) -> None:
+        self._runs = runs
+        self._crews = {crew.name: crew for crew in runs.crews()}
+
+    @validate_request_params
+    async def on_message_send(self, params: SendMessageRequest, context: ServerCallContext) -> Task:
+        """Start a run, or have one go on that waits for a human.
+
+        Unless the client wants its task at once, wait until it ends or waits for a human.
+        """
+        with _told():
+            run_id, after_seq = await self._take(params.message, context)
+            if not params.configuration.return_immediately:
+                async with aclosing(self._follow(run_id, after_seq, context)) as events:
+                    async for _ in events:
+                        pass
+            return _task(await self._run(run_id, context))
+
+    @validate_request_params
+    async def on_message_send_stream(
+        self, params: SendMessageRequest, context: ServerCallContext
+    ) -> AsyncGenerator[AgentEvent]:
+        """The same, told of as it happens."""
+        with _told():
+            run_id, after_seq = await self._take(params.message, context)
+            async with aclosing(self._updates(run_id, after_seq, context)) as updates:
+                async for update in updates:
+                    yield update
+
+    @validate_request_params
+    async def on_subscribe_to_task(
+        self, params: SubscribeToTaskRequest, context: ServerCallContext
+    ) -> AsyncGenerator[AgentEvent]:
+        """Tell how a run stands, then what happens in it."""
+        with _told():
+            run = await self._run(_run_id(params.id), context)
+            if run.status not in UNSETTLED:
+                raise UnsupportedOperationError(f"task {params.id} has ended: it is {run.status}")
+            async with aclosing(self._updates(run.run_id, -1, context)) as updates:
+                async for update in updates:
+                    yield update
+
+    @validate_request_params
+    async def on_get_task(self, params: GetTaskRequest, context: ServerCallContext) -> Task:
+        with _told():
+            return _task(await self._run(_run_id(params.id), context))
+
+    @validate_request_params
+    async def on_cancel_task(self, params: CancelTaskRequest, context: ServerCallContext) -> Task:
+        with _told():
+            run = await self._run(_run_id(params.id), context)
+            await self._runs.cancel(run.run_id, _caller(context))
+            now = await self._run(run.run_id, context)
+            if run.status not in UNSETTLED or now.status != RunStatus.CANCELLED:
+                raise TaskNotCancelableError(f"task {params.id} has ended: it is {now.status}")
+            return _task(now)
+
+    async def on_list_tasks(
+        self, params: ListTasksRequest, context: ServerCallContext
+    ) -> ListTasksResponse:
+        raise UnsupportedOperationError("tasks are listed by GET /api/runs")
+
+    async def on_create_task_push_notification_config(
+        self, params: TaskPushNotificationConfig, context: ServerCallContext
+    ) -> TaskPushNotificationConfig:
+        raise PushNotificationNotSupportedError
+
+    async def on_get_task_push_notification_config(
+        self, params: GetTaskPushNotificationConfigRequest, context: ServerCallContext
+    ) -> TaskPushNotificationConfig:
+        raise PushNotificationNotSupportedError
+
+    async def on_list_task_push_notification_configs(
+        self, params: ListTaskPushNotificationConfigsRequest, context: ServerCallContext
+    ) -> ListTaskPushNotificationConfigsResponse:
+        raise PushNotificationNotSupportedError
+
+    async def on_delete_task_push_notification_config(
+        self, params: DeleteTaskPushNotificationConfigRequest, context: ServerCallContext
+    ) -> None:
+        raise PushNotificationNotSupportedError
+
+    async def on_get_extended_agent_card(
+        self, params: GetExtendedAgentCardRequest, context: ServerCallContext
+    ) -> AgentCard:
+        raise ExtendedAgentCardNotConfiguredError
+
+    async def _take(self, message: Message, context: ServerCallContext) -> tuple[UUID, int]:
+        """Do what a message asks for: its run, and the event after which that begins."""
+        if message.task_id:
+            return await self._resume(message, context)
+        if len(message.context_id) > _MAX_CONTEXT_CHARACTERS:
+            raise InvalidInput("contextId", f"at most {_MAX_CONTEXT_CHARACTERS} characters")
+        crew = self._crews[context.state["crew"]]
+        options = RunOptions(context_id=message.context_id or None)
+        inputs = inputs_in(message, crew)
+        return await self._runs.start(crew.name, inputs, _caller(context), options), -1
+
+    async def _resume(self, message: Message, context: ServerCallContext) -> tuple[UUID, int]:
+        run = await self._run(_run_id(message.task_id), context)
+        if message.context_id not in ("", _context_id(run)):
+            raise InvalidInput("contextId", f"not that of task {run.run_id}")
+        if run.status != RunStatus.AWAITING_HUMAN:
+            raise UnsupportedOperationError(
+                f"task {run.run_id} is {run.status} and takes no message; send one without taskId"
+            )
+        resumed = await self._runs.resume(answer_in(message, run.run_id), _caller(context))
+        return run.run_id, resumed.seq or -1
+
+    async def _run(self, run_id: UUID, context: ServerCallContext) -> UserRun:
+        run = await self._runs.get(run_id, _caller(context))
+        if run.crew != context.state["crew"]:
+            raise UnknownRun(f"there is no run {run_id}")
+        return run
+
+    def _follow(
+        self, run_id: UUID, after_seq: int, context: ServerCallContext
+    ) -> AsyncGenerator[Event]:
+        return self._runs.follow(run_id, _caller(context), after_seq=after_seq)
+
+    async def _updates(
+        self, run_id: UUID, after_seq: int, context: ServerCallContext
+    ) -> AsyncGenerator[AgentEvent]:
+        """The task as it stands, then what changes, until it ends or waits for a human; then its
+        artifacts and its state.
+        """
+        run = await self._run(run_id, context)
+        task_id, context_id = str(run_id), _context_id(run)
+        yield _task(run, artifacts=False)
+        if run.status == RunStatus.AWAITING_HUMAN:
+            return
+        async with aclosing(self._follow(run_id, after_seq, context)) as events:
+            async for event in events:
+                if (status := _progress(event)) is not None:
+                    yield TaskStatusUpdateEvent(
+                        task_id=task_id, context_id=context_id, status=status
+                    )
+        run = await self._run(run_id, context)
+        for artifact in _artifacts(run):
+            yield TaskArtifactUpdateEvent(
+                task_id=task_id, context_id=context_id, artifact=artifact, last_chunk=True
+            )
+        yield TaskStatusUpdateEvent(task_id=task_id, context_id=context_id, status=_status(run))
+
+
+def _caller(context: ServerCallContext) -> Caller:
+    caller: Caller = context.state["caller"]
+    return caller
+
+
+def _run_id(task_id: str) -> UUID:
+    try:
+        return UUID(task_id)
+    except ValueError:
+        raise TaskNotFoundError(f"there is no task {task_id}") from None
+
+
+def _task(run: UserRun, *, artifacts: bool = True) -> Task:
+    return Task(
+        id=str(run.run_id),
+        context_id=_context_id(run),
+        status=_status(run),
+        artifacts=_artifacts(run) if artifacts else [],
+    )
+
+
+def _context_id(run: UserRun) -> str:
+    """What the client groups its tasks by; a task without a group is one of its own."""
+    return run.context_id or str(run.run_id)
+
+
+def _status(run: UserRun) -> TaskStatus:
+    said, changed_at = None, run.finished_at or run.started_at or run.created_at
+    if run.status == RunStatus.FAILED:
+        said = new_text_message(f"{run.error_type}: {run.error}")
+    elif (human := awaited_by(run)) is not None:
+        said, changed_at = _question(human), human.kept[human.index].finished_at
+    return TaskStatus(
+        state=_STATES.get(run.status, TaskState.TASK_STATE_WORKING),
+        message=said,
+        timestamp=changed_at,
+    )
+
+
+def _question(human: HumanInput) -> Message:
+    """What a human is asked: what to do, then the output to look at."""
+    return new_message(
+        [
+            new_text_part(f"{human.task} is done, and a human is to look at it. {HOW_TO_ANSWER}"),
+            new_text_part(human.output, media_type="text/markdown"),
+        ]
+    )
+
+
+def _progress(event: Event) -> TaskStatus | None:
+    """What an event says of a task that goes on."""
+    said = None
+    if event.type in ("task.started", "task.finished"):
+        said = new_text_message(f"{event.data['name']} {event.type.removeprefix('task.')}")
+    elif event.type != "run.running":
+        return None
+    return TaskStatus(state=TaskState.TASK_STATE_WORKING, message=said, timestamp=event.at)
+
+
+def _artifacts(run: UserRun) -> list[Artifact]:
+    return [
+        new_text_artifact(name, text, "text/markdown", artifact_id=name)
+        for name, text in (run.outputs or {}).items()
+    ]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors within the block become what A2A says of them."""
+    try:
+        yield
+    except A2AError:
+        raise
+    except UnknownRun as error:
+        raise TaskNotFoundError(str(error)) from None
+    except InvalidInput as error:
+        raise InvalidParamsError(str(error)) from None
+    except NotAwaitingHuman as error:
+        raise UnsupportedOperationError(str(error)) from None
+    except Exception as error:
+        raise InternalError(error_text(error)) from None

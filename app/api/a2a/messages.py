@@ -1,0 +1,101 @@
+"""What clients say to agents: the inputs of a run, or what a human thinks of a task's output."""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from a2a.helpers import get_data_parts, get_message_text, get_raw_parts, get_url_parts
+from a2a.types import Message
+
+from app.runs.crew_info import ServedCrew
+from app.runs.errors import InvalidInput
+from app.runs.persistence.repository import Answer
+
+HOW_TO_ANSWER = (
+    'Send "approve" with this task\'s id to have the run go on, or send what is to be changed.'
+)
+
+
+class _Said(msgspec.Struct, forbid_unknown_fields=True):
+    """An answer as data; without `task` it is about whatever the run waits for."""
+
+    approve: bool
+    feedback: str = ""
+    task: str | None = None
+
+
+def answer_in(message: Message, run_id: UUID) -> Answer:
+    """The answer to a run that waits: data, and a text as its feedback; or a text alone.
+
+    A text alone is what is to be changed, unless it is the word `approve`. Raises InvalidInput.
+    """
+    _refuse_files(message)
+    data: dict[str, Any] = {}
+    for part in get_data_parts(message.parts):
+        if not isinstance(part, dict):
+            raise InvalidInput("parts", f"expected an object as data. {HOW_TO_ANSWER}")
+        data |= part
+    text = get_message_text(message).strip()
+    if text and "feedback" in data:
+        raise InvalidInput("feedback", "given twice, as data and as text")
+    if not data:
+        if not text:
+            raise InvalidInput("parts", f"expected an answer. {HOW_TO_ANSWER}")
+        approves = text.lower() == "approve"
+        return Answer(run_id, None, "" if approves else text, approves)
+    try:
+        said = msgspec.convert(data, _Said)
+    except msgspec.ValidationError as error:
+        raise InvalidInput("parts", f"data: {error}. {HOW_TO_ANSWER}".replace("`", "")) from None
+    return Answer(run_id, said.task, said.feedback or text, said.approve)
+
+
+def inputs_in(message: Message, crew: ServedCrew) -> dict[str, Any]:
+    """The inputs in a message: those of its data, and its text.
+
+    A text is the one input that the crew needs, if it is one, and otherwise inputs as JSON.
+    Raises InvalidInput.
+    """
+    _refuse_files(message)
+    given: dict[str, Any] = {}
+    for data in get_data_parts(message.parts):
+        given |= _named(_whole_numbers(data), crew)
+    text = get_message_text(message)
+    if not text.strip():
+        return given
+    if len(crew.required) != 1:
+        try:
+            return given | _named(msgspec.json.decode(text), crew)
+        except (msgspec.MsgspecError, RecursionError):
+            raise _not_inputs(crew) from None
+    (name,) = crew.required
+    if name in given:
+        raise InvalidInput(name, "given twice, as data and as text")
+    return given | {name: text}
+
+
+def _named(inputs: object, crew: ServedCrew) -> dict[str, Any]:
+    if not isinstance(inputs, dict):
+        raise _not_inputs(crew)
+    return inputs
+
+
+def _not_inputs(crew: ServedCrew) -> InvalidInput:
+    names = ", ".join(input_.name for input_ in crew.inputs) or "no inputs"
+    return InvalidInput(
+        "parts", f"expected an object of inputs, as data or as JSON text; {crew.name} takes {names}"
+    )
+
+
+def _whole_numbers(value: Any) -> Any:
+    """The value with whole numbers as such: in data they all come as floating point numbers."""
+    if isinstance(value, dict):
+        return {name: _whole_numbers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _refuse_files(message: Message) -> None:
+    if get_raw_parts(message.parts) or get_url_parts(message.parts):
+        raise InvalidInput("parts", "files are not taken; send data or text")

@@ -1,0 +1,224 @@
+"""The tools of the MCP server: one for each crew, and one that answers for a human."""
+
+import hashlib
+from contextlib import aclosing
+from typing import Any, cast
+from uuid import UUID
+
+import msgspec
+from mcp import types
+from mcp.server.lowlevel import Server
+from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
+from starlette.requests import Request
+
+from app.access.callers import Caller
+from app.api.errors import error_text
+from app.runs.crew_info import ServedCrew
+from app.runs.errors import IdempotencyConflict, InvalidInput, RunMoved
+from app.runs.events.hub import Event
+from app.runs.human_input import HumanInput, awaited_by
+from app.runs.models import UNSETTLED, RunStatus, UserRun
+from app.runs.persistence.repository import Answer
+from app.runs.service import RunOptions, RunService
+
+_INSTRUCTIONS = (
+    "Each tool runs a crew of agents, which takes seconds to minutes. It tells of its progress, "
+    "and its result holds the text of each task."
+)
+
+_OUTPUT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "run_id": {"type": "string", "description": "The run, as /api/runs knows it"},
+        "status": {"type": "string", "enum": [RunStatus.SUCCEEDED, RunStatus.AWAITING_HUMAN]},
+        "outputs": {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "The text of each task, by its name",
+        },
+        "raw_result": {"type": "string", "description": "The text of the crew as a whole"},
+        "awaiting": {
+            "type": "object",
+            "properties": {"task": {"type": "string"}, "output": {"type": "string"}},
+            "required": ["task", "output"],
+            "description": "What a human is to look at before the run goes on",
+        },
+    },
+    "required": ["run_id", "status", "outputs", "raw_result"],
+}
+
+# The names of crews have no capital letters.
+_RESUME_RUN = types.Tool(
+    name="resumeRun",
+    description=(
+        "Tells a run that waits for a human what that human thinks of the output it waits about. "
+        "Approved, the run goes on; else the task is done again. The result is like a crew's."
+    ),
+    inputSchema={
+        "type": "object",
+        "properties": {
+            "run_id": {"type": "string", "format": "uuid"},
+            "approve": {"type": "boolean", "description": "Whether the output is good as it is"},
+            "feedback": {
+                "type": "string",
+                "description": "What is to be changed; approved, what the next tasks are to know",
+            },
+            "task": {
+                "type": "string",
+                "description": "The task that is answered about; refused if the run waits about "
+                "another. Without it, whatever the run waits about",
+            },
+        },
+        "required": ["run_id", "approve"],
+        "additionalProperties": False,
+    },
+    outputSchema=_OUTPUT_SCHEMA,
+)
+
+
+class _Answer(msgspec.Struct, forbid_unknown_fields=True):
+    """The arguments of `resumeRun`."""
+
+    run_id: UUID
+    approve: bool
+    feedback: str = ""
+    task: str | None = None
+
+
+class CrewTools:
+    """The tools, as `server` offers them."""
+
+    def __init__(self, runs: RunService) -> None:
+        self._runs = runs
+        self._crews = {crew.name: crew for crew in runs.crews()}
+        self._tools = [_tool(crew) for crew in self._crews.values()]
+        if any(crew.asks_humans for crew in self._crews.values()):
+            self._tools.append(_RESUME_RUN)
+        self.server: Server[Any, Request] = Server("crew-capture", "0.1.0", _INSTRUCTIONS)
+        self.server.list_tools()(self._list)  # type: ignore[no-untyped-call]
+        # Inputs are checked as on every way in, with errors that say what would be right.
+        self.server.call_tool(validate_input=False)(self._call)
+
+    async def _list(self) -> list[types.Tool]:
+        return self._tools
+
+    async def _call(self, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
+        request = cast("Request", self.server.request_context.request)
+        caller: Caller = request.scope["user"]
+        try:
+            if name == _RESUME_RUN.name:
+                run = await self._resume(arguments, caller)
+            else:
+                run = await self._start(name, arguments, request, caller)
+            return await self._followed(run, caller)
+        except IdempotencyConflict:
+            return _error("the id of this request was used before in this session")
+        except Exception as error:
+            return _error(error_text(error))
+
+    async def _start(
+        self, name: str, inputs: dict[str, Any], request: Request, caller: Caller
+    ) -> UserRun:
+        session_id = request.headers.get(MCP_SESSION_ID_HEADER)
+        request_id = self.server.request_context.request_id
+        key = None if session_id is None else run_key(session_id, request_id)
+        return await self._runs.submit(name, inputs, caller, RunOptions(idempotency_key=key))
+
+    async def _resume(self, arguments: dict[str, Any], caller: Caller) -> UserRun:
+        try:
+            given = msgspec.convert(arguments, _Answer)
+        except msgspec.ValidationError as error:
+            raise InvalidInput("arguments", str(error).replace("`", "")) from None
+        answer = Answer(given.run_id, given.task, given.feedback, given.approve)
+        await self._runs.resume(answer, caller)
+        return await self._runs.get(given.run_id, caller)
+
+    async def _followed(self, run: UserRun, caller: Caller) -> types.CallToolResult:
+        """How the run stands once it has ended or waits for a human."""
+        progress = _Progress(self._crews[run.crew], self.server)
+        await progress.tell(f"run {run.run_id} is accepted")
+        async with aclosing(self._runs.follow(run.run_id, caller)) as events:
+            async for event in events:
+                await progress.show(event)
+        return _result(await self._runs.get(run.run_id, caller))
+
+
+class _Progress:
+    """Tells the client how far a call is: a task counts half when it starts, whole at its end.
+
+    What an earlier attempt at the run has told is not told again.
+    """
+
+    def __init__(self, crew: ServedCrew, server: Server[Any, Request]) -> None:
+        self._context = server.request_context
+        self._total = len(crew.tasks) or None
+        self._steps: set[tuple[str, int]] = set()
+
+    async def show(self, event: Event) -> None:
+        step = (event.type, event.data.get("index", -1))
+        if event.type in ("task.started", "task.finished") and step not in self._steps:
+            self._steps.add(step)
+            await self.tell(f"{event.data['name']} {event.type.removeprefix('task.')}")
+
+    async def tell(self, message: str) -> None:
+        meta = self._context.meta
+        if meta is None or meta.progressToken is None:
+            return
+        await self._context.session.send_progress_notification(
+            meta.progressToken,
+            len(self._steps) / 2,
+            self._total,
+            message,
+            related_request_id=str(self._context.request_id),
+        )
+
+
+def run_key(session_id: str, request_id: object) -> str:
+    """The idempotency key of the run of a request: a request sent again gets the same run."""
+    of_request = msgspec.json.encode([session_id, request_id])
+    return f"mcp:{hashlib.sha256(of_request).hexdigest()}"
+
+
+def _tool(crew: ServedCrew) -> types.Tool:
+    return types.Tool(
+        name=crew.name,
+        description=crew.description,
+        inputSchema=crew.input_schema(),
+        outputSchema=_OUTPUT_SCHEMA,
+    )
+
+
+def _result(run: UserRun) -> types.CallToolResult:
+    if (human := awaited_by(run)) is not None:
+        awaiting = {"task": human.task, "output": human.output}
+        return _told(run, _question(run, human), {"awaiting": awaiting})
+    if run.status in UNSETTLED:
+        raise RunMoved(f"run {run.run_id} is accepted and goes on in another process")
+    if run.status != RunStatus.SUCCEEDED:
+        return _error(f"run {run.run_id} {run.status}: {run.error_type}: {run.error}")
+    return _told(run, run.raw_result or "", {})
+
+
+def _question(run: UserRun, human: HumanInput) -> str:
+    return (
+        f"Run {run.run_id} waits: {human.task} is done, and a human is to look at its output. "
+        f"Ask the user, then answer with the tool {_RESUME_RUN.name}, or by POST "
+        f"/api/runs/{run.run_id}/resume. The output of {human.task}:\n\n{human.output}"
+    )
+
+
+def _told(run: UserRun, text: str, more: dict[str, Any]) -> types.CallToolResult:
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=text)],
+        structuredContent={
+            "run_id": str(run.run_id),
+            "status": run.status,
+            "outputs": run.outputs or {},
+            "raw_result": run.raw_result or "",
+            **more,
+        },
+    )
+
+
+def _error(text: str) -> types.CallToolResult:
+    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], isError=True)

@@ -1,0 +1,73 @@
+"""`/mcp`: each served crew as a tool of an MCP server, by streamable HTTP.
+
+No process keeps a session, so any process may get any request. What a session is needed for is
+cancellation: it names the request that is to be cancelled, and comes in a request of its own. The
+run is found by the idempotency key that is made of the session's id and the request's.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+from litestar import Response, post
+from litestar.datastructures import State
+from litestar.datastructures.headers import MutableScopeHeaders
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from mcp.server.lowlevel import server as sdk
+from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+from app.api.jsonrpc import read_message, relayed
+from app.api.mcp.handlers import CrewTools, run_key
+from app.api.middleware.auth import RPC, CallerRequest
+from app.runs.service import RunService
+
+# The SDK collects warnings while it handles a request, by replacing the process's hook. Requests
+# overlap, so that at the end all warnings would go to the list of one that has ended.
+sdk.warnings = SimpleNamespace(catch_warnings=lambda record: nullcontext([]))  # type: ignore[assignment, attr-defined]
+
+
+@post("/mcp", include_in_schema=False, opt=RPC)
+async def mcp(request: CallerRequest, state: State) -> ASGIApp:
+    """Takes one message of a client; its answer, if it has one, is a stream of events."""
+    body, message = await read_message(request)
+    method = message.get("method")
+    if method == "notifications/cancelled":
+        await _cancel(request, state.runs, message.get("params"))
+        return Response(None, status_code=202).to_asgi_response(None, request)
+    answer = relayed(state.mcp, body)
+    return _begins_session(answer) if method == "initialize" else answer
+
+
+@asynccontextmanager
+async def open_mcp(runs: RunService) -> AsyncIterator[Any]:
+    """The SDK's application behind `/mcp`, for as long as the block lasts."""
+    manager = StreamableHTTPSessionManager(CrewTools(runs).server, stateless=True)
+    async with manager.run():
+        yield manager.handle_request
+
+
+async def _cancel(request: CallerRequest, runs: RunService, params: object) -> None:
+    """Cancel the run of a call. As the protocol has it, nobody is told if there is none."""
+    session_id = request.headers.get(MCP_SESSION_ID_HEADER)
+    if session_id is None or not isinstance(params, dict):
+        return
+    run_id = await runs.find(run_key(session_id, params.get("requestId")), request.user)
+    if run_id is not None:
+        await runs.cancel(run_id, request.user)
+
+
+def _begins_session(app: ASGIApp) -> ASGIApp:
+    """The application, its answer with an id for a session."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableScopeHeaders(message)[MCP_SESSION_ID_HEADER] = uuid4().hex
+            await send(message)
+
+        await app(scope, receive, send_with_id)
+
+    return answer

@@ -1,0 +1,154 @@
+"""Who asks: the `Caller` of every request, to mounted applications too."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from litestar import Request
+from litestar.datastructures import State
+from litestar.exceptions import (
+    ClientException,
+    NotAuthorizedException,
+    TooManyRequestsException,
+)
+from litestar.middleware import ASGIMiddleware
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.access.api_keys import ApiKey, ApiKeys, Role
+from app.access.callers import Caller, Quota
+from app.access.rate_limits import RateLimits
+
+CallerRequest: TypeAlias = Request[Caller, Any, State]
+"""A request whose `user` is the `Caller`."""
+
+PUBLIC = {"public": True}
+"""The `opt` of a handler that needs no key."""
+
+RPC = {"rpc": True}
+"""The `opt` of a handler that itself answers who may ask no more, by `read_message`."""
+
+_MAX_ADDRESS_CHARACTERS = 64
+# Ours have 59 characters.
+_MAX_KEY_CHARACTERS = 200
+
+
+class Identity(ASGIMiddleware):
+    """Puts the `Caller` at `scope["user"]`, which Litestar calls `request.user`.
+
+    Raises NotAuthorizedException (401), TooManyRequestsException (429) and ClientException (400),
+    for a handler's or a router's own `exception_handlers` to answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        needs_key: bool,
+        allowed_hosts: Collection[str] | None,
+        quota: Quota | None = None,
+        is_rate_limited: bool = False,
+    ) -> None:
+        """`allowed_hosts`: names that this service is asked by, with any port; None: any name.
+
+        `quota` is what a caller may have unless its key says otherwise.
+        """
+        self._needs_key = needs_key
+        self._hosts = None if allowed_hosts is None else {h.encode() for h in allowed_hosts}
+        self._quota = quota
+        self._is_rate_limited = is_rate_limited
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        self._check_host(scope)
+        client = scope["client"]
+        # Behind a proxy it is what the proxy wrote.
+        address = client[0][:_MAX_ADDRESS_CHARACTERS] if client else None
+        if scope["route_handler"].opt.get("public"):
+            scope["user"] = Caller(None, is_admin=not self._needs_key, address=address)
+        else:
+            scope["user"] = caller = await self._caller(scope, address)
+            if self._is_rate_limited:
+                send = await self._counted(scope, send, caller.owner, address)
+        await next_app(scope, receive, send)
+
+    async def _counted(
+        self, scope: Scope, send: Send, owner: str | None, address: str | None
+    ) -> Send:
+        """Count the request; its `send` tells what is left."""
+        try:
+            return _telling(send, await _count(scope, owner, address))
+        except TooManyRequestsException as error:
+            if not scope["route_handler"].opt.get("rpc"):
+                raise
+            scope["state"]["refusal"] = error
+            return send
+
+    async def _caller(self, scope: Scope, address: str | None) -> Caller:
+        if not self._needs_key:
+            return Caller(None, is_admin=True, address=address, quota=self._quota)
+        try:
+            key = await _key(scope)
+        except NotAuthorizedException as error:
+            if self._is_rate_limited:
+                error.headers = {**(error.headers or {}), **await _count(scope, None, address)}
+            raise
+        quota = self._quota
+        if key.runs_per_day is not None or key.tokens_per_day is not None:
+            usual = quota or Quota()
+            quota = replace(
+                usual,
+                runs_per_day=key.runs_per_day or usual.runs_per_day,
+                tokens_per_day=key.tokens_per_day or usual.tokens_per_day,
+            )
+        return Caller(key.key_id, is_admin=key.role == Role.ADMIN, address=address, quota=quota)
+
+    def _check_host(self, scope: Scope) -> None:
+        """A page of another site whose name was bound to this address must not ask as this user."""
+        host = _header(scope, b"host")
+        if self._hosts is None or host is None:  # every browser sends one
+            return
+        name, _, port = host.rpartition(b":")
+        if host.lower() not in self._hosts and not (port.isdigit() and name.lower() in self._hosts):
+            raise ClientException("Host: not a name of this service; ALLOWED_HOSTS lists them")
+
+
+async def _key(scope: Scope) -> ApiKey:
+    """The key that a request came with."""
+    given = _header(scope, b"authorization")
+    if given is None:
+        raise _unauthorized("an API key is needed, as Authorization: Bearer KEY")
+    scheme, _, key = given.decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer":
+        raise _unauthorized("Authorization: not of the form Bearer KEY")
+    keys: ApiKeys = scope["litestar_app"].state.api_keys
+    key = key.strip()
+    found = await keys.find(key) if len(key) <= _MAX_KEY_CHARACTERS else None
+    if found is None:
+        raise _unauthorized("Authorization: no such API key", ' error="invalid_token"')
+    return found
+
+
+async def _count(scope: Scope, owner: str | None, address: str | None) -> Mapping[str, str]:
+    """Count a request; the headers that tell what is left. Raises TooManyRequestsException."""
+    rates: RateLimits = scope["litestar_app"].state.rate_limits
+    return await rates.count([name for name in (owner, address) if name] or [""])
+
+
+def _telling(send: Send, limits: Mapping[str, str]) -> Send:
+    """Adds the headers to an answer that tells of no limit yet."""
+    fields = [(name.lower().encode(), value.encode()) for name, value in limits.items()]
+
+    async def send_with_limits(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", []))
+            if not any(name.lower() == b"ratelimit-limit" for name, _ in headers):
+                message["headers"] = [*headers, *fields]
+        await send(message)
+
+    return send_with_limits
+
+
+def _unauthorized(problem: str, challenge: str = "") -> NotAuthorizedException:
+    return NotAuthorizedException(problem, headers={"WWW-Authenticate": f"Bearer{challenge}"})
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == wanted), None)

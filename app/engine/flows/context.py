@@ -1,0 +1,193 @@
+"""What belongs to one run of a flow: the run itself, and each kickoff of a crew inside of it."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from crewai import Crew
+from crewai.tasks.task_output import TaskOutput
+from crewai.types.usage_metrics import UsageMetrics
+
+from app.engine.description import TaskDescription, task_descriptions, unique
+from app.engine.results import (
+    OnStep,
+    RunObserver,
+    StepFinished,
+    TaskFinished,
+    TaskOutcome,
+    TaskStarted,
+)
+from app.engine.runtime.context import RunScope, current_scope
+from app.engine.runtime.threads import WorkThreads
+
+RESULT = 0
+"""The place of a flow's own task, `result`; those of its crews come behind it."""
+
+_T = TypeVar("_T")
+Count = Callable[[UsageMetrics], None]
+
+
+class FlowScope(RunScope):
+    """A run of a flow. Its code works in threads and an event loop of its own.
+
+    `settle` makes a crew that was just built fit for a run; `native` says whether crews may take
+    the native way.
+    """
+
+    def __init__(
+        self,
+        *,
+        result: TaskDescription,
+        observer: RunObserver | None,
+        threads: WorkThreads,
+        on_step: OnStep | None,
+        settle: Callable[[Crew], None],
+        native: bool,
+    ) -> None:
+        super().__init__(tasks=(result,), observer=observer, threads=threads, on_step=on_step)
+        self.result = result
+        self.settle = settle
+        self.native = native
+        self.task_outputs: list[TaskOutput] = []
+        self._lock = threading.Lock()
+        self._crews: set[CrewScope] = set()
+        self._counts: list[Count] = []
+        self._stop: Callable[[], object] | None = None
+
+    @contextmanager
+    def kickoff(self, crew: Crew) -> Iterator["CrewScope"]:
+        """A crew of the flow's goes to work: its tasks become tasks of the run."""
+        self.check()
+        with self._lock:
+            first = len(self._descriptions)
+            names = [task.name for task in self._descriptions]
+            for task in task_descriptions(crew):
+                names.append(unique(task.name, names))
+                self._descriptions += (TaskDescription(names[-1], task.agent),)
+            scope = CrewScope(self, crew, first)
+            self._crews.add(scope)
+        try:
+            with scope.entered():
+                scope.check()
+                yield scope
+        finally:
+            self._crews.discard(scope)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """In the flow's own event loop: within this, dropping the run cancels this task."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
+        try:
+            self.check()
+            yield
+        finally:
+            self._stop = None
+
+    def drop(self) -> None:
+        super().drop()
+        with self._lock:
+            crews = list(self._crews)
+        for crew in crews:
+            crew.drop()
+        if (stop := self._stop) is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has just ended
+                stop()
+
+    async def from_own_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """From the flow's own event loop: have the engine's do `work`.
+
+        Cancelling this cancels the work.
+        """
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self.relayed(future):
+            return await asyncio.wrap_future(future)
+
+    def add_usage(self, metrics: UsageMetrics) -> None:
+        super().add_usage(metrics)
+        for count in list(self._counts):
+            count(metrics)
+
+    def count_with(self, count: Count) -> None:
+        """From now on, tell `count` of all that the run uses."""
+        self._counts.append(count)
+
+    def stop_counting(self, count: Count) -> None:
+        with contextlib.suppress(ValueError):
+            self._counts.remove(count)
+
+    def outcomes(self, outputs: list[TaskOutput]) -> tuple[TaskOutcome, ...]:
+        """Every known task's outcome; those that have not finished count as skipped."""
+        found = []
+        for index, task in enumerate(self._descriptions):
+            finished = self._finished.get(index)
+            found.append(
+                TaskOutcome(
+                    name=task.name,
+                    agent=finished.agent if finished else task.agent,
+                    text=finished.text if finished else "",
+                    skipped=finished is None,
+                    replayed=False,
+                    started_at=finished.started_at if finished else None,
+                    finished_at=finished.finished_at if finished else None,
+                )
+            )
+        return tuple(found)
+
+
+class CrewScope(RunScope):
+    """One kickoff of a crew inside a flow. What it tells and uses is the flow's as well."""
+
+    def __init__(self, flow: FlowScope, crew: Crew, first: int) -> None:
+        told = _AsTasksOfTheFlow(flow, first)
+        super().__init__(
+            tasks=task_descriptions(crew),
+            observer=told,
+            threads=flow.threads,
+            on_step=told.step_finished if flow.tells_steps else None,
+            loop=flow._loop,
+        )
+        self.model_errors = flow.model_errors
+        self.flow_states = flow.flow_states
+        self._flow = flow
+        self.bind(crew)
+
+    def add_usage(self, metrics: UsageMetrics) -> None:
+        super().add_usage(metrics)
+        self._flow.add_usage(metrics)
+
+
+class _AsTasksOfTheFlow:
+    """Tells the flow's observer of a crew's tasks, in their places behind those before them."""
+
+    def __init__(self, flow: FlowScope, first: int) -> None:
+        self._flow = flow
+        self._first = first
+
+    async def task_started(self, event: TaskStarted) -> None:
+        await self._flow.start_task(self._first + event.index, event.agent)
+
+    async def task_finished(self, event: TaskFinished) -> None:
+        await self._flow.finish_task(
+            self._first + event.index, event.agent, event.text, event.structured
+        )
+
+    async def step_finished(self, step: StepFinished) -> None:
+        await self._flow.finish_step(
+            self._first + step.index,
+            step.agent,
+            thought=step.thought,
+            result=step.result,
+            tool=step.tool,
+            tool_input=step.tool_input,
+        )
+
+
+def current_flow() -> FlowScope | None:
+    """The flow whose own code is at work here; None inside of its crews."""
+    scope = current_scope()
+    return scope if isinstance(scope, FlowScope) else None

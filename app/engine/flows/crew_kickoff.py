@@ -1,0 +1,147 @@
+"""Kickoffs of crews inside a flow: on our native executor where it covers the crew, else stock."""
+
+import asyncio
+import contextvars
+import functools
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from crewai import Crew
+from crewai.crews.crew_output import CrewOutput
+from crewai.types.streaming import CrewStreamingOutput, StreamChunk
+
+from app.engine.compat.coverage import NotCovered, check_native_covers
+from app.engine.description import refuse_human_input
+from app.engine.flows.context import CrewScope, FlowScope, current_flow
+from app.engine.flows.crew_locks import aborrow, borrow, give_back, kept_as_it_is
+from app.engine.native.runner import run_natively
+from app.engine.runtime.signals import ExitAttempted
+from app.engine.runtime.threads import in_own_thread
+
+_logger = logging.getLogger(__name__)
+
+_own_kickoff = Crew.kickoff
+_own_kickoff_async = Crew.kickoff_async
+_own_akickoff = Crew.akickoff
+
+Given = Mapping[str, Any] | None
+
+
+def kickoff(self: Crew, inputs: Given = None, *args: Any, **more: Any) -> Any:
+    """In place of `Crew.kickoff`; called in one of the flow's threads."""
+    flow = current_flow()
+    if flow is None:
+        return _own_kickoff(self, inputs, *args, **more)  # type: ignore[arg-type]
+    if self.stream:
+        return _streamed(lambda: _kickoff(flow, self, inputs, args, more))
+    return _kickoff(flow, self, inputs, args, more)
+
+
+async def kickoff_async(self: Crew, inputs: Given = None, *args: Any, **more: Any) -> Any:
+    """In place of `Crew.kickoff_async`, which would hold a thread."""
+    if current_flow() is None:
+        return await _own_kickoff_async(self, inputs, *args, **more)  # type: ignore[arg-type]
+    return await akickoff(self, inputs or {}, *args, **more)
+
+
+async def akickoff(self: Crew, inputs: Given = None, *args: Any, **more: Any) -> Any:
+    """In place of `Crew.akickoff`; called on the flow's own event loop."""
+    flow = current_flow()
+    if flow is None:
+        return await _own_akickoff(self, inputs, *args, **more)  # type: ignore[arg-type]
+    if self.stream:
+        return _astreamed(lambda: _akickoff(flow, self, inputs, args, more))
+    return await _akickoff(flow, self, inputs, args, more)
+
+
+def _kickoff(
+    flow: FlowScope, crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]
+) -> CrewOutput:
+    loan = borrow(crew, flow)
+    try:
+        with _at_work(flow, crew) as scope:
+            if _is_native(flow, crew, args, more):
+                return _counted(flow, scope, crew, flow.on_loop(run_natively(crew, inputs, scope)))
+            # In a thread: CrewAI's does not work where an event loop runs, as in an async method.
+            context = contextvars.copy_context()
+            work = functools.partial(context.run, _stock, crew, inputs, args, more)
+            return _counted(flow, scope, crew, in_own_thread(work).result())
+    finally:
+        give_back(loan)
+
+
+async def _akickoff(
+    flow: FlowScope, crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]
+) -> CrewOutput:
+    loan = await aborrow(crew)
+    try:
+        with _at_work(flow, crew) as scope:
+            if _is_native(flow, crew, args, more):
+                output = await flow.from_own_loop(run_natively(crew, inputs, scope))
+            else:
+                output = await asyncio.to_thread(_stock, crew, inputs, args, more)
+            return _counted(flow, scope, crew, output)
+    finally:
+        give_back(loan)
+
+
+@contextmanager
+def _at_work(flow: FlowScope, crew: Crew) -> Iterator[CrewScope]:
+    refuse_human_input(crew.name or "inside the flow", crew, "a flow can't wait for a human")
+    with kept_as_it_is(crew):
+        flow.settle(crew)
+        with flow.kickoff(crew) as scope:
+            yield scope
+
+
+def _is_native(flow: FlowScope, crew: Crew, args: tuple[Any, ...], more: dict[str, Any]) -> bool:
+    # What is beside the inputs: files, and checkpoints to go on from.
+    if not flow.native or any(arg is not None for arg in (*args, *more.values())):
+        return False
+    try:
+        check_native_covers(crew)
+    except NotCovered as feature:
+        _logger.info("crew %s inside a flow runs as stock: %s", crew.name, feature)
+        return False
+    return True
+
+
+def _stock(crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]) -> CrewOutput:
+    try:
+        output = _own_kickoff(crew, inputs, *args, **more)  # type: ignore[arg-type]
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise ExitAttempted(error) from error
+    if not isinstance(output, CrewOutput):
+        raise TypeError(f"kickoff gave a {type(output).__name__} instead of a CrewOutput")
+    return output
+
+
+def _counted(flow: FlowScope, scope: CrewScope, crew: Crew, output: CrewOutput) -> CrewOutput:
+    # CrewAI would give the counters of its models, which other runs use as well.
+    output.token_usage = crew.usage_metrics = scope.usage.metrics()
+    flow.task_outputs.extend(output.tasks_output)
+    return output
+
+
+def _streamed(run: Callable[[], CrewOutput]) -> CrewStreamingOutput:
+    """What `Crew(stream=True)` gives, without chunks: CrewAI's would change shared models."""
+
+    def chunks() -> Iterator[StreamChunk]:
+        streaming._set_result(run())
+        yield from ()
+
+    streaming = CrewStreamingOutput(sync_iterator=chunks())
+    return streaming
+
+
+def _astreamed(run: Callable[[], Any]) -> CrewStreamingOutput:
+    async def chunks() -> AsyncIterator[StreamChunk]:
+        streaming._set_result(await run())
+        none: tuple[StreamChunk, ...] = ()
+        for chunk in none:
+            yield chunk
+
+    streaming = CrewStreamingOutput(async_iterator=chunks())
+    return streaming

@@ -1,0 +1,247 @@
+"""Where this package replaces parts of CrewAI, and why: once per process, for every crew.
+
+Each replacement does what CrewAI did unless a run of ours is under way in its context, so code
+outside of runs sees CrewAI as it is. `TOUCHES` lists these and everything else of CrewAI's insides
+that the engine relies on; a test compares their sources with those that were read.
+"""
+
+import json
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from crewai import Crew, Task
+from crewai.agents import agent_executor
+from crewai.events.base_events import BaseEvent
+from crewai.events.event_bus import CrewAIEventsBus
+from crewai.flow.runtime import Flow
+from crewai.knowledge.source import base_file_knowledge_source, excel_knowledge_source
+from crewai.llms.base_llm import BaseLLM
+from crewai.skills import loader
+from crewai.tasks.task_output import TaskOutput
+from crewai.utilities import constants, file_store, llm_utils
+from crewai.utilities.agent_utils import get_llm_response, handle_context_length
+from crewai.utilities.formatter import DIVIDERS
+from crewai.utilities.i18n import I18N_DEFAULT
+
+from app.engine.compat.models import current_default_model
+from app.engine.compat.paths import KNOWLEDGE, discover_skills
+from app.engine.flows.crew_kickoff import akickoff, kickoff, kickoff_async
+from app.engine.flows.isolation import attach_usage, detach_usage, surround_flows
+from app.engine.native.executor import NativeExecutor
+from app.engine.results import Replay, Review
+from app.engine.runtime.context import current_scope
+from app.engine.runtime.model_hooks import count_reported
+from app.engine.runtime.signals import ContextTooLong, ExitAttempted
+
+_own_fallback = llm_utils._llm_via_environment_or_fallback
+_own_track_usage = BaseLLM._track_token_usage_internal
+_own_execute_core = Task._execute_core
+_own_aexecute_core = Task._aexecute_core
+_own_ainvoke_guardrail = Task._ainvoke_guardrail_function
+_own_create_manager_agent = Crew._create_manager_agent
+_own_emit = CrewAIEventsBus.emit
+_own_run_sync = file_store._run_sync
+
+
+class NoTaskOutputStorage:
+    """Stands in for CrewAI's task output storage, which only `crew.replay` reads."""
+
+    def update(self, task_index: int, log: dict[str, Any]) -> None: ...
+
+    def add(self, *args: object, **kwargs: object) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def load(self) -> None: ...
+
+
+def _default_model_or_fallback() -> Any:
+    return current_default_model() or _own_fallback()
+
+
+def _track_usage(self: BaseLLM, usage_data: dict[str, Any]) -> None:
+    _own_track_usage(self, usage_data)
+    count_reported(usage_data)
+
+
+def _execute_core(
+    self: Task, agent: Any, context: str | None, tools: list[Any] | None
+) -> TaskOutput:
+    scope = current_scope()
+    index = scope.index_of(self) if scope is not None else None
+    if scope is None or index is None:
+        return _own_execute_core(self, agent, context, tools)
+    # Nothing of a served crew is written where a task says: the name only names the output.
+    self.output_file = None
+    role = str(getattr(agent or self.agent, "role", ""))
+    if (replay := scope.replay(index, role, structured=_is_structured(self))) is not None:
+        return _replayed(self, role, replay)
+    scope.on_loop(scope.start_task(index, role))
+    try:
+        output = _own_execute_core(self, agent, context, tools)
+    except (KeyboardInterrupt, SystemExit) as attempt:
+        # CrewAI's thread of an asynchronous task would end here, and its waiter never.
+        raise ExitAttempted(attempt) from attempt
+    scope.on_loop(scope.finish_task(index, role, output.raw, _structured(output)))
+    return output
+
+
+async def _aexecute_core(
+    self: Task, agent: Any, context: str | None, tools: list[Any] | None
+) -> TaskOutput:
+    scope = current_scope()
+    index = scope.index_of(self) if scope is not None else None
+    if scope is None or index is None:
+        return await _own_aexecute_core(self, agent, context, tools)
+    scope.stop_for_human()
+    self.output_file = None
+    role = str(getattr(agent or self.agent, "role", ""))
+    if (replay := scope.replay(index, role, structured=_is_structured(self))) is not None:
+        scope.ask_human(index)
+        return _replayed(self, role, replay)
+    context = _with_feedback(context, scope.approvals())
+    with scope.as_side_task():
+        await scope.start_task(index, role)
+        output = await _own_aexecute_core(self, agent, context, tools)
+        await scope.finish_task(index, role, output.raw, _structured(output))
+    scope.ask_human(index)
+    return output
+
+
+def _with_feedback(context: str | None, approvals: list[Review]) -> str | None:
+    """The context of a task, and what humans said of the outputs before it, in CrewAI's words."""
+    words = I18N_DEFAULT.slice("feedback_instructions")
+    said = [words.format(feedback=r.feedback) for r in approvals if r.feedback.strip()]
+    return DIVIDERS.join([*([context] if context else []), *said]) if said else context
+
+
+def _is_structured(task: Task) -> bool:
+    return bool(task.output_pydantic or task.output_json or task.response_model)
+
+
+def _structured(output: TaskOutput) -> str | None:
+    """What the raw text of an output can't hold, as JSON."""
+    if output.pydantic is not None:
+        return output.pydantic.model_dump_json()
+    return None if output.json_dict is None else json.dumps(output.json_dict)
+
+
+def _replayed(task: Task, role: str, replay: Replay) -> TaskOutput:
+    """The output of a task that an earlier attempt has finished; what comes after it reads it."""
+    model = task.output_pydantic if replay.structured is not None else None
+    output = TaskOutput(
+        name=task.name or task.description,
+        description=task.description,
+        expected_output=task.expected_output,
+        raw=replay.text,
+        pydantic=model.model_validate_json(replay.structured or "") if model else None,
+        json_dict=json.loads(replay.structured) if replay.structured and not model else None,
+        agent=role,
+        output_format=task._get_output_format(),
+    )
+    task.output = output
+    return output
+
+
+async def _ainvoke_guardrail(self: Task, *args: Any, **kwargs: Any) -> TaskOutput:
+    """A guardrail may block, and CrewAI would call it on the event loop: use a thread."""
+    scope = current_scope()
+    if scope is None or scope.adopt is None:
+        return await _own_ainvoke_guardrail(self, *args, **kwargs)
+    return await scope.threads.run(self._invoke_guardrail_function, *args, **kwargs)
+
+
+def _create_manager_agent(self: Crew) -> None:
+    _own_create_manager_agent(self)
+    scope = current_scope()
+    if scope is not None and scope.adopt is not None and self.manager_agent is not None:
+        scope.adopt(self.manager_agent)
+
+
+def _get_llm_response(*args: Any, **options: Any) -> Any:
+    executor = options.get("executor_context")
+    if isinstance(executor, NativeExecutor):
+        return executor.answer_or_ask(options)
+    return get_llm_response(*args, **options)
+
+
+def _emit(self: CrewAIEventsBus, source: Any, event: BaseEvent) -> Any:
+    scope = current_scope()
+    if scope is not None and scope.quiet:
+        return None
+    return _own_emit(self, source, event)
+
+
+def _handle_context_length(respect_context_window: bool, *args: Any, **kwargs: Any) -> None:
+    if not respect_context_window:
+        raise ContextTooLong
+    handle_context_length(respect_context_window, *args, **kwargs)
+
+
+class _FileStore:
+    """Answers file lookups at once as long as this process has never stored a file."""
+
+    def __init__(self) -> None:
+        self._used = False
+
+    def run_sync(self, lookup: Coroutine[None, None, Any]) -> Any:
+        self._used = self._used or getattr(lookup, "__name__", "").startswith("astore")
+        if self._used:
+            return _own_run_sync(lookup)
+        lookup.close()
+        return None
+
+
+_REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
+    (
+        llm_utils,
+        "_llm_via_environment_or_fallback",
+        _default_model_or_fallback,
+    ),
+    (BaseLLM, "_track_token_usage_internal", _track_usage),
+    (Task, "_execute_core", _execute_core),
+    (Task, "_aexecute_core", _aexecute_core),
+    (Task, "_ainvoke_guardrail_function", _ainvoke_guardrail),
+    (Crew, "_create_manager_agent", _create_manager_agent),
+    (agent_executor, "get_llm_response", _get_llm_response),
+    (CrewAIEventsBus, "emit", _emit),
+    (Crew, "kickoff", kickoff),
+    (Crew, "kickoff_async", kickoff_async),
+    (Crew, "akickoff", akickoff),
+    (Flow, "_attach_usage_aggregation_listener", attach_usage),
+    (Flow, "_detach_usage_aggregation_listener", detach_usage),
+    (agent_executor, "handle_context_length", _handle_context_length),
+    (file_store, "_run_sync", _FileStore().run_sync),
+    # Where it was imported already, and for sources that are imported later.
+    (base_file_knowledge_source, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
+    (excel_knowledge_source, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
+    (constants, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
+    (loader, "discover_skills", discover_skills),
+    (Crew.__private_attributes__["_task_output_handler"], "default_factory", NoTaskOutputStorage),
+)
+_originals: dict[tuple[int, str], Any] = {}
+
+
+def install() -> None:
+    """Put every replacement in place; a second call changes nothing."""
+    surround_flows()
+    for owner, name, replacement in _REPLACEMENTS:
+        key = (id(owner), name)
+        if key not in _originals:
+            _originals[key] = getattr(owner, name)
+            setattr(owner, name, replacement)
+
+
+@contextmanager
+def removed() -> Iterator[None]:
+    """CrewAI as it was installed, for comparison. Not while runs are under way."""
+    installed = dict(_originals)
+    for owner, name, _ in _REPLACEMENTS:
+        if (id(owner), name) in installed:
+            setattr(owner, name, _originals.pop((id(owner), name)))
+    try:
+        yield
+    finally:
+        if installed:
+            install()

@@ -1,0 +1,155 @@
+"""What callers have in flight and have used today, counted in the database for all processes.
+
+Nothing is counted for callers without a quota.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+from sqlalchemy import bindparam, delete, func, literal_column, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.access.callers import Caller, Quota
+from app.runs.errors import LimitReached
+from app.runs.models import IN_FLIGHT, CallerUsage, UserRun
+
+# A run in flight may end at any moment.
+_RETRY_SECONDS = 5
+# A run is charged to the day on which it was accepted, and may end days later.
+_KEPT_DAYS = 7
+# The share of admissions after which what is older is deleted.
+_FORGET_PROBABILITY = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Tokens that a run of this caller, accepted on this day, has used."""
+
+    caller: str
+    day: date
+    tokens: int
+
+
+async def admit(
+    connection: AsyncConnection, asked: Sequence[tuple[Caller, int]]
+) -> list[LimitReached | None]:
+    """Whether each caller may start so many more runs; those who may are counted.
+
+    The callers' rows stay locked until the transaction ends, so that whoever counts the same
+    callers elsewhere counts what this transaction adds.
+    """
+    now = datetime.now(UTC)
+    used = await _locked_usage(connection, {n for c, _ in asked for n in _names(c)}, now.date())
+    in_flight = await _in_flight(connection, [caller for caller, _ in asked])
+    started: Counter[str] = Counter()
+    answers: list[LimitReached | None] = []
+    for caller, count in asked:
+        if not count:  # repeats of what was accepted before
+            answers.append(None)
+            continue
+        runs, tokens = used[caller.name]
+        refusal = _in_flight_refusal(caller, in_flight, count) or _daily_refusal(
+            caller.quota or Quota(), runs + started[caller.name], tokens, count, now
+        )
+        if refusal is None:
+            for name in _names(caller):
+                started[name] += count
+                in_flight[name] += count
+        answers.append(refusal)
+    await _add_runs(connection, started, now.date())
+    if random.random() < _FORGET_PROBABILITY:  # noqa: S311 - not a secret
+        old = CallerUsage.day < now.date() - timedelta(days=_KEPT_DAYS)
+        await connection.execute(delete(CallerUsage).where(old))
+    return answers
+
+
+async def count_tokens(connection: AsyncConnection, tallies: Sequence[Tally]) -> Sequence[None]:
+    """Charge tokens to the day on which their run was accepted."""
+    used: Counter[tuple[str, date]] = Counter()
+    for tally in tallies:
+        used[tally.caller, tally.day] += tally.tokens
+    changes = [{"c": c, "d": day, "tokens": n} for (c, day), n in sorted(used.items())]
+    await connection.execute(_add_to(CallerUsage.tokens, "tokens"), changes)
+    return [None] * len(tallies)
+
+
+def _names(caller: Caller) -> list[str]:
+    """What is counted for a caller: its key and its address."""
+    return [name for name in (caller.owner, caller.address) if name] or [""]
+
+
+def _in_flight_refusal(caller: Caller, in_flight: Counter[str], count: int) -> LimitReached | None:
+    limit = caller.quota.runs_in_flight if caller.quota else None
+    if limit is None or max(in_flight[name] for name in _names(caller)) + count <= limit:
+        return None
+    problem = f"at most {limit} runs of a caller are queued or running at a time"
+    return LimitReached(problem, limit=limit, retry_after_seconds=_RETRY_SECONDS)
+
+
+def _daily_refusal(
+    quota: Quota, runs: int, tokens: int, count: int, now: datetime
+) -> LimitReached | None:
+    tomorrow = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
+    seconds = int((tomorrow - now).total_seconds()) + 1
+    if quota.runs_per_day is not None and runs + count > quota.runs_per_day:
+        problem = f"at most {quota.runs_per_day} runs may be started in a day (UTC)"
+        return LimitReached(problem, limit=quota.runs_per_day, retry_after_seconds=seconds)
+    if quota.tokens_per_day is not None and tokens >= quota.tokens_per_day:
+        problem = f"the {quota.tokens_per_day} tokens of this day (UTC) are used"
+        return LimitReached(problem, limit=quota.tokens_per_day, retry_after_seconds=seconds)
+    return None
+
+
+async def _locked_usage(
+    connection: AsyncConnection, names: Collection[str], day: date
+) -> dict[str, tuple[int, int]]:
+    """Runs and tokens of the day. Rows are locked in one order: no deadlock."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    rows = [{"caller": name, "day": day, "runs": 0, "tokens": 0} for name in sorted(names)]
+    touch: Any = (
+        dialect.insert(CallerUsage)
+        .values(rows)
+        .on_conflict_do_update(
+            index_elements=[CallerUsage.caller, CallerUsage.day], set_={"runs": CallerUsage.runs}
+        )
+        .returning(CallerUsage.caller, CallerUsage.runs, CallerUsage.tokens)
+    )
+    return {name: (runs, tokens) for name, runs, tokens in await connection.execute(touch)}
+
+
+async def _in_flight(connection: AsyncConnection, callers: Sequence[Caller]) -> Counter[str]:
+    limited = [c for c in callers if c.quota is not None and c.quota.runs_in_flight is not None]
+    owners = {caller.owner for caller in limited if caller.owner}
+    addresses = {caller.address for caller in limited if caller.address}
+    found: Counter[str] = Counter()
+    for column, names in ((UserRun.owner, owners), (UserRun.address, addresses)):
+        if names:
+            # The words of the partial index itself: it serves no other question.
+            known = "owner != ''" if column is UserRun.owner else "address IS NOT NULL"
+            question = (
+                select(column, func.count())
+                .where(column.in_(names), literal_column(f"{known} AND {IN_FLIGHT}"))
+                .group_by(column)
+            )
+            for name, count in await connection.execute(question):
+                found[name] = count
+    return found
+
+
+async def _add_runs(connection: AsyncConnection, started: Counter[str], day: date) -> None:
+    changes = [{"c": name, "d": day, "runs": count} for name, count in sorted(started.items())]
+    if changes:
+        await connection.execute(_add_to(CallerUsage.runs, "runs"), changes)
+
+
+def _add_to(column: Any, name: str) -> Any:
+    return (
+        update(CallerUsage.__table__)  # type: ignore[arg-type]
+        .where(CallerUsage.caller == bindparam("c"), CallerUsage.day == bindparam("d"))
+        .values({name: column + bindparam(name)})
+    )

@@ -1,0 +1,222 @@
+"""Fallback: a chain of drivers, each behind a circuit breaker."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
+
+from storage.drivers import Driver, Entry, Listing
+from storage.errors import BufferFull, OutputNotFound, OutputUnavailable, StorageError
+
+logger = logging.getLogger("crew_capture.storage")
+
+_NAMES_PER_DELETE = 1000
+_REMEMBERED_NAMES = 100_000
+
+
+class Fallback(Driver):
+    """A chain of drivers: the first that takes an output has it; reads and deletes ask all.
+
+    A member that keeps failing is left out for `pause_seconds`, then one call tries it again; so it
+    comes back without a restart. Writing (put, delete) and reading (get, list) are judged apart:
+    what a read-only member holds can still be read. Deletes that a member missed are
+    made up for when it answers again. A full member is not a failing one.
+
+    Names are written once: a second put of a name may go to another member, and a get then gives
+    either.
+    """
+
+    def __init__(self, drivers: Sequence[Driver], *, pause_seconds: float = 5.0) -> None:
+        self.location = " + ".join(driver.location for driver in drivers)
+        self._members = [_Member(driver, pause_seconds) for driver in drivers]
+        # Where this process has put what it wrote; all else may be anywhere.
+        self._homes: dict[str, list[_Member]] = {}
+
+    async def start(self) -> None:
+        for member in self._members:
+            await member.driver.start()
+
+    async def put(self, name: str, data: bytes) -> None:
+        homes = self._homes.setdefault(name, [])
+        if len(self._homes) > _REMEMBERED_NAMES:
+            del self._homes[next(iter(self._homes))]
+        full: BufferFull | None = None
+        failures: list[str] = []
+        for member in self._members:
+            if not member.writing.may_try():
+                failures.append(f"{member.driver.location}: left out: {member.writing.cause}")
+                continue
+            if member not in homes:
+                homes.append(member)  # before the try: a failed put may have landed
+            try:
+                await member.driver.put(name, data)
+            except BufferFull as error:
+                member.answers_writing()
+                full = error
+            except OutputUnavailable as error:
+                member.writing.failed(error.cause)
+                failures.append(f"{error.location}: {error.cause}")
+            else:
+                member.answers_writing()
+                return
+        if failures or full is None:
+            raise OutputUnavailable(name, self.location, "; ".join(failures))
+        raise full
+
+    async def get(self, name: str) -> bytes:
+        failures: list[str] = []
+        for member in self._members:
+            if not member.reading.may_try():
+                failures.append(f"{member.driver.location}: left out: {member.reading.cause}")
+                continue
+            try:
+                data = await member.driver.get(name)
+            except OutputNotFound:
+                member.reading.answered()
+            except OutputUnavailable as error:
+                member.reading.failed(error.cause)
+                failures.append(f"{error.location}: {error.cause}")
+            else:
+                member.reading.answered()
+                return data
+        if failures:
+            raise OutputUnavailable(name, self.location, "; ".join(failures))
+        raise OutputNotFound(name, self.location)
+
+    async def delete(self, names: Collection[str]) -> Mapping[str, StorageError]:
+        by_member: dict[_Member, list[str]] = {}
+        for name in names:
+            for member in self._homes.pop(name, self._members):
+                by_member.setdefault(member, []).append(name)
+        reports = await asyncio.gather(*(m.delete(part) for m, part in by_member.items()))
+        return {name: error for report in reports for name, error in report.items()}
+
+    async def list(self, prefix: str = "") -> Listing:
+        entries: dict[str, Entry] = {}
+        leftovers: list[Entry] = []
+        free_bytes: list[int | None] = []
+        failures: dict[str, str] = {}
+        for member in self._members:
+            location = member.driver.location
+            if not member.reading.may_try():
+                failures[location] = f"left out: {member.reading.cause}"
+                continue
+            try:
+                listing = await member.driver.list(prefix)
+            except OutputUnavailable as error:
+                member.reading.failed(error.cause)
+                failures[location] = error.cause
+            else:
+                member.reading.answered()
+                entries = {entry.name: entry for entry in listing.entries} | entries
+                leftovers += listing.leftovers
+                free_bytes.append(listing.free_bytes)
+        if len(failures) == len(self._members):
+            causes = "; ".join(f"{location}: {cause}" for location, cause in failures.items())
+            raise OutputUnavailable(f"{prefix}*", self.location, causes)
+        known = [free for free in free_bytes if free is not None]
+        return Listing(
+            [entries[name] for name in sorted(entries)],
+            leftovers,
+            free_bytes=sum(known) if len(known) == len(self._members) else None,
+            unreachable=tuple(failures),
+        )
+
+    async def aclose(self) -> None:
+        for member in self._members:
+            await member.aclose()
+
+    def places(self) -> tuple[Driver, ...]:
+        return tuple(place for member in self._members for place in member.driver.places())
+
+
+class _Judge:
+    """Whether a member of a chain is asked, by how its last calls went."""
+
+    _FAILURES_ALLOWED = 3
+    """In a row, before a member is left out: one dropped connection is no outage."""
+
+    def __init__(self, what: str, pause_seconds: float) -> None:
+        self.cause = ""
+        self._what = what
+        self._pause_seconds = pause_seconds
+        self._failures = 0
+        self._left_out_until = 0.0
+
+    def may_try(self) -> bool:
+        if self._failures < self._FAILURES_ALLOWED:
+            return True
+        now = time.monotonic()
+        if now < self._left_out_until:
+            return False
+        self._left_out_until = now + self._pause_seconds  # for all but the one that tries now
+        return True
+
+    def failed(self, cause: str) -> None:
+        self.cause = cause
+        self._failures += 1
+        self._left_out_until = time.monotonic() + self._pause_seconds
+        if self._failures == self._FAILURES_ALLOWED:
+            logger.warning("%s is left out until it answers again: %s", self._what, cause)
+
+    def answered(self) -> None:
+        if self._failures >= self._FAILURES_ALLOWED:
+            logger.info("%s is back", self._what)
+        self._failures = 0
+
+
+class _Member:
+    """A driver in a chain, with what it has missed."""
+
+    def __init__(self, driver: Driver, pause_seconds: float) -> None:
+        self.driver = driver
+        self.writing = _Judge(f"Writing to {driver.location}", pause_seconds)
+        self.reading = _Judge(f"Reading from {driver.location}", pause_seconds)
+        self._missed: set[str] = set()
+        self._catching_up: asyncio.Task[None] | None = None
+
+    def answers_writing(self) -> None:
+        self.writing.answered()
+        if self._missed and self._catching_up is None:
+            self._catching_up = asyncio.create_task(self._catch_up())
+
+    async def delete(self, names: Sequence[str]) -> Mapping[str, StorageError]:
+        if not self.writing.may_try():
+            return self._miss(names)
+        failures = await self._ask_to_delete(names)
+        self._miss(failures)
+        return failures
+
+    async def aclose(self) -> None:
+        if self._catching_up is not None:
+            await self._catching_up
+        await self.driver.aclose()
+
+    async def _ask_to_delete(self, names: Collection[str]) -> Mapping[str, StorageError]:
+        failures = await self.driver.delete(names)
+        causes = [e.cause for e in failures.values() if isinstance(e, OutputUnavailable)]
+        if causes and len(causes) == len(names):
+            self.writing.failed(causes[0])
+        else:
+            self.answers_writing()
+        return failures
+
+    def _miss(self, names: Collection[str]) -> Mapping[str, StorageError]:
+        """Notes names to be deleted later; gives those that it has no room for."""
+        if len(self._missed) < _REMEMBERED_NAMES:
+            self._missed.update(names)
+            return {}
+        cause = f"left out: {self.writing.cause}"
+        return {name: OutputUnavailable(name, self.driver.location, cause) for name in names}
+
+    async def _catch_up(self) -> None:
+        try:
+            while self._missed and self.writing.may_try():
+                names = set(islice(self._missed, _NAMES_PER_DELETE))
+                failures = await self._ask_to_delete(names)
+                if len(failures) == len(names):
+                    return
+                self._missed -= names  # what failed alone is left to the sweeps
+        finally:
+            self._catching_up = None

@@ -1,0 +1,134 @@
+"""The parts of CrewAI that the engine leans on are those that it was written against."""
+
+import dataclasses
+import importlib.util
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from crewai import Agent, Crew, Task
+from crewai.agents.agent_executor import AgentExecutor
+from crewai.events.event_bus import CrewAIEventsBus
+from crewai.flow.runtime import Flow
+from crewai.llms.providers.openai.completion import OpenAICompletion
+
+from app.engine import crewai_internals
+from app.engine.compat.pins import TOUCHES, moved
+from app.engine.patches import install, removed
+from tests.engine.crews import one
+from tests.engine.recording import RecordingLLM
+
+_ENGINE = Path(crewai_internals.__file__).parent
+
+
+def test_no_touched_part_of_crewai_has_moved() -> None:
+    with removed():
+        lines = moved()
+    assert not lines, "CrewAI has changed where the engine touches it:\n" + "\n".join(lines)
+
+
+def test_a_moved_part_is_named_with_its_reason() -> None:
+    touch = dataclasses.replace(TOUCHES[0], digest="another")
+    gone = dataclasses.replace(TOUCHES[1], where="crewai.task:Task.no_such_method")
+    with removed():
+        changed, missing = moved((touch, gone))
+    assert touch.where in changed
+    assert touch.reason in changed
+    assert "no_such_method is gone" in missing
+
+
+def test_the_list_can_be_read_without_importing_the_engine() -> None:
+    # A release that takes a name away would fail the engine's import before it could be named.
+    spec = importlib.util.spec_from_file_location("lone_touches", _ENGINE / "touches.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["lone_touches"] = module
+    try:
+        spec.loader.exec_module(module)
+        assert len(module.TOUCHES) == len(TOUCHES)
+    finally:
+        del sys.modules["lone_touches"]
+
+
+def test_a_release_that_the_engine_does_not_fit_is_told_by_what_has_moved(tmp_path: Path) -> None:
+    start = (
+        "import sys, crewai.utilities.agent_utils as utils; from app.cli import main;"
+        "del utils._prepare_llm_call; utils.handle_context_length = utils.aget_llm_response;"
+        "sys.argv[1:] = ['doctor']; main()"
+    )
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    started = subprocess.run(
+        [sys.executable, "-c", start],
+        check=False,
+        env={"PYTHONPATH": str(_ENGINE.parents[1]), **kept, "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert started.returncode == 1
+    lines = started.stderr.splitlines()
+    start_of_list = lines.index("crew-capture: the engine does not fit this release of CrewAI:")
+    changed, gone = lines[start_of_list + 1 :]
+    assert "handle_context_length has changed" in changed
+    assert "_prepare_llm_call is gone; it matters because: called by ours" in gone
+    assert "Traceback" not in started.stderr
+
+
+def test_each_touch_has_a_reason_and_is_listed_once() -> None:
+    places = [touch.where for touch in TOUCHES]
+    assert len(set(places)) == len(places)
+    assert all(touch.reason for touch in TOUCHES)
+
+
+def test_replacing_twice_changes_nothing_and_can_be_undone() -> None:
+    install()
+    ours = Task._execute_core
+    install()
+    assert Task._execute_core is ours
+    with removed():
+        assert Task._execute_core is not ours
+        assert Task._execute_core.__module__ == "crewai.task"
+    assert Task._execute_core is ours
+
+
+def test_outside_of_runs_crewai_works_as_ever() -> None:
+    install()
+    model = RecordingLLM()
+    output = one()(model).kickoff(inputs={"topic": "tea", "year": 1})
+    assert output.raw.startswith("answer ")
+    assert len(model.asked) == 1
+
+
+def test_every_replacement_of_crewai_is_listed() -> None:
+    replaced = {name for _, name, _ in crewai_internals._REPLACEMENTS}
+    listed = " ".join(touch.where for touch in TOUCHES)
+    known_by_another_name = {
+        "default_factory": "TaskOutputStorageHandler",
+        "KNOWLEDGE_DIRECTORY": "convert_to_path",
+    }
+    for name in replaced:
+        assert known_by_another_name.get(name, name) in listed, name
+
+
+def test_every_private_method_of_crewai_that_the_engine_names_is_listed() -> None:
+    kinds = (Agent, AgentExecutor, Crew, CrewAIEventsBus, Flow, OpenAICompletion, Task)
+    methods = {
+        name
+        for kind in kinds
+        for name, method in inspect.getmembers(kind, inspect.isroutine)
+        if re.match("_[a-z]", name) and "crewai" in str(getattr(method, "__module__", ""))
+    }
+    named = {
+        name
+        for file in _ENGINE.rglob("*.py")
+        if file.name != "touches.py"
+        for name in re.findall(r"\b_[a-z]\w*", file.read_text())
+    }
+    listed = {name for touch in TOUCHES for name in re.split(r"[:.]", touch.where)}
+    assert named & methods <= listed
+    assert "_setup_messages" in named & methods

@@ -1,0 +1,132 @@
+"""Fair turns: one who queues thousands of runs does not hold up another's first."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import update
+
+from app.access.callers import Caller
+from app.db import Database
+from app.runs.execution.fair_slots import Turns
+from app.runs.models import UserRun
+from storage import OutputStore
+from tests.runs.scripted import Parts, Stage, running_service, until
+
+MANY, ONE = Caller("many", is_admin=False), Caller("one", is_admin=False)
+
+
+async def _runs(turns: Turns, owners: str) -> tuple[list[str], list[asyncio.Task[None]]]:
+    """Runs that wait, one for each letter, and the owners in the order of their turns."""
+    begun: list[str] = []
+
+    async def run(owner: str) -> None:
+        await turns.take(owner)
+        begun.append(owner)
+        await asyncio.sleep(0)
+        turns.pass_on()
+
+    runs = [asyncio.create_task(run(owner)) for owner in owners]
+    await asyncio.sleep(0)
+    return begun, runs
+
+
+async def test_owners_take_turns_and_each_ones_runs_keep_their_order() -> None:
+    turns = Turns(1)
+    begun, runs = await _runs(turns, "aaaaabbc")
+    await asyncio.gather(*runs)
+    assert "".join(begun) == "aabcabaa"
+
+
+async def test_as_many_run_at_once_as_there_are_slots() -> None:
+    turns, running, most = Turns(3), 0, 0
+
+    async def run(owner: str) -> None:
+        nonlocal running, most
+        await turns.take(owner)
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        turns.pass_on()
+
+    for _ in range(2):  # the second time with slots that were given back
+        await asyncio.gather(*(run(owner) for owner in "abc" * 20))
+        assert most == 3
+
+
+async def test_a_run_that_gives_up_leaves_its_slot_to_another() -> None:
+    for given_up in range(1, 6):
+        turns = Turns(1)
+        begun, runs = await _runs(turns, "abcabc")
+        runs[given_up].cancel()
+        await asyncio.gather(*runs, return_exceptions=True)
+        assert len(begun) == 5
+        assert (await _runs(turns, "x"))[0] == ["x"]
+
+
+async def test_a_run_that_gives_up_as_its_turn_comes_passes_the_slot_on() -> None:
+    turns = Turns(1)
+    await turns.take("a")
+    begun, runs = await _runs(turns, "bc")
+    turns.pass_on()
+    runs[0].cancel()  # its turn has come, but it has not heard of it
+    await asyncio.gather(*runs, return_exceptions=True)
+    assert begun == ["c"]
+
+
+async def _brief(_: Mapping[str, object], stage: Stage) -> None:
+    await asyncio.sleep(0.05)
+    await stage.finish(0, "text")
+
+
+async def _seconds_until_begun(parts: Parts, run_id: UUID) -> float:
+    run = await parts.runs.get(run_id, ONE)
+    assert run.started_at is not None
+    return (run.started_at - run.created_at).total_seconds()
+
+
+async def test_another_users_first_run_starts_while_five_thousand_wait(
+    database: Database, store: OutputStore
+) -> None:
+    async with running_service(database, store, _brief, max_in_flight=4, max_queued=6000) as parts:
+        for _ in range(5):
+            await parts.runs.start_many("poem", [{"topic": "rain"}] * 1000, MANY)
+        run_id = await parts.runs.start("poem", {"topic": "snow"}, ONE)
+        await parts.runs.ended(run_id, ONE)
+        assert await _seconds_until_begun(parts, run_id) < 2
+        assert len(parts.worker) > 4000
+        parts.runs.accepting = False
+        await parts.worker.drain(0)
+
+
+async def test_another_users_run_is_taken_over_before_five_thousand_older_ones(
+    database: Database, store: OutputStore
+) -> None:
+    async with running_service(
+        database, store, _brief, max_in_flight=4, max_queued=6000
+    ) as stopped:
+        stopped.engine.script = _never
+        for _ in range(5):
+            await stopped.runs.start_many("poem", [{"topic": "rain"}] * 1000, MANY)
+        run_id = await stopped.runs.start("poem", {"topic": "snow"}, ONE)
+        await stopped.stop(0)
+    async with running_service(database, store, _brief, max_in_flight=4, max_queued=6000) as parts:
+        begun = datetime.now(UTC)
+        await parts.recovery.look()
+
+        async def is_settled() -> bool:
+            return (await parts.runs.get(run_id, ONE)).finished_at is not None
+
+        await until(is_settled)
+        run = await parts.runs.get(run_id, ONE)
+        assert run.started_at is not None
+        assert run.started_at - begun < timedelta(seconds=2)
+        async with database.write() as connection:  # those left are nobody's business any more
+            await connection.execute(update(UserRun).values(status="cancelled"))
+        await parts.worker.drain(0)
+
+
+async def _never(_: Mapping[str, object], stage: Stage) -> None:
+    await asyncio.Event().wait()

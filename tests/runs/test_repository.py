@@ -1,0 +1,213 @@
+"""The table of runs: who may change a row, and when."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import update
+
+from app.db import Database
+from app.runs.events.hub import Event, EventHub
+from app.runs.models import RunStatus, UserRun
+from app.runs.persistence.queries import RunQueries
+from app.runs.persistence.repository import NewRun, Outcome, RunRows, TakenRun
+from app.runs.webhooks.payloads import webhooks_at
+
+Worker = Callable[[str], RunRows]
+SUCCEEDED = Outcome(RunStatus.SUCCEEDED, outputs={"report": "text"}, raw_result="text")
+
+
+@pytest.fixture
+async def worker(database: Database) -> AsyncIterator[Worker]:
+    """Makes the rows as a worker of that name sees them."""
+    made: list[RunRows] = []
+
+    def make(name: str) -> RunRows:
+        made.append(RunRows(database, EventHub(), str, worker=name, lease_seconds=60))
+        return made[-1]
+
+    yield make
+    for rows in made:
+        await rows.aclose()
+
+
+@pytest.fixture
+def queries(database: Database) -> RunQueries:
+    return RunQueries(database)
+
+
+async def _add(rows: RunRows, inputs: dict[str, object] | None = None) -> UUID:
+    run = NewRun(uuid4(), "idea", inputs or {}, datetime.now(UTC))
+    await rows.add([run])
+    return run.run_id
+
+
+async def _take(rows: RunRows, run_id: UUID) -> TakenRun:
+    taken = await rows.take(run_id)
+    assert taken is not None
+    return taken
+
+
+async def _end_leases(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.execute(
+            update(UserRun).values(lease_until=datetime(2020, 1, 1, tzinfo=UTC))
+        )
+
+
+async def test_a_run_goes_from_queued_to_running_to_succeeded(
+    worker: Worker, queries: RunQueries
+) -> None:
+    rows = worker("a")
+    run_id = await _add(rows, {"text": "ünïcode", "number": 5, "list": [1, {"x": None}]})
+    queued = await queries.get(run_id)
+    assert queued is not None
+    assert (queued.status, queued.attempt, queued.started_at) == ("queued", 0, None)
+    taken = await _take(rows, run_id)
+    running = await queries.get(run_id)
+    assert running is not None
+    assert (running.status, running.attempt) == ("running", 1)
+    assert running.started_at == taken.started_at
+    assert await rows.settle(taken, SUCCEEDED)
+    settled = await queries.get(run_id)
+    assert settled is not None
+    assert settled.status == "succeeded"
+    assert settled.inputs == {"text": "ünïcode", "number": 5, "list": [1, {"x": None}]}
+    assert settled.outputs == {"report": "text"}
+    assert settled.raw_result == "text"
+    assert settled.created_at <= taken.started_at
+    assert settled.finished_at is not None
+    assert settled.finished_at >= taken.started_at
+    assert settled.lease_until is None
+
+
+async def test_outputs_keep_every_character(worker: Worker, queries: RunQueries) -> None:
+    rows = worker("a")
+    taken = await _take(rows, await _add(rows))
+    text = "NUL \0, quotes \"', backslash \\, 中文, 🚀\r\n"
+    outcome = Outcome(RunStatus.SUCCEEDED, outputs={"report": text}, raw_result=text)
+    assert await rows.settle(taken, outcome)
+    run = await queries.get(taken.run_id)
+    assert run is not None
+    assert run.outputs == {"report": text}
+    assert run.raw_result == text
+
+
+async def test_only_one_of_many_takers_gets_a_run(database: Database, worker: Worker) -> None:
+    run_ids = [await _add(worker("a")) for _ in range(20)]
+    await _end_leases(database)
+    workers = [worker(name) for name in "bcde"]
+    takes = await asyncio.gather(
+        *(rows.take(run_id) for run_id in run_ids for rows in workers), return_exceptions=True
+    )
+    taken = [take.run_id for take in takes if isinstance(take, TakenRun)]
+    assert sorted(taken) == sorted(run_ids)
+    assert not [take for take in takes if isinstance(take, Exception)]
+
+
+async def test_a_run_in_another_workers_hands_is_not_taken(worker: Worker) -> None:
+    a, b = worker("a"), worker("b")
+    run_id = await _add(a)
+    assert await b.take(run_id) is None
+    await _take(a, run_id)
+    assert await b.take(run_id) is None
+    assert await a.take(run_id) is None
+
+
+async def test_a_settled_or_unknown_run_is_not_taken(worker: Worker) -> None:
+    rows = worker("a")
+    taken = await _take(rows, await _add(rows))
+    await rows.settle(taken, SUCCEEDED)
+    assert await rows.take(taken.run_id) is None
+    assert await rows.take(uuid4()) is None
+
+
+async def test_a_worker_that_lost_its_run_changes_nothing(
+    database: Database, worker: Worker, queries: RunQueries
+) -> None:
+    a, b = worker("a"), worker("b")
+    lost = await _take(a, await _add(a))
+    await _end_leases(database)
+    won = await _take(b, lost.run_id)
+    assert won.attempt == 2
+    assert won.started_at.timestamp() >= lost.started_at.timestamp() + 1
+    assert await a.settle(lost, Outcome(RunStatus.FAILED, error="late", error_type="late")) is None
+    assert await b.settle(won, SUCCEEDED)
+    run = await queries.get(lost.run_id)
+    assert run is not None
+    assert (run.status, run.error) == ("succeeded", None)
+
+
+async def test_settling_again_after_a_lost_answer_is_safe(
+    worker: Worker, queries: RunQueries
+) -> None:
+    rows = worker("a")
+    taken = await _take(rows, await _add(rows))
+    assert await rows.settle(taken, SUCCEEDED)
+    late = Outcome(RunStatus.FAILED, error="no", error_type="no")
+    assert await rows.settle(taken, late) is RunStatus.SUCCEEDED
+    run = await queries.get(taken.run_id)
+    assert run is not None
+    assert run.status == "succeeded"
+
+
+async def test_abandoned_are_the_unsettled_runs_that_nobody_holds(
+    database: Database, worker: Worker, queries: RunQueries
+) -> None:
+    a = worker("a")
+    queued = await _add(a)
+    running = await _take(a, await _add(a))
+    settled = await _take(a, await _add(a))
+    await a.settle(settled, SUCCEEDED)
+    assert await queries.abandoned(10) == []
+    await _end_leases(database)
+    assert await queries.abandoned(10) == [
+        (queued, 0, 0, "", "idea"),
+        (running.run_id, 1, 1, "", "idea"),
+    ]
+    assert await queries.abandoned(1) == [(queued, 0, 0, "", "idea")]
+    await a.renew_leases({queued, running.run_id})
+    assert await queries.abandoned(10) == []
+    await a.release()
+    assert await queries.abandoned(10) == [
+        (queued, 0, 0, "", "idea"),
+        (running.run_id, 1, 1, "", "idea"),
+    ]
+
+
+async def test_unsettled_tells_which_of_many_runs_are(worker: Worker, queries: RunQueries) -> None:
+    rows = worker("a")
+    open_runs = {await _add(rows) for _ in range(3)}
+    settled = await _take(rows, await _add(rows))
+    await rows.settle(settled, SUCCEEDED)
+    asked = open_runs | {settled.run_id} | {uuid4() for _ in range(12_000)}
+    assert await queries.unsettled(asked) == open_runs
+
+
+def _told(run_id: UUID, seq: int) -> Event:
+    return Event(run_id, seq, "task.finished", {"index": 0}, datetime.now(UTC))
+
+
+async def test_an_event_told_twice_is_stored_once(worker: Worker, queries: RunQueries) -> None:
+    rows = worker("a")
+    run_id = await _add(rows)
+    for _ in range(2):  # as after a commit whose answer was lost
+        rows.append_soon(_told(run_id, 5), webhooks_at("http://receiver.example/"))
+        await rows.aclose()
+    assert [event.seq for event in await queries.events([run_id])] == [0, 5]
+    assert len(await queries.deliveries(run_id)) == 1
+
+
+async def test_an_event_of_a_deleted_run_is_not_stored(worker: Worker, queries: RunQueries) -> None:
+    rows = worker("a")
+    run_id, other = await _add(rows), await _add(rows)
+    await rows.cancel(run_id)
+    await rows.delete(run_id)
+    for one in (run_id, other):
+        rows.append_soon(_told(one, 5), webhooks_at("http://receiver.example/"))
+    await rows.aclose()
+    assert await queries.events([run_id]) == []
+    assert await queries.deliveries(run_id) == []
+    assert [event.seq for event in await queries.events([other])] == [0, 5]
