@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from app import open_files
+from app import file_limits
 
 
 @pytest.mark.parametrize(("limit", "wanted", "given"), [(1_000_000, 4000, 4000), (1024, 4000, 512)])
@@ -15,7 +15,7 @@ def test_model_calls_get_what_the_limit_leaves(
     wanted: int,
     given: int,
 ) -> None:
-    monkeypatch.setattr(open_files.resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(file_limits.resource, "getrlimit", lambda _: (limit, limit))
     with caplog.at_level(logging.WARNING):
-        assert open_files.model_connections(wanted) == given
+        assert file_limits.model_connections(wanted) == given
     assert bool(caplog.records) == (given < wanted)

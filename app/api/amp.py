@@ -20,9 +20,9 @@ from app.api.middleware.auth import CallerRequest
 from app.runs.errors import InvalidInput, MissingInputs, UnknownRun
 from app.runs.human_input import awaited_by
 from app.runs.models import RunStatus, UserRun
-from app.runs.persistence.repository import Answer
+from app.runs.persistence.repository import ReviewDecision
 from app.runs.service import RunOptions, RunService
-from app.runs.webhooks.payloads import Role, Webhook
+from app.runs.webhooks.payloads import Webhook, WebhookKind
 
 
 class Bearer(msgspec.Struct, tag_field="strategy", tag="bearer"):
@@ -202,7 +202,7 @@ async def resume(
     runs: RunService = state.runs
     await _run(runs, crew, data.execution_id, request)
     await runs.resume(
-        Answer(
+        ReviewDecision(
             data.execution_id, data.task_id, data.human_feedback, data.is_approve, _webhooks(data)
         ),
         request.user,
@@ -237,8 +237,8 @@ async def _run(runs: RunService, crew: str, run_id: UUID, request: CallerRequest
     return run
 
 
-def _webhooks(given: WebhookUrls) -> dict[Role, Webhook]:
-    urls: Mapping[Role, str | None] = {
+def _webhooks(given: WebhookUrls) -> dict[WebhookKind, Webhook]:
+    urls: Mapping[WebhookKind, str | None] = {
         "task": given.task_webhook_url,
         "step": given.step_webhook_url,
         "crew": given.crew_webhook_url,

@@ -11,7 +11,7 @@ from litestar.params import FromPath
 from app.api.errors import ErrorAnswer
 from app.crews.options import InputType
 from app.engine import Way
-from app.runs.crew_info import ServedCrew
+from app.runs.crew_info import CrewInfo
 from app.runs.service import RunService
 
 
@@ -71,5 +71,5 @@ async def get_crew(name: FromPath[str], state: State) -> CrewView:
 crews_router = Router("/api/crews", route_handlers=[list_crews, get_crew], tags=["crews"])
 
 
-def _view(crew: ServedCrew) -> CrewView:
+def _view(crew: CrewInfo) -> CrewView:
     return msgspec.convert(crew, CrewView, from_attributes=True)

@@ -32,7 +32,7 @@ async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str
     raise refusal
 
 
-def relayed(app: Any, body: bytes) -> ASGIApp:
+def forward(app: Any, body: bytes) -> ASGIApp:
     """The application, for one request whose body was read already (and found small enough)."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,7 +19,7 @@ from app.runs.events.hub import Event
 from app.runs.human_input import awaited_by
 from app.runs.models import DeliveryStatus, RunStatus, UserRun, WebhookDelivery
 from app.runs.persistence.queries import RunFilter
-from app.runs.persistence.repository import Answer
+from app.runs.persistence.repository import ReviewDecision
 from app.runs.service import RunOptions, RunService
 from app.runs.webhooks.outbox import webhook_id
 from app.runs.webhooks.payloads import webhooks_at
@@ -250,7 +250,7 @@ async def resume_run(
 ) -> RunView:
     """Of two answers at once, one counts; a run that doesn't wait for it answers 400."""
     runs: RunService = state.runs
-    await runs.resume(Answer(run_id, data.task, data.feedback, data.approve), request.user)
+    await runs.resume(ReviewDecision(run_id, data.task, data.feedback, data.approve), request.user)
     return await _view(runs, await runs.get(run_id, request.user))
 
 

@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import click
 
-from app.asgi import configured_model, models_of_crews
-from app.crews.registry import served_crews
+from app.crews.registry import load_crews
 from app.engine import Engine
-from app.engine.compat.pins import moved
+from app.engine.compat.pins import changed
+from app.model_setup import configured_model, models_of_crews
 from app.resources import open_database, open_store
 from app.settings import Settings, load_settings
 from storage import OutputKey, OutputStore
@@ -63,8 +63,8 @@ class _Examination:
 
 
 def _known_crewai() -> str:
-    if lines := moved():
-        raise RuntimeError("\n".join(["has changed where the engine touches it:", *lines]))
+    if lines := changed():
+        raise RuntimeError("\n".join(["has changed where the engine pins it:", *lines]))
     return f"{version('crewai')}, as the engine knows it"
 
 
@@ -86,7 +86,7 @@ async def _round_trip(store: OutputStore) -> str:
 
 
 async def _describe_crews(settings: Settings, examination: _Examination) -> None:
-    crews = served_crews(settings)
+    crews = load_crews(settings)
     engine = Engine(
         model=configured_model(settings, crews),
         models_of_crews=models_of_crews(settings, crews),
@@ -104,7 +104,7 @@ async def _describe_crews(settings: Settings, examination: _Examination) -> None
 
 
 async def _ask_model(settings: Settings) -> str:
-    model = configured_model(settings, served_crews(settings))
+    model = configured_model(settings, load_crews(settings))
     answer = await model.acall([{"role": "user", "content": "Answer with the word ready."}])
     if not str(answer).strip():
         raise ValueError("the model's answer is empty")

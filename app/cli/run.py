@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from app.access.callers import OPERATOR
-from app.asgi import open_service
+from app.bootstrap import open_service
 from app.cli.reports import write_reports
 from app.engine import EngineError
-from app.runs.crew_info import ServedCrew
+from app.runs.crew_info import CrewInfo
 from app.runs.errors import InvalidInput, RunError
 from app.runs.events.hub import Event
 from app.runs.execution.worker import SettledRun
@@ -57,7 +57,7 @@ async def run_once(
     return 0
 
 
-def _typed(crew: ServedCrew, given: dict[str, str]) -> dict[str, Any]:
+def _typed(crew: CrewInfo, given: dict[str, str]) -> dict[str, Any]:
     """What was given as text, as what it is declared to be."""
     other = {input_.name for input_ in crew.inputs if input_.type not in (None, "string")}
     inputs: dict[str, Any] = dict(given)

@@ -31,7 +31,7 @@ logger = logging.getLogger("crew_capture.serve")
 # A burst of clients waits in the kernel until the loop comes to it; it cuts this to somaxconn.
 _BACKLOG = 8192
 # What an operator can mend: its message says how, a stack trace would only hide it.
-_MENDABLE = (SettingsError, DatabaseUnavailable, StorageError, EngineError)
+OPERATOR_ERRORS = (SettingsError, DatabaseUnavailable, StorageError, EngineError)
 # How long a thread that computes keeps the interpreter from one that asks for it. Storing an output
 # asks several times, and each of many tools that compute takes its turn before: with 60 of them and
 # Python's own 5 ms, storage is as good as away. Less would cost the tools more than it gives.
@@ -110,7 +110,7 @@ class _Process:
             await self._app(scope, receive, send_unless_failed)
         except Exception as raised:
             error = _innermost(raised)
-            if not isinstance(error, _MENDABLE):
+            if not isinstance(error, OPERATOR_ERRORS):
                 logger.error("The start failed", exc_info=error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
 

@@ -63,7 +63,7 @@ class Registry:
         return self._specs.get(name)
 
 
-def served_crews(settings: Settings) -> Registry:
+def load_crews(settings: Settings) -> Registry:
     """Every crew that this installation serves: the idea crew, and those of CREWS.
 
     CREWS_FILE says more about them.

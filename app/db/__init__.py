@@ -1,6 +1,6 @@
 """The database: engine and sessions, transactions shared by many runs, migrations."""
 
-from app.db.batch_loader import GroupRead
+from app.db.batch_loader import BatchLoader
 from app.db.group_commit import GroupCommit
 from app.db.inserts import insert_new
 from app.db.installation import Installation, installation_id
@@ -10,10 +10,10 @@ from app.db.session import MAX_IDS_PER_STATEMENT, Base, Database, DatabaseUnavai
 __all__ = [
     "MAX_IDS_PER_STATEMENT",
     "Base",
+    "BatchLoader",
     "Database",
     "DatabaseUnavailable",
     "GroupCommit",
-    "GroupRead",
     "Installation",
     "UtcDateTime",
     "insert_new",

@@ -12,7 +12,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class GroupRead(Generic[K, V]):
+class BatchLoader(Generic[K, V]):
     """Looks values up by their keys; each answer is from a question that was begun after the call.
 
     `read` is asked with a group of different keys, and answers with the values that there are.

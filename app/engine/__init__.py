@@ -8,7 +8,7 @@ from app.engine.compat.environment import prepare_environment
 
 prepare_environment()
 
-from app.engine.compat.pins import moved
+from app.engine.compat.pins import changed
 
 try:
     from app.engine.compat.models import CrewModel
@@ -40,8 +40,8 @@ try:
         Way,
     )
 except Exception as error:
-    # A release of CrewAI that takes a name away: say all that moved, not just the first.
-    if not (lines := moved()):
+    # A release of CrewAI that takes a name away: say all that changed, not just the first.
+    if not (lines := changed()):
         raise
     text = "\n".join(["the engine does not fit this release of CrewAI:", *lines])
     raise ImportError(text, name="crewai") from error

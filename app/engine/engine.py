@@ -11,11 +11,12 @@ from crewai.crews.crew_output import CrewOutput
 from crewai.flow.flow import Flow
 from crewai.llms.base_llm import BaseLLM
 
+from app.engine import patches
 from app.engine.compat.coverage import (
-    NotCovered,
+    Unsupported,
+    check_environment,
     check_native_covers,
     check_plan_covers,
-    check_surroundings,
 )
 from app.engine.compat.models import CrewModel, default_model, settle_models
 from app.engine.compat.paths import paths_from, settle_paths
@@ -28,7 +29,7 @@ from app.engine.description import (
     task_descriptions,
 )
 from app.engine.errors import CrewBroken, CrewUnknown, EngineClosed, one_line
-from app.engine.flows.context import FlowScope
+from app.engine.flows.context import FlowContext
 from app.engine.flows.runner import (
     check_flow_inputs,
     flow_defaults,
@@ -39,14 +40,13 @@ from app.engine.flows.runner import (
 )
 from app.engine.llm import deferred_clients
 from app.engine.native.runner import run_natively
-from app.engine.patches import install
 from app.engine.replay.plan import Plan
 from app.engine.replay.recorder import definition, fingerprint, record_plan
 from app.engine.results import CrewResult, OnStep, Paused, Replay, Review, RunObserver, Way
-from app.engine.runtime.context import RunScope
+from app.engine.runtime.context import RunContext
 from app.engine.runtime.failures import failure_of
-from app.engine.runtime.model_hooks import watch_model
-from app.engine.runtime.signals import HumanWanted
+from app.engine.runtime.model_hooks import instrument_model
+from app.engine.runtime.signals import ReviewRequired
 from app.engine.runtime.threads import WorkThreads
 from app.engine.stock import StockThreads
 
@@ -93,7 +93,7 @@ class Engine:
         self._work_threads = WorkThreads(max_stock_threads)
         self._served: dict[str, _Served] = {}
         self._closed = False
-        install()
+        patches.apply()
 
     async def start(self, crews: Sequence[CrewSource]) -> None:
         """Take up `crews`: build each once and choose its way, told in one log line per crew.
@@ -156,10 +156,10 @@ class Engine:
         scope.reviews = reviews or {}
         folder = served.source.folder
         model = self._model_of(name).llm
-        with scope.entered(), default_model(model), paths_from(folder):
+        with scope.activate(), default_model(model), paths_from(folder):
             try:
                 output, way = await self._execute(served, inputs, scope)
-            except HumanWanted:
+            except ReviewRequired:
                 return scope.paused()
             except Exception as error:
                 failure = failure_of(error, scope)
@@ -189,13 +189,13 @@ class Engine:
         observer: RunObserver | None,
         replays: Mapping[int, Replay] | None,
         on_step: OnStep | None,
-    ) -> RunScope:
+    ) -> RunContext:
         tasks, threads = served.description.tasks, self._work_threads
         if served.flow is None:
-            return RunScope(
+            return RunContext(
                 tasks=tasks, observer=observer, threads=threads, replays=replays, on_step=on_step
             )
-        return FlowScope(
+        return FlowContext(
             result=tasks[0],
             observer=observer,
             threads=threads,
@@ -225,7 +225,7 @@ class Engine:
     def _prepare_flow(self, source: CrewSource, flow: Flow[Any]) -> _Served:
         refuse_unservable_flow(source.name, flow)
         refuse_sharing_flows(source.name, flow, self._build_flow(source))
-        watch_model(type(self._model_of(source.name).llm))
+        instrument_model(type(self._model_of(source.name).llm))
         description = CrewDescription(
             name=source.name,
             inputs=(),
@@ -242,27 +242,27 @@ class Engine:
         reasons = []
         if self._mode == "auto":
             try:
-                check_surroundings()
+                check_environment()
                 plan = await record_plan(
                     lambda: self._build_crew(source), self._stock_threads.kick_off
                 )
-            except NotCovered as feature:
+            except Unsupported as feature:
                 reasons.append(f"no plan covers {feature}")
             else:
                 return plan, "plan", ""
         if self._mode != "stock":
             try:
                 check_native_covers(crew)
-            except NotCovered as feature:
+            except Unsupported as feature:
                 reasons.append(f"the native executor does not cover {feature}")
             else:
                 return None, "native", "; ".join(reasons) or "asked for by the engine's mode"
         return None, "stock", "; ".join(reasons) or "asked for by the engine's mode"
 
     async def _execute(
-        self, served: _Served, inputs: Mapping[str, object], scope: RunScope
+        self, served: _Served, inputs: Mapping[str, object], scope: RunContext
     ) -> tuple[CrewOutput, Way]:
-        if isinstance(scope, FlowScope):
+        if isinstance(scope, FlowContext):
             build = partial(self._build_flow, served.source)
             return await run_flow(build, inputs, scope, self._stock_threads), "flow"
         crew = None if served.plan and served.source.static else self._build_crew(served.source)
@@ -270,15 +270,15 @@ class Engine:
             try:
                 models = served.models if crew is None else _models_as_planned(served.plan, crew)
                 return await served.plan.run(models, inputs, scope), "plan"
-            except NotCovered as feature:
+            except Unsupported as feature:
                 _logger.info("crew %s: a run goes on natively: %s", served.source.name, feature)
-                scope.journal.handed_over = True
+                scope.journal.fell_back = True
                 scope.quiet = False
         crew = crew or self._build_crew(served.source)
         if served.description.way != "stock":
             try:
                 check_native_covers(crew)
-            except NotCovered as feature:
+            except Unsupported as feature:
                 _logger.info("crew %s: a run goes on as stock: %s", served.source.name, feature)
             else:
                 return await run_natively(crew, inputs, scope), "native"
@@ -325,7 +325,7 @@ def _settle(crew: Crew, model: CrewModel) -> None:
     """Make a crew that was just built fit for a run."""
     settle_paths(crew)
     for llm in settle_models(crew, model):
-        watch_model(type(llm))
+        instrument_model(type(llm))
     silence(crew)
     # The result is awaited as a whole; CrewAI's streaming would also change shared models.
     crew.stream = False
@@ -342,7 +342,7 @@ def _models_as_planned(plan: Plan, crew: Crew) -> tuple[BaseLLM, ...]:
     """
     check_plan_covers(crew)
     if definition(crew) != plan.definition:
-        raise NotCovered("a crew that differs from the recorded one")
+        raise Unsupported("a crew that differs from the recorded one")
     return _models(crew)
 
 

@@ -1,7 +1,7 @@
 """Where this package replaces parts of CrewAI, and why: once per process, for every crew.
 
 Each replacement does what CrewAI did unless a run of ours is under way in its context, so code
-outside of runs sees CrewAI as it is. `TOUCHES` lists these and everything else of CrewAI's insides
+outside of runs sees CrewAI as it is. `PINS` lists these and everything else of CrewAI's insides
 that the engine relies on; a test compares their sources with those that were read.
 """
 
@@ -27,10 +27,10 @@ from crewai.utilities.i18n import I18N_DEFAULT
 from app.engine.compat.models import current_default_model
 from app.engine.compat.paths import KNOWLEDGE, discover_skills
 from app.engine.flows.crew_kickoff import akickoff, kickoff, kickoff_async
-from app.engine.flows.isolation import attach_usage, detach_usage, surround_flows
+from app.engine.flows.isolation import attach_usage, detach_usage, isolate_flows
 from app.engine.native.executor import NativeExecutor
 from app.engine.results import Replay, Review
-from app.engine.runtime.context import current_scope
+from app.engine.runtime.context import current_context
 from app.engine.runtime.model_hooks import count_reported
 from app.engine.runtime.signals import ContextTooLong, ExitAttempted
 
@@ -68,7 +68,7 @@ def _track_usage(self: BaseLLM, usage_data: dict[str, Any]) -> None:
 def _execute_core(
     self: Task, agent: Any, context: str | None, tools: list[Any] | None
 ) -> TaskOutput:
-    scope = current_scope()
+    scope = current_context()
     index = scope.index_of(self) if scope is not None else None
     if scope is None or index is None:
         return _own_execute_core(self, agent, context, tools)
@@ -90,22 +90,22 @@ def _execute_core(
 async def _aexecute_core(
     self: Task, agent: Any, context: str | None, tools: list[Any] | None
 ) -> TaskOutput:
-    scope = current_scope()
+    scope = current_context()
     index = scope.index_of(self) if scope is not None else None
     if scope is None or index is None:
         return await _own_aexecute_core(self, agent, context, tools)
-    scope.stop_for_human()
+    scope.stop_for_review()
     self.output_file = None
     role = str(getattr(agent or self.agent, "role", ""))
     if (replay := scope.replay(index, role, structured=_is_structured(self))) is not None:
-        scope.ask_human(index)
+        scope.require_review(index)
         return _replayed(self, role, replay)
     context = _with_feedback(context, scope.approvals())
     with scope.as_side_task():
         await scope.start_task(index, role)
         output = await _own_aexecute_core(self, agent, context, tools)
         await scope.finish_task(index, role, output.raw, _structured(output))
-    scope.ask_human(index)
+    scope.require_review(index)
     return output
 
 
@@ -146,17 +146,21 @@ def _replayed(task: Task, role: str, replay: Replay) -> TaskOutput:
 
 async def _ainvoke_guardrail(self: Task, *args: Any, **kwargs: Any) -> TaskOutput:
     """A guardrail may block, and CrewAI would call it on the event loop: use a thread."""
-    scope = current_scope()
-    if scope is None or scope.adopt is None:
+    scope = current_context()
+    if scope is None or scope.use_native_executor is None:
         return await _own_ainvoke_guardrail(self, *args, **kwargs)
     return await scope.threads.run(self._invoke_guardrail_function, *args, **kwargs)
 
 
 def _create_manager_agent(self: Crew) -> None:
     _own_create_manager_agent(self)
-    scope = current_scope()
-    if scope is not None and scope.adopt is not None and self.manager_agent is not None:
-        scope.adopt(self.manager_agent)
+    scope = current_context()
+    if (
+        scope is not None
+        and scope.use_native_executor is not None
+        and self.manager_agent is not None
+    ):
+        scope.use_native_executor(self.manager_agent)
 
 
 def _get_llm_response(*args: Any, **options: Any) -> Any:
@@ -167,7 +171,7 @@ def _get_llm_response(*args: Any, **options: Any) -> Any:
 
 
 def _emit(self: CrewAIEventsBus, source: Any, event: BaseEvent) -> Any:
-    scope = current_scope()
+    scope = current_context()
     if scope is not None and scope.quiet:
         return None
     return _own_emit(self, source, event)
@@ -223,9 +227,9 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
 _originals: dict[tuple[int, str], Any] = {}
 
 
-def install() -> None:
+def apply() -> None:
     """Put every replacement in place; a second call changes nothing."""
-    surround_flows()
+    isolate_flows()
     for owner, name, replacement in _REPLACEMENTS:
         key = (id(owner), name)
         if key not in _originals:
@@ -244,4 +248,4 @@ def removed() -> Iterator[None]:
         yield
     finally:
         if installed:
-            install()
+            apply()

@@ -9,8 +9,8 @@ from typing import TypeVar
 from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
 
-from app.engine.runtime.context import RunScope
-from app.engine.runtime.signals import ExitAttempted, RunDropped
+from app.engine.runtime.context import RunContext
+from app.engine.runtime.signals import ExitAttempted, RunCancelled
 
 _T = TypeVar("_T")
 
@@ -21,7 +21,7 @@ class StockThreads:
     def __init__(self, max_threads: int) -> None:
         self._pool = ThreadPoolExecutor(max_threads, thread_name_prefix="crew-stock")
 
-    async def run(self, crew: Crew, inputs: Mapping[str, object], scope: RunScope) -> CrewOutput:
+    async def run(self, crew: Crew, inputs: Mapping[str, object], scope: RunContext) -> CrewOutput:
         """Run a crew that nobody else uses.
 
         Cancelling this drops the run at once; its thread, which can't be stopped, ends at its next
@@ -30,7 +30,7 @@ class StockThreads:
         scope.bind(crew)
         return await self.call(lambda: _kickoff(crew, dict(inputs), scope), scope)
 
-    async def call(self, work: Callable[[], _T], scope: RunScope) -> _T:
+    async def call(self, work: Callable[[], _T], scope: RunContext) -> _T:
         """Do a run's `work` in one of the threads. Cancelling this drops the run, as in `run`."""
         context = contextvars.copy_context()
 
@@ -58,9 +58,9 @@ class StockThreads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _kickoff(crew: Crew, inputs: dict[str, object], scope: RunScope | None) -> CrewOutput:
+def _kickoff(crew: Crew, inputs: dict[str, object], scope: RunContext | None) -> CrewOutput:
     if scope is not None and scope.dropped:
-        raise RunDropped
+        raise RunCancelled
     try:
         output = crew.kickoff(inputs=inputs)
     except (KeyboardInterrupt, SystemExit) as error:

@@ -24,7 +24,7 @@ class CrewInput:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedCrew:
+class CrewInfo:
     """What can be run, with what inputs, and which outputs come of it: one for each task."""
 
     name: str
@@ -62,13 +62,13 @@ class ServedCrew:
         }
 
 
-def served_crew(spec: CrewSpec, crew: CrewDescription) -> ServedCrew:
+def crew_info(spec: CrewSpec, crew: CrewDescription) -> CrewInfo:
     """What clients are told of a crew."""
     found = [*crew.inputs, *crew.defaults]
     names = [*spec.inputs, *(name for name in found if name not in spec.inputs)]
     tasks = ", ".join(f"{task.name} ({' '.join(task.agent.split())})" for task in crew.tasks)
     about = spec.description or f"Runs the crew {spec.name}."
-    return ServedCrew(
+    return CrewInfo(
         name=spec.name,
         description=f"{about.rstrip('.')}. Tasks: {tasks}." if tasks else about,
         inputs=tuple(_input(name, spec, crew) for name in names),

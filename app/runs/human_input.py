@@ -7,7 +7,7 @@ import msgspec
 
 from app.engine import Paused, Replay, Review
 from app.runs.models import RunStatus, UserRun
-from app.runs.texts import storable
+from app.runs.texts import replace_surrogates
 
 
 class KeptTask(msgspec.Struct, frozen=True):
@@ -23,7 +23,7 @@ class KeptTask(msgspec.Struct, frozen=True):
         return Replay(self.text, self.structured, self.started_at, self.finished_at)
 
 
-class Said(msgspec.Struct, frozen=True):
+class TaskReview(msgspec.Struct, frozen=True):
     """What a human said of the output of the task at `index`."""
 
     index: int
@@ -45,7 +45,7 @@ class HumanInput(msgspec.Struct, frozen=True):
     task: str
     agent: str
     kept: dict[int, KeptTask]
-    said: tuple[Said, ...] = ()
+    past_reviews: tuple[TaskReview, ...] = msgspec.field(default=(), name="said")
 
     @property
     def output(self) -> str:
@@ -55,16 +55,17 @@ class HumanInput(msgspec.Struct, frozen=True):
     @property
     def reviews(self) -> Mapping[int, list[Review]]:
         reviews: dict[int, list[Review]] = {}
-        for said in self.said:
+        for said in self.past_reviews:
             review = Review(said.output, said.feedback, said.approve)
             reviews.setdefault(said.index, []).append(review)
         return reviews
 
     def answered(self, feedback: str, approve: bool) -> "HumanInput":
         """With what a human said now; an output that was not approved of is not kept."""
-        said = Said(self.index, self.output, feedback, approve)
+        review = TaskReview(self.index, self.output, feedback, approve)
         kept = self.kept if approve else {i: k for i, k in self.kept.items() if i != self.index}
-        return msgspec.structs.replace(self, said=(*self.said, said), kept=kept)
+        past_reviews = (*self.past_reviews, review)
+        return msgspec.structs.replace(self, past_reviews=past_reviews, kept=kept)
 
 
 def human_input(stored: object) -> HumanInput | None:
@@ -86,12 +87,12 @@ def paused_at(
     asked = paused.finished[paused.index]
     kept = {
         index: KeptTask(
-            storable(done.text),
+            replace_surrogates(done.text),
             done.structured,
             done.started_at,
             done.finished_at,
         )
         for index, done in paused.finished.items()
     }
-    said = before.said if before is not None else ()
-    return HumanInput(attempt, fingerprint, paused.index, asked.name, asked.agent, kept, said)
+    past = before.past_reviews if before is not None else ()
+    return HumanInput(attempt, fingerprint, paused.index, asked.name, asked.agent, kept, past)

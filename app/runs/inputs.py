@@ -12,7 +12,7 @@ _ANY = InputOptions()
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def complete_inputs(
+def validate_inputs(
     spec: CrewSpec, required: Iterable[str], given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The inputs that a run of the crew gets: those given, and defaults for empty or missing ones.

@@ -124,7 +124,7 @@ class TokenWatch(Base):
     until: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class PassedTokens(Base):
+class RelayedTokens(Base):
     """Words of a model on their way to another process, which takes them out.
 
     They follow the stored event `after_seq`; `number` grows with time.

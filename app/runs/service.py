@@ -17,7 +17,7 @@ import msgspec
 from app.access.callers import Caller
 from app.crews.registry import CrewSpec, Registry
 from app.engine import Engine, InputRefused
-from app.runs.crew_info import ServedCrew, served_crew
+from app.runs.crew_info import CrewInfo, crew_info
 from app.runs.errors import (
     AwaitingHuman,
     IdempotencyConflict,
@@ -33,12 +33,12 @@ from app.runs.errors import (
 from app.runs.events.hub import EVENTS_PER_ATTEMPT, Event, EventHub
 from app.runs.execution.worker import SettledRun, Worker
 from app.runs.human_input import human_input
-from app.runs.inputs import clean_text, complete_inputs
+from app.runs.inputs import clean_text, validate_inputs
 from app.runs.models import UNSETTLED, RunStatus, UserRun, WebhookDelivery
 from app.runs.persistence.queries import RunFilter, RunPage, RunQueries
-from app.runs.persistence.repository import Answer, NewRun, Outcome, RunRows
+from app.runs.persistence.repository import NewRun, Outcome, ReviewDecision, RunRepository
 from app.runs.webhooks.payloads import FIELDS, Webhooks, webhooks_at
-from app.runs.webhooks.url_guard import WebhookTargets
+from app.runs.webhooks.url_guard import UrlGuard
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -69,12 +69,12 @@ class RunService:
         *,
         crews: Registry,
         engine: Engine,
-        rows: RunRows,
+        rows: RunRepository,
         queries: RunQueries,
         worker: Worker,
         events: EventHub,
         max_runs: int,
-        webhook_targets: WebhookTargets | None = None,
+        url_guard: UrlGuard | None = None,
     ) -> None:
         self._crews = crews
         self._engine = engine
@@ -83,18 +83,18 @@ class RunService:
         self._worker = worker
         self._events = events
         self._max_runs = max_runs
-        self._webhook_targets = webhook_targets
+        self._webhook_targets = url_guard
         self._adding = 0
         self.accepting = True
         """Whether new runs are taken."""
 
-    def crews(self) -> list[ServedCrew]:
+    def crews(self) -> list[CrewInfo]:
         """The crews that are served, as their clients see them."""
-        return [served_crew(spec, self._engine.describe(spec.name)) for spec in self._crews]
+        return [crew_info(spec, self._engine.describe(spec.name)) for spec in self._crews]
 
-    def crew(self, name: str) -> ServedCrew:
+    def crew(self, name: str) -> CrewInfo:
         """A crew that is served. Raises UnknownCrew."""
-        return served_crew(self._spec(name), self._engine.describe(name))
+        return crew_info(self._spec(name), self._engine.describe(name))
 
     async def start(
         self,
@@ -252,7 +252,7 @@ class RunService:
             if run.status == RunStatus.AWAITING_HUMAN:  # nobody carries it
                 await self._worker.clean_up(run_id)
 
-    async def resume(self, answer: Answer, caller: Caller) -> Event:
+    async def resume(self, answer: ReviewDecision, caller: Caller) -> Event:
         """Have a run that waits for a human go on: committed when this returns what happened.
 
         Approved, the tasks to come get the feedback as context; else the task is done again with
@@ -387,7 +387,7 @@ class RunService:
         self, crew: str, given: Mapping[str, Any], caller: Caller, options: RunOptions, place: str
     ) -> NewRun:
         try:
-            inputs = complete_inputs(self._spec(crew), self._engine.describe(crew).inputs, given)
+            inputs = validate_inputs(self._spec(crew), self._engine.describe(crew).inputs, given)
             self._engine.check_inputs(crew, inputs)
         except InputRefused as error:
             raise InvalidInput(f"{place}{error.field}", error.problem) from None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from storage.drivers import Driver, Entry, Listing
-from storage.drivers.threads import SharedThreads
+from storage.drivers.threads import BatchingThreadPool
 from storage.drivers.writes import Write, Writes
 from storage.errors import (
     BufferFull,
@@ -48,7 +48,7 @@ class LocalDriver(Driver):
     def __init__(self, directory: Path) -> None:
         self.location = str(directory)
         self._directory = directory
-        self._threads = SharedThreads("storage-local", _THREADS)
+        self._threads = BatchingThreadPool("storage-local", _THREADS)
         self._writes = Writes(lambda name: self._threads.submit(partial(self._remove, [name])))
         self._fd = -1
         self._spent_fds: list[int] = []

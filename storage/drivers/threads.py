@@ -16,7 +16,7 @@ _DELIVER_EVERY_SECONDS = 0.005
 _LOOK_EVERY_SECONDS = 0.02
 
 
-class SharedThreads:
+class BatchingThreadPool:
     """Runs many short blocking calls at the price of few switches between threads.
 
     Calls go down together: one thread takes those made in one turn of the event loop, and those

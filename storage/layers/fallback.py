@@ -44,18 +44,18 @@ class Fallback(Driver):
         full: BufferFull | None = None
         failures: list[str] = []
         for member in self._members:
-            if not member.writing.may_try():
+            if not member.writing.allow():
                 failures.append(f"{member.driver.location}: left out: {member.writing.cause}")
                 continue
             if member not in homes:
-                homes.append(member)  # before the try: a failed put may have landed
+                homes.append(member)  # before the try: a record_failure put may have landed
             try:
                 await member.driver.put(name, data)
             except BufferFull as error:
                 member.answers_writing()
                 full = error
             except OutputUnavailable as error:
-                member.writing.failed(error.cause)
+                member.writing.record_failure(error.cause)
                 failures.append(f"{error.location}: {error.cause}")
             else:
                 member.answers_writing()
@@ -67,18 +67,18 @@ class Fallback(Driver):
     async def get(self, name: str) -> bytes:
         failures: list[str] = []
         for member in self._members:
-            if not member.reading.may_try():
+            if not member.reading.allow():
                 failures.append(f"{member.driver.location}: left out: {member.reading.cause}")
                 continue
             try:
                 data = await member.driver.get(name)
             except OutputNotFound:
-                member.reading.answered()
+                member.reading.record_success()
             except OutputUnavailable as error:
-                member.reading.failed(error.cause)
+                member.reading.record_failure(error.cause)
                 failures.append(f"{error.location}: {error.cause}")
             else:
-                member.reading.answered()
+                member.reading.record_success()
                 return data
         if failures:
             raise OutputUnavailable(name, self.location, "; ".join(failures))
@@ -99,16 +99,16 @@ class Fallback(Driver):
         failures: dict[str, str] = {}
         for member in self._members:
             location = member.driver.location
-            if not member.reading.may_try():
+            if not member.reading.allow():
                 failures[location] = f"left out: {member.reading.cause}"
                 continue
             try:
                 listing = await member.driver.list(prefix)
             except OutputUnavailable as error:
-                member.reading.failed(error.cause)
+                member.reading.record_failure(error.cause)
                 failures[location] = error.cause
             else:
-                member.reading.answered()
+                member.reading.record_success()
                 entries = {entry.name: entry for entry in listing.entries} | entries
                 leftovers += listing.leftovers
                 free_bytes.append(listing.free_bytes)
@@ -131,7 +131,7 @@ class Fallback(Driver):
         return tuple(place for member in self._members for place in member.driver.places())
 
 
-class _Judge:
+class _CircuitBreaker:
     """Whether a member of a chain is asked, by how its last calls went."""
 
     _FAILURES_ALLOWED = 3
@@ -144,7 +144,7 @@ class _Judge:
         self._failures = 0
         self._left_out_until = 0.0
 
-    def may_try(self) -> bool:
+    def allow(self) -> bool:
         if self._failures < self._FAILURES_ALLOWED:
             return True
         now = time.monotonic()
@@ -153,14 +153,14 @@ class _Judge:
         self._left_out_until = now + self._pause_seconds  # for all but the one that tries now
         return True
 
-    def failed(self, cause: str) -> None:
+    def record_failure(self, cause: str) -> None:
         self.cause = cause
         self._failures += 1
         self._left_out_until = time.monotonic() + self._pause_seconds
         if self._failures == self._FAILURES_ALLOWED:
             logger.warning("%s is left out until it answers again: %s", self._what, cause)
 
-    def answered(self) -> None:
+    def record_success(self) -> None:
         if self._failures >= self._FAILURES_ALLOWED:
             logger.info("%s is back", self._what)
         self._failures = 0
@@ -171,18 +171,18 @@ class _Member:
 
     def __init__(self, driver: Driver, pause_seconds: float) -> None:
         self.driver = driver
-        self.writing = _Judge(f"Writing to {driver.location}", pause_seconds)
-        self.reading = _Judge(f"Reading from {driver.location}", pause_seconds)
+        self.writing = _CircuitBreaker(f"Writing to {driver.location}", pause_seconds)
+        self.reading = _CircuitBreaker(f"Reading from {driver.location}", pause_seconds)
         self._missed: set[str] = set()
         self._catching_up: asyncio.Task[None] | None = None
 
     def answers_writing(self) -> None:
-        self.writing.answered()
+        self.writing.record_success()
         if self._missed and self._catching_up is None:
             self._catching_up = asyncio.create_task(self._catch_up())
 
     async def delete(self, names: Sequence[str]) -> Mapping[str, StorageError]:
-        if not self.writing.may_try():
+        if not self.writing.allow():
             return self._miss(names)
         failures = await self._ask_to_delete(names)
         self._miss(failures)
@@ -197,7 +197,7 @@ class _Member:
         failures = await self.driver.delete(names)
         causes = [e.cause for e in failures.values() if isinstance(e, OutputUnavailable)]
         if causes and len(causes) == len(names):
-            self.writing.failed(causes[0])
+            self.writing.record_failure(causes[0])
         else:
             self.answers_writing()
         return failures
@@ -212,11 +212,11 @@ class _Member:
 
     async def _catch_up(self) -> None:
         try:
-            while self._missed and self.writing.may_try():
+            while self._missed and self.writing.allow():
                 names = set(islice(self._missed, _NAMES_PER_DELETE))
                 failures = await self._ask_to_delete(names)
                 if len(failures) == len(names):
                     return
-                self._missed -= names  # what failed alone is left to the sweeps
+                self._missed -= names  # what record_failure alone is left to the sweeps
         finally:
             self._catching_up = None

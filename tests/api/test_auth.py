@@ -13,7 +13,7 @@ from litestar.types import Receive, Scope, Send
 from sqlalchemy import select
 
 from app.access.api_keys import ApiKey, ApiKeys, Role
-from app.api.middleware.auth import Identity
+from app.api.middleware.auth import AuthMiddleware
 from app.db import Database
 from tests.runs.scripted import until
 from tests.serving import Serve, Served
@@ -213,7 +213,7 @@ async def test_mounted_applications_get_the_caller_and_routers_answer_in_their_s
     )
     app = Litestar(
         [mounted, own],
-        middleware=[Identity(needs_key=True, allowed_hosts=None)],
+        middleware=[AuthMiddleware(needs_key=True, allowed_hosts=None)],
     )
     app.state.api_keys = guarded.inside.api_keys
     key = await _key(guarded)

@@ -12,7 +12,7 @@ from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, listen, start
 from pydantic import BaseModel
 
-from app.crews.registry import CrewSpec, Registry, served_crews
+from app.crews.registry import CrewSpec, Registry, load_crews
 from app.settings import load_settings
 from tests.crews.projects import declared_flow_project, flow_project
 from tests.runs.scripted import until
@@ -191,7 +191,7 @@ async def test_runs_of_a_flow_side_by_side_hold_only_their_own_inputs(
 async def test_the_flow_that_crewai_creates_runs_unchanged(
     serve: Serve, flow_project: Path, tmp_path: Path
 ) -> None:
-    crews = served_crews(load_settings(crews=f"post={flow_project}"))
+    crews = load_crews(load_settings(crews=f"post={flow_project}"))
     async with serve(crews) as served:
         run_id = await _start(served, "post", crewai_trigger_payload={"topic": "rain"})
         run = await _settled(served, run_id)
@@ -207,7 +207,7 @@ async def test_the_flow_that_crewai_creates_runs_unchanged(
 async def test_the_declared_flow_that_crewai_creates_runs_unchanged(
     serve: Serve, declared_flow_project: Path
 ) -> None:
-    crews = served_crews(load_settings(crews=f"post={declared_flow_project}"))
+    crews = load_crews(load_settings(crews=f"post={declared_flow_project}"))
     async with serve(crews) as served:
         run = await _settled(served, await _start(served, "post", topic="rain"))
     assert run["status"] == "succeeded", run["error"]

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select, update
 
 from app.access.api_keys import Role
-from app.crews.registry import Registry, served_crews
+from app.crews.registry import Registry, load_crews
 from app.runs.models import CallerUsage, UserRun
 from app.settings import load_settings
 from tests.runs.scripted import until
@@ -32,7 +32,7 @@ def gate() -> Iterator[threading.Event]:
 
 def _crews_behind(gate: threading.Event) -> Registry:
     """The idea crew, with a model that answers when the gate is open."""
-    spec = served_crews(load_settings()).get("idea")
+    spec = load_crews(load_settings()).get("idea")
     assert spec is not None
 
     def answer(prompt: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.crews.registry import served_crews
+from app.crews.registry import load_crews
 from app.settings import load_settings
 from tests.load.stub_model import StubModel
 from tests.load.stub_model import served as served_stub
@@ -35,7 +35,7 @@ async def test_a_json_project_calls_the_model_that_it_names(
         # It has a memory as well, whose embeddings the stub can't give: a run does without.
         monkeypatch.setenv("OPENAI_API_KEY", "key-of-openai")
         monkeypatch.setenv("OPENAI_BASE_URL", base_url)
-        crews = served_crews(load_settings(crews=f"research={json_project}"))
+        crews = load_crews(load_settings(crews=f"research={json_project}"))
         async with serve(crews) as served:
             ended = await run(served)
             assert await served.stored() == 0
@@ -51,7 +51,7 @@ async def test_a_json_project_on_the_model_of_the_service(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     file = tmp_path / "crews.toml"
     file.write_text("[research]\nreplace_models = true\n")
-    crews = served_crews(load_settings(crews=f"research={json_project}", crews_file=file))
+    crews = load_crews(load_settings(crews=f"research={json_project}", crews_file=file))
     async with serve(crews, crews_file=file) as served:
         ended = await run(served)
     assert ended["status"] == "succeeded", ended
@@ -61,7 +61,7 @@ async def test_a_json_project_on_the_model_of_the_service(
 
 
 async def test_a_classic_project(serve: Serve, classic_project: Path) -> None:
-    crews = served_crews(load_settings(crews=f"research={classic_project}"))
+    crews = load_crews(load_settings(crews=f"research={classic_project}"))
     async with serve(crews) as served:
         body = {"crew": "research", "inputs": {"topic": "tea"}}
         refused = await served.http.post("/api/runs", json=body)

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from sqlalchemy import func, select
 
-from app.runs.models import PassedTokens, TokenWatch
+from app.runs.models import RelayedTokens, TokenWatch
 from tests.load.stub_model import StubModel
 from tests.load.stub_model import served as served_stub
 from tests.runs.scripted import until
@@ -150,7 +150,7 @@ async def _left_behind(served: Served) -> int:
     async with served.inside.database.read() as connection:
         counts = [
             await connection.scalar(select(func.count()).select_from(table))
-            for table in (TokenWatch, PassedTokens)
+            for table in (TokenWatch, RelayedTokens)
         ]
     return sum(counts)
 

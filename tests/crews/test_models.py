@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from app.asgi import configured_model, models_of_crews
-from app.crews.registry import served_crews
+from app.crews.registry import load_crews
 from app.engine import Engine
 from app.engine.llm import close_models
+from app.model_setup import configured_model, models_of_crews
 from app.settings import Settings, load_settings
 from tests.load.stub_model import StubModel, served
 
@@ -38,7 +38,7 @@ def settings_with(folder: Path, table: str, **settings: object) -> Settings:
 
 
 async def run(settings: Settings, crew: str) -> str:
-    crews = served_crews(settings)
+    crews = load_crews(settings)
     engine = Engine(
         model=configured_model(settings, crews),
         models_of_crews=models_of_crews(settings, crews),
@@ -102,7 +102,7 @@ async def test_another_provider_is_not_given_the_deployments_key(
         llm_base_url="http://127.0.0.1:9/v1",
         llm_api_key="key-of-the-service",
     )
-    model = models_of_crews(settings, served_crews(settings))["poem"].llm
+    model = models_of_crews(settings, load_crews(settings))["poem"].llm
     assert model.api_key == "key-of-deepseek"
     assert model.base_url != settings.llm_base_url
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.crews.registry import served_crews
+from app.crews.registry import load_crews
 from app.settings import SettingsError, load_settings
 
 
@@ -34,7 +34,7 @@ def test_a_crew_has_the_limits_model_and_inputs_that_the_file_says(tmp_path: Pat
         default = 5
         """,
     )
-    crew = served_crews(load_settings(crews_file=file)).get("idea")
+    crew = load_crews(load_settings(crews_file=file)).get("idea")
     assert crew is not None
     assert crew.description == "Ideas for founders"
     assert crew.options.max_runs_in_flight == 3
@@ -46,8 +46,8 @@ def test_a_crew_has_the_limits_model_and_inputs_that_the_file_says(tmp_path: Pat
 
 
 def test_what_the_file_does_not_name_stays_as_it_is(tmp_path: Path) -> None:
-    changed = served_crews(load_settings(crews_file=write(tmp_path, "[idea]"))).get("idea")
-    assert changed == served_crews(load_settings()).get("idea")
+    changed = load_crews(load_settings(crews_file=write(tmp_path, "[idea]"))).get("idea")
+    assert changed == load_crews(load_settings()).get("idea")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_cannot_be_is_told_in_one_line_that_names_file_crew_and_field(
 ) -> None:
     file = write(tmp_path, text)
     with pytest.raises(SettingsError) as refused:
-        served_crews(load_settings(crews_file=file))
+        load_crews(load_settings(crews_file=file))
     message = str(refused.value)
     assert message.startswith(f"CREWS_FILE={file}: ")
     assert problem in message
@@ -79,4 +79,4 @@ def test_what_cannot_be_is_told_in_one_line_that_names_file_crew_and_field(
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="can't be read"):
-        served_crews(load_settings(crews_file=tmp_path / "none.toml"))
+        load_crews(load_settings(crews_file=tmp_path / "none.toml"))

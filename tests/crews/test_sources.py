@@ -9,7 +9,7 @@ import pytest
 from crewai import Crew
 from crewai.flow.flow import Flow
 
-from app.crews.registry import served_crews
+from app.crews.registry import load_crews
 from app.crews.sources import open_source
 from app.engine import CrewBroken, Engine, Mode
 from app.engine.llm import ModelSettings, create_model
@@ -81,7 +81,7 @@ def _files(folder: Path) -> list[Path]:
 async def engine_of(crews: str, mode: Mode = "auto") -> Engine:
     settings = load_settings(crews=crews)
     engine = Engine(model=create_model(ModelSettings()), mode=mode, max_stock_threads=2)
-    await engine.start([crew for crew in served_crews(settings) if crew.name != "idea"])
+    await engine.start([crew for crew in load_crews(settings) if crew.name != "idea"])
     return engine
 
 
@@ -248,7 +248,7 @@ async def test_a_crew_that_cant_be_had_is_told_in_one_line(
     )
     crews = crews.format(factories=factories, folder=tmp_path)
     with pytest.raises(SettingsError) as refused:
-        served_crews(load_settings(crews=crews))
+        load_crews(load_settings(crews=crews))
     message = str(refused.value)
     assert message.startswith("CREWS=")
     assert problem in message

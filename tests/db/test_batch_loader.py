@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from app.db import DatabaseUnavailable, GroupRead
+from app.db import BatchLoader, DatabaseUnavailable
 
 
 class Shelf:
@@ -28,7 +28,7 @@ class Shelf:
 
 async def test_simultaneous_look_ups_are_one_question() -> None:
     shelf = Shelf()
-    group = GroupRead(shelf.read)
+    group = BatchLoader(shelf.read)
     found = await asyncio.gather(*(group.get(number) for number in [1, 2, 3, 2, 1000]))
     assert found == ["value 1", "value 2", "value 3", "value 2", None]
     assert shelf.asked == [[1, 2, 3, 1000]]
@@ -36,7 +36,7 @@ async def test_simultaneous_look_ups_are_one_question() -> None:
 
 async def test_a_look_up_is_answered_by_a_question_that_began_after_it() -> None:
     shelf = Shelf()
-    group = GroupRead(shelf.read)
+    group = BatchLoader(shelf.read)
     shelf.open.clear()
     before = asyncio.create_task(group.get(1))
     await shelf.begun.wait()
@@ -49,7 +49,7 @@ async def test_a_look_up_is_answered_by_a_question_that_began_after_it() -> None
 
 async def test_a_caller_who_goes_away_takes_no_answer_with_it() -> None:
     shelf = Shelf()
-    group = GroupRead(shelf.read)
+    group = BatchLoader(shelf.read)
     leaving, staying = (asyncio.create_task(group.get(1)) for _ in range(2))
     await asyncio.sleep(0)
     leaving.cancel()
@@ -60,7 +60,7 @@ async def test_a_caller_who_goes_away_takes_no_answer_with_it() -> None:
 
 async def test_no_question_is_larger_than_a_group() -> None:
     shelf = Shelf()
-    group = GroupRead(shelf.read, max_group=40)
+    group = BatchLoader(shelf.read, max_group=40)
     found = await asyncio.gather(*(group.get(number) for number in range(100)))
     assert found == list(shelf.values.values())
     assert [len(keys) for keys in shelf.asked] == [40, 40, 20]
@@ -75,7 +75,7 @@ async def test_all_hear_of_a_failure_and_the_next_question_is_asked_anew() -> No
             raise DatabaseUnavailable("away")
         return await shelf.read(keys)
 
-    group = GroupRead(read)
+    group = BatchLoader(read)
     failures = await asyncio.gather(group.get(1), group.get(2), return_exceptions=True)
     assert [type(failure) for failure in failures] == [DatabaseUnavailable] * 2
     failing = False

@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from app import db
-from app.api import keys, limits  # noqa: F401 - their tables belong to the metadata
+from app.access import api_keys, rate_limits  # noqa: F401 - their tables belong to the metadata
 from app.db import Base, Database, installation_id, migrate
 from app.runs import models  # noqa: F401 - the same
 from app.runs.persistence.queries import RunQueries

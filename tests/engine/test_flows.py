@@ -28,8 +28,8 @@ from app.engine import (
     StepFinished,
     TaskFinished,
     TaskStarted,
-    lending,
 )
+from app.engine.flows import crew_locks
 from app.engine.patches import removed
 from tests.engine.crews import (
     CASES,
@@ -545,14 +545,14 @@ async def test_who_waits_for_a_shared_crew_can_be_cancelled() -> None:
 
     async with _serving(Sharing, model) as engine:
         runs = [asyncio.create_task(engine.run("flow", {})) for _ in range(3)]
-        await _until(lambda: len(model.open) == 1 and len(lending._waiting) == 5)
+        await _until(lambda: len(model.open) == 1 and len(crew_locks._waiting) == 5)
         for run in runs:
             run.cancel()
         await asyncio.gather(*runs, return_exceptions=True)
         for _ in range(6):
             assert await asyncio.to_thread(over.acquire, timeout=10)
     assert not model.open
-    await _until(lambda: not lending._lent and not lending._waiting)
+    await _until(lambda: not crew_locks._lent and not crew_locks._waiting)
 
 
 async def test_a_crew_at_work_is_not_waited_for_where_it_would_wait_for_ever() -> None:

@@ -19,8 +19,9 @@ from crewai.llm_overlay import llm_overlay
 from crewai.llms.base_llm import BaseLLM
 from crewai.memory.unified_memory import Memory
 
-from app.engine import Engine, coverage
-from app.engine.compat.coverage import NotCovered, check_native_covers, check_plan_covers
+from app.engine import Engine
+from app.engine.compat import coverage
+from app.engine.compat.coverage import Unsupported, check_native_covers, check_plan_covers
 from app.engine.compat.models import default_model
 from tests.engine.crews import INPUTS, Report, agent, one, shout, task, three
 from tests.engine.recording import RecordingLLM, Source, run_engine, run_reference
@@ -105,7 +106,7 @@ def test_a_field_that_no_plan_covers_is_named(
     field: str, agent_options: Any, task_options: Any, crew_options: Any
 ) -> None:
     crew = one(agent_options, task_options, crew_options)(RecordingLLM())
-    with pytest.raises(NotCovered, match=rf"\.({field}|tools|planning_config)$"):
+    with pytest.raises(Unsupported, match=rf"\.({field}|tools|planning_config)$"):
         check_plan_covers(crew)
 
 
@@ -114,9 +115,9 @@ def test_a_field_of_a_coming_release_keeps_a_crew_from_both_faster_ways(monkeypa
     for name in ("_PLAN_AGENT", "_NATIVE_AGENT"):
         monkeypatch.setattr(coverage, name, getattr(coverage, name) - {"backstory"})
     crew = one()(RecordingLLM())
-    with pytest.raises(NotCovered, match=r"\.backstory"):
+    with pytest.raises(Unsupported, match=r"\.backstory"):
         check_plan_covers(crew)
-    with pytest.raises(NotCovered, match=r"\.backstory"):
+    with pytest.raises(Unsupported, match=r"\.backstory"):
         check_native_covers(crew)
 
 
@@ -134,7 +135,7 @@ def test_subclasses_are_left_to_stock() -> None:
     own_task = _OwnTask(description="d", expected_output="e", agent=a)
     for crew in (Crew(agents=[a], tasks=[own_task]), _OwnCrew(agents=[a], tasks=[task(a)])):
         for check in (check_plan_covers, check_native_covers):
-            with pytest.raises(NotCovered, match="_Own"):
+            with pytest.raises(Unsupported, match="_Own"):
                 check(crew)
 
 
@@ -143,14 +144,14 @@ def test_one_agent_in_two_asynchronous_tasks_at_once_is_left_to_stock() -> None:
     tasks = [task(a, 1, async_execution=True), task(a, 2, async_execution=True), task(b, 3)]
     crew = Crew(agents=[a, b], tasks=tasks)
     for check in (check_plan_covers, check_native_covers):
-        with pytest.raises(NotCovered, match="two asynchronous tasks"):
+        with pytest.raises(Unsupported, match="two asynchronous tasks"):
             check(crew)
 
 
 def test_a_context_from_outside_the_crew_is_not_planned() -> None:
     a = agent(RecordingLLM())
     crew = Crew(agents=[a], tasks=[task(a, 1, context=[task(a, 2)])])
-    with pytest.raises(NotCovered, match="context"):
+    with pytest.raises(Unsupported, match="context"):
         check_plan_covers(crew)
 
 
@@ -433,5 +434,5 @@ def test_an_agent_of_ones_own_executor_is_left_to_stock() -> None:
     a = Agent(role="r", goal="g", backstory="b", llm=RecordingLLM(), executor_class=Own)
     crew = Crew(agents=[a], tasks=[task(a, description="d", expected_output="e")])
     for check in (check_plan_covers, check_native_covers):
-        with pytest.raises(NotCovered, match="executor_class"):
+        with pytest.raises(Unsupported, match="executor_class"):
             check(crew)

@@ -15,43 +15,43 @@ from crewai.events.event_bus import CrewAIEventsBus
 from crewai.flow.runtime import Flow
 from crewai.llms.providers.openai.completion import OpenAICompletion
 
-from app.engine import crewai_internals
-from app.engine.compat.pins import TOUCHES, moved
-from app.engine.patches import install, removed
+from app.engine import patches
+from app.engine.compat.pins import PINS, changed
+from app.engine.patches import apply, removed
 from tests.engine.crews import one
 from tests.engine.recording import RecordingLLM
 
-_ENGINE = Path(crewai_internals.__file__).parent
+_ENGINE = Path(patches.__file__).parent
 
 
 def test_no_touched_part_of_crewai_has_moved() -> None:
     with removed():
-        lines = moved()
-    assert not lines, "CrewAI has changed where the engine touches it:\n" + "\n".join(lines)
+        lines = changed()
+    assert not lines, "CrewAI has changed where the engine pins it:\n" + "\n".join(lines)
 
 
 def test_a_moved_part_is_named_with_its_reason() -> None:
-    touch = dataclasses.replace(TOUCHES[0], digest="another")
-    gone = dataclasses.replace(TOUCHES[1], where="crewai.task:Task.no_such_method")
+    pin = dataclasses.replace(PINS[0], digest="another")
+    gone = dataclasses.replace(PINS[1], where="crewai.task:Task.no_such_method")
     with removed():
-        changed, missing = moved((touch, gone))
-    assert touch.where in changed
-    assert touch.reason in changed
+        moved_line, missing = changed((pin, gone))
+    assert pin.where in moved_line
+    assert pin.reason in moved_line
     assert "no_such_method is gone" in missing
 
 
 def test_the_list_can_be_read_without_importing_the_engine() -> None:
     # A release that takes a name away would fail the engine's import before it could be named.
-    spec = importlib.util.spec_from_file_location("lone_touches", _ENGINE / "touches.py")
+    spec = importlib.util.spec_from_file_location("lone_pins", _ENGINE / "compat" / "pins.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["lone_touches"] = module
+    sys.modules["lone_pins"] = module
     try:
         spec.loader.exec_module(module)
-        assert len(module.TOUCHES) == len(TOUCHES)
+        assert len(module.PINS) == len(PINS)
     finally:
-        del sys.modules["lone_touches"]
+        del sys.modules["lone_pins"]
 
 
 def test_a_release_that_the_engine_does_not_fit_is_told_by_what_has_moved(tmp_path: Path) -> None:
@@ -80,15 +80,15 @@ def test_a_release_that_the_engine_does_not_fit_is_told_by_what_has_moved(tmp_pa
 
 
 def test_each_touch_has_a_reason_and_is_listed_once() -> None:
-    places = [touch.where for touch in TOUCHES]
+    places = [pin.where for pin in PINS]
     assert len(set(places)) == len(places)
-    assert all(touch.reason for touch in TOUCHES)
+    assert all(pin.reason for pin in PINS)
 
 
 def test_replacing_twice_changes_nothing_and_can_be_undone() -> None:
-    install()
+    apply()
     ours = Task._execute_core
-    install()
+    apply()
     assert Task._execute_core is ours
     with removed():
         assert Task._execute_core is not ours
@@ -97,7 +97,7 @@ def test_replacing_twice_changes_nothing_and_can_be_undone() -> None:
 
 
 def test_outside_of_runs_crewai_works_as_ever() -> None:
-    install()
+    apply()
     model = RecordingLLM()
     output = one()(model).kickoff(inputs={"topic": "tea", "year": 1})
     assert output.raw.startswith("answer ")
@@ -105,8 +105,8 @@ def test_outside_of_runs_crewai_works_as_ever() -> None:
 
 
 def test_every_replacement_of_crewai_is_listed() -> None:
-    replaced = {name for _, name, _ in crewai_internals._REPLACEMENTS}
-    listed = " ".join(touch.where for touch in TOUCHES)
+    replaced = {name for _, name, _ in patches._REPLACEMENTS}
+    listed = " ".join(pin.where for pin in PINS)
     known_by_another_name = {
         "default_factory": "TaskOutputStorageHandler",
         "KNOWLEDGE_DIRECTORY": "convert_to_path",
@@ -126,9 +126,9 @@ def test_every_private_method_of_crewai_that_the_engine_names_is_listed() -> Non
     named = {
         name
         for file in _ENGINE.rglob("*.py")
-        if file.name != "touches.py"
+        if file.name != "pins.py"
         for name in re.findall(r"\b_[a-z]\w*", file.read_text())
     }
-    listed = {name for touch in TOUCHES for name in re.split(r"[:.]", touch.where)}
+    listed = {name for pin in PINS for name in re.split(r"[:.]", pin.where)}
     assert named & methods <= listed
     assert "_setup_messages" in named & methods

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.engine.compat.coverage import NotCovered, check_native_covers
+from app.engine.compat.coverage import Unsupported, check_native_covers
 from tests.engine.crews import TEMPLATES, agent, shout, task
 from tests.engine.recording import Asked, RecordingLLM, run_engine, run_reference
 
@@ -139,7 +139,7 @@ class _Script:
 def _compare(shape: _Shape, inputs: Mapping[str, Any], answers: list[Any], mode: Any) -> None:
     try:
         check_native_covers(shape.build(RecordingLLM()))
-    except (ValidationError, ValueError, NotCovered):
+    except (ValidationError, ValueError, Unsupported):
         return  # no valid crew, or one that stock itself does not run the same way twice
     script = _Script(answers)
     reference = run_reference(shape.build, RecordingLLM(script), inputs)

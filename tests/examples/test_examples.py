@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.crews.registry import served_crews
+from app.crews.registry import load_crews
 from app.settings import load_settings
 from examples.meeting_notes.crew import date_of_weekday
 from tests.examples.models import secretary
@@ -28,7 +28,7 @@ async def serving(
             "llm_model": "gpt-4o-mini",
             "llm_base_url": base_url,
         }
-        crews = served_crews(load_settings(crews=CREWS))
+        crews = load_crews(load_settings(crews=CREWS))
         async with serve(crews, **settings) as service:
             yield service, stub
 

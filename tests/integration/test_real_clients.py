@@ -16,7 +16,7 @@ from crewai.mcp import MCPServerHTTP
 from crewai_tools import InvokeCrewAIAutomationTool, MCPServerAdapter
 from pydantic import Field
 
-from app.crews.registry import served_crews
+from app.crews.registry import load_crews
 from app.engine.llm import OfflineModel
 from app.settings import load_settings
 from tests.api.crews import REPORTS
@@ -98,7 +98,7 @@ async def serving(serve: Serve, folder: Path) -> AsyncIterator[Served]:
         file = folder / "crews.toml"
         file.write_text(f"[notes]\nmodel = 'gpt-4o-mini'\nbase_url = '{base_url}'\n")
         settings = load_settings(crews="notes=examples.meeting_notes:build", crews_file=file)
-        async with serve(served_crews(settings), crews_file=file) as served:
+        async with serve(load_crews(settings), crews_file=file) as served:
             yield served
 
 

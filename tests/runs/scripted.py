@@ -25,16 +25,16 @@ from app.engine import (
     Usage,
 )
 from app.runs.events.hub import EventHub
-from app.runs.events.token_relay import TokenExchange
+from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.lease_keeper import Recovery
-from app.runs.execution.peer_poller import Neighbours
+from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.worker import Worker
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.models import UserRun
 from app.runs.persistence.queries import RunQueries
-from app.runs.persistence.repository import RunRows
+from app.runs.persistence.repository import RunRepository
 from app.runs.service import RunService
-from app.runs.webhooks.url_guard import WebhookTargets
+from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
 
 TASKS = ("first", "second", "third")
@@ -120,7 +120,7 @@ class Parts:
     """A service and what it stands on."""
 
     runs: RunService
-    rows: RunRows
+    rows: RunRepository
     queries: RunQueries
     worker: Worker
     events: EventHub
@@ -129,7 +129,7 @@ class Parts:
     engine: ScriptedEngine
     sweeper: Sweeper
     recovery: Recovery
-    neighbours: Neighbours
+    neighbours: PeerPoller
 
     async def statuses(self) -> list[str]:
         async with self.database.read() as connection:
@@ -155,14 +155,14 @@ async def running_service(
     max_queued: int = 100,
     timeout_seconds: float = 30.0,
     cleanup_probability: float = 0.0,
-    webhook_targets: WebhookTargets | None = None,
+    url_guard: UrlGuard | None = None,
     crews: Registry = CREWS,
 ) -> AsyncIterator[Parts]:
     """The service, started without its background loops; drained at the end."""
     events, name = EventHub(), uuid4().hex
-    rows = RunRows(database, events, lambda _: FINGERPRINT, worker=name, lease_seconds=60)
+    rows = RunRepository(database, events, lambda _: FINGERPRINT, worker=name, lease_seconds=60)
     queries = RunQueries(database)
-    tokens = TokenExchange(database, name)
+    tokens = TokenRelay(database, name)
     sweeper = Sweeper(
         store,
         queries,
@@ -191,10 +191,10 @@ async def running_service(
         worker=worker,
         events=events,
         max_runs=max_in_flight + max_queued,
-        webhook_targets=webhook_targets,
+        url_guard=url_guard,
     )
     recovery = Recovery(rows, queries, worker, max_attempts=3)
-    neighbours = Neighbours(name, worker, events, queries, tokens)
+    neighbours = PeerPoller(name, worker, events, queries, tokens)
     try:
         yield Parts(
             runs,

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.runs.events.hub import Event, EventHub, Watcher
+from app.runs.events.hub import Event, EventHub, Subscriber
 
 RUN = uuid4()
 
@@ -18,11 +18,11 @@ def _event(seq: int | None, type_: str = "task.started", run_id: UUID = RUN) -> 
 
 def _watching(
     hub: EventHub, *, tokens: bool = True, after_seq: int = -1, heartbeat_seconds: float = 60
-) -> AbstractContextManager[Watcher]:
+) -> AbstractContextManager[Subscriber]:
     return hub.watch(RUN, tokens=tokens, after_seq=after_seq, heartbeat_seconds=heartbeat_seconds)
 
 
-async def _told(watcher: Watcher) -> list[int | None]:
+async def _told(watcher: Subscriber) -> list[int | None]:
     return [event.seq for event in await asyncio.wait_for(watcher.take(), 5)]
 
 

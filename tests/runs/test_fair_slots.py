@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from app.access.callers import Caller
 from app.db import Database
-from app.runs.execution.fair_slots import Turns
+from app.runs.execution.fair_slots import FairSlots
 from app.runs.models import UserRun
 from storage import OutputStore
 from tests.runs.scripted import Parts, Stage, running_service, until
@@ -17,7 +17,7 @@ from tests.runs.scripted import Parts, Stage, running_service, until
 MANY, ONE = Caller("many", is_admin=False), Caller("one", is_admin=False)
 
 
-async def _runs(turns: Turns, owners: str) -> tuple[list[str], list[asyncio.Task[None]]]:
+async def _runs(turns: FairSlots, owners: str) -> tuple[list[str], list[asyncio.Task[None]]]:
     """Runs that wait, one for each letter, and the owners in the order of their turns."""
     begun: list[str] = []
 
@@ -33,14 +33,14 @@ async def _runs(turns: Turns, owners: str) -> tuple[list[str], list[asyncio.Task
 
 
 async def test_owners_take_turns_and_each_ones_runs_keep_their_order() -> None:
-    turns = Turns(1)
+    turns = FairSlots(1)
     begun, runs = await _runs(turns, "aaaaabbc")
     await asyncio.gather(*runs)
     assert "".join(begun) == "aabcabaa"
 
 
 async def test_as_many_run_at_once_as_there_are_slots() -> None:
-    turns, running, most = Turns(3), 0, 0
+    turns, running, most = FairSlots(3), 0, 0
 
     async def run(owner: str) -> None:
         nonlocal running, most
@@ -58,7 +58,7 @@ async def test_as_many_run_at_once_as_there_are_slots() -> None:
 
 async def test_a_run_that_gives_up_leaves_its_slot_to_another() -> None:
     for given_up in range(1, 6):
-        turns = Turns(1)
+        turns = FairSlots(1)
         begun, runs = await _runs(turns, "abcabc")
         runs[given_up].cancel()
         await asyncio.gather(*runs, return_exceptions=True)
@@ -67,7 +67,7 @@ async def test_a_run_that_gives_up_leaves_its_slot_to_another() -> None:
 
 
 async def test_a_run_that_gives_up_as_its_turn_comes_passes_the_slot_on() -> None:
-    turns = Turns(1)
+    turns = FairSlots(1)
     await turns.take("a")
     begun, runs = await _runs(turns, "bc")
     turns.pass_on()

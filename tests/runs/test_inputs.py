@@ -7,7 +7,7 @@ import pytest
 from app.crews.options import InputOptions
 from app.crews.registry import CrewSpec
 from app.runs.errors import InvalidInput
-from app.runs.inputs import complete_inputs
+from app.runs.inputs import validate_inputs
 
 
 def _no_crew() -> Any:
@@ -19,12 +19,12 @@ SPEC = CrewSpec("poem", _no_crew, inputs={"tone": InputOptions(default="calm")},
 
 @pytest.mark.parametrize("given", [{}, {"tone": ""}, {"tone": " \n\t"}, {"tone": None}])
 def test_an_empty_or_missing_input_becomes_the_default(given: dict[str, Any]) -> None:
-    assert complete_inputs(SPEC, ["tone"], given) == {"tone": "calm"}
+    assert validate_inputs(SPEC, ["tone"], given) == {"tone": "calm"}
 
 
 def test_a_required_input_without_default_must_be_there() -> None:
     with pytest.raises(InvalidInput, match="topic: missing") as refused:
-        complete_inputs(SPEC, ["topic", "tone"], {"tone": "loud"})
+        validate_inputs(SPEC, ["topic", "tone"], {"tone": "loud"})
     assert refused.value.field == "topic"
 
 
@@ -32,11 +32,11 @@ def test_a_required_input_without_default_must_be_there() -> None:
     "value", ["a\nb\tc", "ünï 🚀", "{tone}", "", 0, False, 1.5, [], {"a": [1]}]
 )
 def test_what_crewai_takes_is_taken_as_it_is(value: Any) -> None:
-    assert complete_inputs(SPEC, ["topic"], {"topic": value})["topic"] == value
+    assert validate_inputs(SPEC, ["topic"], {"topic": value})["topic"] == value
 
 
 def test_windows_line_ends_become_newlines() -> None:
-    assert complete_inputs(SPEC, [], {"topic": "a\r\nb"})["topic"] == "a\nb"
+    assert validate_inputs(SPEC, [], {"topic": "a\r\nb"})["topic"] == "a\nb"
 
 
 @pytest.mark.parametrize(
@@ -56,5 +56,5 @@ def test_windows_line_ends_become_newlines() -> None:
 )
 def test_what_cannot_be_taken_is_refused_by_name(value: Any, problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem) as refused:
-        complete_inputs(SPEC, [], {"topic": value})
+        validate_inputs(SPEC, [], {"topic": value})
     assert refused.value.field.startswith("topic")

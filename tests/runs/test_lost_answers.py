@@ -15,7 +15,7 @@ from app.db import Database, DatabaseUnavailable
 from app.runs.errors import RunMoved
 from app.runs.events.hub import EventHub
 from app.runs.models import RunStatus, UserRun
-from app.runs.persistence.repository import NewRun, Outcome, RunRows, TakenRun
+from app.runs.persistence.repository import ClaimedRun, NewRun, Outcome, RunRepository
 from storage import OutputStore
 from tests.runs.scripted import Parts, running_service, until
 
@@ -55,14 +55,14 @@ async def test_of_taking_a_run_it_is_done_when_its_lease_has_ended(
     database: Database, store: OutputStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_service(database, store) as parts:
-        take = RunRows.take
+        take = RunRepository.take
 
-        async def take_deaf(self: RunRows, run_id: UUID) -> TakenRun | None:
-            monkeypatch.setattr(RunRows, "take", take)
+        async def take_deaf(self: RunRepository, run_id: UUID) -> ClaimedRun | None:
+            monkeypatch.setattr(RunRepository, "take", take)
             with losing_the_answer(database):
                 return await take(self, run_id)
 
-        monkeypatch.setattr(RunRows, "take", take_deaf)
+        monkeypatch.setattr(RunRepository, "take", take_deaf)
         with pytest.raises(RunMoved):
             await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
         assert await parts.statuses() == ["running"]
@@ -94,14 +94,16 @@ async def test_of_settling_a_run_it_is_settled_once(
     database: Database, store: OutputStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_service(database, store) as parts:
-        settle = RunRows.settle
+        settle = RunRepository.settle
 
-        async def settle_deaf(self: RunRows, run: TakenRun, outcome: Outcome) -> RunStatus | None:
-            monkeypatch.setattr(RunRows, "settle", settle)
+        async def settle_deaf(
+            self: RunRepository, run: ClaimedRun, outcome: Outcome
+        ) -> RunStatus | None:
+            monkeypatch.setattr(RunRepository, "settle", settle)
             with losing_the_answer(database):
                 return await settle(self, run, outcome)
 
-        monkeypatch.setattr(RunRows, "settle", settle_deaf)
+        monkeypatch.setattr(RunRepository, "settle", settle_deaf)
         settled = await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
         assert settled.outcome.status == "succeeded"
         events = await parts.queries.events([settled.run_id])
@@ -112,7 +114,7 @@ async def test_renewing_leases_waits_in_the_order_of_all_writes(database: Databa
     """Otherwise it would deadlock with a group of writes."""
     if database.is_sqlite:
         pytest.skip("SQLite has one writer at a time")
-    rows = RunRows(database, EventHub(), str, worker="a", lease_seconds=60)
+    rows = RunRepository(database, EventHub(), str, worker="a", lease_seconds=60)
     later, first = sorted((uuid4(), uuid4()), reverse=True)
     for run_id in (later, first):  # as the table has them
         await rows.add([NewRun(run_id, "poem", {}, datetime.now(UTC))])

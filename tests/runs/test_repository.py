@@ -12,20 +12,20 @@ from app.db import Database
 from app.runs.events.hub import Event, EventHub
 from app.runs.models import RunStatus, UserRun
 from app.runs.persistence.queries import RunQueries
-from app.runs.persistence.repository import NewRun, Outcome, RunRows, TakenRun
+from app.runs.persistence.repository import ClaimedRun, NewRun, Outcome, RunRepository
 from app.runs.webhooks.payloads import webhooks_at
 
-Worker = Callable[[str], RunRows]
+Worker = Callable[[str], RunRepository]
 SUCCEEDED = Outcome(RunStatus.SUCCEEDED, outputs={"report": "text"}, raw_result="text")
 
 
 @pytest.fixture
 async def worker(database: Database) -> AsyncIterator[Worker]:
     """Makes the rows as a worker of that name sees them."""
-    made: list[RunRows] = []
+    made: list[RunRepository] = []
 
-    def make(name: str) -> RunRows:
-        made.append(RunRows(database, EventHub(), str, worker=name, lease_seconds=60))
+    def make(name: str) -> RunRepository:
+        made.append(RunRepository(database, EventHub(), str, worker=name, lease_seconds=60))
         return made[-1]
 
     yield make
@@ -38,13 +38,13 @@ def queries(database: Database) -> RunQueries:
     return RunQueries(database)
 
 
-async def _add(rows: RunRows, inputs: dict[str, object] | None = None) -> UUID:
+async def _add(rows: RunRepository, inputs: dict[str, object] | None = None) -> UUID:
     run = NewRun(uuid4(), "idea", inputs or {}, datetime.now(UTC))
     await rows.add([run])
     return run.run_id
 
 
-async def _take(rows: RunRows, run_id: UUID) -> TakenRun:
+async def _take(rows: RunRepository, run_id: UUID) -> ClaimedRun:
     taken = await rows.take(run_id)
     assert taken is not None
     return taken
@@ -102,7 +102,7 @@ async def test_only_one_of_many_takers_gets_a_run(database: Database, worker: Wo
     takes = await asyncio.gather(
         *(rows.take(run_id) for run_id in run_ids for rows in workers), return_exceptions=True
     )
-    taken = [take.run_id for take in takes if isinstance(take, TakenRun)]
+    taken = [take.run_id for take in takes if isinstance(take, ClaimedRun)]
     assert sorted(taken) == sorted(run_ids)
     assert not [take for take in takes if isinstance(take, Exception)]
 

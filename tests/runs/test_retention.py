@@ -15,13 +15,13 @@ from app.runs.maintenance.retention import Retention, purge
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
 from app.runs.service import RunOptions
 from app.runs.webhooks.payloads import webhooks_at
-from app.runs.webhooks.url_guard import WebhookTargets
+from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
 from tests.cli.test_commands import Command, crew_capture  # noqa: F401 - a fixture
 from tests.runs.scripted import Parts, Stage, running_service, until
 
 OPTIONS = RunOptions(webhooks=webhooks_at("http://127.0.0.1:9/"))
-TARGETS = WebhookTargets(allow_private=True)
+TARGETS = UrlGuard(allow_private=True)
 
 
 async def _run(parts: Parts, topic: str = "rain", *, days_ago: float = 0) -> UUID:
@@ -55,7 +55,7 @@ async def _counts(database: Database) -> list[int]:
 async def test_old_runs_go_with_all_they_have_and_young_ones_stay(
     database: Database, store: OutputStore
 ) -> None:
-    async with running_service(database, store, webhook_targets=TARGETS) as parts:
+    async with running_service(database, store, url_guard=TARGETS) as parts:
         young = await _run(parts, days_ago=1.9)
         of_one = await _counts(database)
         assert of_one == [1, 9, 4]
@@ -68,7 +68,7 @@ async def test_old_runs_go_with_all_they_have_and_young_ones_stay(
 
 
 async def test_a_run_is_old_by_its_end(database: Database, store: OutputStore) -> None:
-    async with running_service(database, store, webhook_targets=TARGETS) as parts:
+    async with running_service(database, store, url_guard=TARGETS) as parts:
         run_id = await _run(parts)
         await _date(database, run_id, created_at=datetime(2020, 1, 1, tzinfo=UTC))
         assert await purge(database, timedelta(days=1)) == 0
@@ -117,7 +117,7 @@ async def test_many_old_runs_go_in_small_transactions_by_several_processes(
 
 
 async def test_a_service_purges_in_the_background(database: Database, store: OutputStore) -> None:
-    async with running_service(database, store, webhook_targets=TARGETS) as parts:
+    async with running_service(database, store, url_guard=TARGETS) as parts:
         await _run(parts, days_ago=3)
         retention = Retention(database, days=2)
         retention.start()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from app.access.callers import OPERATOR
 from app.db import Database
-from app.runs.events.token_relay import TokenExchange
+from app.runs.events.token_relay import TokenRelay
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.persistence.queries import RunQueries
 from storage import OutputKey, OutputStore
@@ -72,7 +72,7 @@ async def test_a_sweep_comes_on_the_timer_also_when_idle(
     sweeper = Sweeper(
         store,
         RunQueries(database),
-        TokenExchange(database, "sweeping"),
+        TokenRelay(database, "sweeping"),
         max_age_seconds=0,
         interval_seconds=0.05,
         probability=0.0,
@@ -89,7 +89,7 @@ async def test_a_young_orphan_stays(database: Database, store: OutputStore) -> N
     sweeper = Sweeper(
         store,
         RunQueries(database),
-        TokenExchange(database, "sweeping"),
+        TokenRelay(database, "sweeping"),
         max_age_seconds=3600,
         interval_seconds=3600,
         probability=0.0,

@@ -9,9 +9,9 @@ from sqlalchemy import func, select, update
 
 from app.db import Database
 from app.runs.events.hub import Event, EventHub
-from app.runs.events.token_relay import TokenExchange
-from app.runs.models import PassedTokens, RunStatus, TokenWatch
-from app.runs.persistence.repository import NewRun, RunRows
+from app.runs.events.token_relay import TokenRelay
+from app.runs.models import RelayedTokens, RunStatus, TokenWatch
+from app.runs.persistence.repository import NewRun, RunRepository
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -22,8 +22,8 @@ class Process:
     def __init__(self, database: Database, name: str) -> None:
         self.name = name
         self.events = EventHub()
-        self.rows = RunRows(database, self.events, str, worker=name, lease_seconds=60)
-        self.tokens = TokenExchange(database, name)
+        self.rows = RunRepository(database, self.events, str, worker=name, lease_seconds=60)
+        self.tokens = TokenRelay(database, name)
 
     async def carry(self) -> UUID:
         run = NewRun(uuid4(), "idea", {}, datetime.now(UTC))
@@ -59,7 +59,7 @@ def other(database: Database) -> Process:
 async def _count(database: Database) -> tuple[int, int]:
     async with database.read() as connection:
         watches = await connection.scalar(select(func.count()).select_from(TokenWatch))
-        passed = await connection.scalar(select(func.count()).select_from(PassedTokens))
+        passed = await connection.scalar(select(func.count()).select_from(RelayedTokens))
     return watches or 0, passed or 0
 
 
@@ -146,7 +146,7 @@ async def test_a_process_that_died_is_asked_for_nothing_and_swept(
     assert await _count(database) == (1, 1)  # it may live
     async with database.write() as connection:
         await connection.execute(update(TokenWatch).values(until=LONG_AGO))
-        await connection.execute(update(PassedTokens).values(at=LONG_AGO))
+        await connection.execute(update(RelayedTokens).values(at=LONG_AGO))
     assert await one.tokens.asked() == {}
     await one.say(run_id, "said to the dead")
     await one.tokens.sweep()

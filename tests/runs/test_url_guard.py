@@ -13,8 +13,8 @@ from app.runs.errors import InvalidInput
 from app.runs.service import RunOptions
 from app.runs.webhooks.outbox import Outbox
 from app.runs.webhooks.payloads import webhooks_at
-from app.runs.webhooks.sender import Deliverer
-from app.runs.webhooks.url_guard import WebhookTargets, is_public
+from app.runs.webhooks.sender import WebhookSender
+from app.runs.webhooks.url_guard import UrlGuard, is_public
 from storage import OutputStore
 from tests.runs.receiver import SECRET, Receiver, receiving
 from tests.runs.scripted import running_service, until
@@ -86,25 +86,21 @@ class Names(AbstractResolver):
 
 
 @pytest.fixture
-async def targets() -> AsyncIterator[WebhookTargets]:
+async def targets() -> AsyncIterator[UrlGuard]:
     """Public addresses only, with the system's own resolver."""
-    targets = WebhookTargets(allow_private=False)
+    targets = UrlGuard(allow_private=False)
     yield targets
     await targets.aclose()
 
 
 @pytest.mark.parametrize("host", LOOPBACK + ELSEWHERE_INSIDE)
-async def test_an_inside_address_is_refused_with_the_run(
-    targets: WebhookTargets, host: str
-) -> None:
+async def test_an_inside_address_is_refused_with_the_run(targets: UrlGuard, host: str) -> None:
     with pytest.raises(InvalidInput, match=r"webhook_url: .* is an address of the own network"):
         await targets.check(f"http://{host}:8080/hook", "webhook_url")
 
 
 @pytest.mark.parametrize("host", [*LOOPBACK, "localhost."])  # some systems know no such name
-async def test_an_inside_address_is_not_connected_either(
-    targets: WebhookTargets, host: str
-) -> None:
+async def test_an_inside_address_is_not_connected_either(targets: UrlGuard, host: str) -> None:
     async with receiving() as receiver:
         await _fail_to_reach(targets, _on(receiver, host))
     assert receiver.arrivals == []
@@ -112,7 +108,7 @@ async def test_an_inside_address_is_not_connected_either(
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.0.0.1", "::ffff:127.0.0.1"])
 async def test_a_name_of_an_inside_address_is_refused(address: str) -> None:
-    targets = WebhookTargets(allow_private=False, resolver=Names([address]))
+    targets = UrlGuard(allow_private=False, resolver=Names([address]))
     with pytest.raises(InvalidInput, match="own network"):
         await targets.check("https://example.com/hook", "webhook_url")
     async with receiving() as receiver:
@@ -121,7 +117,7 @@ async def test_a_name_of_an_inside_address_is_refused(address: str) -> None:
 
 
 async def test_one_inside_address_among_public_ones_is_enough() -> None:
-    targets = WebhookTargets(allow_private=False, resolver=Names(["8.8.8.8", "10.0.0.1"]))
+    targets = UrlGuard(allow_private=False, resolver=Names(["8.8.8.8", "10.0.0.1"]))
     with pytest.raises(InvalidInput, match="own network"):
         await targets.check("https://example.com/hook", "webhook_url")
 
@@ -130,11 +126,11 @@ async def test_a_name_that_leads_inside_after_the_check_leads_nowhere(
     database: Database, store: OutputStore
 ) -> None:
     names = Names(["8.8.8.8"], ["127.0.0.1"])
-    targets = WebhookTargets(allow_private=False, resolver=names)
+    targets = UrlGuard(allow_private=False, resolver=names)
     outbox = Outbox(database, lease_seconds=60)
-    deliverer = Deliverer(outbox, targets, secret=SECRET, retry_delays_seconds=(0.01,) * 9)
+    deliverer = WebhookSender(outbox, targets, secret=SECRET, retry_delays_seconds=(0.01,) * 9)
     async with (
-        running_service(database, store, webhook_targets=targets) as parts,
+        running_service(database, store, url_guard=targets) as parts,
         receiving() as receiver,
     ):
         options = RunOptions(webhooks=webhooks_at(_on(receiver, "rebound.example")))
@@ -165,18 +161,18 @@ async def test_a_name_that_leads_inside_after_the_check_leads_nowhere(
     ],
 )
 async def test_a_public_target_is_taken(url: str) -> None:
-    await WebhookTargets(allow_private=False, resolver=Names(["8.8.8.8"])).check(url, "webhook_url")
+    await UrlGuard(allow_private=False, resolver=Names(["8.8.8.8"])).check(url, "webhook_url")
 
 
 async def test_a_name_that_nobody_knows_yet_is_taken() -> None:
-    await WebhookTargets(allow_private=False, resolver=Names([])).check(
+    await UrlGuard(allow_private=False, resolver=Names([])).check(
         "https://soon.example/", "webhook_url"
     )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_inside_addresses_are_reached_when_the_operator_allows_it(host: str) -> None:
-    targets = WebhookTargets(allow_private=True)
+    targets = UrlGuard(allow_private=True)
     async with (
         receiving() as receiver,
         aiohttp.ClientSession(connector=targets.connector()) as session,
@@ -213,7 +209,7 @@ async def test_inside_addresses_are_reached_when_the_operator_allows_it(host: st
 async def test_what_cannot_be_called_is_refused(
     url: str, problem: str, allow_private: bool
 ) -> None:
-    targets = WebhookTargets(allow_private=allow_private, resolver=Names(["8.8.8.8"]))
+    targets = UrlGuard(allow_private=allow_private, resolver=Names(["8.8.8.8"]))
     with pytest.raises(InvalidInput) as refused:
         await targets.check(url, "webhook_url")
     assert problem in str(refused.value)
@@ -229,7 +225,7 @@ def _on(receiver: Receiver, host: str) -> str:
     return receiver.url.replace("127.0.0.1", host)
 
 
-async def _fail_to_reach(targets: WebhookTargets, url: str) -> None:
+async def _fail_to_reach(targets: UrlGuard, url: str) -> None:
     async with aiohttp.ClientSession(connector=targets.connector()) as session:
         with pytest.raises(aiohttp.ClientError):
             await session.post(url)

@@ -20,8 +20,8 @@ from app.runs.models import WebhookDelivery
 from app.runs.service import RunOptions
 from app.runs.webhooks.outbox import Outbox, put_in_outbox
 from app.runs.webhooks.payloads import webhooks_at
-from app.runs.webhooks.sender import RETRY_DELAYS_SECONDS, Deliverer, sign
-from app.runs.webhooks.url_guard import WebhookTargets
+from app.runs.webhooks.sender import RETRY_DELAYS_SECONDS, WebhookSender, sign
+from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
 from tests.runs.receiver import (
     SECRET,
@@ -45,33 +45,31 @@ DOCUMENT = Path(__file__).parents[2] / "docs/webhooks.md"
 
 
 @pytest.fixture
-async def targets() -> AsyncIterator[WebhookTargets]:
+async def targets() -> AsyncIterator[UrlGuard]:
     """Any address will do."""
-    targets = WebhookTargets(allow_private=True)
+    targets = UrlGuard(allow_private=True)
     yield targets
     await targets.aclose()
 
 
 @pytest.fixture
-async def parts(
-    database: Database, store: OutputStore, targets: WebhookTargets
-) -> AsyncIterator[Parts]:
+async def parts(database: Database, store: OutputStore, targets: UrlGuard) -> AsyncIterator[Parts]:
     """A service that takes webhooks; who delivers them is the test's affair."""
-    async with running_service(database, store, webhook_targets=targets) as parts:
+    async with running_service(database, store, url_guard=targets) as parts:
         yield parts
 
 
 @asynccontextmanager
 async def _delivering(
     database: Database,
-    targets: WebhookTargets,
+    targets: UrlGuard,
     *,
     lease_seconds: float = 60,
     timeout_seconds: float = 10,
     delays: tuple[float, ...] = QUICK,
-) -> AsyncIterator[Deliverer]:
+) -> AsyncIterator[WebhookSender]:
     outbox = Outbox(database, lease_seconds=lease_seconds)
-    deliverer = Deliverer(
+    deliverer = WebhookSender(
         outbox,
         targets,
         secret=SECRET,
@@ -110,7 +108,7 @@ async def _until_all_are(parts: Parts, run_id: UUID, status: str, count: int = 4
     await until(are, seconds=20)
 
 
-async def test_a_run_tells_of_its_tasks_and_its_end(parts: Parts, targets: WebhookTargets) -> None:
+async def test_a_run_tells_of_its_tasks_and_its_end(parts: Parts, targets: UrlGuard) -> None:
     async with receiving() as receiver, _delivering(parts.database, targets):
         run_id = await _run(parts, receiver.url)
         await _until_all_are(parts, run_id, "delivered")
@@ -132,7 +130,7 @@ async def test_a_run_tells_of_its_tasks_and_its_end(parts: Parts, targets: Webho
 
 
 async def test_a_failed_and_a_cancelled_run_are_told_of(
-    database: Database, store: OutputStore, targets: WebhookTargets
+    database: Database, store: OutputStore, targets: UrlGuard
 ) -> None:
     async def script(inputs: Mapping[str, object], stage: Stage) -> None:
         if inputs["topic"] == "rain":
@@ -140,7 +138,7 @@ async def test_a_failed_and_a_cancelled_run_are_told_of(
         await asyncio.Event().wait()
 
     async with (
-        running_service(database, store, script, webhook_targets=targets) as parts,
+        running_service(database, store, script, url_guard=targets) as parts,
         receiving() as receiver,
         _delivering(database, targets),
     ):
@@ -158,7 +156,7 @@ async def test_a_failed_and_a_cancelled_run_are_told_of(
 
 
 async def test_a_receiver_that_fails_four_times_gets_each_event_under_one_id(
-    parts: Parts, targets: WebhookTargets
+    parts: Parts, targets: UrlGuard
 ) -> None:
     async with receiving(fails_first(4)) as receiver, _delivering(parts.database, targets):
         run_id = await _run(parts, receiver.url)
@@ -170,7 +168,7 @@ async def test_a_receiver_that_fails_four_times_gets_each_event_under_one_id(
     assert {delivery.due_at for delivery in deliveries} == {None}
 
 
-async def test_attempts_are_given_up_in_the_end(parts: Parts, targets: WebhookTargets) -> None:
+async def test_attempts_are_given_up_in_the_end(parts: Parts, targets: UrlGuard) -> None:
     async with (
         receiving(fails_first(100)) as receiver,
         _delivering(parts.database, targets, delays=(0.01, 0.01)),
@@ -187,9 +185,7 @@ def test_attempts_go_on_for_about_a_day() -> None:
     assert list(RETRY_DELAYS_SECONDS) == sorted(RETRY_DELAYS_SECONDS)
 
 
-async def test_a_receiver_that_is_gone_is_not_asked_again(
-    parts: Parts, targets: WebhookTargets
-) -> None:
+async def test_a_receiver_that_is_gone_is_not_asked_again(parts: Parts, targets: UrlGuard) -> None:
     async def gone(_: Arrival) -> web.StreamResponse:
         return web.Response(status=410)
 
@@ -199,7 +195,7 @@ async def test_a_receiver_that_is_gone_is_not_asked_again(
     assert set(receiver.ids.values()) == {1}
 
 
-async def test_a_redirect_is_not_followed(parts: Parts, targets: WebhookTargets) -> None:
+async def test_a_redirect_is_not_followed(parts: Parts, targets: UrlGuard) -> None:
     async with receiving() as inside:
 
         async def redirect(_: Arrival) -> web.StreamResponse:
@@ -217,7 +213,7 @@ async def test_a_redirect_is_not_followed(parts: Parts, targets: WebhookTargets)
 
 
 async def test_one_that_never_answers_slows_neither_runs_nor_other_receivers(
-    parts: Parts, targets: WebhookTargets
+    parts: Parts, targets: UrlGuard
 ) -> None:
     async with (
         receiving(never) as silent,
@@ -239,7 +235,7 @@ async def test_one_that_never_answers_slows_neither_runs_nor_other_receivers(
         }
 
 
-async def test_no_answer_in_time_is_another_attempt(parts: Parts, targets: WebhookTargets) -> None:
+async def test_no_answer_in_time_is_another_attempt(parts: Parts, targets: UrlGuard) -> None:
     slow = 4
 
     async def answer(arrival: Arrival) -> web.StreamResponse:
@@ -257,7 +253,7 @@ async def test_no_answer_in_time_is_another_attempt(parts: Parts, targets: Webho
 
 
 async def test_what_was_committed_when_a_process_died_is_delivered_by_the_next(
-    parts: Parts, targets: WebhookTargets
+    parts: Parts, targets: UrlGuard
 ) -> None:
     async with receiving() as receiver:
         run_id = await _run(parts, receiver.url)  # nobody delivers in this process
@@ -268,7 +264,7 @@ async def test_what_was_committed_when_a_process_died_is_delivered_by_the_next(
 
 
 async def test_what_was_being_sent_when_a_process_died_is_sent_again(
-    parts: Parts, targets: WebhookTargets
+    parts: Parts, targets: UrlGuard
 ) -> None:
     async with receiving(never) as receiver:
         run_id = await _run(parts, receiver.url)
@@ -283,7 +279,7 @@ async def test_what_was_being_sent_when_a_process_died_is_sent_again(
 
 
 async def test_an_answer_that_comes_after_the_lease_ended_changes_nothing(
-    parts: Parts, targets: WebhookTargets
+    parts: Parts, targets: UrlGuard
 ) -> None:
     """As when a process was stopped for a while and goes on."""
     first, answer_first = asyncio.Event(), asyncio.Event()
@@ -308,9 +304,7 @@ async def test_an_answer_that_comes_after_the_lease_ended_changes_nothing(
         assert {d.status for d in await parts.queries.deliveries(run_id)} == {"delivered"}
 
 
-async def test_several_processes_send_each_delivery_once(
-    parts: Parts, targets: WebhookTargets
-) -> None:
+async def test_several_processes_send_each_delivery_once(parts: Parts, targets: UrlGuard) -> None:
     async with receiving() as receiver:
         runs = await asyncio.gather(*(_run(parts, receiver.url) for _ in range(25)))
         for run_id in runs:
@@ -326,9 +320,7 @@ async def test_several_processes_send_each_delivery_once(
     assert set(receiver.ids.values()) == {1}
 
 
-async def test_a_deleted_run_has_nothing_more_to_tell(
-    parts: Parts, targets: WebhookTargets
-) -> None:
+async def test_a_deleted_run_has_nothing_more_to_tell(parts: Parts, targets: UrlGuard) -> None:
     async with receiving() as receiver:
         run_id = await _run(parts, receiver.url)
         await _deliveries(parts, run_id)
@@ -341,7 +333,7 @@ async def test_a_deleted_run_has_nothing_more_to_tell(
 
 
 async def test_an_event_stored_while_its_run_was_deleted_is_forgotten(
-    parts: Parts, targets: WebhookTargets
+    parts: Parts, targets: UrlGuard
 ) -> None:
     late = Event(UUID(int=1), 100_001, "task.finished", {}, datetime.now(UTC))
     async with parts.database.write() as connection:
@@ -351,7 +343,7 @@ async def test_an_event_stored_while_its_run_was_deleted_is_forgotten(
 
 
 async def test_runs_without_a_webhook_cost_no_statement_more(
-    parts: Parts, targets: WebhookTargets
+    parts: Parts, targets: UrlGuard
 ) -> None:
     statements: list[str] = []
 
@@ -370,7 +362,7 @@ async def test_runs_without_a_webhook_cost_no_statement_more(
 
 
 async def test_urls_stay_out_of_the_log(
-    parts: Parts, targets: WebhookTargets, caplog: pytest.LogCaptureFixture
+    parts: Parts, targets: UrlGuard, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
     async with (
@@ -417,7 +409,7 @@ def _has_arrivals(receiver: Receiver, count: int) -> Condition:
     return has
 
 
-def _is_idle(deliverer: Deliverer) -> Condition:
+def _is_idle(deliverer: WebhookSender) -> Condition:
     async def is_idle() -> bool:
         return len(deliverer) == 0
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from storage.drivers.threads import SharedThreads
+from storage.drivers.threads import BatchingThreadPool
 from tests.storage.waiting import until
 
 
@@ -20,7 +20,7 @@ async def test_each_call_gets_its_own_result_or_error() -> None:
             raise ValueError(number)
         return number
 
-    threads = SharedThreads("own", 2)
+    threads = BatchingThreadPool("own", 2)
     results = await asyncio.gather(
         *(threads.submit(partial(work, number)) for number in range(500)), return_exceptions=True
     )
@@ -34,14 +34,14 @@ async def test_each_call_gets_its_own_result_or_error() -> None:
 
 
 async def test_calls_of_one_turn_go_down_together() -> None:
-    threads = SharedThreads("together", 4)
+    threads = BatchingThreadPool("together", 4)
     ids = await asyncio.gather(*(threads.submit(threading.get_ident) for _ in range(200)))
     assert len(set(ids)) == 1
     await threads.aclose()
 
 
 async def test_a_slow_call_holds_up_no_other() -> None:
-    threads = SharedThreads("slow", 3)
+    threads = BatchingThreadPool("slow", 3)
     go_on = threading.Event()
     slow = [threads.submit(partial(go_on.wait, 20)) for _ in range(2)]
     quick = [threads.submit(lambda: "done") for _ in range(50)]
@@ -55,7 +55,7 @@ async def test_a_slow_call_holds_up_no_other() -> None:
 
 
 async def test_results_before_a_slow_call_do_not_wait_for_it() -> None:
-    threads = SharedThreads("before", 1)
+    threads = BatchingThreadPool("before", 1)
     go_on = threading.Event()
     quick, slow = threads.submit(lambda: "done"), threads.submit(partial(go_on.wait, 20))
     assert await asyncio.wait_for(quick, 10) == "done"
@@ -66,7 +66,7 @@ async def test_results_before_a_slow_call_do_not_wait_for_it() -> None:
 
 
 async def test_a_cancelled_call_disturbs_no_other() -> None:
-    threads = SharedThreads("cancelled", 1)
+    threads = BatchingThreadPool("cancelled", 1)
     calls = [threads.submit(partial(int, number)) for number in range(10)]
     calls[3].cancel()
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -76,7 +76,7 @@ async def test_a_cancelled_call_disturbs_no_other() -> None:
 
 
 async def test_aclose_waits_for_the_calls_under_way_and_ends_the_threads() -> None:
-    threads = SharedThreads("closing", 2)
+    threads = BatchingThreadPool("closing", 2)
     began, go_on = threading.Event(), threading.Event()
 
     def work() -> bool:
@@ -99,7 +99,7 @@ async def test_aclose_waits_for_the_calls_under_way_and_ends_the_threads() -> No
 @pytest.mark.parametrize("turns", [1, 20])
 async def test_calls_from_calls_results_go_on(turns: int) -> None:
     """A chain of calls, each made from the result of the one before, in many tasks."""
-    threads = SharedThreads("chain", 2)
+    threads = BatchingThreadPool("chain", 2)
 
     async def chain() -> int:
         total = 0

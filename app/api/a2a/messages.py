@@ -7,9 +7,9 @@ import msgspec
 from a2a.helpers import get_data_parts, get_message_text, get_raw_parts, get_url_parts
 from a2a.types import Message
 
-from app.runs.crew_info import ServedCrew
+from app.runs.crew_info import CrewInfo
 from app.runs.errors import InvalidInput
-from app.runs.persistence.repository import Answer
+from app.runs.persistence.repository import ReviewDecision
 
 HOW_TO_ANSWER = (
     'Send "approve" with this task\'s id to have the run go on, or send what is to be changed.'
@@ -24,7 +24,7 @@ class _Said(msgspec.Struct, forbid_unknown_fields=True):
     task: str | None = None
 
 
-def answer_in(message: Message, run_id: UUID) -> Answer:
+def answer_in(message: Message, run_id: UUID) -> ReviewDecision:
     """The answer to a run that waits: data, and a text as its feedback; or a text alone.
 
     A text alone is what is to be changed, unless it is the word `approve`. Raises InvalidInput.
@@ -42,15 +42,15 @@ def answer_in(message: Message, run_id: UUID) -> Answer:
         if not text:
             raise InvalidInput("parts", f"expected an answer. {HOW_TO_ANSWER}")
         approves = text.lower() == "approve"
-        return Answer(run_id, None, "" if approves else text, approves)
+        return ReviewDecision(run_id, None, "" if approves else text, approves)
     try:
         said = msgspec.convert(data, _Said)
     except msgspec.ValidationError as error:
         raise InvalidInput("parts", f"data: {error}. {HOW_TO_ANSWER}".replace("`", "")) from None
-    return Answer(run_id, said.task, said.feedback or text, said.approve)
+    return ReviewDecision(run_id, said.task, said.feedback or text, said.approve)
 
 
-def inputs_in(message: Message, crew: ServedCrew) -> dict[str, Any]:
+def inputs_in(message: Message, crew: CrewInfo) -> dict[str, Any]:
     """The inputs in a message: those of its data, and its text.
 
     A text is the one input that the crew needs, if it is one, and otherwise inputs as JSON.
@@ -74,13 +74,13 @@ def inputs_in(message: Message, crew: ServedCrew) -> dict[str, Any]:
     return given | {name: text}
 
 
-def _named(inputs: object, crew: ServedCrew) -> dict[str, Any]:
+def _named(inputs: object, crew: CrewInfo) -> dict[str, Any]:
     if not isinstance(inputs, dict):
         raise _not_inputs(crew)
     return inputs
 
 
-def _not_inputs(crew: ServedCrew) -> InvalidInput:
+def _not_inputs(crew: CrewInfo) -> InvalidInput:
     names = ", ".join(input_.name for input_ in crew.inputs) or "no inputs"
     return InvalidInput(
         "parts", f"expected an object of inputs, as data or as JSON text; {crew.name} takes {names}"

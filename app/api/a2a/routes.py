@@ -24,9 +24,9 @@ from starlette.requests import Request as StarletteRequest
 
 from app.api.a2a.handlers import CrewAgents
 from app.api.errors import error_answers
-from app.api.jsonrpc import read_message, relayed
+from app.api.jsonrpc import forward, read_message
 from app.api.middleware.auth import PUBLIC, RPC
-from app.runs.crew_info import CrewInput, ServedCrew
+from app.runs.crew_info import CrewInfo, CrewInput
 from app.runs.errors import UnknownCrew
 from app.runs.service import RunService
 
@@ -60,7 +60,7 @@ async def ask_agent(
     """One request to an agent; its answer, or a stream of events."""
     _known(crew, state)
     body, _ = await read_message(request)
-    return relayed(state.a2a, body)
+    return forward(state.a2a, body)
 
 
 a2a_router = Router(
@@ -92,19 +92,19 @@ class _Context(ServerCallContextBuilder):
         )
 
 
-def _crews(state: State) -> dict[str, ServedCrew]:
+def _crews(state: State) -> dict[str, CrewInfo]:
     runs: RunService = state.runs
     return {crew.name: crew for crew in runs.crews()}
 
 
-def _known(crew: str, state: State) -> ServedCrew:
+def _known(crew: str, state: State) -> CrewInfo:
     known = _crews(state).get(crew)
     if known is None:
         raise UnknownCrew(f"no crew is named {crew}")
     return known
 
 
-def _card(crew: ServedCrew, request: Request[Any, Any, State], state: State) -> dict[str, Any]:
+def _card(crew: CrewInfo, request: Request[Any, Any, State], state: State) -> dict[str, Any]:
     url = f"{request.base_url}a2a/{crew.name}"
     card = AgentCard(
         name=crew.name,
@@ -133,7 +133,7 @@ def _card(crew: ServedCrew, request: Request[Any, Any, State], state: State) -> 
     return agent_card_to_dict(card)
 
 
-def _about_inputs(crew: ServedCrew) -> str:
+def _about_inputs(crew: CrewInfo) -> str:
     """How a message gives the crew its inputs."""
     needed = ", ".join(_about(input_) for input_ in crew.inputs if input_.required)
     others = ", ".join(_about(input_) for input_ in crew.inputs if not input_.required)

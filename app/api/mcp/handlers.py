@@ -13,12 +13,12 @@ from starlette.requests import Request
 
 from app.access.callers import Caller
 from app.api.errors import error_text
-from app.runs.crew_info import ServedCrew
+from app.runs.crew_info import CrewInfo
 from app.runs.errors import IdempotencyConflict, InvalidInput, RunMoved
 from app.runs.events.hub import Event
 from app.runs.human_input import HumanInput, awaited_by
 from app.runs.models import UNSETTLED, RunStatus, UserRun
-from app.runs.persistence.repository import Answer
+from app.runs.persistence.repository import ReviewDecision
 from app.runs.service import RunOptions, RunService
 
 _INSTRUCTIONS = (
@@ -129,7 +129,7 @@ class CrewTools:
             given = msgspec.convert(arguments, _Answer)
         except msgspec.ValidationError as error:
             raise InvalidInput("arguments", str(error).replace("`", "")) from None
-        answer = Answer(given.run_id, given.task, given.feedback, given.approve)
+        answer = ReviewDecision(given.run_id, given.task, given.feedback, given.approve)
         await self._runs.resume(answer, caller)
         return await self._runs.get(given.run_id, caller)
 
@@ -149,7 +149,7 @@ class _Progress:
     What an earlier attempt at the run has told is not told again.
     """
 
-    def __init__(self, crew: ServedCrew, server: Server[Any, Request]) -> None:
+    def __init__(self, crew: CrewInfo, server: Server[Any, Request]) -> None:
         self._context = server.request_context
         self._total = len(crew.tasks) or None
         self._steps: set[tuple[str, int]] = set()
@@ -179,7 +179,7 @@ def run_key(session_id: str, request_id: object) -> str:
     return f"mcp:{hashlib.sha256(of_request).hexdigest()}"
 
 
-def _tool(crew: ServedCrew) -> types.Tool:
+def _tool(crew: CrewInfo) -> types.Tool:
     return types.Tool(
         name=crew.name,
         description=crew.description,

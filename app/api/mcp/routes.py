@@ -19,7 +19,7 @@ from mcp.server.lowlevel import server as sdk
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-from app.api.jsonrpc import read_message, relayed
+from app.api.jsonrpc import forward, read_message
 from app.api.mcp.handlers import CrewTools, run_key
 from app.api.middleware.auth import RPC, CallerRequest
 from app.runs.service import RunService
@@ -37,7 +37,7 @@ async def mcp(request: CallerRequest, state: State) -> ASGIApp:
     if method == "notifications/cancelled":
         await _cancel(request, state.runs, message.get("params"))
         return Response(None, status_code=202).to_asgi_response(None, request)
-    answer = relayed(state.mcp, body)
+    answer = forward(state.mcp, body)
     return _begins_session(answer) if method == "initialize" else answer
 
 

@@ -32,7 +32,7 @@ _MAX_ADDRESS_CHARACTERS = 64
 _MAX_KEY_CHARACTERS = 200
 
 
-class Identity(ASGIMiddleware):
+class AuthMiddleware(ASGIMiddleware):
     """Puts the `Caller` at `scope["user"]`, which Litestar calls `request.user`.
 
     Raises NotAuthorizedException (401), TooManyRequestsException (429) and ClientException (400),

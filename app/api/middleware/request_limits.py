@@ -23,7 +23,7 @@ _SECURITY_HEADERS = {
 _PAGES = "/schema"
 
 
-class Bounds(ASGIMiddleware):
+class RequestLimits(ASGIMiddleware):
     """Refuses headers that are too large (431) and bodies that take too long to arrive (408).
 
     A client that goes away before its body has arrived is no error: nobody hears the answer (400).

@@ -66,34 +66,34 @@ _NATIVE_CREW = _PLAN_CREW | _names(
 )
 
 
-class NotCovered(Exception):
+class Unsupported(Exception):
     """A crew, or a run of one, that the way can't do; the message names the feature."""
 
 
 def check_plan_covers(crew: Crew) -> None:
-    """Raise NotCovered for a crew that always sending the same texts would not do justice."""
+    """Raise Unsupported for a crew that always sending the same texts would not do justice."""
     _check_types(crew, (Task,))
     _check_fields(crew, "crew", _PLAN_CREW)
     for callback in crew.after_kickoff_callbacks:
         if not _closes_mcp_servers(callback):
-            raise NotCovered("crew.after_kickoff_callbacks")
+            raise Unsupported("crew.after_kickoff_callbacks")
     for agent in crew.agents:
         _check_fields(agent, f"agent {agent.role.strip()}", _PLAN_AGENT)
         if agent.max_iter < 1:
-            raise NotCovered(f"agent {agent.role.strip()}.max_iter")
+            raise Unsupported(f"agent {agent.role.strip()}.max_iter")
         _check_async(agent.llm)
     for number, task in enumerate(crew.tasks, start=1):
         _check_fields(task, f"task {number}", _PLAN_TASK)
         if not any(task.agent is agent for agent in crew.agents):
-            raise NotCovered(f"task {number}.agent is not among the crew's agents")
+            raise Unsupported(f"task {number}.agent is not among the crew's agents")
         for other in _context(task):
             if not any(other is known for known in crew.tasks[: number - 1]):
-                raise NotCovered(f"task {number}.context is not among the tasks before it")
+                raise Unsupported(f"task {number}.context is not among the tasks before it")
     _check_agents_are_alone(crew)
 
 
 def check_native_covers(crew: Crew) -> None:
-    """Raise NotCovered for a crew that our executor does not run as CrewAI's own does."""
+    """Raise Unsupported for a crew that our executor does not run as CrewAI's own does."""
     _check_types(crew, (Task, ConditionalTask))
     _check_fields(crew, "crew", _NATIVE_CREW)
     agents = list(crew.agents)
@@ -109,20 +109,20 @@ def check_native_covers(crew: Crew) -> None:
     _check_agents_are_alone(crew)
 
 
-def check_surroundings() -> None:
-    """Raise NotCovered while somebody listens in on CrewAI or changes its texts."""
+def check_environment() -> None:
+    """Raise Unsupported while somebody listens in on CrewAI or changes its texts."""
     if hooks_are_set():
         hooked = [point.value for point, hooks in _global_hooks.items() if hooks]
-        raise NotCovered(f"a hook on {', '.join(hooked) or 'this run'}")
+        raise Unsupported(f"a hook on {', '.join(hooked) or 'this run'}")
     if content_processor._content_processor.get() is not None:
-        raise NotCovered("a content processor")
+        raise Unsupported("a content processor")
     if overlay_active.get() is not None:
-        raise NotCovered("a model overlay")
+        raise Unsupported("a model overlay")
     if foreign_listeners():
-        raise NotCovered("an event listener")
+        raise Unsupported("an event listener")
     trained = os.environ.get(CREWAI_TRAINED_AGENTS_FILE_ENV, TRAINED_AGENTS_DATA_FILE)
     if os.path.exists(trained):  # noqa: PTH110 - a Path costs more than the look
-        raise NotCovered(f"trained agents ({Path(trained).name})")
+        raise Unsupported(f"trained agents ({Path(trained).name})")
 
 
 def hooks_are_set() -> bool:
@@ -159,14 +159,14 @@ def _is_crewais(function: Any) -> bool:
 
 def _check_types(crew: Crew, tasks: tuple[type[Task], ...]) -> None:
     if type(crew) is not Crew:
-        raise NotCovered(f"{type(crew).__name__}, a subclass of Crew")
+        raise Unsupported(f"{type(crew).__name__}, a subclass of Crew")
     agents: Iterable[BaseAgent | None] = [*crew.agents, crew.manager_agent]
     for agent in agents:
         if agent is not None and type(agent) is not Agent:
-            raise NotCovered(f"{type(agent).__name__}, which is not CrewAI's Agent")
+            raise Unsupported(f"{type(agent).__name__}, which is not CrewAI's Agent")
     for task in crew.tasks:
         if type(task) not in tasks:
-            raise NotCovered(f"{type(task).__name__}, which is not CrewAI's Task")
+            raise Unsupported(f"{type(task).__name__}, which is not CrewAI's Task")
 
 
 def _check_fields(thing: BaseModel, name: str, covered: frozenset[str]) -> None:
@@ -178,7 +178,7 @@ def _check_fields(thing: BaseModel, name: str, covered: frozenset[str]) -> None:
         # Empty is as good as absent: CrewAI asks `if agent.apps`, never `is not None`.
         if value == default or (not value and not default):
             continue
-        raise NotCovered(f"{name}.{field}")
+        raise Unsupported(f"{name}.{field}")
 
 
 _known_defaults: dict[type, dict[str, Any]] = {}
@@ -196,9 +196,9 @@ def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
 
 def _check_async(llm: object) -> None:
     if not isinstance(llm, BaseLLM):
-        raise NotCovered("an agent without a model object")
+        raise Unsupported("an agent without a model object")
     if type(llm).acall is BaseLLM.acall:
-        raise NotCovered(f"{type(llm).__name__}, a model without acall")
+        raise Unsupported(f"{type(llm).__name__}, a model without acall")
 
 
 def _check_agents_are_alone(crew: Crew) -> None:
@@ -209,7 +209,7 @@ def _check_agents_are_alone(crew: Crew) -> None:
         if not task.async_execution:
             busy = []
         elif any(agent is other for other in busy):
-            raise NotCovered("one agent in two asynchronous tasks at once")
+            raise Unsupported("one agent in two asynchronous tasks at once")
         else:
             busy.append(agent)
 

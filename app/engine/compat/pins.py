@@ -1,7 +1,7 @@
 """Every part of CrewAI's insides that this package relies on, with its reason.
 
-`moved` compares their sources with those that were read when the engine was written. After an
-upgrade of CrewAI: read what moved (`python app/engine/compat/pins.py` prints it, also where the
+`changed` compares their sources with those that were read when the engine was written. After an
+upgrade of CrewAI: read what changed (`python app/engine/compat/pins.py` prints it, also where the
 engine can't be imported), run the conformance suite, then take over the new digests.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Touch:
+class Pin:
     """`where` is `module:name`, or `fields module:name` for the fields of a pydantic model."""
 
     where: str
@@ -21,14 +21,14 @@ class Touch:
     reason: str
 
 
-def moved(touches: "tuple[Touch, ...] | None" = None) -> list[str]:
-    """One line for each touch whose code is not what it was."""
+def changed(pins: "tuple[Pin, ...] | None" = None) -> list[str]:
+    """One line for each pin whose code is not what it was."""
     lines = []
-    for touch in touches or TOUCHES:
-        found = digest(touch.where)
-        if found != touch.digest:
+    for pin in pins or PINS:
+        found = digest(pin.where)
+        if found != pin.digest:
             what = "is gone" if found is None else f"has changed ({found})"
-            lines.append(f"{touch.where} {what}; it matters because: {touch.reason}")
+            lines.append(f"{pin.where} {what}; it matters because: {pin.reason}")
     return lines
 
 
@@ -51,540 +51,540 @@ def digest(where: str) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-TOUCHES: tuple[Touch, ...] = (
+PINS: tuple[Pin, ...] = (
     # Replaced, once per process (crewai_internals.py)
-    Touch(
+    Pin(
         "crewai.utilities.llm_utils:_llm_via_environment_or_fallback",
         "86fee0e217a2",
         "agents without a model get the deployment's, not an OpenAI client",
     ),
-    Touch(
+    Pin(
         "crewai.llms.base_llm:BaseLLM._track_token_usage_internal",
         "ae98d9121dc2",
         "counts a run's tokens once, where the models report them",
     ),
-    Touch(
+    Pin(
         "crewai.task:Task._execute_core",
         "8d5a5800e3e0",
         "tells of a stock task's start and end, and clears its output_file",
     ),
-    Touch(
+    Pin(
         "crewai.task:Task._aexecute_core",
         "f2c41e73aada",
         "the same for native tasks, which also end together",
     ),
-    Touch(
+    Pin(
         "crewai.task:Task._ainvoke_guardrail_function",
         "0b38a9f6087e",
         "guardrails block: they go to a thread",
     ),
-    Touch(
+    Pin(
         "crewai.task:Task._invoke_guardrail_function",
         "17862b9a0967",
         "what runs in that thread",
     ),
-    Touch(
+    Pin(
         "crewai.crew:Crew._create_manager_agent",
         "df6fd685f6dd",
         "the manager that CrewAI makes gets our executor, too",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.agent_utils:get_llm_response",
         "ef3f3439d578",
         "a native executor's steps get their answer from the event loop",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.agent_utils:handle_context_length",
         "7b16e0f6b226",
         "raises SystemExit, which would hang or stop a worker",
     ),
-    Touch(
+    Pin(
         "crewai.events.event_bus:CrewAIEventsBus.emit",
         "ad75d37498c3",
         "native runs that nobody listens to hand no events around",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.file_store:_run_sync",
         "39f874a325a1",
         "a thread and an event loop per file lookup, though no files are there",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.task_output_storage_handler:TaskOutputStorageHandler",
         "442885171798",
         "a locked SQLite file per machine, which only crew.replay reads",
     ),
-    Touch(
+    Pin(
         "crewai.task:Task._get_output_format",
         "4f8a0f02ac42",
         "called for the output of a task that is replayed",
     ),
-    Touch(
+    Pin(
         "crewai.core.providers.human_input:SyncHumanInputProvider._handle_regular_feedback",
         "aa073cd09fd0",
         "asks again until a human has no more to say; ours pauses the run in between",
     ),
     # A crew's own folder (folders.py), and its silence (console.py)
-    Touch(
+    Pin(
         "crewai.knowledge.source.base_file_knowledge_source:BaseFileKnowledgeSource.convert_to_path",
         "4ae74b549e4d",
         "puts KNOWLEDGE_DIRECTORY before a file's name: ours stands for the crew's folder",
     ),
-    Touch(
+    Pin(
         "crewai.knowledge.source.excel_knowledge_source:ExcelKnowledgeSource.convert_to_path",
         "4ae74b549e4d",
         "the same",
     ),
-    Touch(
+    Pin(
         "crewai.skills.loader:discover_skills",
         "f085d2df9526",
         "looks for skills by the working directory: ours in the crew's folder",
     ),
-    Touch(
+    Pin(
         "crewai.crew:Crew.set_private_attrs",
         "b39230ab3210",
         "makes the process's console as verbose as the crew that was built last",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_builder.base_agent:BaseAgent.set_private_attrs",
         "ba6a83ed4d8a",
         "makes an agent's logger as verbose as the agent",
     ),
     # The environment (environment.py)
-    Touch(
+    Pin(
         "crewai_core.settings:get_writable_config_path",
         "8ef91acafeca",
         "would write to the home directory while CrewAI is imported",
     ),
-    Touch(
+    Pin(
         "crewai_core.token_manager:TokenManager._get_secure_storage_path",
         "8f52a6cb328c",
         "the same",
     ),
-    Touch(
+    Pin(
         "crewai.events.listeners.tracing.utils:_is_test_environment",
         "63a9f25a6b74",
         "keeps CrewAI from asking questions on the terminal",
     ),
     # The native executor (executor.py, native.py) calls these in the order of CrewAI's flow
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.initialize_reasoning",
         "e98dbae501a0",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.check_max_iterations",
         "5f1a7ab8abd1",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.call_llm_and_parse",
         "f8763cee8674",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.call_llm_native_tools",
         "96e2e9ae1291",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.route_by_answer_type",
         "f29ff341d6f2",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.execute_tool_action",
         "bb57028868fa",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.execute_native_tool",
         "732ccf6402b9",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.check_todo_completion",
         "fc500218a5df",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.increment_and_continue",
         "700ed98fdff9",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.recover_from_parser_error",
         "628cfbedac28",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.recover_from_context_length",
         "a6852c589f51",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.ensure_force_final_answer",
         "19ea5ab33754",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.finalize",
         "2596a74a2c4e",
         "a step of the executor's flow",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.invoke",
         "34a94f04edc8",
         "prepares messages, then calls kickoff",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor.invoke_async",
         "26d0578156cb",
         "prepares messages, then awaits kickoff_async",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor._setup_executor",
         "dadc903ebe89",
         "sets the state before the flow is set up",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor._setup_messages",
         "1e1aa3a0e69a",
         "what a human said goes behind the messages that it makes",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor._append_message_to_state",
         "4f3b196afee5",
         "the earlier output that a human did not approve of",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor._format_feedback_message",
         "1ab9fb2a7aea",
         "what the human said of it",
     ),
-    Touch(
+    Pin(
         "crewai.flow.runtime:Flow._flow_post_init",
         "ec76f5fb7bcb",
         "defines a pydantic class per executor; left out",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.agent_utils:aget_llm_response",
         "f72a94bcfd08",
         "ours does the same without counting tokens in vain",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.agent_utils:_prepare_llm_call",
         "520f74c33699",
         "called by ours",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.agent_utils:_proactively_summarize_context",
         "1939f5eac600",
         "called by ours",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.agent_utils:_summarize_context_before_llm_call",
         "47370884169e",
         "its rule for a first request",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.agent_utils:_validate_and_finalize_llm_response",
         "0aa55839ea90",
         "called by ours; its error message tells that nothing came back",
     ),
-    Touch(
+    Pin(
         "crewai.crew:Crew.akickoff",
         "f3fc0ce080ee",
         "the native way's entry",
     ),
-    Touch(
+    Pin(
         "crewai.crew:Crew._aexecute_tasks",
         "bda2ce117a9d",
         "starts asynchronous tasks that we end",
     ),
-    Touch(
+    Pin(
         "crewai.crew:Crew.kickoff",
         "3d02be51c261",
         "the stock way's entry",
     ),
-    Touch(
+    Pin(
         "crewai.crews.utils:prepare_kickoff",
         "6819d92dc643",
         "order of callbacks, inputs and agents",
     ),
     # The recorded plan (plan.py, recording.py, coverage.py) does again what these do
-    Touch(
+    Pin(
         "crewai.crew:Crew._execute_tasks",
         "348b50d49b3a",
         "order of tasks",
     ),
-    Touch(
+    Pin(
         "crewai.crew:Crew._get_context",
         "9497b1cdef4c",
         "who hears of whom",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.formatter:aggregate_raw_outputs_from_task_outputs",
         "03e4e934aefe",
         "puts DIVIDERS between what a task is told of: feedback comes the same way",
     ),
-    Touch(
+    Pin(
         "crewai.crew:Crew._create_crew_output",
         "07748a9f501f",
         "which output is the result",
     ),
-    Touch(
+    Pin(
         "crewai.task:Task.interpolate_inputs_and_add_conversation_history",
         "865e9cd24736",
         "inputs that CrewAI reads itself",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.string_utils:interpolate_only",
         "c252e41b8305",
         "types of inputs, placeholders inside values",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.prompts:Prompts._build_prompt",
         "5c24e9a3c49a",
         "placeholders that CrewAI replaces one after the other",
     ),
-    Touch(
+    Pin(
         "crewai.agents.agent_executor:AgentExecutor._format_prompt",
         "2e1615d00e74",
         "the same",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.message_utils:format_message_for_llm",
         "5787fda2eb71",
         "strips messages at their end",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.agent_utils:_llm_stop_words_applied",
         "6c8359c353e0",
         "called by the plan",
     ),
-    Touch(
+    Pin(
         "crewai.utilities.agent_utils:process_llm_response",
         "f6038f83ffac",
         "called by the plan",
     ),
-    Touch(
+    Pin(
         "crewai.agent.core:Agent.aexecute_task",
         "4e37f8e017cd",
         "retries of an agent",
     ),
-    Touch(
+    Pin(
         "crewai.agent.core:Agent._check_execution_error",
         "e0db6b0638ca",
         "retries of an agent",
     ),
-    Touch(
+    Pin(
         "crewai.agent.core:Agent.create_agent_executor",
         "4542f3495d90",
         "parameters of model calls",
     ),
-    Touch(
+    Pin(
         "crewai.agent.core:Agent._use_trained_data",
         "e97d37073560",
         "where trained agents' data lies",
     ),
-    Touch(
+    Pin(
         "crewai.tasks.task_output:TaskOutput",
         "61118523751d",
         "made by the plan",
     ),
-    Touch(
+    Pin(
         "crewai.crews.crew_output:CrewOutput",
         "71f89309b27c",
         "made by the plan",
     ),
-    Touch(
+    Pin(
         "crewai.hooks.dispatch:_resolve_hooks",
         "1388d23bd1fe",
         "hooks that a plan can't honour",
     ),
-    Touch(
+    Pin(
         "crewai.core.providers.content_processor:get_processor",
         "6631cc6e72f7",
         "content processors that a plan can't honour",
     ),
-    Touch(
+    Pin(
         "crewai.events.event_bus:CrewAIEventsBus._register_handler",
         "7e446f885d04",
         "listeners that a plan can't honour",
     ),
-    Touch(
+    Pin(
         "crewai.project.crew_base:close_mcp_server",
         "0e579cf93909",
         "the callback that every crew of a class carries",
     ),
-    Touch(
+    Pin(
         "fields crewai.crew:Crew",
         "320f25601024",
         "which fields there are, with their defaults",
     ),
-    Touch(
+    Pin(
         "fields crewai.agent.core:Agent",
         "d2a5169ce7e9",
         "the same",
     ),
-    Touch(
+    Pin(
         "fields crewai.task:Task",
         "3fb5c4d6daef",
         "the same",
     ),
-    Touch(
+    Pin(
         "fields crewai.tasks.conditional_task:ConditionalTask",
         "2c3ebd05843a",
         "the same",
     ),
     # Flows and the crews inside of them (flows.py, inner_crews.py, flow_surroundings.py)
-    Touch(
+    Pin(
         "crewai.crew:Crew.kickoff_async",
         "27d692a8c1c3",
         "the same; it would hold a thread",
     ),
-    Touch(
+    Pin(
         "crewai.crew:Crew.copy",
         "703598e5d38e",
         "a crew that is at work elsewhere is copied",
     ),
-    Touch(
+    Pin(
         "crewai.types.streaming:CrewStreamingOutput._set_result",
         "f160cd0db406",
         "a crew that streams inside a flow gives its result without chunks",
     ),
-    Touch(
+    Pin(
         "crewai.flow.runtime:Flow.kickoff",
         "4af4b4a8c4f2",
         "does no more than kickoff_async in an event loop of its own",
     ),
-    Touch(
+    Pin(
         "crewai.flow.runtime:Flow.kickoff_async",
         "a7405cac2996",
         "the run of a flow; what it returns is the result",
     ),
-    Touch(
+    Pin(
         "crewai.flow.runtime:Flow._execute_method",
         "5ae859bc2824",
         "sync methods go to the default executor of the flow's own event loop",
     ),
-    Touch(
+    Pin(
         "crewai.flow.runtime:Flow._initialize_state",
         "465ddf7c1204",
         "how inputs go into the state: they are checked the same way",
     ),
-    Touch(
+    Pin(
         "crewai.flow.runtime:Flow._copy_state",
         "ea4b18b346ca",
         "a run's state shares nothing with the class",
     ),
-    Touch(
+    Pin(
         "crewai.flow.runtime:Flow.ask",
         "8db4f8162cb8",
         "takes None for no answer",
     ),
-    Touch(
+    Pin(
         "crewai.flow.runtime:Flow._resolve_feedback_provider",
         "325a3a348c73",
         "who is asked for feedback",
     ),
-    Touch(
+    Pin(
         "crewai.flow.runtime:Flow._attach_usage_aggregation_listener",
         "404e389bdc14",
         "a listener per flow, which hears of the calls of all flows",
     ),
-    Touch(
+    Pin(
         "crewai.flow.runtime:Flow._detach_usage_aggregation_listener",
         "ef83ffa5aa3e",
         "the same",
     ),
-    Touch(
+    Pin(
         "crewai.flow.persistence.factory:default_flow_persistence",
         "2a9b72484589",
         "where @persist keeps states: with the run",
     ),
-    Touch(
+    Pin(
         "crewai.memory.storage.factory:resolve_memory_storage",
         "695eebb6df22",
         "where a flow's memory lies: with the run",
     ),
     # Around the pooled model clients (llm/)
-    Touch(
+    Pin(
         "crewai.llms.retry:run_with_rate_limit_retry",
         "27b05d1932ee",
         "CrewAI's own retries of rate limits are switched off: the pool retries",
     ),
-    Touch(
+    Pin(
         "crewai.llms.retry:arun_with_rate_limit_retry",
         "d762b9aa2a66",
         "the same, of asynchronous calls",
     ),
-    Touch(
+    Pin(
         "crewai.llms.base_llm:BaseLLM._wrap_call_method",
         "ed47b60ccc00",
         "what CrewAI puts around every model call is kept as it is",
     ),
-    Touch(
+    Pin(
         "crewai.llms.base_llm:BaseLLM._effective_stream",
         "4ee7020eee34",
         "a watched run streams without changing the shared model",
     ),
-    Touch(
+    Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._init_clients",
         "fa1c98ee0850",
         "the place where HTTP clients are made: ours go over the pool",
     ),
-    Touch(
+    Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._build_sync_client",
         "3376f7053b85",
         "the same",
     ),
-    Touch(
+    Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._build_async_client",
         "f7b4af1cadd8",
         "the same",
     ),
-    Touch(
+    Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._get_async_client",
         "5c926102a3fb",
         "the same",
     ),
-    Touch(
+    Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._get_client_params",
         "462c91912ce6",
         "address, key and time limit of a model's client",
     ),
-    Touch(
+    Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._ahandle_completion",
         "e971ddeedd26",
         "reads the answer that the pooled client gives",
     ),
-    Touch(
+    Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._ahandle_streaming_completion",
         "313454cb24a3",
         "reads the pieces that the pooled client gives",
     ),
-    Touch(
+    Pin(
         "crewai.llms.base_llm:BaseLLM._emit_call_started_event",
         "d10e91af1de4",
         "told only where somebody listens",
     ),
-    Touch(
+    Pin(
         "crewai.llms.base_llm:BaseLLM._emit_call_completed_event",
         "a308286032a8",
         "the same",
     ),
-    Touch(
+    Pin(
         "crewai.llms.base_llm:BaseLLM._emit_call_failed_event",
         "533b3cd7baee",
         "the same",
     ),
-    Touch(
+    Pin(
         "crewai.llms.base_llm:BaseLLM._emit_stream_chunk_event",
         "5e56bd46da25",
         "the same; whoever watches the run hears of the piece",
     ),
-    Touch(
+    Pin(
         "crewai.events.stream_context:publish_stream_event",
         "1091e1ae5380",
         "tells of streamed pieces only where somebody listens",
@@ -593,5 +593,5 @@ TOUCHES: tuple[Touch, ...] = (
 
 
 if __name__ == "__main__":
-    for line in moved():
+    for line in changed():
         print(line)  # noqa: T201

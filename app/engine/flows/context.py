@@ -20,7 +20,7 @@ from app.engine.results import (
     TaskOutcome,
     TaskStarted,
 )
-from app.engine.runtime.context import RunScope, current_scope
+from app.engine.runtime.context import RunContext, current_context
 from app.engine.runtime.threads import WorkThreads
 
 RESULT = 0
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 Count = Callable[[UsageMetrics], None]
 
 
-class FlowScope(RunScope):
+class FlowContext(RunContext):
     """A run of a flow. Its code works in threads and an event loop of its own.
 
     `settle` makes a crew that was just built fit for a run; `native` says whether crews may take
@@ -70,7 +70,7 @@ class FlowScope(RunScope):
             scope = CrewScope(self, crew, first)
             self._crews.add(scope)
         try:
-            with scope.entered():
+            with scope.activate():
                 scope.check()
                 yield scope
         finally:
@@ -139,10 +139,10 @@ class FlowScope(RunScope):
         return tuple(found)
 
 
-class CrewScope(RunScope):
+class CrewScope(RunContext):
     """One kickoff of a crew inside a flow. What it tells and uses is the flow's as well."""
 
-    def __init__(self, flow: FlowScope, crew: Crew, first: int) -> None:
+    def __init__(self, flow: FlowContext, crew: Crew, first: int) -> None:
         told = _AsTasksOfTheFlow(flow, first)
         super().__init__(
             tasks=task_descriptions(crew),
@@ -164,7 +164,7 @@ class CrewScope(RunScope):
 class _AsTasksOfTheFlow:
     """Tells the flow's observer of a crew's tasks, in their places behind those before them."""
 
-    def __init__(self, flow: FlowScope, first: int) -> None:
+    def __init__(self, flow: FlowContext, first: int) -> None:
         self._flow = flow
         self._first = first
 
@@ -187,7 +187,7 @@ class _AsTasksOfTheFlow:
         )
 
 
-def current_flow() -> FlowScope | None:
+def current_flow() -> FlowContext | None:
     """The flow whose own code is at work here; None inside of its crews."""
-    scope = current_scope()
-    return scope if isinstance(scope, FlowScope) else None
+    scope = current_context()
+    return scope if isinstance(scope, FlowContext) else None

@@ -12,10 +12,10 @@ from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
 from crewai.types.streaming import CrewStreamingOutput, StreamChunk
 
-from app.engine.compat.coverage import NotCovered, check_native_covers
+from app.engine.compat.coverage import Unsupported, check_native_covers
 from app.engine.description import refuse_human_input
-from app.engine.flows.context import CrewScope, FlowScope, current_flow
-from app.engine.flows.crew_locks import aborrow, borrow, give_back, kept_as_it_is
+from app.engine.flows.context import CrewScope, FlowContext, current_flow
+from app.engine.flows.crew_locks import acquire, acquire_async, kept_as_it_is, release
 from app.engine.native.runner import run_natively
 from app.engine.runtime.signals import ExitAttempted
 from app.engine.runtime.threads import in_own_thread
@@ -57,9 +57,9 @@ async def akickoff(self: Crew, inputs: Given = None, *args: Any, **more: Any) ->
 
 
 def _kickoff(
-    flow: FlowScope, crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]
+    flow: FlowContext, crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]
 ) -> CrewOutput:
-    loan = borrow(crew, flow)
+    loan = acquire(crew, flow)
     try:
         with _at_work(flow, crew) as scope:
             if _is_native(flow, crew, args, more):
@@ -69,13 +69,13 @@ def _kickoff(
             work = functools.partial(context.run, _stock, crew, inputs, args, more)
             return _counted(flow, scope, crew, in_own_thread(work).result())
     finally:
-        give_back(loan)
+        release(loan)
 
 
 async def _akickoff(
-    flow: FlowScope, crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]
+    flow: FlowContext, crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]
 ) -> CrewOutput:
-    loan = await aborrow(crew)
+    loan = await acquire_async(crew)
     try:
         with _at_work(flow, crew) as scope:
             if _is_native(flow, crew, args, more):
@@ -84,11 +84,11 @@ async def _akickoff(
                 output = await asyncio.to_thread(_stock, crew, inputs, args, more)
             return _counted(flow, scope, crew, output)
     finally:
-        give_back(loan)
+        release(loan)
 
 
 @contextmanager
-def _at_work(flow: FlowScope, crew: Crew) -> Iterator[CrewScope]:
+def _at_work(flow: FlowContext, crew: Crew) -> Iterator[CrewScope]:
     refuse_human_input(crew.name or "inside the flow", crew, "a flow can't wait for a human")
     with kept_as_it_is(crew):
         flow.settle(crew)
@@ -96,13 +96,13 @@ def _at_work(flow: FlowScope, crew: Crew) -> Iterator[CrewScope]:
             yield scope
 
 
-def _is_native(flow: FlowScope, crew: Crew, args: tuple[Any, ...], more: dict[str, Any]) -> bool:
+def _is_native(flow: FlowContext, crew: Crew, args: tuple[Any, ...], more: dict[str, Any]) -> bool:
     # What is beside the inputs: files, and checkpoints to go on from.
     if not flow.native or any(arg is not None for arg in (*args, *more.values())):
         return False
     try:
         check_native_covers(crew)
-    except NotCovered as feature:
+    except Unsupported as feature:
         _logger.info("crew %s inside a flow runs as stock: %s", crew.name, feature)
         return False
     return True
@@ -118,7 +118,7 @@ def _stock(crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any
     return output
 
 
-def _counted(flow: FlowScope, scope: CrewScope, crew: Crew, output: CrewOutput) -> CrewOutput:
+def _counted(flow: FlowContext, scope: CrewScope, crew: Crew, output: CrewOutput) -> CrewOutput:
     # CrewAI would give the counters of its models, which other runs use as well.
     output.token_usage = crew.usage_metrics = scope.usage.metrics()
     flow.task_outputs.extend(output.tasks_output)

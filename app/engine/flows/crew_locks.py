@@ -13,8 +13,8 @@ from typing import Any
 
 from crewai import Crew
 
-from app.engine.flows.context import FlowScope
-from app.engine.runtime.signals import RunDropped
+from app.engine.flows.context import FlowContext
+from app.engine.runtime.signals import RunCancelled
 
 # What the engine and its ways change in crews, tasks and agents.
 _CHANGED = (
@@ -38,10 +38,10 @@ Loan = frozenset[int]
 _waiting: list[tuple[Loan, Future[None]]] = []
 
 
-def borrow(crew: Crew, flow: FlowScope) -> Loan:
+def acquire(crew: Crew, flow: FlowContext) -> Loan:
     """Take a crew with its agents and tasks, when nobody else has any of them.
 
-    From one of the flow's threads. Raises RunDropped if the run ends meanwhile.
+    From one of the flow's threads. Raises RunCancelled if the run ends meanwhile.
     """
     loan = frozenset(map(id, _parts(crew)))
     turn = _ask(loan)
@@ -53,11 +53,11 @@ def borrow(crew: Crew, flow: FlowScope) -> Loan:
             try:
                 turn.result()
             except CancelledError:
-                raise RunDropped from None
+                raise RunCancelled from None
     return loan
 
 
-async def aborrow(crew: Crew) -> Loan:
+async def acquire_async(crew: Crew) -> Loan:
     """The same from the flow's event loop."""
     loan = frozenset(map(id, _parts(crew)))
     turn = _ask(loan)
@@ -66,12 +66,12 @@ async def aborrow(crew: Crew) -> Loan:
             await asyncio.wrap_future(turn)
         except asyncio.CancelledError:
             if not turn.cancelled():  # its turn came at the same moment
-                give_back(loan)
+                release(loan)
             raise
     return loan
 
 
-def give_back(loan: Loan) -> None:
+def release(loan: Loan) -> None:
     """Let the next kickoff have it."""
     with _lock:
         _lent.difference_update(loan)

@@ -23,7 +23,7 @@ from pydantic_core import from_json, to_json
 
 from app.engine.errors import CrewBroken
 from app.engine.flows.context import current_flow
-from app.engine.runtime.context import RunScope, current_scope
+from app.engine.runtime.context import RunContext, current_context
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _own_detach = Flow._detach_usage_aggregation_listener
 _DEFAULT_MEMORY = "lancedb"
 
 
-def surround_flows() -> None:
+def isolate_flows() -> None:
     """Put these in place, for the whole process. Outside of runs all is as CrewAI has it."""
     set_flow_persistence_factory(StatesOfTheRun)
     set_memory_storage_factory(_memory_of_the_run)
@@ -51,14 +51,14 @@ class StatesOfTheRun(FlowPersistence):
     def save_state(
         self, flow_uuid: str, method_name: str, state_data: dict[str, Any] | BaseModel
     ) -> None:
-        scope = current_scope()
+        scope = current_context()
         if scope is None:
             SQLiteFlowPersistence().save_state(flow_uuid, method_name, state_data)
         else:
             scope.flow_states[flow_uuid] = to_json(state_data, fallback=str)
 
     def load_state(self, flow_uuid: str) -> dict[str, Any] | None:
-        scope = current_scope()
+        scope = current_context()
         if scope is None:
             return SQLiteFlowPersistence().load_state(flow_uuid)
         kept = scope.flow_states.get(flow_uuid)
@@ -68,7 +68,7 @@ class StatesOfTheRun(FlowPersistence):
 class _MemoryOfTheRun:
     """CrewAI's memory storage, opened when it is first used: every flow is given one."""
 
-    def __init__(self, scope: RunScope) -> None:
+    def __init__(self, scope: RunContext) -> None:
         self._scope = scope
         self._opened: Any = None
 
@@ -90,7 +90,7 @@ class _MemoryOfTheRun:
 
 
 def _memory_of_the_run(storage: str) -> Any:
-    scope = current_flow() or current_scope()
+    scope = current_flow() or current_context()
     if scope is None or storage != _DEFAULT_MEMORY:
         return None
     return _MemoryOfTheRun(scope)

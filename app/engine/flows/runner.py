@@ -21,8 +21,8 @@ from pydantic_core import from_json, to_json
 from app.engine.compat.coverage import foreign_listeners
 from app.engine.description import TaskDescription
 from app.engine.errors import CrewBroken, InputRefused, NoResult
-from app.engine.flows.context import RESULT, FlowScope
-from app.engine.runtime.signals import ExitAttempted, RunDropped
+from app.engine.flows.context import RESULT, FlowContext
+from app.engine.runtime.signals import ExitAttempted, RunCancelled
 from app.engine.stock import StockThreads
 
 _TRIGGER = "crewai_trigger_payload"
@@ -76,7 +76,7 @@ def check_flow_inputs(flow: Flow[Any], inputs: Mapping[str, Any]) -> None:
 async def run_flow(
     build: Callable[[], Flow[Any]],
     inputs: Mapping[str, Any],
-    scope: FlowScope,
+    scope: FlowContext,
     stock_threads: StockThreads,
 ) -> CrewOutput:
     """Run a flow from its beginning.
@@ -96,7 +96,7 @@ async def run_flow(
     return CrewOutput(raw=text, tasks_output=scope.task_outputs)
 
 
-def _run(build: Callable[[], Flow[Any]], inputs: Mapping[str, Any], scope: FlowScope) -> str:
+def _run(build: Callable[[], Flow[Any]], inputs: Mapping[str, Any], scope: FlowContext) -> str:
     scope.check()
     try:
         flow = build()
@@ -107,13 +107,13 @@ def _run(build: Callable[[], Flow[Any]], inputs: Mapping[str, Any], scope: FlowS
         return _as_text(value, flow)
     except asyncio.CancelledError:
         if scope.dropped:
-            raise RunDropped from None
+            raise RunCancelled from None
         raise RuntimeError("the flow cancelled itself") from None
     except (KeyboardInterrupt, SystemExit) as attempt:
         raise ExitAttempted(attempt) from attempt
 
 
-async def _kick_off(flow: Flow[Any], inputs: Mapping[str, Any], scope: FlowScope) -> Any:
+async def _kick_off(flow: Flow[Any], inputs: Mapping[str, Any], scope: FlowContext) -> Any:
     # A dict that a class gives as its state is copied by CrewAI, but not what is in it.
     flow._state = flow._copy_state()
     # The result is awaited as a whole.

@@ -15,8 +15,8 @@ import httpx
 from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
-from app.engine.llm.retries import may_pass, pause_seconds
-from app.engine.llm.slots import Slots
+from app.engine.llm.retries import backoff_seconds, is_retryable
+from app.engine.llm.slots import Semaphore
 
 _T = TypeVar("_T")
 _Answer = TypeVar("_Answer", "HttpReply", aiohttp.ClientResponse)
@@ -106,7 +106,7 @@ class ModelPool:
 
     def __init__(self, *, max_concurrency: int = 4000, timeout_seconds: float = 120.0) -> None:
         self.timeout_seconds = timeout_seconds
-        self._slots = Slots(max_concurrency)
+        self._slots = Semaphore(max_concurrency)
         self._sessions: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, aiohttp.ClientSession
         ] = weakref.WeakKeyDictionary()
@@ -172,13 +172,13 @@ class ModelPool:
             answer, loss = None, None
             try:
                 answer = await once(request, deadline)
-                if not may_pass(answer):
+                if not is_retryable(answer):
                     return answer
             except (aiohttp.ClientError, OSError) as error:
                 loss = error
                 if not isinstance(error, _LOST):
                     raise _pool_error(request.url, error) from error
-            pause = pause_seconds(attempt, answer)
+            pause = backoff_seconds(attempt, answer)
             if attempt >= request.attempts or loop.time() + pause >= deadline:
                 if answer is not None:
                     return answer

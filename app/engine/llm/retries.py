@@ -23,7 +23,7 @@ class Answer(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
 
-def may_pass(answer: Answer) -> bool:
+def is_retryable(answer: Answer) -> bool:
     """Whether a second try may fare better than this answer."""
     if answer.status < 400:
         return False
@@ -34,7 +34,7 @@ def may_pass(answer: Answer) -> bool:
     return answer.status in _PASSING_STATUSES or answer.status >= 500
 
 
-def pause_seconds(attempt: int, answer: Answer | None) -> float:
+def backoff_seconds(attempt: int, answer: Answer | None) -> float:
     """The wait after the `attempt`-th try, which ended in `answer` or in no answer at all.
 
     What the server asks for, or else twice as long each time, less up to half at random.

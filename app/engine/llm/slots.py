@@ -6,7 +6,7 @@ from collections import deque
 from types import TracebackType
 
 
-class Slots:
+class Semaphore:
     """`async with slots:` holds one of `limit` slots; who comes when none is free waits in line.
 
     Unlike `asyncio.Semaphore`, one instance serves coroutines of several event loops.

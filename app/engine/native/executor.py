@@ -16,7 +16,7 @@ from crewai.utilities.agent_utils import (
     _validate_and_finalize_llm_response,
 )
 
-from app.engine.runtime.context import RunScope, current_scope
+from app.engine.runtime.context import RunContext, current_context
 
 
 class _AnswerWanted(BaseException):
@@ -224,8 +224,8 @@ def _raiser(error: Exception) -> Callable[[], Any]:
     return answer
 
 
-def _scope() -> RunScope:
-    scope = current_scope()
+def _scope() -> RunContext:
+    scope = current_context()
     if scope is None:
         raise RuntimeError("a native executor works only inside a run")
     return scope

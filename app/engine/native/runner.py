@@ -10,27 +10,27 @@ from crewai.crews.crew_output import CrewOutput
 
 from app.engine.compat.coverage import foreign_listeners, hooks_are_set
 from app.engine.native.executor import NativeExecutor
-from app.engine.runtime.context import RunScope
-from app.engine.runtime.signals import HumanWanted
+from app.engine.runtime.context import RunContext
+from app.engine.runtime.signals import ReviewRequired
 from app.engine.runtime.threads import WorkThreads
 
 
-def adopt(agent: BaseAgent) -> None:
+def use_native_executor(agent: BaseAgent) -> None:
     """Have an agent run on the event loop."""
     object.__setattr__(agent, "executor_class", NativeExecutor)
 
 
 async def run_natively(
-    crew: Crew, inputs: Mapping[str, object] | None, scope: RunScope
+    crew: Crew, inputs: Mapping[str, object] | None, scope: RunContext
 ) -> CrewOutput:
     """Run a crew that nobody else uses. Cancelling this cancels its model calls."""
     scope.bind(crew)
-    scope.adopt = adopt
+    scope.use_native_executor = use_native_executor
     scope.reviewed = frozenset(i for i, task in enumerate(crew.tasks) if task.human_input)
     for task in crew.tasks:
         task.human_input = False  # CrewAI would ask at the server's terminal
     for agent in _agents(crew):
-        adopt(agent)
+        use_native_executor(agent)
     scope.quiet = not foreign_listeners()
     _take_callbacks_off_the_loop(crew, scope.threads)
     before: list[Any] = []
@@ -51,19 +51,19 @@ async def run_natively(
     return output
 
 
-async def _run_and_clear(crew: Crew, inputs: Any, scope: RunScope) -> Any:
+async def _run_and_clear(crew: Crew, inputs: Any, scope: RunContext) -> Any:
     """Kick off; whatever ends it, no asynchronous task of the crew outlives it.
 
-    Raises HumanWanted where a human is to look at an output before the crew goes on.
+    Raises ReviewRequired where a human is to look at an output before the crew goes on.
     """
     main = asyncio.create_task(crew.akickoff(inputs=inputs))
     scope.main = main
     try:
         output = await main
-        if scope.wants_human:
-            raise HumanWanted
+        if scope.review_required:
+            raise ReviewRequired
         return output
-    except HumanWanted:
+    except ReviewRequired:
         # What is under way is finished and captured: it need not be done again.
         await asyncio.gather(*scope.side_tasks, return_exceptions=True)
         if scope.task_error is not None:

@@ -14,9 +14,9 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.tasks.task_output import TaskOutput
 from crewai.utilities.agent_utils import _llm_stop_words_applied, process_llm_response
 
-from app.engine.compat.coverage import NotCovered, check_surroundings
+from app.engine.compat.coverage import Unsupported, check_environment
 from app.engine.runtime.call_journal import Journal
-from app.engine.runtime.context import RunScope
+from app.engine.runtime.context import RunContext
 
 # CrewAI reads these inputs itself, whether or not a text names them.
 _SPECIAL_INPUTS = ("crewai_trigger_payload", "crew_chat_messages")
@@ -43,14 +43,14 @@ class Text:
     def fill(self, values: Mapping[str | int, str]) -> str:
         """The text with `values` in its holes.
 
-        Raises NotCovered if they bring in a placeholder that CrewAI would replace in its turn.
+        Raises Unsupported if they bring in a placeholder that CrewAI would replace in its turn.
         """
         pieces = self._pieces.copy()
         for position, value in self._holes:
             pieces[position] = values[value]
         text = "".join(pieces)
         if "{" in text and len(self._find_reserved(text)) != self._reserved_count:
-            raise NotCovered("a placeholder inside a value")
+            raise Unsupported("a placeholder inside a value")
         return text
 
 
@@ -131,33 +131,33 @@ class Plan:
     steps: tuple[PlannedStep, ...]
 
     def values(self, inputs: Mapping[str, object]) -> dict[str | int, str]:
-        """The inputs as they go into texts. Raises NotCovered for inputs that CrewAI refuses or
+        """The inputs as they go into texts. Raises Unsupported for inputs that CrewAI refuses or
         treats in a way of its own.
         """
         if not inputs and self.variables:
-            raise NotCovered("a run without inputs, which leaves placeholders as they are")
+            raise Unsupported("a run without inputs, which leaves placeholders as they are")
         for name, value in inputs.items():
             if name in _SPECIAL_INPUTS:
-                raise NotCovered(f"the input {name}")
+                raise Unsupported(f"the input {name}")
             if type(value) is not str and not _is_plain(value):
-                raise NotCovered("an input of a type that CrewAI refuses")
+                raise Unsupported("an input of a type that CrewAI refuses")
         if not self.variables <= inputs.keys():
-            raise NotCovered("a missing input")
+            raise Unsupported("a missing input")
         return {name: str(inputs[name]) for name in self.variables}
 
     async def run(
         self,
         models: Sequence[BaseLLM],
         inputs: Mapping[str, object],
-        scope: RunScope,
+        scope: RunContext,
     ) -> CrewOutput:
         """Run the crew; `models` are its agents' in their order.
 
-        Raises NotCovered when this run needs more than the recording has: then the scope's journal
+        Raises Unsupported when this run needs more than the recording has: then the scope's journal
         holds what was asked and answered, and the run goes on from there another way.
         """
         journal = scope.journal
-        check_surroundings()
+        check_environment()
         scope.quiet = True
         values = self.values(inputs)
         agents = [texts.fill(values) for texts in self.agents]
@@ -172,10 +172,10 @@ class Plan:
                 outputs[index] = self.task_output(index, values)
                 return
             await scope.start_task(index, agent.role)
-            if journal.handed_over:
+            if journal.fell_back:
                 return
             finish = await self._answer(index, step, agent, models[step.agent], values, journal)
-            if journal.handed_over:
+            if journal.fell_back:
                 return
             text = str(finish.output)
             await scope.finish_step(index, agent.role, thought=finish.thought, result=text)
@@ -241,20 +241,20 @@ class Plan:
         except Exception as error:
             called.answer.set_exception(error)
             called.answer.exception()  # asyncio warns of errors that nobody looked at
-            raise NotCovered("a failed model call") from error
+            raise Unsupported("a failed model call") from error
         except BaseException:
             called.answer.cancel()
             raise
         called.answer.set_result(answer)
         if called.after != called.sent:
-            raise NotCovered("a model that changes its messages")
+            raise Unsupported("a model that changes its messages")
         if not isinstance(answer, str) or not answer:
-            raise NotCovered("an empty answer, or one that is not text")
+            raise Unsupported("an empty answer, or one that is not text")
         finish = process_llm_response(answer, model.supports_stop_words())
         if not isinstance(finish, AgentFinish):
-            raise NotCovered("an answer that asks for a tool")
+            raise Unsupported("an answer that asks for a tool")
         if not isinstance(finish.output, str) or not finish.output:
-            raise NotCovered("an empty final answer")
+            raise Unsupported("an empty final answer")
         return finish
 
 

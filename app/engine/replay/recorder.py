@@ -13,7 +13,7 @@ from crewai.crews.crew_output import CrewOutput
 from crewai.llms.base_llm import BaseLLM
 from pydantic import PrivateAttr
 
-from app.engine.compat.coverage import NotCovered, check_plan_covers
+from app.engine.compat.coverage import Unsupported, check_plan_covers
 from app.engine.description import required_inputs
 from app.engine.replay.plan import AgentTexts, Hole, Message, Plan, PlannedStep, Text
 
@@ -148,7 +148,7 @@ def fingerprint(crew: Crew) -> str:
 async def record_plan(build: Build, kick_off: KickOff) -> Plan:
     """Record a crew with marks for values, and prove it with two more recordings.
 
-    Raises NotCovered, naming the feature, for a crew that a plan would not do justice.
+    Raises Unsupported, naming the feature, for a crew that a plan would not do justice.
     """
     crew = build()
     check_plan_covers(crew)
@@ -160,10 +160,10 @@ async def record_plan(build: Build, kick_off: KickOff) -> Plan:
         again = build()
         check_plan_covers(again)
         if definition(again) != described:
-            raise NotCovered("a factory that builds another crew each time")
+            raise Unsupported("a factory that builds another crew each time")
         recorded = await _record(again, values, kick_off)
         if _rendered(plan, values) != _recorded(again, recorded):
-            raise NotCovered("texts that don't follow from the inputs and answers alone")
+            raise Unsupported("texts that don't follow from the inputs and answers alone")
     return plan
 
 
@@ -184,18 +184,18 @@ async def _record(crew: Crew, values: _Values, kick_off: KickOff) -> _Recording:
     try:
         output = await kick_off(crew, values.inputs)
     except Exception as error:
-        raise NotCovered(f"a trial run failed ({type(error).__name__})") from error
+        raise Unsupported(f"a trial run failed ({type(error).__name__})") from error
     calls = {call.task: call for call in recorder.calls}
     if len(recorder.calls) != len(crew.tasks) or len(calls) != len(crew.tasks):
-        raise NotCovered("more or fewer than one model call per task")
+        raise Unsupported("more or fewer than one model call per task")
     for call in calls.values():
         if any(value is not None for value in call.params.values()):
-            raise NotCovered("model calls with tools or a response model")
+            raise Unsupported("model calls with tools or a response model")
         for message in call.messages:
             if not isinstance(message.get("content"), str):
-                raise NotCovered("messages that are not text")
+                raise Unsupported("messages that are not text")
     if [output.raw for output in output.tasks_output] != list(values.answers):
-        raise NotCovered("answers that are changed on their way")
+        raise Unsupported("answers that are changed on their way")
     return _Recording(calls, output)
 
 

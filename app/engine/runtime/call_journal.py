@@ -22,7 +22,7 @@ class Journal:
     """The calls of a run, one per task. Calls under way go on while the run is handed over."""
 
     def __init__(self) -> None:
-        self.handed_over = False
+        self.fell_back = False
         self.side_tasks: list[asyncio.Task[None]] = []
         self._calls: dict[int, Called] = {}
 

@@ -33,17 +33,17 @@ from app.engine.results import (
     Usage,
 )
 from app.engine.runtime.call_journal import Journal
-from app.engine.runtime.signals import HumanWanted, RunDropped
+from app.engine.runtime.signals import ReviewRequired, RunCancelled
 from app.engine.runtime.threads import WorkThreads
 
 _T = TypeVar("_T")
 
-_current: contextvars.ContextVar["RunScope | None"] = contextvars.ContextVar(
+_current: contextvars.ContextVar["RunContext | None"] = contextvars.ContextVar(
     "crew_capture_run", default=None
 )
 
 
-class RunScope:
+class RunContext:
     """One run's identity: its tasks, observer, token usage, and errors of its models."""
 
     def __init__(
@@ -80,7 +80,7 @@ class RunScope:
         self.quiet = False
         # Of a native run: what has an agent run on the event loop; the asyncio task that executes
         # the crew, those of its asynchronous tasks, and the first failure among these.
-        self.adopt: Callable[[BaseAgent], None] | None = None
+        self.use_native_executor: Callable[[BaseAgent], None] | None = None
         self.main: asyncio.Task[Any] | None = None
         self.side_tasks: set[asyncio.Task[Any]] = set()
         self.task_error: BaseException | None = None
@@ -96,7 +96,7 @@ class RunScope:
         self._relayed: set[Future[Any]] = set()
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
+    def activate(self) -> Iterator[None]:
         token = _current.set(self)
         try:
             yield
@@ -116,7 +116,7 @@ class RunScope:
 
     def check(self) -> None:
         if self.dropped:
-            raise RunDropped
+            raise RunCancelled
 
     def bind(self, crew: Crew) -> None:
         """Tell which objects are this run's tasks. A factory may have built other ones by now."""
@@ -179,22 +179,22 @@ class RunScope:
             await self._tell(index, self._observer.task_finished(event))
         return None
 
-    def ask_human(self, index: int) -> None:
+    def require_review(self, index: int) -> None:
         """Have the run pause for a human if one is to review this finished task and has not yet.
 
         The crew's main line stops here. Tasks beside it are finished first.
         """
         if index in self.reviewed and not any(r.is_approved for r in self.reviews.get(index, ())):
             self._asked = index if self._asked is None else self._asked
-        self.stop_for_human()
+        self.stop_for_review()
 
-    def stop_for_human(self) -> None:
+    def stop_for_review(self) -> None:
         """Nothing more is begun while a human is wanted."""
         if self._asked is not None and asyncio.current_task() is self.main:
-            raise HumanWanted
+            raise ReviewRequired
 
     @property
-    def wants_human(self) -> bool:
+    def review_required(self) -> bool:
         return self._asked is not None
 
     def paused(self) -> Paused:
@@ -282,14 +282,14 @@ class RunScope:
         """From a thread of this run: have the event loop do `work`, and wait for it."""
         if self.dropped:
             work.close()
-            raise RunDropped
+            raise RunCancelled
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         with self.relayed(future):
             try:
                 return future.result()
             except (asyncio.CancelledError, Exception) as error:
                 if self.dropped:
-                    raise RunDropped from error
+                    raise RunCancelled from error
                 raise
 
     @contextmanager
@@ -322,6 +322,6 @@ class RunScope:
         return tuple(found)
 
 
-def current_scope() -> RunScope | None:
+def current_context() -> RunContext | None:
     """The run that this thread or asyncio task works for."""
     return _current.get()

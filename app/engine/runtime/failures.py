@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from app.engine.errors import CrewFailed, EngineError, ModelError, NoResult, one_line
-from app.engine.runtime.context import RunScope
+from app.engine.runtime.context import RunContext
 from app.engine.runtime.signals import ContextTooLong
 
 # CrewAI says these with plain ValueErrors: an empty answer to every attempt, and no task output.
@@ -14,7 +14,7 @@ NOTHING_CAME_BACK = (
 )
 
 
-def failure_of(error: BaseException, scope: RunScope) -> BaseException:
+def failure_of(error: BaseException, scope: RunContext) -> BaseException:
     """What a caller of the engine sees for `error`, which ended the run of `scope`."""
     if scope.observer_error is not None:
         return scope.observer_error

@@ -10,7 +10,7 @@ from crewai.hooks.dispatch import HookAborted
 from crewai.llms.base_llm import BaseLLM, LLMCallBlockedError
 from crewai.types.usage_metrics import UsageMetrics
 
-from app.engine.runtime.context import current_scope
+from app.engine.runtime.context import current_context
 
 _watched: set[type[BaseLLM]] = set()
 _usage_lock = threading.Lock()
@@ -18,7 +18,7 @@ _usage_lock = threading.Lock()
 _counting: contextvars.ContextVar[bool] = contextvars.ContextVar("counting", default=False)
 
 
-def watch_model(kind: type[BaseLLM]) -> None:
+def instrument_model(kind: type[BaseLLM]) -> None:
     """Have all models of this class tell the run that calls them of failures and usage.
 
     Outside of runs they work as ever. A second call changes nothing.
@@ -37,7 +37,7 @@ def watch_model(kind: type[BaseLLM]) -> None:
 
 def count_reported(usage_data: dict[str, Any]) -> None:
     """Count what a model of CrewAI's own kind has reported."""
-    scope = current_scope()
+    scope = current_context()
     if scope is not None and not _counting.get():
         metrics = UsageMetrics.from_provider_dict(usage_data)
         if metrics is not None:
@@ -84,7 +84,7 @@ def _watched_usage(track: Callable[..., None]) -> Callable[..., None]:
             finally:
                 _counting.reset(token)
             used = self.get_token_usage_summary().delta_since(before)
-        scope = current_scope()
+        scope = current_context()
         if scope is not None and not _counting.get():
             scope.add_usage(used)
 
@@ -92,13 +92,13 @@ def _watched_usage(track: Callable[..., None]) -> Callable[..., None]:
 
 
 def _check_run() -> None:
-    scope = current_scope()
+    scope = current_context()
     if scope is not None:
         scope.check()
 
 
 def _note(error: Exception) -> None:
-    scope = current_scope()
+    scope = current_context()
     # A hook that stops a call is the crew's decision, not the model's failure.
     if scope is not None and not isinstance(error, HookAborted | LLMCallBlockedError):
         scope.model_errors.append(error)

@@ -3,14 +3,14 @@
 from crewai.hooks.dispatch import HookAborted
 
 
-class RunDropped(HookAborted):
+class RunCancelled(HookAborted):
     """The run was cancelled; this ends what is left of it in a thread."""
 
     def __init__(self) -> None:
         super().__init__("the run was cancelled")
 
 
-class HumanWanted(BaseException):
+class ReviewRequired(BaseException):
     """A human is to look at a task's output before the crew goes on.
 
     Not an Exception: nothing of CrewAI's must take it for a failure.

@@ -32,7 +32,7 @@ class Event:
         return self.type in ("run.succeeded", "run.failed", "run.cancelled")
 
 
-class Watcher:
+class Subscriber:
     """What one watcher of a run is to be told, gathered until it takes it."""
 
     def __init__(self, *, tokens: bool, after_seq: int, heartbeat_seconds: float) -> None:
@@ -100,7 +100,7 @@ class EventHub:
     """Tells the watchers in this process what happens in runs that it hears of."""
 
     def __init__(self) -> None:
-        self._watchers: dict[UUID, set[Watcher]] = defaultdict(set)
+        self._watchers: dict[UUID, set[Subscriber]] = defaultdict(set)
         self.watched_elsewhere: Mapping[UUID, Sequence[str]] = {}
         """The runs of this process whose words others watch, with the names of those."""
 
@@ -128,9 +128,11 @@ class EventHub:
     @contextmanager
     def watch(
         self, run_id: UUID, *, tokens: bool, after_seq: int, heartbeat_seconds: float
-    ) -> Iterator[Watcher]:
+    ) -> Iterator[Subscriber]:
         """A watcher of what happens in the run above a number, while the block lasts."""
-        watcher = Watcher(tokens=tokens, after_seq=after_seq, heartbeat_seconds=heartbeat_seconds)
+        watcher = Subscriber(
+            tokens=tokens, after_seq=after_seq, heartbeat_seconds=heartbeat_seconds
+        )
         self._watchers[run_id].add(watcher)
         try:
             yield watcher

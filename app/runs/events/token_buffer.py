@@ -9,7 +9,7 @@ from app.engine import TaskStarted
 _INTERVAL_SECONDS = 0.2
 
 
-class TokenStream:
+class TokenBuffer:
     """Takes the pieces of a run's model calls and tells them together, a few times a second."""
 
     def __init__(self, tell: Callable[[TaskStarted, str], None]) -> None:

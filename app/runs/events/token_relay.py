@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import MAX_IDS_PER_STATEMENT, Database, DatabaseUnavailable, insert_new
 from app.runs.events.hub import Event
-from app.runs.models import PassedTokens, RunStatus, TokenWatch, UserRun
+from app.runs.models import RelayedTokens, RunStatus, TokenWatch, UserRun
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -60,11 +60,11 @@ async def pass_on(connection: AsyncConnection, group: Sequence[Passed]) -> Seque
         for passed in group
         for watcher in passed.watchers
     ]
-    await insert_new(connection, PassedTokens, rows)
+    await insert_new(connection, RelayedTokens, rows)
     return [None] * len(group)
 
 
-class TokenExchange:
+class TokenRelay:
     """What this process asks of others, and others of it.
 
     Every method but `aclose` raises DatabaseUnavailable when the database can't be asked.
@@ -126,9 +126,9 @@ class TokenExchange:
             return []
         async with self._database.write() as connection:
             rows = await connection.execute(
-                delete(PassedTokens)
-                .where(PassedTokens.watcher == self._process)
-                .returning(*PassedTokens.__table__.columns)
+                delete(RelayedTokens)
+                .where(RelayedTokens.watcher == self._process)
+                .returning(*RelayedTokens.__table__.columns)
             )
             return [
                 (
@@ -144,7 +144,7 @@ class TokenExchange:
         async with self._database.write() as connection:
             await connection.execute(delete(TokenWatch).where(TokenWatch.until < now))
             await connection.execute(
-                delete(PassedTokens).where(PassedTokens.at < now - _LEFT_BEHIND)
+                delete(RelayedTokens).where(RelayedTokens.at < now - _LEFT_BEHIND)
             )
 
     async def aclose(self) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from app.engine import StepFinished, TaskFinished, TaskStarted
 from app.engine.llm import OnToken, listener_of_call
 from app.runs.events.hub import EVENTS_PER_ATTEMPT, Event, EventHub
-from app.runs.events.token_buffer import TokenStream
-from app.runs.persistence.repository import RunRows, TakenRun
-from app.runs.texts import storable
+from app.runs.events.token_buffer import TokenBuffer
+from app.runs.persistence.repository import ClaimedRun, RunRepository
+from app.runs.texts import replace_surrogates
 from storage import OutputKey, OutputStore
 
 
@@ -19,13 +19,13 @@ class Capture:
     """The observer of one attempt at a run. Implements the engine's RunObserver."""
 
     def __init__(
-        self, store: OutputStore, rows: RunRows, events: EventHub, taken: TakenRun
+        self, store: OutputStore, rows: RunRepository, events: EventHub, taken: ClaimedRun
     ) -> None:
         self._store = store
         self._rows = rows
         self._events = events
         self._stream = taken.stream
-        self._words = TokenStream(self._tell_words)
+        self._words = TokenBuffer(self._tell_words)
         self._run_id = taken.run_id
         self._webhooks = taken.webhooks
         self._started_at = int(taken.started_at.timestamp())
@@ -53,7 +53,7 @@ class Capture:
             structured=event.structured,
             usage=asdict(event.usage),
             # The text comes with the run's end; whoever asks for it before gets it with the event.
-            **({"output": storable(event.text)} if "task" in self._webhooks else {}),
+            **({"output": replace_surrogates(event.text)} if "task" in self._webhooks else {}),
         )
 
     @property
@@ -66,10 +66,10 @@ class Capture:
             "task.step",
             step,
             datetime.now(UTC),
-            thought=storable(step.thought),
+            thought=replace_surrogates(step.thought),
             tool=step.tool,
-            tool_input=step.tool_input and storable(step.tool_input),
-            result=storable(step.result),
+            tool_input=step.tool_input and replace_surrogates(step.tool_input),
+            result=replace_surrogates(step.result),
         )
 
     def _listener(self, task: TaskStarted) -> OnToken | None:
@@ -78,7 +78,7 @@ class Capture:
         return partial(self._words.add, task)
 
     def _tell_words(self, task: TaskStarted, text: str) -> None:
-        data = {"index": task.index, "name": task.name, "text": storable(text)}
+        data = {"index": task.index, "name": task.name, "text": replace_surrogates(text)}
         event = Event(self._run_id, None, "task.tokens", data, datetime.now(UTC))
         self._rows.pass_on(event, self._seq)
 

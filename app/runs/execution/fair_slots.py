@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Turns:
+class FairSlots:
     """A number of slots. Each owner's runs wait in order; owners take turns at a freed slot.
 
     So a run waits for at most one of each other owner's before it is the first of its own.

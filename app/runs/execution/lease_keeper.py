@@ -6,7 +6,7 @@ import logging
 from app.db import DatabaseUnavailable
 from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
-from app.runs.persistence.repository import RunRows
+from app.runs.persistence.repository import RunRepository
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -19,7 +19,7 @@ class Recovery:
     """Renews this worker's leases and takes over runs whose lease has ended."""
 
     def __init__(
-        self, rows: RunRows, queries: RunQueries, worker: Worker, *, max_attempts: int
+        self, rows: RunRepository, queries: RunQueries, worker: Worker, *, max_attempts: int
     ) -> None:
         self._rows = rows
         self._queries = queries

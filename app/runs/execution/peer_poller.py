@@ -7,7 +7,7 @@ from operator import itemgetter
 
 from app.db import DatabaseUnavailable
 from app.runs.events.hub import EventHub
-from app.runs.events.token_relay import TokenExchange
+from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
 
@@ -19,7 +19,7 @@ _INTERVAL_SECONDS = 0.5
 _LOOK_BACK = timedelta(seconds=15)
 
 
-class Neighbours:
+class PeerPoller:
     """Stops this worker's runs that were cancelled elsewhere, and tells this process's watchers
     of runs that other workers carry, and has the words of those passed between the two.
     """
@@ -30,7 +30,7 @@ class Neighbours:
         worker: Worker,
         events: EventHub,
         queries: RunQueries,
-        tokens: TokenExchange,
+        tokens: TokenRelay,
     ) -> None:
         self._worker_name = worker_name
         self._worker = worker

@@ -23,13 +23,13 @@ from app.engine import CrewFailed, CrewResult, Engine, EngineError, ModelError, 
 from app.runs.events.hub import EventHub
 from app.runs.execution.capture import Capture
 from app.runs.execution.checkpoints import Checkpoint, find_checkpoint
-from app.runs.execution.fair_slots import Turns
+from app.runs.execution.fair_slots import FairSlots
 from app.runs.human_input import HumanInput, paused_at
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.models import RunStatus
 from app.runs.persistence.queries import RunQueries
-from app.runs.persistence.repository import CANCELLED, Outcome, RunRows, TakenRun
-from app.runs.texts import storable
+from app.runs.persistence.repository import CANCELLED, ClaimedRun, Outcome, RunRepository
+from app.runs.texts import replace_surrogates
 from storage import OutputKey, OutputStore, StorageError
 
 logger = logging.getLogger("crew_capture.runs")
@@ -67,7 +67,7 @@ class Worker:
     def __init__(
         self,
         *,
-        rows: RunRows,
+        rows: RunRepository,
         queries: RunQueries,
         store: OutputStore,
         engine: Engine,
@@ -84,9 +84,11 @@ class Worker:
         self._sweeper = sweeper
         self._events = events
         self._timeout_seconds = timeout_seconds
-        self._turns = Turns(max_in_flight)
-        self._turns_of_crews = {
-            crew.name: Turns(limit) for crew in crews if (limit := crew.options.max_runs_in_flight)
+        self._slots = FairSlots(max_in_flight)
+        self._slots_of_crews = {
+            crew.name: FairSlots(limit)
+            for crew in crews
+            if (limit := crew.options.max_runs_in_flight)
         }
         self._timeouts_of_crews = {
             crew.name: seconds for crew in crews if (seconds := crew.options.run_timeout_seconds)
@@ -139,7 +141,7 @@ class Worker:
         """Settle a run whose workers were lost too often."""
         now = datetime.now(UTC)
         outcome = _failed("worker_lost", f"given up after {attempt} attempts that did not end")
-        await self._settle(TakenRun(run_id, "", {}, attempt, now, now), outcome, [])
+        await self._settle(ClaimedRun(run_id, "", {}, attempt, now, now), outcome, [])
 
     async def drain(self, seconds: float) -> None:
         """Wait for the runs under way, then stop what is left.
@@ -163,8 +165,8 @@ class Worker:
 
     async def _carry(self, run_id: UUID, owner: str, crew: str) -> SettledRun | None:
         # The crew's own first: what waits for that keeps no slot from other crews.
-        of_crew = self._turns_of_crews.get(crew)
-        async with of_crew.slot(owner) if of_crew else nullcontext(), self._turns.slot(owner):
+        of_crew = self._slots_of_crews.get(crew)
+        async with of_crew.slot(owner) if of_crew else nullcontext(), self._slots.slot(owner):
             return await self._carry_in_slot(run_id)
 
     async def _carry_in_slot(self, run_id: UUID) -> SettledRun | None:
@@ -182,7 +184,7 @@ class Worker:
         waited = (taken.started_at - taken.created_at).total_seconds()
         return SettledRun(run_id, taken.inputs, settled, waited)
 
-    async def _attempt(self, taken: TakenRun, capture: Capture) -> Outcome | HumanInput:
+    async def _attempt(self, taken: ClaimedRun, capture: Capture) -> Outcome | HumanInput:
         """Run the crew; whatever goes wrong becomes the outcome.
 
         A HumanInput is what to keep while a human is waited for.
@@ -209,7 +211,7 @@ class Worker:
         finally:
             self._deadlines.pop(taken.run_id, None)
 
-    async def _run(self, taken: TakenRun, capture: Capture) -> Outcome | HumanInput:
+    async def _run(self, taken: ClaimedRun, capture: Capture) -> Outcome | HumanInput:
         checkpoint = await self._checkpoint(taken)
         result = await self._engine.run(
             taken.crew,
@@ -224,7 +226,7 @@ class Worker:
             return paused_at(result, taken.attempt, fingerprint, checkpoint.human_input)
         return _outcome(result, checkpoint.usage)
 
-    async def _checkpoint(self, taken: TakenRun) -> Checkpoint:
+    async def _checkpoint(self, taken: ClaimedRun) -> Checkpoint:
         if taken.attempt == 1:
             return Checkpoint()
         crew = self._engine.describe(taken.crew)
@@ -234,14 +236,14 @@ class Worker:
             )
         )
 
-    async def _pause(self, taken: TakenRun, human: HumanInput) -> None:
+    async def _pause(self, taken: ClaimedRun, human: HumanInput) -> None:
         """Commit that a human is waited for: from then on nothing here holds the run."""
         status = await self._persist(lambda: self._rows.pause(taken, human))
         if status is RunStatus.CANCELLED:
             await self.clean_up(taken.run_id)
 
     async def _settle(
-        self, taken: TakenRun, outcome: Outcome, keys: Iterable[OutputKey]
+        self, taken: ClaimedRun, outcome: Outcome, keys: Iterable[OutputKey]
     ) -> Outcome | None:
         """Commit the outcome, then delete what the run stored.
 
@@ -264,7 +266,7 @@ class Worker:
         await self.clean_up(taken.run_id, keys if taken.attempt == 1 else None)
         return outcome
 
-    async def _commit(self, taken: TakenRun, outcome: Outcome) -> RunStatus | None:
+    async def _commit(self, taken: ClaimedRun, outcome: Outcome) -> RunStatus | None:
         try:
             return await self._persist(lambda: self._rows.settle(taken, outcome))
         except Exception:  # about these very values: without them the run can still end
@@ -306,8 +308,8 @@ def _outcome(result: CrewResult, used_before: Mapping[str, int]) -> Outcome:
         return _failed("no_results", f"nothing meaningful came back for {', '.join(blank)}")
     return Outcome(
         RunStatus.SUCCEEDED,
-        outputs={task.name: storable(task.text) for task in result.tasks},
-        raw_result=storable(result.raw),
+        outputs={task.name: replace_surrogates(task.text) for task in result.tasks},
+        raw_result=replace_surrogates(result.raw),
         tasks=[
             {
                 "name": task.name,
@@ -327,5 +329,5 @@ def _outcome(result: CrewResult, used_before: Mapping[str, int]) -> Outcome:
 
 def _failed(error_type: str, error: str) -> Outcome:
     # PostgreSQL's text can't hold a NUL, and a model's message may.
-    error = storable(error).replace("\0", "")
+    error = replace_surrogates(error).replace("\0", "")
     return Outcome(RunStatus.FAILED, error=error, error_type=error_type)

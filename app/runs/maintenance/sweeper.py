@@ -5,7 +5,7 @@ import contextlib
 import time
 
 from app.db import DatabaseUnavailable
-from app.runs.events.token_relay import TokenExchange
+from app.runs.events.token_relay import TokenRelay
 from app.runs.persistence.queries import RunQueries
 from storage import OutputStore, SweepReport
 
@@ -23,7 +23,7 @@ class Sweeper:
         self,
         store: OutputStore,
         queries: RunQueries,
-        tokens: TokenExchange,
+        tokens: TokenRelay,
         *,
         max_age_seconds: float,
         interval_seconds: float,

@@ -14,7 +14,7 @@ from sqlalchemy import func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import load_only
 
-from app.db import MAX_IDS_PER_STATEMENT, Database, GroupRead
+from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database
 from app.runs.errors import InvalidInput
 from app.runs.events.hub import Event
 from app.runs.models import CARRIED, UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
@@ -39,7 +39,7 @@ class RunPage:
     next_cursor: str | None
 
 
-class AbandonedRun(NamedTuple):
+class StalledRun(NamedTuple):
     """A run in nobody's hands; `attempt` counts those begun, `lost` those that did not end."""
 
     run_id: UUID
@@ -54,8 +54,8 @@ class RunQueries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._runs = GroupRead(self._runs_by_id)
-        self._histories = GroupRead(self._events_by_run)
+        self._runs = BatchLoader(self._runs_by_id)
+        self._histories = BatchLoader(self._events_by_run)
 
     async def get(self, run_id: UUID) -> UserRun | None:
         """The run as it stands, or None if there is no such run. Callers may share it."""
@@ -102,7 +102,7 @@ class RunQueries:
             run_id: UUID | None = await connection.scalar(question)
             return run_id
 
-    async def abandoned(self, limit: int) -> list[AbandonedRun]:
+    async def abandoned(self, limit: int) -> list[StalledRun]:
         """Runs that nobody carries, and should: each owner's oldest, then each one's second, ..."""
         place = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
         lost = UserRun.attempt - UserRun.pauses  # an attempt that paused for a human did end
@@ -116,7 +116,7 @@ class RunQueries:
             .limit(limit)
         )
         async with self._database.read() as connection:
-            return [AbandonedRun(*row) for row in await connection.execute(question)]
+            return [StalledRun(*row) for row in await connection.execute(question)]
 
     async def unsettled(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Those of the given runs that are not settled yet."""

@@ -27,7 +27,7 @@ _FORGET_PROBABILITY = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class TokenUsage:
     """Tokens that a run of this caller, accepted on this day, has used."""
 
     caller: str
@@ -68,14 +68,14 @@ async def admit(
     return answers
 
 
-async def count_tokens(connection: AsyncConnection, tallies: Sequence[Tally]) -> Sequence[None]:
+async def record_usage(connection: AsyncConnection, usages: Sequence[TokenUsage]) -> Sequence[None]:
     """Charge tokens to the day on which their run was accepted."""
     used: Counter[tuple[str, date]] = Counter()
-    for tally in tallies:
-        used[tally.caller, tally.day] += tally.tokens
+    for usage in usages:
+        used[usage.caller, usage.day] += usage.tokens
     changes = [{"c": c, "d": day, "tokens": n} for (c, day), n in sorted(used.items())]
     await connection.execute(_add_to(CallerUsage.tokens, "tokens"), changes)
-    return [None] * len(tallies)
+    return [None] * len(usages)
 
 
 def _names(caller: Caller) -> list[str]:

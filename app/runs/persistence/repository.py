@@ -27,14 +27,14 @@ from app.runs.human_input import HumanInput, human_input
 from app.runs.models import (
     CARRIED,
     UNSETTLED,
-    PassedTokens,
+    RelayedTokens,
     RunEvent,
     RunStatus,
     TokenWatch,
     UserRun,
     WebhookDelivery,
 )
-from app.runs.persistence.quotas import Tally, admit, count_tokens
+from app.runs.persistence.quotas import TokenUsage, admit, record_usage
 from app.runs.webhooks.outbox import put_in_outbox
 from app.runs.webhooks.payloads import Webhooks, webhooks_of
 
@@ -72,7 +72,7 @@ class AddedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenRun:
+class ClaimedRun:
     """A run that this worker holds; `attempt` is what its later writes must name."""
 
     run_id: UUID
@@ -111,7 +111,7 @@ class _Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReviewDecision:
     """What a human says to a run that waits, and whom else it is to tell from now on.
 
     `task` None is whatever task it waits for.
@@ -133,7 +133,7 @@ class _Settlement:
     outcome: Outcome
 
 
-class RunRows:
+class RunRepository:
     """The rows of runs, as one worker changes them.
 
     Writes of many runs are committed in groups, and each is acknowledged after its commit.
@@ -172,14 +172,14 @@ class RunRows:
             raise added
         return added
 
-    async def take(self, run_id: UUID) -> TakenRun | None:
+    async def take(self, run_id: UUID) -> ClaimedRun | None:
         """Begin an attempt at a run; None if it is settled, unknown or another worker's."""
         taken = await self._writes.submit(self._take_all, run_id)
         if taken is not None:
             self._events.publish(self._running_event(taken))
         return taken
 
-    async def settle(self, taken: TakenRun, outcome: Outcome) -> RunStatus | None:
+    async def settle(self, taken: ClaimedRun, outcome: Outcome) -> RunStatus | None:
         """Commit how the attempt ended, and return the status that the run has now.
 
         That is another one than the outcome's if the run was cancelled meanwhile. None if the run
@@ -187,7 +187,7 @@ class RunRows:
         """
         return await self._settle(_Settlement(taken.run_id, taken.attempt, outcome))
 
-    async def pause(self, taken: TakenRun, human: HumanInput) -> RunStatus | None:
+    async def pause(self, taken: ClaimedRun, human: HumanInput) -> RunStatus | None:
         """Commit that the attempt has ended in waiting for a human; the run's status now.
 
         None if the run is no longer this attempt's. Saying the same again is safe.
@@ -197,7 +197,7 @@ class RunRows:
             self._events.publish(event)
         return status
 
-    async def resume(self, answer: Answer) -> Event | None:
+    async def resume(self, answer: ReviewDecision) -> Event | None:
         """Commit what a human said: the run is queued again, in this worker's hands.
 
         Returns what happened, None if the run does not wait for that.
@@ -224,7 +224,7 @@ class RunRows:
         While the database is away it is kept for two minutes. One that can't be stored is told all
         the same: it tells of progress, as the run's end does.
         """
-        # Told before it is stored, it would escape a watcher who comes in between.
+        # EventSnapshot before it is stored, it would escape a watcher who comes in between.
         self._writes.submit_soon(
             self._append_all, (event, webhooks), lambda: self._events.publish(event)
         )
@@ -264,7 +264,7 @@ class RunRows:
         if event is not None:
             self._events.publish(event)
         if tally is not None:
-            self._tallies.submit_soon(count_tokens, tally, lambda: None)
+            self._tallies.submit_soon(record_usage, tally, lambda: None)
         return status
 
     async def _set_leases(self, until: datetime | None, *which: ColumnElement[bool]) -> None:
@@ -350,7 +350,7 @@ class RunRows:
 
     async def _take_all(
         self, connection: AsyncConnection, run_ids: Sequence[UUID]
-    ) -> Sequence[TakenRun | None]:
+    ) -> Sequence[ClaimedRun | None]:
         now = _now()
         rows = await _locked(connection, UserRun.__table__.columns, run_ids)
         taken = [self._attempt(rows.get(run_id), now) for run_id in run_ids]
@@ -370,7 +370,7 @@ class RunRows:
         await _store(connection, [self._running_event(run) for run in begun])
         return taken
 
-    def _attempt(self, row: Row[Any] | None, now: datetime) -> TakenRun | None:
+    def _attempt(self, row: Row[Any] | None, now: datetime) -> ClaimedRun | None:
         if row is None or row.status not in CARRIED:
             return None
         free = row.lease_until is None or row.lease_until < now
@@ -380,7 +380,7 @@ class RunRows:
         started_at = now
         if row.started_at is not None:  # keys of outputs carry it: each attempt's is later
             started_at = max(now, row.started_at + timedelta(seconds=1))
-        return TakenRun(
+        return ClaimedRun(
             row.run_id,
             row.crew,
             row.inputs,
@@ -392,14 +392,14 @@ class RunRows:
             human_input(row.human_input),
         )
 
-    def _running_event(self, run: TakenRun) -> Event:
+    def _running_event(self, run: ClaimedRun) -> Event:
         data = {"attempt": run.attempt, "fingerprint": self._fingerprint_of(run.crew)}
         seq = run.attempt * EVENTS_PER_ATTEMPT
         return Event(run.run_id, seq, "run.running", data, run.started_at)
 
     async def _settle_all(
         self, connection: AsyncConnection, settlements: Sequence[_Settlement]
-    ) -> Sequence[tuple[RunStatus | None, Event | None, Tally | None]]:
+    ) -> Sequence[tuple[RunStatus | None, Event | None, TokenUsage | None]]:
         now = _now()
         columns = (
             UserRun.run_id,
@@ -413,7 +413,7 @@ class RunRows:
         rows = await _locked(connection, columns, [s.run_id for s in settlements])
         status = {run_id: RunStatus(row.status) for run_id, row in rows.items()}
         changes = []
-        answers: list[tuple[RunStatus | None, Event | None, Tally | None]] = []
+        answers: list[tuple[RunStatus | None, Event | None, TokenUsage | None]] = []
         for settlement in settlements:
             row, event, tally = rows.get(settlement.run_id), None, None
             if row is None or settlement.attempt not in (None, row.attempt):
@@ -432,7 +432,7 @@ class RunRows:
         return answers
 
     async def _pause_all(
-        self, connection: AsyncConnection, pauses: Sequence[tuple[TakenRun, HumanInput]]
+        self, connection: AsyncConnection, pauses: Sequence[tuple[ClaimedRun, HumanInput]]
     ) -> Sequence[tuple[RunStatus | None, Event | None]]:
         now = _now()
         columns = (
@@ -470,7 +470,7 @@ class RunRows:
         return answers
 
     async def _resume_all(
-        self, connection: AsyncConnection, answers: Sequence[Answer]
+        self, connection: AsyncConnection, answers: Sequence[ReviewDecision]
     ) -> Sequence[Event | None]:
         now = _now()
         columns = (UserRun.run_id, UserRun.status, UserRun.human_input, UserRun.webhooks)
@@ -524,7 +524,7 @@ class RunRows:
 
 async def delete_runs(connection: AsyncConnection, run_ids: Sequence[UUID]) -> None:
     """Delete runs with all they have."""
-    for table in (WebhookDelivery, RunEvent, TokenWatch, PassedTokens, UserRun):
+    for table in (WebhookDelivery, RunEvent, TokenWatch, RelayedTokens, UserRun):
         await connection.execute(delete(table).where(table.run_id.in_(run_ids)))
 
 
@@ -551,12 +551,12 @@ def _keys(runs: Iterable[NewRun]) -> set[tuple[str, str]]:
     return {(run.owner, run.idempotency_key) for run in runs if run.idempotency_key}
 
 
-def _tally(outcome: Outcome, row: Row[Any]) -> Tally | None:
+def _tally(outcome: Outcome, row: Row[Any]) -> TokenUsage | None:
     """What a settled run has used, if its caller has a quota."""
     if row.address is None or not outcome.usage:
         return None
     name = row.owner or row.address
-    return Tally(name, row.created_at.date(), outcome.usage.get("total_tokens", 0))
+    return TokenUsage(name, row.created_at.date(), outcome.usage.get("total_tokens", 0))
 
 
 def _as_added(run: NewRun) -> AddedRun:
@@ -587,7 +587,7 @@ def _last_seq(attempt: int, which: int) -> int:
     return (attempt + 1) * EVENTS_PER_ATTEMPT - which
 
 
-def _awaiting_event(taken: TakenRun, human: HumanInput, now: datetime) -> Event:
+def _awaiting_event(taken: ClaimedRun, human: HumanInput, now: datetime) -> Event:
     data = {
         "index": human.index,
         "name": human.task,
@@ -598,7 +598,7 @@ def _awaiting_event(taken: TakenRun, human: HumanInput, now: datetime) -> Event:
     return Event(taken.run_id, seq, "run.awaiting_human", data, now)
 
 
-def _resumed_event(answer: Answer, human: HumanInput, now: datetime) -> Event:
+def _resumed_event(answer: ReviewDecision, human: HumanInput, now: datetime) -> Event:
     data = {
         "index": human.index,
         "name": human.task,

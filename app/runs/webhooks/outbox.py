@@ -14,13 +14,21 @@ from yarl import URL
 from app.db import Database, GroupCommit, insert_new
 from app.runs.events.hub import Event
 from app.runs.models import DeliveryStatus, RunEvent, UserRun, WebhookDelivery
-from app.runs.webhooks.payloads import HEARS, Role, Told, Webhook, Webhooks, body, webhooks_of
+from app.runs.webhooks.payloads import (
+    SUBSCRIBED_EVENTS,
+    EventSnapshot,
+    Webhook,
+    WebhookKind,
+    Webhooks,
+    body,
+    webhooks_of,
+)
 
 # How many of those that are due are looked at when some are chosen.
 _DUE_PER_LOOK: Final = 500
 
 # Of a delivery: its run, its event, and which of the run's webhooks it is for.
-Key = tuple[UUID, int, Role]
+Key = tuple[UUID, int, WebhookKind]
 _KEY_COLUMNS: Final = (WebhookDelivery.run_id, WebhookDelivery.seq, WebhookDelivery.role)
 _KEY: Final = tuple_(*_KEY_COLUMNS)
 
@@ -80,7 +88,7 @@ async def put_in_outbox(
         }
         for event, webhooks in events
         for role, webhook in webhooks.items()
-        if event.type in HEARS[role]
+        if event.type in SUBSCRIBED_EVENTS[role]
     ]
     await insert_new(connection, WebhookDelivery, rows)
 
@@ -228,10 +236,12 @@ def _key(row: Any) -> Key:
 
 
 def _delivery(row: Any, attempt: int) -> Delivery:
-    role: Role = row.role
-    told = Told(**{field.name: getattr(row, field.name) for field in fields(Told)})
+    role: WebhookKind = row.role
+    snapshot = EventSnapshot(
+        **{field.name: getattr(row, field.name) for field in fields(EventSnapshot)}
+    )
     webhook = webhooks_of(row.webhooks)[role]
-    return Delivery(_key(row), attempt, row.host, webhook, body(role, told))
+    return Delivery(_key(row), attempt, row.host, webhook, body(role, snapshot))
 
 
 def _host_and_port(url: str) -> str:

@@ -12,10 +12,10 @@ from uuid import UUID
 
 import msgspec
 
-Role = Literal["run", "task", "step", "crew", "human"]
+WebhookKind = Literal["run", "task", "step", "crew", "human"]
 
 _ENDS: Final = frozenset({"run.succeeded", "run.failed", "run.cancelled"})
-HEARS: Final[Mapping[Role, frozenset[str]]] = {
+SUBSCRIBED_EVENTS: Final[Mapping[WebhookKind, frozenset[str]]] = {
     "run": _ENDS | {"task.finished", "run.awaiting_human"},
     "task": frozenset({"task.finished"}),
     "step": frozenset({"task.step"}),
@@ -23,7 +23,7 @@ HEARS: Final[Mapping[Role, frozenset[str]]] = {
     "human": frozenset({"run.awaiting_human"}),
 }
 # How requests name a webhook, for errors about its address.
-FIELDS: Final[Mapping[Role, str]] = {
+FIELDS: Final[Mapping[WebhookKind, str]] = {
     "run": "webhook_url",
     "task": "taskWebhookUrl",
     "step": "stepWebhookUrl",
@@ -42,7 +42,7 @@ class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
     authorization: str | None = None
 
 
-Webhooks = Mapping[Role, Webhook]
+Webhooks = Mapping[WebhookKind, Webhook]
 
 
 def webhooks_at(url: str | None) -> Webhooks:
@@ -52,11 +52,11 @@ def webhooks_at(url: str | None) -> Webhooks:
 
 def webhooks_of(stored: object) -> Webhooks:
     """The webhooks of a run, as its row keeps them."""
-    return msgspec.convert(stored or {}, dict[Role, Webhook])
+    return msgspec.convert(stored or {}, dict[WebhookKind, Webhook])
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EventSnapshot:
     """An event with what else there is to tell of its run: the run's row as it is by now."""
 
     run_id: UUID
@@ -73,14 +73,14 @@ class Told:
     meta: Any
 
 
-def body(role: Role, told: Told) -> dict[str, Any]:
+def body(role: WebhookKind, told: EventSnapshot) -> dict[str, Any]:
     """What a webhook of the role is told of an event that it hears."""
     if role == "run":
         return {"type": told.type, "timestamp": told.at, "data": _of_run(told)}
     return {"kickoff_id": told.run_id, "meta": told.meta, **_AMP_BODIES[role](told)}
 
 
-def _of_run(told: Told) -> dict[str, Any]:
+def _of_run(told: EventSnapshot) -> dict[str, Any]:
     data: dict[str, Any] = {"run_id": told.run_id, "crew": told.crew}
     if told.type == "task.finished":
         return data | {name: told.data.get(name) for name in _TOLD_OF_TASKS}
@@ -94,7 +94,7 @@ def _of_run(told: Told) -> dict[str, Any]:
     }
 
 
-def _of_task(told: Told) -> dict[str, Any]:
+def _of_task(told: EventSnapshot) -> dict[str, Any]:
     name, structured = told.data["name"], told.data.get("structured")
     return {
         "task_id": name,
@@ -105,11 +105,11 @@ def _of_task(told: Told) -> dict[str, Any]:
     }
 
 
-def _of_step(told: Told) -> dict[str, Any]:
+def _of_step(told: EventSnapshot) -> dict[str, Any]:
     return {"task_id": told.data["name"], **{n: told.data.get(n) for n in _TOLD_OF_STEPS}}
 
 
-def _of_crew(told: Told) -> dict[str, Any]:
+def _of_crew(told: EventSnapshot) -> dict[str, Any]:
     return {
         "status": "completed" if told.status == "succeeded" else "error",
         "result": told.raw_result,
@@ -118,7 +118,7 @@ def _of_crew(told: Told) -> dict[str, Any]:
     }
 
 
-def _of_human(told: Told) -> dict[str, Any]:
+def _of_human(told: EventSnapshot) -> dict[str, Any]:
     return {
         "execution_id": told.run_id,
         "task_id": told.data["name"],

@@ -17,7 +17,7 @@ import msgspec
 from app.db import DatabaseUnavailable
 from app.runs.models import DeliveryStatus
 from app.runs.webhooks.outbox import Attempted, Delivery, Outbox
-from app.runs.webhooks.url_guard import AddressRefused, WebhookTargets
+from app.runs.webhooks.url_guard import AddressRefused, UrlGuard
 
 logger = logging.getLogger("crew_capture.webhooks")
 
@@ -43,7 +43,7 @@ def sign(secret: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
-class Deliverer:
+class WebhookSender:
     """Sends what is in the outbox, beside the runs and never in their way.
 
     Each event arrives at least once, unless its receiver refuses it for as long as
@@ -53,7 +53,7 @@ class Deliverer:
     def __init__(
         self,
         outbox: Outbox,
-        targets: WebhookTargets,
+        targets: UrlGuard,
         *,
         secret: bytes,
         timeout_seconds: float = TIMEOUT_SECONDS,
@@ -120,7 +120,7 @@ class Deliverer:
         self._freed.set()
 
     async def _send(self, session: aiohttp.ClientSession, delivery: Delivery) -> None:
-        attempted = self._judged(delivery, await self._post(session, delivery))
+        attempted = self._classify(delivery, await self._post(session, delivery))
         if attempted.status is DeliveryStatus.FAILED:
             logger.warning(
                 "Webhook %s to %s failed for good at attempt %d: %s",
@@ -134,7 +134,7 @@ class Deliverer:
         except DatabaseUnavailable:
             logger.warning("Webhook %s may be sent again: database away", delivery.webhook_id)
 
-    def _judged(self, delivery: Delivery, answer: int | str) -> Attempted:
+    def _classify(self, delivery: Delivery, answer: int | str) -> Attempted:
         """What an answer means: an HTTP status, or what kept it from coming."""
         if isinstance(answer, int) and 200 <= answer < 300:
             return Attempted(delivery, DeliveryStatus.DELIVERED, f"HTTP {answer}", None)

@@ -57,7 +57,7 @@ def _carried_ipv4(address: IPv6Address) -> IPv4Address | None:
     return address.ipv4_mapped
 
 
-class WebhookTargets:
+class UrlGuard:
     """Judges the URLs of webhooks, and opens the connections to them.
 
     Every address is judged again when a connection to it is made, so a name that leads elsewhere

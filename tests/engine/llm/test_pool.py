@@ -26,7 +26,7 @@ from app.engine.llm import (
 )
 from app.engine.llm.pool import HttpReply, ModelPool
 from app.engine.llm.pooled import pooled_over
-from app.engine.llm.retries import may_pass, pause_seconds
+from app.engine.llm.retries import backoff_seconds, is_retryable
 from tests.engine.llm.conftest import SECRET, Server
 from tests.load.stub_model import Failure, StubModel, served
 
@@ -65,10 +65,10 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
 
     def pause(attempt: int, answer: HttpReply | None) -> float:
-        pauses.append(pause_seconds(attempt, answer))
+        pauses.append(backoff_seconds(attempt, answer))
         return 0.0
 
-    monkeypatch.setattr("app.engine.llm.pool.pause_seconds", pause)
+    monkeypatch.setattr("app.engine.llm.pool.backoff_seconds", pause)
     return pauses
 
 
@@ -168,24 +168,24 @@ def _reply(status: int, **headers: str) -> HttpReply:
 
 def test_pauses_grow_are_random_and_bounded() -> None:
     for attempt, longest in ((1, 0.5), (2, 1.0), (3, 2.0), (20, 8.0)):
-        pauses = {pause_seconds(attempt, None) for _ in range(50)}
+        pauses = {backoff_seconds(attempt, None) for _ in range(50)}
         assert len(pauses) > 1
         assert longest / 2 <= min(pauses) <= max(pauses) <= longest
 
 
 def test_retry_after_is_read_as_seconds_milliseconds_or_date() -> None:
-    assert pause_seconds(1, _reply(429, retry_after="7")) == 7
-    assert pause_seconds(1, _reply(429, retry_after_ms="250")) == 0.25
+    assert backoff_seconds(1, _reply(429, retry_after="7")) == 7
+    assert backoff_seconds(1, _reply(429, retry_after_ms="250")) == 0.25
     date = formatdate(time.time() + 30, usegmt=True)
-    assert 25 < pause_seconds(1, _reply(503, retry_after=date)) <= 30
-    assert pause_seconds(1, _reply(503, retry_after=formatdate(0, usegmt=True))) == 0
-    assert pause_seconds(1, _reply(503, retry_after="soon")) <= 0.5
+    assert 25 < backoff_seconds(1, _reply(503, retry_after=date)) <= 30
+    assert backoff_seconds(1, _reply(503, retry_after=formatdate(0, usegmt=True))) == 0
+    assert backoff_seconds(1, _reply(503, retry_after="soon")) <= 0.5
 
 
 def test_the_server_s_word_on_retries_counts() -> None:
-    assert may_pass(_reply(400, x_should_retry="true"))
-    assert not may_pass(_reply(500, x_should_retry="false"))
-    assert not may_pass(_reply(200))
+    assert is_retryable(_reply(400, x_should_retry="true"))
+    assert not is_retryable(_reply(500, x_should_retry="false"))
+    assert not is_retryable(_reply(200))
 
 
 @pytest.mark.parametrize("stream", [False, True])
