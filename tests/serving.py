@@ -1,4 +1,4 @@
-"""The service as it is served: a real HTTP server on a free port, in the test's event loop."""
+"""The service as it is service: a real HTTP server on a free port, in the test's event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -24,7 +24,7 @@ MakeSettings = Callable[..., Settings]
 
 
 @dataclass(frozen=True)
-class Served:
+class Running:
     """A service that is up, a client of it, and its inside."""
 
     http: httpx.AsyncClient
@@ -40,7 +40,7 @@ class Served:
         return (await self.inside.store.usage()).count
 
 
-Serve = Callable[..., AbstractAsyncContextManager[Served]]
+Serve = Callable[..., AbstractAsyncContextManager[Running]]
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSettings:
 
 @pytest.fixture
 def serve(settings: MakeSettings) -> Serve:
-    """Starts services: `async with serve(crews, **settings) as served`."""
+    """Starts services: `async with serve(crews, **settings) as service`."""
 
     @asynccontextmanager
-    async def start(crews: Registry | None = None, **values: Any) -> AsyncIterator[Served]:
+    async def start(crews: Registry | None = None, **values: Any) -> AsyncIterator[Running]:
         app = create_app(settings(**values), crews)
         config = uvicorn.Config(
             app,
@@ -88,7 +88,7 @@ def serve(settings: MakeSettings) -> Serve:
             async with httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60
             ) as client:
-                yield Served(client, app.state)
+                yield Running(client, app.state)
         finally:
             server.should_exit = True
             await serving
@@ -97,7 +97,7 @@ def serve(settings: MakeSettings) -> Serve:
 
 
 @pytest.fixture
-async def served(serve: Serve) -> AsyncIterator[Served]:
+async def service(serve: Serve) -> AsyncIterator[Running]:
     """A service with the defaults."""
-    async with serve() as served:
-        yield served
+    async with serve() as service:
+        yield service

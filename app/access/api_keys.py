@@ -83,9 +83,9 @@ class ApiKeys:
 
     async def all(self) -> Sequence[ApiKey]:
         """Every key that ever was, oldest first."""
-        question = select(ApiKey).order_by(ApiKey.created_at, ApiKey.key_id)
+        query = select(ApiKey).order_by(ApiKey.created_at, ApiKey.key_id)
         async with self._database.read() as connection, AsyncSession(connection) as session:
-            return list(await session.scalars(question))
+            return list(await session.scalars(query))
 
     async def revoke(self, key_id: str) -> bool:
         """Revoke a key, here at once and in other processes within a second; False if unknown.

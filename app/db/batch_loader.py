@@ -1,6 +1,6 @@
-"""Joins the look-ups of many callers in few questions to the database.
+"""Joins the look-ups of many callers in few queries to the database.
 
-A question costs about the same for one key as for dozens, so whatever is asked for while one is
+A query costs about the same for one key as for dozens, so whatever is asked for while one is
 under way goes together into the next.
 """
 
@@ -13,7 +13,7 @@ V = TypeVar("V")
 
 
 class BatchLoader(Generic[K, V]):
-    """Looks values up by their keys; each answer is from a question that was begun after the call.
+    """Looks values up by their keys; each answer is from a query that was begun after the call.
 
     `read` is asked with a group of different keys, and answers with the values that there are.
     """

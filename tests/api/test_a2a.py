@@ -37,7 +37,7 @@ from app.access.api_keys import Role as KeyRole
 from app.runs.models import UserRun
 from tests.api.crews import IDEA_AND_POEM, LETTER, REPORTS, Gate, Letters
 from tests.runs.scripted import until
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 COMPLETED = TaskState.TASK_STATE_COMPLETED
 INPUT_REQUIRED = TaskState.TASK_STATE_INPUT_REQUIRED
@@ -46,7 +46,7 @@ WORKING = TaskState.TASK_STATE_WORKING
 
 @asynccontextmanager
 async def connected(
-    served: Served,
+    service: Running,
     crew: str,
     *,
     streaming: bool = False,
@@ -54,7 +54,7 @@ async def connected(
     headers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Client]:
     """A client of a crew's agent, which it finds by its card."""
-    url = str(served.http.base_url.join(f"/a2a/{crew}"))
+    url = str(service.http.base_url.join(f"/a2a/{crew}"))
     async with httpx.AsyncClient(headers=headers, timeout=60) as http:
         config = ClientConfig(streaming=streaming, polling=at_once, httpx_client=http)
         yield await create_client(url, config)
@@ -78,22 +78,22 @@ def outputs(task: Task) -> dict[str, str]:
     return {artifact.name: artifact.parts[0].text for artifact in task.artifacts}
 
 
-async def _settled(served: Served) -> UserRun:
+async def _settled(service: Running) -> UserRun:
     async def is_settled() -> bool:
-        return (await served.rows())[0].finished_at is not None
+        return (await service.rows())[0].finished_at is not None
 
     await until(is_settled)
-    return (await served.rows())[0]
+    return (await service.rows())[0]
 
 
 async def test_each_crew_is_an_agent_whose_card_names_its_inputs(serve: Serve) -> None:
-    async with serve(IDEA_AND_POEM) as served:
-        cards = (await served.http.get("/a2a")).json()
-        card = (await served.http.get("/a2a/poem/.well-known/agent-card.json")).json()
+    async with serve(IDEA_AND_POEM) as service:
+        cards = (await service.http.get("/a2a")).json()
+        card = (await service.http.get("/a2a/poem/.well-known/agent-card.json")).json()
     assert [card["name"] for card in cards] == ["idea", "poem"]
     assert card == cards[1]
     assert card["supportedInterfaces"][0] == {
-        "url": str(served.http.base_url.join("/a2a/poem")),
+        "url": str(service.http.base_url.join("/a2a/poem")),
         "protocolBinding": "JSONRPC",
         "protocolVersion": "1.0",
     }
@@ -105,13 +105,13 @@ async def test_each_crew_is_an_agent_whose_card_names_its_inputs(serve: Serve) -
 
 
 async def test_a_message_runs_the_crew_and_its_outputs_are_artifacts(serve: Serve) -> None:
-    async with serve(IDEA_AND_POEM) as served:
-        async with connected(served, "idea") as client:
+    async with serve(IDEA_AND_POEM) as service:
+        async with connected(service, "idea") as client:
             idea = await task_of(client, new_data_part({"interest_area": "Food"}))
-        async with connected(served, "poem") as client:
+        async with connected(service, "poem") as client:
             poem = await task_of(client, new_text_part("tea"))
-        of_idea, of_poem = await served.rows()
-        assert await served.stored() == 0
+        of_idea, of_poem = await service.rows()
+        assert await service.stored() == 0
     assert idea.id == str(of_idea.run_id)
     assert idea.status.state == poem.status.state == COMPLETED
     assert of_idea.inputs["interest_area"] == "Food"
@@ -123,9 +123,9 @@ async def test_a_message_runs_the_crew_and_its_outputs_are_artifacts(serve: Serv
 
 
 async def test_a_stream_tells_of_each_task_then_gives_the_artifacts(serve: Serve) -> None:
-    async with serve() as served, connected(served, "idea", streaming=True) as client:
+    async with serve() as service, connected(service, "idea", streaming=True) as client:
         told = await sent(client, new_data_part({}))
-        (run,) = await served.rows()
+        (run,) = await service.rows()
     assert told[0].task.id == str(run.run_id)
     updates = [response.status_update for response in told if response.HasField("status_update")]
     said = [update.status.message.parts[0].text for update in updates[:-1] if _says(update)]
@@ -153,11 +153,11 @@ async def test_inputs_come_as_data_or_as_text(serve: Serve) -> None:
         ("idea", [new_text_part('{"work_style": "Team"}')], {"work_style": "Team"}),
         ("idea", [new_text_part(" ")], {"work_style": "Solo"}),
     ]
-    async with serve(IDEA_AND_POEM) as served:
+    async with serve(IDEA_AND_POEM) as service:
         for crew, parts, inputs in cases:
-            async with connected(served, crew) as client:
+            async with connected(service, crew) as client:
                 assert (await task_of(client, *parts)).status.state == COMPLETED
-            run = (await served.rows())[-1]
+            run = (await service.rows())[-1]
             assert run.inputs.items() >= inputs.items()
             assert "7.0" not in repr(run.inputs)
 
@@ -175,34 +175,34 @@ async def test_wrong_inputs_are_refused_with_what_would_be_right(
         ("idea", [new_raw_part(b"x")], "parts: files are not taken"),
         ("idea", [new_data_part({"work_style": "\x00"})], "work_style: control character"),
     ]
-    async with serve(IDEA_AND_POEM) as served:
+    async with serve(IDEA_AND_POEM) as service:
         for crew, parts, error in cases:
-            async with connected(served, crew) as client:
+            async with connected(service, crew) as client:
                 with pytest.raises(InvalidParamsError) as raised:
                     await sent(client, *parts)
             assert error in str(raised.value)
-        assert await served.rows() == []
+        assert await service.rows() == []
     assert "my secret" not in capfd.readouterr().err
 
 
 async def test_a_failed_run_says_why(serve: Serve) -> None:
     model = {"llm_model": "openai/none", "llm_base_url": "http://127.0.0.1:9", "llm_api_key": "k"}
-    async with serve(**model) as served, connected(served, "idea") as client:
+    async with serve(**model) as service, connected(service, "idea") as client:
         task = await task_of(client, new_data_part({}))
-        (run,) = await served.rows()
+        (run,) = await service.rows()
     assert task.status.state == TaskState.TASK_STATE_FAILED
     assert task.status.message.parts[0].text == f"model_error: {run.error}"
 
 
 async def test_what_is_unexpected_shows_nothing_of_the_inside(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+    service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(served.inside.runs, "start", broken)
+    monkeypatch.setattr(service.inside.runs, "start", broken)
     for streaming in (True, False):
-        async with connected(served, "idea", streaming=streaming) as client:
+        async with connected(service, "idea", streaming=streaming) as client:
             with pytest.raises(InternalError) as raised:
                 await sent(client, new_data_part({}))
             assert str(raised.value) == "internal error"
@@ -210,9 +210,9 @@ async def test_what_is_unexpected_shows_nothing_of_the_inside(
 
 async def test_a_task_is_looked_at_subscribed_to_and_cancelled(serve: Serve, gate: Gate) -> None:
     async with (
-        serve(gate.crews, engine="stock") as served,
-        connected(served, "idea", at_once=True) as client,
-        connected(served, "idea", streaming=True) as watcher,
+        serve(gate.crews, engine="stock") as service,
+        connected(service, "idea", at_once=True) as client,
+        connected(service, "idea", streaming=True) as watcher,
     ):
         task = await task_of(client, new_data_part({}))
         await asyncio.to_thread(gate.asked.wait, 20)
@@ -223,7 +223,7 @@ async def test_a_task_is_looked_at_subscribed_to_and_cancelled(serve: Serve, gat
         assert cancelled.status.state == TaskState.TASK_STATE_CANCELED
         rest = [update async for update in updates]
         assert rest[-1].status_update.status.state == TaskState.TASK_STATE_CANCELED
-        assert (await _settled(served)).status == "cancelled"
+        assert (await _settled(service)).status == "cancelled"
         with pytest.raises(TaskNotCancelableError):
             await client.cancel_task(CancelTaskRequest(id=task.id))
         with pytest.raises(UnsupportedOperationError):
@@ -252,23 +252,23 @@ async def test_any_process_knows_and_follows_a_task(
 
 
 async def test_a_client_that_goes_away_cancels_nothing(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews, engine="stock") as served:
-        async with connected(served, "idea", streaming=True) as client:
+    async with serve(gate.crews, engine="stock") as service:
+        async with connected(service, "idea", streaming=True) as client:
             watching = asyncio.create_task(sent(client, new_data_part({})))
             await asyncio.to_thread(gate.asked.wait, 20)
             watching.cancel()
-        (run,) = await served.rows()
+        (run,) = await service.rows()
 
         async def nobody_watches() -> bool:
-            return run.run_id not in served.inside.events.watched()
+            return run.run_id not in service.inside.events.watched()
 
         await until(nobody_watches)
         gate.open.set()
-        assert (await _settled(served)).status == "succeeded"
+        assert (await _settled(service)).status == "succeeded"
 
 
 async def test_tasks_keep_the_context_that_a_client_gives_them(serve: Serve) -> None:
-    async with serve(IDEA_AND_POEM) as served, connected(served, "poem") as client:
+    async with serve(IDEA_AND_POEM) as service, connected(service, "poem") as client:
         first = await task_of(client, new_text_part("tea"))
         second = await task_of(client, new_text_part("milk"), context_id=first.context_id)
         assert second.context_id == first.context_id
@@ -281,9 +281,9 @@ async def test_tasks_keep_the_context_that_a_client_gives_them(serve: Serve) -> 
 
 async def test_a_task_belongs_to_its_agent(serve: Serve) -> None:
     async with (
-        serve(IDEA_AND_POEM) as served,
-        connected(served, "poem") as poet,
-        connected(served, "idea") as adviser,
+        serve(IDEA_AND_POEM) as service,
+        connected(service, "poem") as poet,
+        connected(service, "idea") as adviser,
     ):
         task = await task_of(poet, new_text_part("tea"))
         for task_id in (task.id, str(uuid4()), "not an id"):
@@ -294,30 +294,30 @@ async def test_a_task_belongs_to_its_agent(serve: Serve) -> None:
 
 
 async def test_tasks_belong_to_their_keys(serve: Serve) -> None:
-    async with serve(auth="keys") as served:
-        keys = [await served.inside.api_keys.create("a team", KeyRole.USER) for _ in range(2)]
+    async with serve(auth="keys") as service:
+        keys = [await service.inside.api_keys.create("a team", KeyRole.USER) for _ in range(2)]
         mine, others = ({"Authorization": f"Bearer {key}"} for key in keys)
-        card = (await served.http.get("/a2a/idea/.well-known/agent-card.json")).json()
+        card = (await service.http.get("/a2a/idea/.well-known/agent-card.json")).json()
         assert card["securitySchemes"]["key"]["httpAuthSecurityScheme"]["scheme"] == "bearer"
-        async with connected(served, "idea") as stranger:
+        async with connected(service, "idea") as stranger:
             with pytest.raises(Exception, match="401"):
                 await sent(stranger, new_data_part({}))
-        async with connected(served, "idea", headers=mine) as client:
+        async with connected(service, "idea", headers=mine) as client:
             task = await task_of(client, new_data_part({}))
             assert (await client.get_task(GetTaskRequest(id=task.id))).artifacts
-        async with connected(served, "idea", headers=others) as client:
+        async with connected(service, "idea", headers=others) as client:
             with pytest.raises(TaskNotFoundError):
                 await client.get_task(GetTaskRequest(id=task.id))
             with pytest.raises(TaskNotFoundError):
                 await client.cancel_task(CancelTaskRequest(id=task.id))
             with pytest.raises(TaskNotFoundError):
                 await sent(client, new_text_part("x"), task_id=task.id)
-        async with connected(served, "idea", headers=others, streaming=True) as client:
+        async with connected(service, "idea", headers=others, streaming=True) as client:
             with pytest.raises(TaskNotFoundError):
                 await anext(client.subscribe(SubscribeToTaskRequest(id=task.id)))
 
 
-async def test_clients_of_the_protocol_before_are_served(served: Served) -> None:
+async def test_clients_of_the_protocol_before_are_served(service: Running) -> None:
     params = {
         "message": {
             "kind": "message",
@@ -327,14 +327,14 @@ async def test_clients_of_the_protocol_before_are_served(served: Served) -> None
         }
     }
     request = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": params}
-    task = (await served.http.post("/a2a/idea", json=request)).json()["result"]
+    task = (await service.http.post("/a2a/idea", json=request)).json()["result"]
     assert task["status"]["state"] == "completed"
     assert [artifact["name"] for artifact in task["artifacts"]] == REPORTS
     params = {"id": task["id"]}
     request = {"jsonrpc": "2.0", "id": 2, "method": "tasks/get", "params": params}
-    assert (await served.http.post("/a2a/idea", json=request)).json()["result"]["id"] == task["id"]
+    assert (await service.http.post("/a2a/idea", json=request)).json()["result"]["id"] == task["id"]
     request |= {"method": "message/stream", "params": {"message": _MESSAGE_0_3}}
-    stream = (await served.http.post("/a2a/idea", json=request)).text
+    stream = (await service.http.post("/a2a/idea", json=request)).text
     *_, last = (line for line in stream.splitlines() if line.startswith("data: "))
     assert msgspec.json.decode(last.removeprefix("data: "))["result"]["final"] is True
 
@@ -347,21 +347,21 @@ _MESSAGE_0_3 = {
 }
 
 
-async def test_what_is_not_offered_is_refused(served: Served) -> None:
-    async with connected(served, "idea") as client:
+async def test_what_is_not_offered_is_refused(service: Running) -> None:
+    async with connected(service, "idea") as client:
         with pytest.raises(A2AError, match="GET /api/runs"):
             await client.list_tasks(ListTasksRequest())
-    assert (await served.http.post("/a2a/nobody", json={})).status_code == 404
-    assert (await served.http.get("/a2a/nobody/.well-known/agent-card.json")).status_code == 404
-    assert (await served.http.get("/a2a/idea")).status_code == 405
-    assert (await served.http.post("/a2a/idea", content=b" " * 1_000_001)).status_code == 413
+    assert (await service.http.post("/a2a/nobody", json={})).status_code == 404
+    assert (await service.http.get("/a2a/nobody/.well-known/agent-card.json")).status_code == 404
+    assert (await service.http.get("/a2a/idea")).status_code == 405
+    assert (await service.http.post("/a2a/idea", content=b" " * 1_000_001)).status_code == 413
 
 
 async def test_what_is_not_the_protocol_is_refused(
-    served: Served, capfd: pytest.CaptureFixture[str]
+    service: Running, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for body in (b"", b"{", b"[]", b"1", b"null", b"[" * 100_000, b'{"a":' * 100_000):
-        response = await served.http.post("/a2a/idea", content=body)
+        response = await service.http.post("/a2a/idea", content=body)
         assert response.status_code == 400
         assert response.json()["error"] == "body: expected one JSON-RPC message"
     message = {"jsonrpc": "2.0", "id": 1}
@@ -371,7 +371,7 @@ async def test_what_is_not_the_protocol_is_refused(
         {"method": "Guess"},
     )
     for rest, code in zip(codes, (-32600, -32602, -32601), strict=True):
-        response = await served.http.post(
+        response = await service.http.post(
             "/a2a/idea", json=message | rest, headers={"A2A-Version": "1.0"}
         )
         assert response.json()["error"]["code"] == code
@@ -380,14 +380,14 @@ async def test_what_is_not_the_protocol_is_refused(
     assert "a secret" not in logged
 
 
-async def test_a_hundred_tasks_at_once(served: Served) -> None:
-    async with connected(served, "idea") as client:
+async def test_a_hundred_tasks_at_once(service: Running) -> None:
+    async with connected(service, "idea") as client:
 
         async def run(user: int) -> Task:
             return await task_of(client, new_data_part({"experience_summary": f"user {user}"}))
 
         tasks = await asyncio.gather(*map(run, range(100)))
-    runs = {str(run.run_id): run for run in await served.rows()}
+    runs = {str(run.run_id): run for run in await service.rows()}
     assert len(runs) == 100
     for user, task in enumerate(tasks):
         assert runs[task.id].inputs["experience_summary"] == f"user {user}"
@@ -404,7 +404,7 @@ def _of(update: Any) -> TaskState:
 async def test_a_task_asks_a_human_and_goes_on_with_the_answer(
     serve: Serve, letters: Letters
 ) -> None:
-    async with serve(letters.crews) as served, connected(served, "letter") as client:
+    async with serve(letters.crews) as service, connected(service, "letter") as client:
         task = await task_of(client, new_data_part(LETTER))
         assert task.status.state == INPUT_REQUIRED
         question, output = (part.text for part in task.status.message.parts)
@@ -422,15 +422,15 @@ async def test_a_task_asks_a_human_and_goes_on_with_the_answer(
         )
         assert (ended.id, ended.status.state) == (task.id, COMPLETED)
         assert outputs(ended) == {"draft": "text 2", "translation": "text 3"}
-        assert len(await served.rows()) == 1
+        assert len(await service.rows()) == 1
 
 
 async def test_a_stream_ends_where_a_human_is_asked_and_goes_on_with_the_answer(
     serve: Serve, letters: Letters
 ) -> None:
     async with (
-        serve(letters.crews) as served,
-        connected(served, "letter", streaming=True) as client,
+        serve(letters.crews) as service,
+        connected(service, "letter", streaming=True) as client,
     ):
         told = await sent(client, new_data_part(LETTER))
         task_id = told[0].task.id
@@ -476,7 +476,7 @@ async def test_an_answer_that_can_not_be_taken_is_refused(serve: Serve, letters:
             "it waits about draft",
         ),
     ]
-    async with serve(letters.crews) as served, connected(served, "letter") as client:
+    async with serve(letters.crews) as service, connected(service, "letter") as client:
         task = await task_of(client, new_data_part(LETTER))
         for parts, error, text in wrong:
             with pytest.raises(error, match=text):
@@ -493,7 +493,7 @@ async def test_an_answer_that_can_not_be_taken_is_refused(serve: Serve, letters:
 
 
 async def test_of_two_answers_at_once_one_counts(serve: Serve, letters: Letters) -> None:
-    async with serve(letters.crews) as served, connected(served, "letter") as client:
+    async with serve(letters.crews) as service, connected(service, "letter") as client:
         task = await task_of(client, new_data_part(LETTER))
         ends = await asyncio.gather(
             *(task_of(client, new_text_part("approve"), task_id=task.id) for _ in range(4)),
@@ -506,7 +506,7 @@ async def test_of_two_answers_at_once_one_counts(serve: Serve, letters: Letters)
 
 
 async def test_a_waiting_task_is_cancelled(serve: Serve, letters: Letters) -> None:
-    async with serve(letters.crews) as served, connected(served, "letter") as client:
+    async with serve(letters.crews) as service, connected(service, "letter") as client:
         task = await task_of(client, new_data_part(LETTER))
         cancelled = await client.cancel_task(CancelTaskRequest(id=task.id))
         assert cancelled.status.state == TaskState.TASK_STATE_CANCELED
@@ -515,12 +515,12 @@ async def test_a_waiting_task_is_cancelled(serve: Serve, letters: Letters) -> No
 
 
 async def test_only_its_owner_answers_a_task(serve: Serve, letters: Letters) -> None:
-    async with serve(letters.crews, auth="keys") as served:
-        keys = [await served.inside.api_keys.create("a team", KeyRole.USER) for _ in range(2)]
+    async with serve(letters.crews, auth="keys") as service:
+        keys = [await service.inside.api_keys.create("a team", KeyRole.USER) for _ in range(2)]
         mine, others = ({"Authorization": f"Bearer {key}"} for key in keys)
         async with (
-            connected(served, "letter", headers=mine) as client,
-            connected(served, "letter", headers=others) as stranger,
+            connected(service, "letter", headers=mine) as client,
+            connected(service, "letter", headers=others) as stranger,
         ):
             task = await task_of(client, new_data_part(LETTER))
             with pytest.raises(TaskNotFoundError):
@@ -532,21 +532,21 @@ async def test_only_its_owner_answers_a_task(serve: Serve, letters: Letters) -> 
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_requests_beyond_the_rate_are_refused(serve: Serve, streaming: bool) -> None:
     async with (
-        serve(rate_limit="1/hour") as served,
-        connected(served, "idea", streaming=streaming) as client,
+        serve(rate_limit="1/hour") as service,
+        connected(service, "idea", streaming=streaming) as client,
     ):
         await sent(client, new_data_part({}))
         for _ in range(2):
             with pytest.raises(InternalError, match=r"more than 1 requests .* try again in \d+ s"):
                 await sent(client, new_data_part({}))
         message_0_3 = {"method": "message/send", "params": {"message": _MESSAGE_0_3}}
-        refused = await served.http.post(
+        refused = await service.http.post(
             "/a2a/idea", json={"jsonrpc": "2.0", "id": 7, **message_0_3}
         )
         assert (refused.json()["id"], refused.json()["error"]["code"]) == (7, -32603)
         assert refused.headers["RateLimit-Remaining"] == "0"
         assert int(refused.headers["Retry-After"]) <= 3600
-        assert len(await served.rows()) == 1
+        assert len(await service.rows()) == 1
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -562,8 +562,8 @@ async def test_a_message_beyond_the_quota_is_refused(
     serve: Serve, gate: Gate, streaming: bool, limit: dict[str, int], error: str
 ) -> None:
     async with (
-        serve(gate.crews, engine="stock", **limit) as served,
-        connected(served, "idea", streaming=streaming) as client,
+        serve(gate.crews, engine="stock", **limit) as service,
+        connected(service, "idea", streaming=streaming) as client,
     ):
         sending = asyncio.create_task(sent(client, new_data_part({})))
         await asyncio.to_thread(gate.asked.wait, 20)
@@ -571,4 +571,4 @@ async def test_a_message_beyond_the_quota_is_refused(
             await sent(client, new_data_part({}))
         gate.open.set()
         await sending
-        assert len(await served.rows()) == 1
+        assert len(await service.rows()) == 1

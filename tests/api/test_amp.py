@@ -15,7 +15,7 @@ from app.access.api_keys import Role
 from app.crews.registry import CrewSpec, Registry, idea_crew
 from tests.runs.receiver import SETTING, Receiver, receiving
 from tests.runs.scripted import until
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 WEBHOOKS: dict[str, Any] = {"webhook_secret": SETTING, "webhook_allow_private": True}
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
@@ -32,27 +32,27 @@ def _poem() -> Any:
 CREWS = Registry([idea_crew(), CrewSpec("poem", _poem)])
 
 
-async def _kickoff(served: Served, crew: str = "idea", **body: Any) -> str:
-    answer = await served.http.post(f"/crews/{crew}/kickoff", json={"inputs": {}, **body})
+async def _kickoff(service: Running, crew: str = "idea", **body: Any) -> str:
+    answer = await service.http.post(f"/crews/{crew}/kickoff", json={"inputs": {}, **body})
     assert answer.status_code == 200, answer.text
     kickoff_id: str = answer.json()["kickoff_id"]
     assert answer.json() == {"kickoff_id": kickoff_id}
     return kickoff_id
 
 
-async def _status(served: Served, kickoff_id: str, crew: str = "idea") -> dict[str, Any]:
-    answer = await served.http.get(f"/crews/{crew}/status/{kickoff_id}")
+async def _status(service: Running, kickoff_id: str, crew: str = "idea") -> dict[str, Any]:
+    answer = await service.http.get(f"/crews/{crew}/status/{kickoff_id}")
     assert answer.status_code == 200, answer.text
     status: dict[str, Any] = answer.json()
     return status
 
 
-async def _until_state(served: Served, kickoff_id: str, state: str) -> dict[str, Any]:
+async def _until_state(service: Running, kickoff_id: str, state: str) -> dict[str, Any]:
     status: dict[str, Any] = {}
 
     async def reached() -> bool:
         nonlocal status
-        answer = await served.http.get(f"/crews/idea/status/{kickoff_id}")
+        answer = await service.http.get(f"/crews/idea/status/{kickoff_id}")
         status = answer.json()
         return bool(status["state"] == state)
 
@@ -61,8 +61,8 @@ async def _until_state(served: Served, kickoff_id: str, state: str) -> dict[str,
 
 
 async def test_the_inputs_of_a_crew(serve: Serve) -> None:
-    async with serve(CREWS) as served:
-        answer = await served.http.get("/crews/poem/inputs")
+    async with serve(CREWS) as service:
+        answer = await service.http.get("/crews/poem/inputs")
     assert (answer.status_code, answer.json()) == (200, {"inputs": ["season", "topic"]})
 
 
@@ -87,14 +87,14 @@ def gate() -> Iterator[Gate]:
 
 
 async def test_a_run_from_its_kickoff_to_its_result(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews, engine="stock") as served:
-        kickoff_id = await _kickoff(served)
+    async with serve(gate.crews, engine="stock") as service:
+        kickoff_id = await _kickoff(service)
         await asyncio.to_thread(gate.asked.wait, 20)
         running: dict[str, Any] = {}
 
         async def a_task_runs() -> bool:
             nonlocal running
-            running = await _status(served, kickoff_id)
+            running = await _status(service, kickoff_id)
             return running["current_task"] is not None
 
         await until(a_task_runs)
@@ -102,10 +102,10 @@ async def test_a_run_from_its_kickoff_to_its_result(serve: Serve, gate: Gate) ->
         assert running["current_task"] in REPORTS
         assert running["progress"] == {"completed_tasks": 0, "total_tasks": 3}
         gate.open.set()
-        await _until_state(served, kickoff_id, "SUCCESS")
-        done = await _status(served, kickoff_id)
-        assert (await served.http.get(f"/crews/idea/{kickoff_id}/status")).json() == done
-        run = (await served.http.get(f"/api/runs/{kickoff_id}")).json()
+        await _until_state(service, kickoff_id, "SUCCESS")
+        done = await _status(service, kickoff_id)
+        assert (await service.http.get(f"/crews/idea/{kickoff_id}/status")).json() == done
+        run = (await service.http.get(f"/api/runs/{kickoff_id}")).json()
     assert done["status"] == "completed"
     assert done["execution_time"] > 0
     assert done["result"]["output"] == "# A report"
@@ -119,14 +119,14 @@ async def test_a_run_from_its_kickoff_to_its_result(serve: Serve, gate: Gate) ->
 async def test_a_run_that_waits_for_its_turn_is_pending_and_a_cancelled_one_failed(
     serve: Serve, gate: Gate
 ) -> None:
-    async with serve(gate.crews, engine="stock", max_runs_in_flight=1) as served:
-        first, second = await _kickoff(served), await _kickoff(served)
-        await _until_state(served, first, "STARTED")
-        waiting = await _status(served, second)
+    async with serve(gate.crews, engine="stock", max_runs_in_flight=1) as service:
+        first, second = await _kickoff(service), await _kickoff(service)
+        await _until_state(service, first, "STARTED")
+        waiting = await _status(service, second)
         assert (waiting["status"], waiting["state"]) == ("running", "PENDING")
         assert waiting["current_task"] is None
-        await served.http.post(f"/api/runs/{second}/cancel")
-        stopped = await _status(served, second)
+        await service.http.post(f"/api/runs/{second}/cancel")
+        stopped = await _status(service, second)
         gate.open.set()
     assert (stopped["status"], stopped["state"]) == ("error", "FAILED")
     assert stopped["error"] == "cancelled"
@@ -134,11 +134,11 @@ async def test_a_run_that_waits_for_its_turn_is_pending_and_a_cancelled_one_fail
 
 
 async def test_all_missing_inputs_are_named(serve: Serve) -> None:
-    async with serve(CREWS) as served:
-        answer = await served.http.post("/crews/poem/kickoff", json={"inputs": {"season": ""}})
+    async with serve(CREWS) as service:
+        answer = await service.http.post("/crews/poem/kickoff", json={"inputs": {"season": ""}})
         assert answer.status_code == 422
         assert answer.json()["details"] == {"missing_inputs": ["topic"]}
-        answer = await served.http.post("/crews/poem/kickoff", json={"inputs": {}})
+        answer = await service.http.post("/crews/poem/kickoff", json={"inputs": {}})
     assert answer.json() == {
         "error": "Validation Error",
         "message": "season, topic: missing; the crew poem needs them",
@@ -158,8 +158,8 @@ async def test_all_missing_inputs_are_named(serve: Serve) -> None:
 async def test_a_bad_body_is_refused_in_the_clients_words(
     serve: Serve, body: bytes, named: str
 ) -> None:
-    async with serve(CREWS) as served:
-        answer = await served.http.post(
+    async with serve(CREWS) as service:
+        answer = await service.http.post(
             "/crews/poem/kickoff", content=body, headers={"Content-Type": "application/json"}
         )
     assert answer.status_code == 400
@@ -179,18 +179,18 @@ async def test_a_bad_body_is_refused_in_the_clients_words(
     ],
 )
 async def test_what_is_not_there_is_not_found_in_the_clients_words(
-    served: Served, path: str, error: str
+    service: Running, path: str, error: str
 ) -> None:
-    answer = await served.http.get(path)
+    answer = await service.http.get(path)
     assert answer.status_code == 404
     assert answer.json()["error"] == error
     assert answer.json()["message"]
 
 
 async def test_a_run_is_shown_below_its_own_crew_only(serve: Serve) -> None:
-    async with serve(CREWS) as served:
-        kickoff_id = await _kickoff(served)
-        answer = await served.http.get(f"/crews/poem/status/{kickoff_id}")
+    async with serve(CREWS) as service:
+        kickoff_id = await _kickoff(service)
+        answer = await service.http.get(f"/crews/poem/status/{kickoff_id}")
     assert answer.status_code == 404
     assert answer.json()["error"] == "Execution not found"
 
@@ -203,17 +203,17 @@ async def _arrived(receiver: Receiver, count: int) -> None:
 
 
 async def test_each_webhook_is_told_what_it_asked_for(serve: Serve) -> None:
-    async with receiving() as receiver, serve(CREWS, **WEBHOOKS) as served:
+    async with receiving() as receiver, serve(CREWS, **WEBHOOKS) as service:
         kickoff_id = await _kickoff(
-            served,
+            service,
             meta={"request": 7},
             taskWebhookUrl=f"{receiver.url}/task",
             stepWebhookUrl=f"{receiver.url}/step",
             crewWebhookUrl=f"{receiver.url}/crew",
         )
         await _arrived(receiver, 7)
-        done = await _until_state(served, kickoff_id, "SUCCESS")
-        run = (await served.http.get(f"/api/runs/{kickoff_id}")).json()
+        done = await _until_state(service, kickoff_id, "SUCCESS")
+        run = (await service.http.get(f"/api/runs/{kickoff_id}")).json()
     told: dict[str, list[dict[str, Any]]] = {"task": [], "step": [], "crew": []}
     for arrival in receiver.arrivals:
         told[arrival.path.split("/")[-1]].append(arrival.event)
@@ -235,17 +235,17 @@ async def test_each_webhook_is_told_what_it_asked_for(serve: Serve) -> None:
 
 @pytest.mark.parametrize("field", ["taskWebhookUrl", "stepWebhookUrl", "crewWebhookUrl"])
 async def test_webhooks_into_the_own_network_are_refused(serve: Serve, field: str) -> None:
-    async with serve(webhook_secret=SETTING) as served:
+    async with serve(webhook_secret=SETTING) as service:
         body = {"inputs": {}, field: "http://127.0.0.1/"}
-        answer = await served.http.post("/crews/idea/kickoff", json=body)
+        answer = await service.http.post("/crews/idea/kickoff", json=body)
     assert answer.status_code == 400
     assert answer.json()["message"].startswith(f"{field}: ")
 
 
 async def test_the_platforms_own_client_hears_why_nothing_was_started(serve: Serve) -> None:
-    async with serve(CREWS) as served:
+    async with serve(CREWS) as service:
         tool = InvokeCrewAIAutomationTool(
-            crew_api_url=f"{str(served.http.base_url).rstrip('/')}/crews/poem",
+            crew_api_url=f"{str(service.http.base_url).rstrip('/')}/crews/poem",
             crew_bearer_token="unused while keys are off",
             crew_name="poet",
             crew_description="Writes",
@@ -257,17 +257,17 @@ async def test_the_platforms_own_client_hears_why_nothing_was_started(serve: Ser
 
 
 async def test_a_run_is_its_owners(serve: Serve) -> None:
-    async with serve(CREWS, auth="keys") as served:
-        keys = [await served.inside.api_keys.create(name, Role.USER) for name in ("one", "two")]
+    async with serve(CREWS, auth="keys") as service:
+        keys = [await service.inside.api_keys.create(name, Role.USER) for name in ("one", "two")]
         own, other = ({"Authorization": f"Bearer {key}"} for key in keys)
         url = "/crews/idea/kickoff"
-        answer = await served.http.post(url, json={"inputs": {}})
+        answer = await service.http.post(url, json={"inputs": {}})
         assert (answer.status_code, answer.json()["error"]) == (401, "Unauthorized")
         assert answer.json()["message"]
-        answer = await served.http.post(url, json={"inputs": {}}, headers=own)
+        answer = await service.http.post(url, json={"inputs": {}}, headers=own)
         url = f"/crews/idea/status/{answer.json()['kickoff_id']}"
-        assert (await served.http.get(url, headers=own)).status_code == 200
-        answer = await served.http.get(url, headers=other)
+        assert (await service.http.get(url, headers=own)).status_code == 200
+        answer = await service.http.get(url, headers=other)
     assert (answer.status_code, answer.json()["error"]) == (404, "Execution not found")
 
 
@@ -280,9 +280,9 @@ async def test_the_platforms_own_client_runs_a_crew_that_asks_a_human(serve: Ser
         return build()
 
     inputs = {"recipient": "Ada", "matter": "her order is late", "language": "French"}
-    async with serve(Registry([CrewSpec("letter", build)])) as served:
+    async with serve(Registry([CrewSpec("letter", build)])) as service:
         tool = InvokeCrewAIAutomationTool(
-            crew_api_url=f"{str(served.http.base_url).rstrip('/')}/crews/letter",
+            crew_api_url=f"{str(service.http.base_url).rstrip('/')}/crews/letter",
             crew_bearer_token="unused while keys are off",
             crew_name="letters",
             crew_description="Writes letters",
@@ -291,17 +291,17 @@ async def test_the_platforms_own_client_runs_a_crew_that_asks_a_human(serve: Ser
         saying = asyncio.create_task(asyncio.to_thread(tool.run, **inputs))
 
         async def asked() -> bool:
-            return [row.status for row in await served.rows()] == ["awaiting_human"]
+            return [row.status for row in await service.rows()] == ["awaiting_human"]
 
         await until(asked, seconds=30)
-        (row,) = await served.rows()
+        (row,) = await service.rows()
         answer = {
             "execution_id": str(row.run_id),
             "task_id": "draft",
             "human_feedback": "",
             "is_approve": True,
         }
-        resumed = await served.http.post("/crews/letter/resume", json=answer)
+        resumed = await service.http.post("/crews/letter/resume", json=answer)
         assert resumed.json()["status"] == "resumed"
         said = await saying
     assert "translation" in said

@@ -16,7 +16,7 @@ from app.access.api_keys import ApiKey, ApiKeys, Role
 from app.api.middleware.auth import AuthMiddleware
 from app.db import Database
 from tests.runs.scripted import until
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -24,25 +24,25 @@ def bearer(key: str) -> dict[str, str]:
 
 
 @pytest.fixture
-async def guarded(serve: Serve, database_url: str) -> AsyncIterator[Served]:
+async def guarded(serve: Serve, database_url: str) -> AsyncIterator[Running]:
     """A service that asks for keys, on each kind of database."""
-    async with serve(auth="keys", database_url=database_url) as served:
-        yield served
+    async with serve(auth="keys", database_url=database_url) as service:
+        yield service
 
 
-async def _key(served: Served, role: Role = Role.USER, name: str = "a team") -> str:
-    key: str = await served.inside.api_keys.create(name, role)
+async def _key(service: Running, role: Role = Role.USER, name: str = "a team") -> str:
+    key: str = await service.inside.api_keys.create(name, role)
     return key
 
 
-async def _start(served: Served, key: str) -> str:
-    response = await served.http.post("/api/runs", json={"crew": "idea"}, headers=bearer(key))
+async def _start(service: Running, key: str) -> str:
+    response = await service.http.post("/api/runs", json={"crew": "idea"}, headers=bearer(key))
     assert response.status_code == 202, response.text
     run_id: str = response.json()["run_id"]
     return run_id
 
 
-async def test_a_key_lets_in_and_only_a_key(guarded: Served) -> None:
+async def test_a_key_lets_in_and_only_a_key(guarded: Running) -> None:
     key = await _key(guarded)
     assert (await guarded.http.get("/api/runs", headers=bearer(key))).status_code == 200
     lower = {"authorization": f"bearer {key}"}
@@ -85,17 +85,17 @@ async def test_a_key_lets_in_and_only_a_key(guarded: Served) -> None:
     ],
 )
 async def test_no_call_goes_without_a_key(serve: Serve, method: str, path: str) -> None:
-    async with serve(auth="keys") as served:
-        response = await served.http.request(method, path, json={"crew": "idea"})
+    async with serve(auth="keys") as service:
+        response = await service.http.request(method, path, json={"crew": "idea"})
         assert response.status_code == 401
-        assert await served.rows() == []
+        assert await service.rows() == []
 
 
 async def test_health_and_schema_need_no_key(serve: Serve) -> None:
-    async with serve(auth="keys") as served:
+    async with serve(auth="keys") as service:
         for path in ("/health/live", "/health/ready", "/schema", "/schema/openapi.json"):
-            assert (await served.http.get(path)).status_code == 200, path
-        schema = (await served.http.get("/schema/openapi.json")).json()
+            assert (await service.http.get(path)).status_code == 200, path
+        schema = (await service.http.get("/schema/openapi.json")).json()
         assert schema["security"] == [{"key": []}]
         assert schema["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
         for path in schema["paths"].values():
@@ -105,7 +105,7 @@ async def test_health_and_schema_need_no_key(serve: Serve) -> None:
 
 
 async def test_a_revoked_key_is_refused_by_other_processes_within_seconds(
-    guarded: Served, database_url: str
+    guarded: Running, database_url: str
 ) -> None:
     key = await _key(guarded)
     assert (await guarded.http.get("/api/runs", headers=bearer(key))).status_code == 200
@@ -120,7 +120,7 @@ async def test_a_revoked_key_is_refused_by_other_processes_within_seconds(
     await neighbour.aclose()
 
 
-async def test_the_secret_is_not_stored(guarded: Served) -> None:
+async def test_the_secret_is_not_stored(guarded: Running) -> None:
     secret = (await _key(guarded)).split("_", 2)[2]
     async with guarded.inside.database.read() as connection:
         (row,) = await connection.execute(select(ApiKey.__table__))
@@ -128,7 +128,7 @@ async def test_the_secret_is_not_stored(guarded: Served) -> None:
     assert secret not in repr(tuple(row))
 
 
-async def test_keys_are_looked_up_at_most_once_a_second(guarded: Served) -> None:
+async def test_keys_are_looked_up_at_most_once_a_second(guarded: Running) -> None:
     key = await _key(guarded)
     keys: ApiKeys = guarded.inside.api_keys
     asked = 0
@@ -144,7 +144,7 @@ async def test_keys_are_looked_up_at_most_once_a_second(guarded: Served) -> None
     assert asked == 1
 
 
-async def test_a_user_sees_its_own_runs_and_an_admin_all(guarded: Served) -> None:
+async def test_a_user_sees_its_own_runs_and_an_admin_all(guarded: Running) -> None:
     anna, berta = await _key(guarded), await _key(guarded)
     admin = await _key(guarded, Role.ADMIN)
     runs = {key: await _start(guarded, key) for key in (anna, berta, admin)}
@@ -161,35 +161,37 @@ async def test_a_user_sees_its_own_runs_and_an_admin_all(guarded: Served) -> Non
         assert response.status_code == status
 
 
-async def test_without_keys_an_authorization_header_is_ignored(served: Served) -> None:
-    response = await served.http.get("/api/runs", headers=bearer("cc_nobody_nothing"))
+async def test_without_keys_an_authorization_header_is_ignored(service: Running) -> None:
+    response = await service.http.get("/api/runs", headers=bearer("cc_nobody_nothing"))
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:1", "[::1]:80"])
-async def test_the_service_is_asked_by_its_names(served: Served, host: str) -> None:
-    assert (await served.http.get("/api/runs", headers={"Host": host})).status_code == 200
+async def test_the_service_is_asked_by_its_names(service: Running, host: str) -> None:
+    assert (await service.http.get("/api/runs", headers={"Host": host})).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost:x", ""]
 )
 @pytest.mark.parametrize("path", ["/api/runs", "/schema", "/health/live"])
-async def test_a_name_that_is_not_its_own_is_refused(served: Served, host: str, path: str) -> None:
-    response = await served.http.get(path, headers={"Host": host})
+async def test_a_name_that_is_not_its_own_is_refused(
+    service: Running, host: str, path: str
+) -> None:
+    response = await service.http.get(path, headers={"Host": host})
     assert response.status_code == 400
     assert "ALLOWED_HOSTS" in response.json()["error"]
 
 
 async def test_allowed_hosts_are_the_names(serve: Serve) -> None:
-    async with serve(allowed_hosts="crews.example") as served:
+    async with serve(allowed_hosts="crews.example") as service:
         for host, status in (("crews.example", 200), ("CREWS.example:443", 200), ("x.y", 400)):
-            response = await served.http.get("/api/runs", headers={"Host": host})
+            response = await service.http.get("/api/runs", headers={"Host": host})
             assert response.status_code == status
 
 
 async def test_mounted_applications_get_the_caller_and_routers_answer_in_their_shape(
-    guarded: Served,
+    guarded: Running,
 ) -> None:
     seen: list[Any] = []
 

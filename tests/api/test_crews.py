@@ -5,13 +5,15 @@ from dataclasses import replace
 from app.crews.idea.profile import DEFAULTS
 from app.crews.options import InputOptions
 from app.crews.registry import Registry, idea_crew
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
 
 
-async def test_the_crews_that_are_served_are_listed_with_inputs_and_outputs(served: Served) -> None:
-    response = await served.http.get("/api/crews")
+async def test_the_crews_that_are_served_are_listed_with_inputs_and_outputs(
+    service: Running,
+) -> None:
+    response = await service.http.get("/api/crews")
     assert response.status_code == 200
     (idea,) = response.json()["crews"]
     assert idea["name"] == "idea"
@@ -20,11 +22,11 @@ async def test_the_crews_that_are_served_are_listed_with_inputs_and_outputs(serv
     assert not any(field["required"] for field in idea["inputs"])
     assert [output["name"] for output in idea["outputs"]] == REPORTS
     assert all(output["agent"] for output in idea["outputs"])
-    assert (await served.http.get("/api/crews/idea")).json() == idea
+    assert (await service.http.get("/api/crews/idea")).json() == idea
 
 
-async def test_an_unknown_crew_is_not_found(served: Served) -> None:
-    response = await served.http.get("/api/crews/nobody")
+async def test_an_unknown_crew_is_not_found(service: Running) -> None:
+    response = await service.http.get("/api/crews/nobody")
     assert response.status_code == 404
     assert response.json()["error_type"] == "not_found"
 
@@ -35,10 +37,10 @@ async def test_declared_inputs_are_told_and_hold(serve: Serve) -> None:
         "budget": InputOptions(type="number"),
     }
     crews = Registry([replace(idea_crew(), inputs=inputs)])
-    async with serve(crews) as served:
+    async with serve(crews) as service:
         fields = {
             field["name"]: field
-            for field in (await served.http.get("/api/crews/idea")).json()["inputs"]
+            for field in (await service.http.get("/api/crews/idea")).json()["inputs"]
         }
         assert fields["goal_type"] == {
             "name": "goal_type",
@@ -56,6 +58,6 @@ async def test_declared_inputs_are_told_and_hold(serve: Serve) -> None:
             ({"goal_type": "x", "budget": True}, "budget: must be of type number"),
             ({"goal_type": "x"}, "missing; the crew idea needs them"),
         ]:
-            response = await served.http.post("/api/runs", json={"crew": "idea", "inputs": given})
+            response = await service.http.post("/api/runs", json={"crew": "idea", "inputs": given})
             assert response.status_code == 400
             assert problem in response.json()["error"]

@@ -16,7 +16,7 @@ from app.crews.registry import CrewSpec, Registry, load_crews
 from app.settings import load_settings
 from tests.crews.projects import declared_flow_project, flow_project
 from tests.runs.scripted import until
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 __all__ = ["declared_flow_project", "flow_project"]
 
@@ -68,24 +68,24 @@ def gate() -> Iterator[Gate]:
     gate.open.set()
 
 
-async def _start(served: Served, crew: str, **inputs: Any) -> str:
-    response = await served.http.post("/api/runs", json={"crew": crew, "inputs": inputs})
+async def _start(service: Running, crew: str, **inputs: Any) -> str:
+    response = await service.http.post("/api/runs", json={"crew": crew, "inputs": inputs})
     assert response.status_code == 202, response.text
     run_id: str = response.json()["run_id"]
     return run_id
 
 
-async def _get(served: Served, run_id: str) -> dict[str, Any]:
-    run: dict[str, Any] = (await served.http.get(f"/api/runs/{run_id}")).json()
+async def _get(service: Running, run_id: str) -> dict[str, Any]:
+    run: dict[str, Any] = (await service.http.get(f"/api/runs/{run_id}")).json()
     return run
 
 
-async def _settled(served: Served, run_id: str) -> dict[str, Any]:
+async def _settled(service: Running, run_id: str) -> dict[str, Any]:
     async def is_settled() -> bool:
-        return (await _get(served, run_id))["status"] not in ("queued", "running")
+        return (await _get(service, run_id))["status"] not in ("queued", "running")
 
     await until(is_settled, 30)
-    return await _get(served, run_id)
+    return await _get(service, run_id)
 
 
 def _states(run: dict[str, Any]) -> list[tuple[str, str]]:
@@ -95,17 +95,17 @@ def _states(run: dict[str, Any]) -> list[tuple[str, str]]:
 async def test_outputs_are_the_result_and_what_each_crew_of_the_flow_gave(
     serve: Serve, gate: Gate
 ) -> None:
-    async with serve(gate.crews) as served:
-        run_id = await _start(served, "article", topic="coffee", pages=2)
+    async with serve(gate.crews) as service:
+        run_id = await _start(service, "article", topic="coffee", pages=2)
 
         async def waits() -> bool:
-            states = _states(await _get(served, run_id))
+            states = _states(await _get(service, run_id))
             return states == [("result", "running"), ("facts", "finished")]
 
         await until(waits)
-        assert await served.stored() == 1, "an output is captured as its task finishes"
+        assert await service.stored() == 1, "an output is captured as its task finishes"
         gate.open.set()
-        run = await _settled(served, run_id)
+        run = await _settled(service, run_id)
         names = ["result", "facts", "facts_2", "draft"]
         assert run["status"] == "succeeded"
         assert list(run["outputs"]) == names
@@ -118,9 +118,9 @@ async def test_outputs_are_the_result_and_what_each_crew_of_the_flow_gave(
             "facts": run["outputs"]["facts"],
             "text": run["outputs"]["draft"],
         }
-        assert await served.stored() == 0
+        assert await service.stored() == 0
 
-        stream = (await served.http.get(f"/api/runs/{run_id}/events")).text
+        stream = (await service.http.get(f"/api/runs/{run_id}/events")).text
         finished = [
             json.loads(block.split("data: ")[1])["name"]
             for block in stream.split("\n\n")
@@ -130,8 +130,8 @@ async def test_outputs_are_the_result_and_what_each_crew_of_the_flow_gave(
 
 
 async def test_a_flows_inputs_are_told_with_their_defaults(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews) as served:
-        crew = served.inside.runs.crew("article")
+    async with serve(gate.crews) as service:
+        crew = service.inside.runs.crew("article")
         told = {i.name: (i.required, i.default) for i in crew.inputs}
         assert told == {
             "topic": (False, "tea"),
@@ -146,41 +146,41 @@ async def test_a_flows_inputs_are_told_with_their_defaults(serve: Serve, gate: G
 async def test_an_input_that_the_state_cant_hold_is_refused_at_once(
     serve: Serve, gate: Gate
 ) -> None:
-    async with serve(gate.crews) as served:
+    async with serve(gate.crews) as service:
         for name, value in (("pages", "many"), ("id", "of another run")):
             body = {"crew": "article", "inputs": {name: value}}
-            response = await served.http.post("/api/runs", json=body)
+            response = await service.http.post("/api/runs", json=body)
             assert response.status_code == 400
             assert name in response.json()["error"]
-        assert await served.rows() == []
+        assert await service.rows() == []
 
 
 async def test_a_cancelled_flow_leaves_nothing(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews) as served:
-        run_id = await _start(served, "article")
+    async with serve(gate.crews) as service:
+        run_id = await _start(service, "article")
 
         async def waits() -> bool:
-            return await served.stored() == 1
+            return await service.stored() == 1
 
         await until(waits)
-        await served.http.post(f"/api/runs/{run_id}/cancel")
-        run = await _settled(served, run_id)
+        await service.http.post(f"/api/runs/{run_id}/cancel")
+        run = await _settled(service, run_id)
         assert run["status"] == "cancelled"
-        await until(lambda: _is_empty(served))
+        await until(lambda: _is_empty(service))
 
 
-async def _is_empty(served: Served) -> bool:
-    return await served.stored() == 0
+async def _is_empty(service: Running) -> bool:
+    return await service.stored() == 0
 
 
 async def test_runs_of_a_flow_side_by_side_hold_only_their_own_inputs(
     serve: Serve, gate: Gate
 ) -> None:
     gate.open.set()
-    async with serve(gate.crews) as served:
+    async with serve(gate.crews) as service:
         topics = [f"topic-{number}-end" for number in range(20)]
-        ids = await asyncio.gather(*(_start(served, "article", topic=t) for t in topics))
-        runs = await asyncio.gather(*(_settled(served, run_id) for run_id in ids))
+        ids = await asyncio.gather(*(_start(service, "article", topic=t) for t in topics))
+        runs = await asyncio.gather(*(_settled(service, run_id) for run_id in ids))
     for topic, run in zip(topics, runs, strict=True):
         assert run["status"] == "succeeded"
         for text in run["outputs"].values():
@@ -192,9 +192,9 @@ async def test_the_flow_that_crewai_creates_runs_unchanged(
     serve: Serve, flow_project: Path, tmp_path: Path
 ) -> None:
     crews = load_crews(load_settings(crews=f"post={flow_project}"))
-    async with serve(crews) as served:
-        run_id = await _start(served, "post", crewai_trigger_payload={"topic": "rain"})
-        run = await _settled(served, run_id)
+    async with serve(crews) as service:
+        run_id = await _start(service, "post", crewai_trigger_payload={"topic": "rain"})
+        run = await _settled(service, run_id)
     assert run["status"] == "succeeded", run["error"]
     assert list(run["outputs"]) == ["result", "planning_task", "writing_task", "post"]
     state = json.loads(run["outputs"]["result"])
@@ -208,7 +208,7 @@ async def test_the_declared_flow_that_crewai_creates_runs_unchanged(
     serve: Serve, declared_flow_project: Path
 ) -> None:
     crews = load_crews(load_settings(crews=f"post={declared_flow_project}"))
-    async with serve(crews) as served:
-        run = await _settled(served, await _start(served, "post", topic="rain"))
+    async with serve(crews) as service:
+        run = await _settled(service, await _start(service, "post", topic="rain"))
     assert run["status"] == "succeeded", run["error"]
     assert run["outputs"] == {"result": "rain"}

@@ -18,7 +18,7 @@ from app.crews.registry import Registry, load_crews
 from app.runs.models import CallerUsage, UserRun
 from app.settings import load_settings
 from tests.runs.scripted import until
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 FIELDS = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 
@@ -42,14 +42,14 @@ def _crews_behind(gate: threading.Event) -> Registry:
     return Registry([replace(spec, offline_answer=answer)])
 
 
-async def _start(served: Served, key: str | None = None, **more: Any) -> httpx.Response:
+async def _start(service: Running, key: str | None = None, **more: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     headers |= more.pop("headers", {})
-    return await served.http.post("/api/runs", json={"crew": "idea", **more}, headers=headers)
+    return await service.http.post("/api/runs", json={"crew": "idea", **more}, headers=headers)
 
 
-async def _key(served: Served, **quota: int) -> str:
-    key: str = await served.inside.api_keys.create("a team", Role.USER, **quota)
+async def _key(service: Running, **quota: int) -> str:
+    key: str = await service.inside.api_keys.create("a team", Role.USER, **quota)
     return key
 
 
@@ -67,7 +67,7 @@ async def two(serve: Serve, database_url: str) -> AsyncIterator[Callable[..., An
     """Two processes' worth of services that share a database."""
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: Any) -> tuple[Served, Served]:
+        async def start(**settings: Any) -> tuple[Running, Running]:
             settings |= {"database_url": database_url}
             first = await stack.enter_async_context(serve(**settings))
             return first, await stack.enter_async_context(serve(**settings))
@@ -75,11 +75,11 @@ async def two(serve: Serve, database_url: str) -> AsyncIterator[Callable[..., An
         yield start
 
 
-async def test_without_limits_no_answer_tells_of_any(served: Served) -> None:
-    response = await _start(served)
+async def test_without_limits_no_answer_tells_of_any(service: Running) -> None:
+    response = await _start(service)
     assert response.status_code == 202
     assert not any(field in response.headers for field in FIELDS)
-    async with served.inside.database.read() as connection:
+    async with service.inside.database.read() as connection:
         assert list(await connection.execute(select(CallerUsage))) == []
         assert await connection.scalar(select(UserRun.address)) is None
 
@@ -104,8 +104,8 @@ async def test_requests_are_counted_by_all_processes_together(two: Callable[...,
 
 
 async def test_every_answer_tells_what_is_left(serve: Serve) -> None:
-    async with serve(rate_limit="1000/hour;5000/day") as served:
-        run_id = (await _start(served)).json()["run_id"]
+    async with serve(rate_limit="1000/hour;5000/day") as service:
+        run_id = (await _start(service)).json()["run_id"]
         for method, path, status in (
             ("GET", f"/api/runs/{run_id}", 200),
             ("GET", f"/api/runs/{run_id}/events", 200),
@@ -113,28 +113,28 @@ async def test_every_answer_tells_what_is_left(serve: Serve) -> None:
             ("GET", "/api/runs?limit=0", 400),
             ("POST", "/api/run", 400),
         ):
-            response = await served.http.request(method, path)
+            response = await service.http.request(method, path)
             assert response.status_code == status
             assert [response.headers.get(field) is not None for field in FIELDS] == [True] * 3
             assert response.headers["RateLimit-Limit"] == "1000"  # closer to its end
 
 
 async def test_the_longest_exceeded_limit_says_when_to_come_again(serve: Serve) -> None:
-    async with serve(rate_limit="2/hour;1/2hour") as served:
-        assert (await served.http.get("/api/runs")).status_code == 200
-        seconds = _refused(await served.http.get("/api/runs"))
-        assert _refused(await served.http.get("/api/runs")) <= seconds
+    async with serve(rate_limit="2/hour;1/2hour") as service:
+        assert (await service.http.get("/api/runs")).status_code == 200
+        seconds = _refused(await service.http.get("/api/runs"))
+        assert _refused(await service.http.get("/api/runs")) <= seconds
         now = datetime.now(UTC).timestamp()
         assert abs(seconds - (7200 - now % 7200)) < 10
 
 
 async def test_requests_are_counted_by_key_wherever_they_come_from(serve: Serve) -> None:
-    async with serve(auth="keys", rate_limit="5/hour") as served:
-        anna, berta = await _key(served), await _key(served)
+    async with serve(auth="keys", rate_limit="5/hour") as service:
+        anna, berta = await _key(service), await _key(service)
 
         async def ask(key: str, address: str) -> httpx.Response:
             headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": address}
-            return await served.http.get("/api/runs", headers=headers)
+            return await service.http.get("/api/runs", headers=headers)
 
         responses = [await ask(anna, f"10.0.0.{n}") for n in range(7)]
         assert [response.status_code for response in responses] == [200] * 5 + [429] * 2
@@ -143,15 +143,15 @@ async def test_requests_are_counted_by_key_wherever_they_come_from(serve: Serve)
 
 
 async def test_wrong_keys_are_counted_by_their_address(serve: Serve) -> None:
-    async with serve(auth="keys", rate_limit="5/hour") as served:
+    async with serve(auth="keys", rate_limit="5/hour") as service:
         wrong = {"Authorization": "Bearer cc_no_no"}
         statuses = [
-            (await served.http.get("/api/runs", headers=wrong)).status_code for _ in range(7)
+            (await service.http.get("/api/runs", headers=wrong)).status_code for _ in range(7)
         ]
         assert statuses == [401] * 5 + [429] * 2
-        key = await _key(served)
+        key = await _key(service)
         elsewhere = {"Authorization": f"Bearer {key}", "X-Forwarded-For": "10.1.2.3"}
-        assert (await served.http.get("/api/runs", headers=elsewhere)).status_code == 200
+        assert (await service.http.get("/api/runs", headers=elsewhere)).status_code == 200
 
 
 async def test_runs_in_flight_are_counted_by_all_processes_together(
@@ -188,55 +188,55 @@ async def test_runs_in_flight_are_counted_by_all_processes_together(
 
 
 async def test_a_batch_is_refused_whole(serve: Serve, database_url: str) -> None:
-    async with serve(runs_per_day=5, database_url=database_url) as served:
+    async with serve(runs_per_day=5, database_url=database_url) as service:
         body = {"crew": "idea", "inputs": [{}] * 3}
-        first = await served.http.post("/api/runs/batch", json=body)
-        second = await served.http.post("/api/runs/batch", json=body)
+        first = await service.http.post("/api/runs/batch", json=body)
+        second = await service.http.post("/api/runs/batch", json=body)
         assert first.status_code == 202
         assert _refused(second) <= 86_400
-        assert len(await served.rows()) == 3
-        assert (await served.http.post("/api/run", json={})).status_code == 200
-        assert (await _start(served)).status_code == 202
-        refused = await _start(served)
+        assert len(await service.rows()) == 3
+        assert (await service.http.post("/api/run", json={})).status_code == 200
+        assert (await _start(service)).status_code == 202
+        refused = await _start(service)
         assert "5 runs" in refused.json()["error"]
         midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0) + timedelta(days=1)
         assert abs(_refused(refused) - (midnight - datetime.now(UTC)).total_seconds()) < 10
         # A new day.
-        async with served.inside.database.write() as connection:
+        async with service.inside.database.write() as connection:
             yesterday = (datetime.now(UTC) - timedelta(days=1)).date()
             await connection.execute(update(CallerUsage).values(day=yesterday))
-        assert (await _start(served)).status_code == 202
+        assert (await _start(service)).status_code == 202
 
 
 async def test_deleting_runs_gives_no_quota_back(serve: Serve) -> None:
-    async with serve(runs_per_day=1) as served:
-        run_id = (await served.http.post("/api/run", json={})).json()["run_id"]
-        assert (await served.http.delete(f"/api/runs/{run_id}")).status_code == 204
-        assert _refused(await _start(served))
+    async with serve(runs_per_day=1) as service:
+        run_id = (await service.http.post("/api/run", json={})).json()["run_id"]
+        assert (await service.http.delete(f"/api/runs/{run_id}")).status_code == 204
+        assert _refused(await _start(service))
 
 
 async def test_a_repeat_of_an_accepted_request_costs_nothing(
     serve: Serve, database_url: str
 ) -> None:
-    async with serve(runs_per_day=2, max_runs_per_caller=2, database_url=database_url) as served:
+    async with serve(runs_per_day=2, max_runs_per_caller=2, database_url=database_url) as service:
         repeat = {"Idempotency-Key": "order-1"}
-        ids = {(await _start(served, headers=repeat)).json()["run_id"] for _ in range(5)}
+        ids = {(await _start(service, headers=repeat)).json()["run_id"] for _ in range(5)}
         assert len(ids) == 1
-        assert (await _start(served)).status_code == 202
-        assert _refused(await _start(served))
-        assert (await _start(served, headers=repeat)).json()["run_id"] in ids
+        assert (await _start(service)).status_code == 202
+        assert _refused(await _start(service))
+        assert (await _start(service, headers=repeat)).json()["run_id"] in ids
 
 
 async def test_a_key_may_have_a_quota_of_its_own(serve: Serve) -> None:
-    async with serve(auth="keys", runs_per_day=3) as served:
+    async with serve(auth="keys", runs_per_day=3) as service:
         for quota, allowed in (({}, 3), ({"runs_per_day": 1}, 1), ({"runs_per_day": 5}, 5)):
-            key = await _key(served, **quota)
-            statuses = [(await _start(served, key)).status_code for _ in range(6)]
+            key = await _key(service, **quota)
+            statuses = [(await _start(service, key)).status_code for _ in range(6)]
             assert statuses == [202] * allowed + [429] * (6 - allowed)
 
 
 async def test_a_key_may_have_a_quota_where_others_have_none(serve: Serve) -> None:
-    async with serve(auth="keys") as served:
-        limited, free = await _key(served, runs_per_day=1), await _key(served)
-        assert [(await _start(served, limited)).status_code for _ in range(2)] == [202, 429]
-        assert [(await _start(served, free)).status_code for _ in range(2)] == [202, 202]
+    async with serve(auth="keys") as service:
+        limited, free = await _key(service, runs_per_day=1), await _key(service)
+        assert [(await _start(service, limited)).status_code for _ in range(2)] == [202, 429]
+        assert [(await _start(service, free)).status_code for _ in range(2)] == [202, 202]

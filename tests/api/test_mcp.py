@@ -20,17 +20,17 @@ from app.access.api_keys import Role
 from app.runs.models import UserRun
 from tests.api.crews import IDEA_AND_POEM, LETTER, REPORTS, Gate, Letters
 from tests.runs.scripted import until
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 
 
 @asynccontextmanager
 async def connected(
-    served: Served, headers: Mapping[str, str] | None = None
+    service: Running, headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[ClientSession]:
     """A session of the official client."""
-    url = str(served.http.base_url.join("/mcp"))
+    url = str(service.http.base_url.join("/mcp"))
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(create_mcp_http_client(dict(headers or {})))
         streams = await stack.enter_async_context(streamable_http_client(url, http_client=http))
@@ -61,33 +61,33 @@ def _answer(response: httpx.Response) -> dict[str, Any]:
     return answer
 
 
-async def _post(served: Served, message: bytes, **headers: str) -> httpx.Response:
-    return await served.http.post("/mcp", content=message, headers=HEADERS | headers)
+async def _post(service: Running, message: bytes, **headers: str) -> httpx.Response:
+    return await service.http.post("/mcp", content=message, headers=HEADERS | headers)
 
 
-async def _begun_session(served: Served, **headers: str) -> dict[str, str]:
+async def _begun_session(service: Running, **headers: str) -> dict[str, str]:
     """The header of a session of its own, for messages that no client would send."""
     params = {
         "protocolVersion": types.LATEST_PROTOCOL_VERSION,
         "capabilities": {},
         "clientInfo": {"name": "test", "version": "1"},
     }
-    response = await _post(served, _message("initialize", params, id=0), **headers)
+    response = await _post(service, _message("initialize", params, id=0), **headers)
     return {"mcp-session-id": response.headers["mcp-session-id"]}
 
 
-async def _settled(served: Served) -> UserRun:
+async def _settled(service: Running) -> UserRun:
     async def is_settled() -> bool:
-        (run,) = await served.rows()
+        (run,) = await service.rows()
         return run.finished_at is not None
 
     await until(is_settled)
-    (run,) = await served.rows()
+    (run,) = await service.rows()
     return run
 
 
 async def test_each_crew_is_a_tool_with_its_inputs(serve: Serve) -> None:
-    async with serve(IDEA_AND_POEM) as served, connected(served) as session:
+    async with serve(IDEA_AND_POEM) as service, connected(service) as session:
         idea, poem = (await session.list_tools()).tools
     assert (idea.name, poem.name) == ("idea", "poem")
     assert idea.description is not None
@@ -104,11 +104,11 @@ async def test_each_crew_is_a_tool_with_its_inputs(serve: Serve) -> None:
 
 
 async def test_a_call_runs_the_crew_and_gives_text_and_structure(serve: Serve) -> None:
-    async with serve(IDEA_AND_POEM) as served, connected(served) as session:
+    async with serve(IDEA_AND_POEM) as service, connected(service) as session:
         idea = await session.call_tool("idea", {"interest_area": "Food"})
         poem = await session.call_tool("poem", {"topic": "tea"})
-        of_idea, of_poem = await served.rows()
-        assert await served.stored() == 0
+        of_idea, of_poem = await service.rows()
+        assert await service.stored() == 0
     assert not idea.isError
     assert not poem.isError
     assert idea.structuredContent == {
@@ -131,7 +131,7 @@ async def test_progress_grows_with_each_start_and_end_of_a_task(serve: Serve) ->
     async def tell(progress: float, total: float | None, message: str | None) -> None:
         told.append((progress, total, message))
 
-    async with serve() as served, connected(served) as session:
+    async with serve() as service, connected(service) as session:
         result = await session.call_tool("idea", {}, progress_callback=tell)
     assert result.structuredContent is not None
     run_id = result.structuredContent["run_id"]
@@ -157,37 +157,37 @@ _STEPS = ("started", "finished")
 async def test_a_wrong_call_is_an_error_that_says_what_is_wrong(
     serve: Serve, tool: str, arguments: dict[str, Any], error: str
 ) -> None:
-    async with serve(IDEA_AND_POEM) as served, connected(served) as session:
+    async with serve(IDEA_AND_POEM) as service, connected(service) as session:
         result = await session.call_tool(tool, arguments)
-        assert await served.rows() == []
+        assert await service.rows() == []
     assert result.isError
     assert _text(result).startswith(error)
 
 
 async def test_a_failed_run_is_an_error_that_names_the_run(serve: Serve) -> None:
     model = {"llm_model": "openai/none", "llm_base_url": "http://127.0.0.1:9", "llm_api_key": "k"}
-    async with serve(**model) as served, connected(served) as session:
+    async with serve(**model) as service, connected(service) as session:
         result = await session.call_tool("idea", {})
-        (run,) = await served.rows()
+        (run,) = await service.rows()
     assert result.isError
     assert _text(result) == f"run {run.run_id} failed: model_error: {run.error}"
 
 
 async def test_what_is_unexpected_shows_nothing_of_the_inside(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+    service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(served.inside.runs, "submit", broken)
-    async with connected(served) as session:
+    monkeypatch.setattr(service.inside.runs, "submit", broken)
+    async with connected(service) as session:
         result = await session.call_tool("idea", {})
     assert result.isError
     assert _text(result) == "internal error"
 
 
 async def test_a_cancelled_call_cancels_its_run(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews, engine="stock") as served, connected(served) as session:
+    async with serve(gate.crews, engine="stock") as service, connected(service) as session:
         calling = asyncio.create_task(session.call_tool("idea", {}))
         await asyncio.to_thread(gate.asked.wait, 20)
         cancelled = types.CancelledNotificationParams(requestId=1)  # 0 began the session
@@ -195,7 +195,7 @@ async def test_a_cancelled_call_cancels_its_run(serve: Serve, gate: Gate) -> Non
             types.ClientNotification(types.CancelledNotification(params=cancelled))
         )
         result = await calling
-        run = await _settled(served)
+        run = await _settled(service)
     assert run.status == "cancelled"
     assert result.isError
     assert _text(result) == f"run {run.run_id} cancelled: cancelled: cancelled"
@@ -223,36 +223,36 @@ async def test_a_call_is_cancelled_from_another_process(
 
 
 async def test_a_client_that_goes_away_cancels_nothing(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews, engine="stock") as served:
-        async with connected(served) as session:
+    async with serve(gate.crews, engine="stock") as service:
+        async with connected(service) as session:
             calling = asyncio.create_task(session.call_tool("idea", {}))
             await asyncio.to_thread(gate.asked.wait, 20)
             calling.cancel()
-        (run,) = await served.rows()
+        (run,) = await service.rows()
 
         async def nobody_waits() -> bool:
-            return run.run_id not in served.inside.events.watched()
+            return run.run_id not in service.inside.events.watched()
 
         await until(nobody_waits)
         gate.open.set()
-        assert (await _settled(served)).status == "succeeded"
+        assert (await _settled(service)).status == "succeeded"
 
 
-async def test_a_request_sent_again_gets_the_same_run(served: Served) -> None:
-    session = await _begun_session(served)
-    answers = [_answer(await _post(served, _call(7), **session)) for _ in range(2)]
+async def test_a_request_sent_again_gets_the_same_run(service: Running) -> None:
+    session = await _begun_session(service)
+    answers = [_answer(await _post(service, _call(7), **session)) for _ in range(2)]
     assert answers[0]["result"] == answers[1]["result"]
-    other_call = _answer(await _post(served, _call(7, interest_area="Food"), **session))
+    other_call = _answer(await _post(service, _call(7, interest_area="Food"), **session))
     assert "used before" in other_call["result"]["content"][0]["text"]
-    assert len(await served.rows()) == 1
-    without_session = _answer(await _post(served, _call(7)))
+    assert len(await service.rows()) == 1
+    without_session = _answer(await _post(service, _call(7)))
     assert not without_session["result"]["isError"]
-    assert len(await served.rows()) == 2
+    assert len(await service.rows()) == 2
 
 
-async def test_two_hundred_calls_at_once(served: Served) -> None:
+async def test_two_hundred_calls_at_once(service: Running) -> None:
     async with AsyncExitStack() as stack:
-        sessions = [await stack.enter_async_context(connected(served)) for _ in range(4)]
+        sessions = [await stack.enter_async_context(connected(service)) for _ in range(4)]
 
         def call(user: int) -> Awaitable[types.CallToolResult]:
             given = {"experience_summary": f"user {user}"}
@@ -261,7 +261,7 @@ async def test_two_hundred_calls_at_once(served: Served) -> None:
         with _warnings_kept():
             results = await asyncio.gather(*map(call, range(200)))
     assert not any(result.isError for result in results)
-    runs = {str(run.run_id): run for run in await served.rows()}
+    runs = {str(run.run_id): run for run in await service.rows()}
     assert len(runs) == 200
     for user, result in enumerate(results):
         assert result.structuredContent is not None
@@ -280,25 +280,27 @@ def _warnings_kept() -> Iterator[None]:
         assert str(before[-1].message) == "for the list"
 
 
-async def test_what_is_not_the_protocol_is_refused_like_everything_else(served: Served) -> None:
-    listening = await served.http.get("/mcp", headers={"Accept": "text/event-stream"})
+async def test_what_is_not_the_protocol_is_refused_like_everything_else(
+    service: Running,
+) -> None:
+    listening = await service.http.get("/mcp", headers={"Accept": "text/event-stream"})
     assert listening.status_code == 405
     assert listening.headers["allow"].startswith("POST")
-    assert (await served.http.post("/mcp/more")).status_code == 404
-    too_large = await _post(served, b" " * 1_000_001)
+    assert (await service.http.post("/mcp/more")).status_code == 404
+    too_large = await _post(service, b" " * 1_000_001)
     assert too_large.status_code == 413
     for body in (b"", b"{", b"[]", b"[" * 100_000, b'{"a":' * 100_000):
-        response = await _post(served, body)
+        response = await _post(service, body)
         assert response.status_code == 400
         assert response.json()["error"] == "body: expected one JSON-RPC message"
 
 
 @pytest.mark.parametrize("text", ["plain", "application/json"])
 async def test_inputs_are_not_logged_when_they_can_not_be_taken(
-    served: Served, capfd: pytest.CaptureFixture[str], text: str
+    service: Running, capfd: pytest.CaptureFixture[str], text: str
 ) -> None:
     params = {"name": "idea", "arguments": "secret-input"}
-    answer = _answer(await _post(served, _message("tools/call", params, id=1)))
+    answer = _answer(await _post(service, _message("tools/call", params, id=1)))
     assert answer["error"]["message"] == "Invalid request parameters"
     assert "secret-input" not in capfd.readouterr().err
 
@@ -317,29 +319,29 @@ async def in_a_loop_of_its_own(call: Callable[[], Any]) -> Any:
 
 
 async def test_calls_belong_to_their_keys(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews, engine="stock", auth="keys") as served:
-        assert (await _post(served, _call(1))).status_code == 401
-        keys = [await served.inside.api_keys.create("a team", Role.USER) for _ in range(2)]
+    async with serve(gate.crews, engine="stock", auth="keys") as service:
+        assert (await _post(service, _call(1))).status_code == 401
+        keys = [await service.inside.api_keys.create("a team", Role.USER) for _ in range(2)]
         mine, others = ({"Authorization": f"Bearer {key}"} for key in keys)
-        session = await _begun_session(served, **mine)
-        calling = asyncio.create_task(_post(served, _call(7), **session, **mine))
+        session = await _begun_session(service, **mine)
+        calling = asyncio.create_task(_post(service, _call(7), **session, **mine))
         await asyncio.to_thread(gate.asked.wait, 20)
-        (run,) = await served.rows()
+        (run,) = await service.rows()
         assert keys[0].startswith(f"cc_{run.owner}_")
         # One who has heard of the session can't cancel its calls, nor get at their runs.
         cancelled = _message("notifications/cancelled", {"requestId": 7})
-        assert (await _post(served, cancelled, **session, **others)).status_code == 202
+        assert (await _post(service, cancelled, **session, **others)).status_code == 202
         gate.open.set()
         assert not _answer(await calling)["result"]["isError"]
-        _answer(await _post(served, _call(7), **session, **others))
-        of_others = (await served.rows())[1]
+        _answer(await _post(service, _call(7), **session, **others))
+        of_others = (await service.rows())[1]
         assert of_others.owner != run.owner
 
 
 async def test_the_official_client_brings_its_key(serve: Serve) -> None:
-    async with serve(auth="keys") as served:
-        key = await served.inside.api_keys.create("a team", Role.USER)
-        async with connected(served, {"Authorization": f"Bearer {key}"}) as session:
+    async with serve(auth="keys") as service:
+        key = await service.inside.api_keys.create("a team", Role.USER)
+        async with connected(service, {"Authorization": f"Bearer {key}"}) as session:
             assert not (await session.call_tool("idea", {})).isError
 
 
@@ -352,12 +354,12 @@ async def test_a_call_ends_where_a_human_is_asked_and_a_tool_answers(
         assert total == 2
         told.append((progress, message))
 
-    async with serve(letters.crews) as served, connected(served) as session:
+    async with serve(letters.crews) as service, connected(service) as session:
         letter, resume = (await session.list_tools()).tools
         assert (letter.name, resume.name) == ("letter", "resumeRun")
         assert resume.inputSchema["required"] == ["run_id", "approve"]
         asked = await session.call_tool("letter", LETTER)
-        (run,) = await served.rows()
+        (run,) = await service.rows()
         run_id = str(run.run_id)
         assert not asked.isError
         assert asked.structuredContent == {
@@ -387,7 +389,7 @@ async def test_a_call_ends_where_a_human_is_asked_and_a_tool_answers(
         }
         assert _text(ended) == "text 3"
         assert "Mind the tone." in letters.asked[2]
-        assert len(await served.rows()) == 1
+        assert len(await service.rows()) == 1
     assert [progress for progress, _ in told] == [0, 0.5, 1, 1.5, 2]
     assert told[-1] == (2, "translation finished")
 
@@ -409,7 +411,7 @@ async def test_a_run_that_waits_is_answered_elsewhere_than_it_was_asked(
 
 
 async def test_an_answer_that_can_not_be_taken_is_an_error(serve: Serve, letters: Letters) -> None:
-    async with serve(letters.crews) as served, connected(served) as session:
+    async with serve(letters.crews) as service, connected(service) as session:
         asked = await session.call_tool("letter", LETTER)
         assert asked.structuredContent is not None
         run_id = asked.structuredContent["run_id"]
@@ -440,10 +442,10 @@ async def test_an_answer_that_can_not_be_taken_is_an_error(serve: Serve, letters
 
 
 async def test_only_its_owner_answers_a_run(serve: Serve, letters: Letters) -> None:
-    async with serve(letters.crews, auth="keys") as served:
-        keys = [await served.inside.api_keys.create("a team", Role.USER) for _ in range(2)]
+    async with serve(letters.crews, auth="keys") as service:
+        keys = [await service.inside.api_keys.create("a team", Role.USER) for _ in range(2)]
         mine, others = ({"Authorization": f"Bearer {key}"} for key in keys)
-        async with connected(served, mine) as session, connected(served, others) as stranger:
+        async with connected(service, mine) as session, connected(service, others) as stranger:
             asked = await session.call_tool("letter", LETTER)
             assert asked.structuredContent is not None
             answer = {"run_id": asked.structuredContent["run_id"], "approve": True}
@@ -458,22 +460,22 @@ async def test_crewais_own_client_answers_a_run(serve: Serve, letters: Letters) 
 
     from app.engine.llm import ModelSettings, create_model
 
-    async with serve(letters.crews) as served:
-        url = str(served.http.base_url.join("/mcp"))
+    async with serve(letters.crews) as service:
+        url = str(service.http.base_url.join("/mcp"))
         agent = Agent(
             role="r", goal="g", backstory="b", llm=create_model(ModelSettings(model="offline"))
         )
         tools = await asyncio.to_thread(agent.get_mcp_tools, [MCPServerHTTP(url=url)])
         letter, resume = sorted(tools, key=lambda tool: tool.name)
         asked = await in_a_loop_of_its_own(lambda: letter.run(**LETTER))
-        (run,) = await served.rows()
+        (run,) = await service.rows()
         assert str(run.run_id) in asked
         answer = {"run_id": str(run.run_id), "approve": True}
         assert await in_a_loop_of_its_own(lambda: resume.run(**answer)) == "text 2"
 
 
 async def test_requests_beyond_the_rate_are_refused_and_the_session_stays(serve: Serve) -> None:
-    async with serve(rate_limit="4/hour") as served, connected(served) as session:
+    async with serve(rate_limit="4/hour") as service, connected(service) as session:
         for _ in range(2):  # after a request and a notification that began the session
             await session.list_tools()
         for _ in range(2):
@@ -482,15 +484,15 @@ async def test_requests_beyond_the_rate_are_refused_and_the_session_stays(serve:
             assert raised.value.error.code == types.INTERNAL_ERROR
             told = r"more than 4 requests in 3600 s; try again in [0-9]+ s"
             assert re.fullmatch(told, raised.value.error.message)
-        refused = await _post(served, _call(9))
+        refused = await _post(service, _call(9))
         assert refused.json()["id"] == 9
         assert refused.headers["RateLimit-Remaining"] == "0"
         assert int(refused.headers["Retry-After"]) <= 3600
         # What gets no answer is refused by status.
         cancelled = _message("notifications/cancelled", {"requestId": 1})
         for body in (cancelled, b"{"):
-            assert (await _post(served, body)).status_code == 429
-        assert await served.rows() == []
+            assert (await _post(service, body)).status_code == 429
+        assert await service.rows() == []
 
 
 @pytest.mark.parametrize(
@@ -503,7 +505,7 @@ async def test_requests_beyond_the_rate_are_refused_and_the_session_stays(serve:
 async def test_a_call_beyond_the_quota_is_an_error_that_says_when_to_come_again(
     serve: Serve, gate: Gate, limit: dict[str, int], error: str
 ) -> None:
-    async with serve(gate.crews, engine="stock", **limit) as served, connected(served) as session:
+    async with serve(gate.crews, engine="stock", **limit) as service, connected(service) as session:
         calling = asyncio.create_task(session.call_tool("idea", {}))
         await asyncio.to_thread(gate.asked.wait, 20)
         refused = await session.call_tool("idea", {})
@@ -512,12 +514,12 @@ async def test_a_call_beyond_the_quota_is_an_error_that_says_when_to_come_again(
         assert re.search(r"; try again in [0-9]+ s$", _text(refused))
         gate.open.set()
         assert not (await calling).isError
-        assert len(await served.rows()) == 1
+        assert len(await service.rows()) == 1
 
 
 async def test_a_call_that_can_not_be_taken_now_is_an_error(serve: Serve, gate: Gate) -> None:
     room = {"max_runs_in_flight": 1, "max_runs_queued": 0}
-    async with serve(gate.crews, engine="stock", **room) as served, connected(served) as session:
+    async with serve(gate.crews, engine="stock", **room) as service, connected(service) as session:
         calling = asyncio.create_task(session.call_tool("idea", {}))
         await asyncio.to_thread(gate.asked.wait, 20)
         assert "at most 1 runs are under way" in _text(await session.call_tool("idea", {}))

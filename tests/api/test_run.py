@@ -11,7 +11,7 @@ import pytest
 
 from app.crews.idea.profile import DEFAULTS
 from app.crews.registry import Registry, idea_crew
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
 
@@ -20,8 +20,8 @@ def _idea_crew_that_answers(answer: Any) -> Registry:
     return Registry([replace(idea_crew(), offline_answer=answer)])
 
 
-async def test_a_run_answers_with_its_three_reports(served: Served) -> None:
-    response = await served.http.post("/api/run", json={"goal_type": "Extra Income"})
+async def test_a_run_answers_with_its_three_reports(service: Running) -> None:
+    response = await service.http.post("/api/run", json={"goal_type": "Extra Income"})
     assert response.status_code == 200
     answer = response.json()
     assert answer["success"] is True
@@ -33,15 +33,15 @@ async def test_a_run_answers_with_its_three_reports(served: Served) -> None:
     assert answer["waited_seconds"] >= 0
 
 
-async def test_what_is_empty_or_missing_becomes_the_default(served: Served) -> None:
+async def test_what_is_empty_or_missing_becomes_the_default(service: Running) -> None:
     given = {"goal_type": "", "budget_range": None, "work_style": "  ", "interest_area": "Food"}
-    answer = (await served.http.post("/api/run", json=given)).json()
+    answer = (await service.http.post("/api/run", json=given)).json()
     assert answer["inputs"] == {**DEFAULTS, "interest_area": "Food"}
 
 
-async def test_inputs_reach_the_reports(served: Served) -> None:
+async def test_inputs_reach_the_reports(service: Running) -> None:
     one, other = [
-        (await served.http.post("/api/run", json={"interest_area": area})).json()["outputs"]
+        (await service.http.post("/api/run", json={"interest_area": area})).json()["outputs"]
         for area in ("Food", "Education")
     ]
     assert all(one[name] != other[name] for name in REPORTS)
@@ -62,9 +62,9 @@ async def test_inputs_reach_the_reports(served: Served) -> None:
     ],
 )
 async def test_a_wrong_body_is_refused_with_the_field_named(
-    served: Served, body: Any, problem: str
+    service: Running, body: Any, problem: str
 ) -> None:
-    response = await served.http.post("/api/run", json=body)
+    response = await service.http.post("/api/run", json=body)
     assert response.status_code == 400
     answer = response.json()
     assert answer["success"] is False
@@ -75,23 +75,23 @@ async def test_a_wrong_body_is_refused_with_the_field_named(
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"goal_type=x", b"\xff\xfe", b'{"goal_type": "\\ud800"}']
 )
-async def test_a_body_that_is_not_json_is_refused(served: Served, body: bytes) -> None:
-    response = await served.http.post("/api/run", content=body)
+async def test_a_body_that_is_not_json_is_refused(service: Running, body: bytes) -> None:
+    response = await service.http.post("/api/run", content=body)
     assert response.status_code == 400
     assert response.json()["error_type"] == "invalid_input"
     assert "Traceback" not in response.text
 
 
-async def test_the_longest_inputs_are_taken(served: Served) -> None:
+async def test_the_longest_inputs_are_taken(service: Running) -> None:
     profile = dict.fromkeys(DEFAULTS, "ü" * 4000)
-    response = await served.http.post("/api/run", json=profile)
+    response = await service.http.post("/api/run", json=profile)
     assert response.status_code == 200
     assert response.json()["inputs"] == profile
 
 
-async def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
+async def test_a_body_that_is_too_large_is_refused(service: Running) -> None:
     body = json.dumps({"experience_summary": "x" * 1_000_001}).encode()
-    response = await served.http.post("/api/run", content=body)
+    response = await service.http.post("/api/run", content=body)
     assert response.status_code == 413
     assert response.json()["error_type"] == "body_too_large"
     assert "1 MB" in response.json()["error"]
@@ -105,17 +105,17 @@ async def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
     ],
 )
 async def test_what_is_not_there_has_an_answer_of_the_same_shape(
-    served: Served, method: str, path: str, status_code: int, error_type: str
+    service: Running, method: str, path: str, status_code: int, error_type: str
 ) -> None:
-    response = await served.http.request(method, path)
+    response = await service.http.request(method, path)
     assert response.status_code == status_code
     assert response.json()["error_type"] == error_type
     assert response.json()["success"] is False
 
 
 async def test_a_model_that_answers_nothing_gives_no_results(serve: Serve) -> None:
-    async with serve(_idea_crew_that_answers(lambda prompt: " ")) as served:
-        response = await served.http.post("/api/run", json={})
+    async with serve(_idea_crew_that_answers(lambda prompt: " ")) as service:
+        response = await service.http.post("/api/run", json={})
     assert response.status_code == 422
     assert response.json()["error_type"] == "no_results"
 
@@ -124,8 +124,8 @@ async def test_a_failing_model_is_told_without_its_secrets(serve: Serve) -> None
     def fail(prompt: str) -> str:
         raise ConnectionError("no route to /etc/secret/key")
 
-    async with serve(_idea_crew_that_answers(fail)) as served:
-        response = await served.http.post("/api/run", json={})
+    async with serve(_idea_crew_that_answers(fail)) as service:
+        response = await service.http.post("/api/run", json={})
     assert response.status_code == 502
     assert response.json()["error_type"] == "model_error"
     assert "/etc" not in response.text
@@ -137,8 +137,10 @@ async def test_more_runs_than_allowed_are_told_to_come_again(serve: Serve) -> No
         return "a thought"
 
     crews = _idea_crew_that_answers(think)
-    async with serve(crews, engine="stock", max_runs_in_flight=1, max_runs_queued=0) as served:
-        responses = await asyncio.gather(*(served.http.post("/api/run", json={}) for _ in range(5)))
+    async with serve(crews, engine="stock", max_runs_in_flight=1, max_runs_queued=0) as service:
+        responses = await asyncio.gather(
+            *(service.http.post("/api/run", json={}) for _ in range(5))
+        )
     refused = [response for response in responses if response.status_code == 503]
     assert len(refused) < 5
     assert refused
@@ -147,8 +149,8 @@ async def test_more_runs_than_allowed_are_told_to_come_again(serve: Serve) -> No
         assert int(response.headers["Retry-After"]) >= 1
 
 
-async def test_the_schema_describes_the_call(served: Served) -> None:
-    schema = (await served.http.get("/schema/openapi.json")).json()
+async def test_the_schema_describes_the_call(service: Running) -> None:
+    schema = (await service.http.get("/schema/openapi.json")).json()
     operation = schema["paths"]["/api/run"]["post"]
     assert {"200", "400", "413", "422", "500", "502", "503", "504"} <= set(operation["responses"])
     assert set(schema["components"]["schemas"]["Profile"]["properties"]) == set(DEFAULTS)

@@ -11,38 +11,38 @@ import pytest
 
 from tests.api.crews import REPORTS, Gate
 from tests.runs.scripted import until
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 
-async def _start(served: Served, **body: Any) -> dict[str, Any]:
-    response = await served.http.post("/api/runs", json={"crew": "idea", **body})
+async def _start(service: Running, **body: Any) -> dict[str, Any]:
+    response = await service.http.post("/api/runs", json={"crew": "idea", **body})
     assert response.status_code == 202, response.text
     run: dict[str, Any] = response.json()
     assert response.headers["Location"] == f"/api/runs/{run['run_id']}"
     return run
 
 
-async def _get(served: Served, run_id: str) -> dict[str, Any]:
-    response = await served.http.get(f"/api/runs/{run_id}")
+async def _get(service: Running, run_id: str) -> dict[str, Any]:
+    response = await service.http.get(f"/api/runs/{run_id}")
     assert response.status_code == 200
     run: dict[str, Any] = response.json()
     return run
 
 
-async def _settled(served: Served, run_id: str) -> dict[str, Any]:
+async def _settled(service: Running, run_id: str) -> dict[str, Any]:
     async def is_settled() -> bool:
-        return (await _get(served, run_id))["status"] not in ("queued", "running")
+        return (await _get(service, run_id))["status"] not in ("queued", "running")
 
     await until(is_settled)
-    return await _get(served, run_id)
+    return await _get(service, run_id)
 
 
 async def _events(
-    served: Served, run_id: str, last_event_id: str | None = None
+    service: Running, run_id: str, last_event_id: str | None = None
 ) -> list[dict[str, Any]]:
     """All events of a run, once it has ended."""
     headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
-    response = await served.http.get(f"/api/runs/{run_id}/events", headers=headers)
+    response = await service.http.get(f"/api/runs/{run_id}/events", headers=headers)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
     return list(_parsed(response.text))
@@ -55,10 +55,10 @@ def _parsed(stream: str) -> Iterator[dict[str, Any]]:
             yield fields | {"data": msgspec.json.decode(fields["data"])}
 
 
-async def test_a_run_is_accepted_then_carried_to_its_end(served: Served) -> None:
-    accepted = await _start(served, inputs={"interest_area": "Food"})
+async def test_a_run_is_accepted_then_carried_to_its_end(service: Running) -> None:
+    accepted = await _start(service, inputs={"interest_area": "Food"})
     assert accepted["status"] in ("queued", "running", "succeeded")
-    run = await _settled(served, accepted["run_id"])
+    run = await _settled(service, accepted["run_id"])
     assert run["status"] == "succeeded"
     assert run["inputs"]["interest_area"] == "Food"
     assert list(run["outputs"]) == REPORTS
@@ -67,79 +67,79 @@ async def test_a_run_is_accepted_then_carried_to_its_end(served: Served) -> None
     assert run["attempt"] == 1
     assert run["waited_seconds"] >= 0
     assert run["created_at"] <= run["started_at"] <= run["finished_at"]
-    assert await served.stored() == 0
+    assert await service.stored() == 0
 
 
 async def test_progress_is_told_by_task(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews, engine="stock") as served:
-        run_id = (await _start(served))["run_id"]
+    async with serve(gate.crews, engine="stock") as service:
+        run_id = (await _start(service))["run_id"]
         await asyncio.to_thread(gate.asked.wait, 20)
 
         async def two_run() -> bool:
-            tasks = (await _get(served, run_id))["tasks"]
+            tasks = (await _get(service, run_id))["tasks"]
             return [task["status"] for task in tasks] == ["running", "running", "pending"]
 
         await until(two_run)
         gate.open.set()
-        run = await _settled(served, run_id)
+        run = await _settled(service, run_id)
         assert {task["status"] for task in run["tasks"]} == {"finished"}
 
 
 async def test_a_cancelled_run_is_settled_at_once_and_leaves_nothing(
     serve: Serve, gate: Gate
 ) -> None:
-    async with serve(gate.crews, engine="stock") as served:
-        run_id = (await _start(served))["run_id"]
+    async with serve(gate.crews, engine="stock") as service:
+        run_id = (await _start(service))["run_id"]
         await asyncio.to_thread(gate.asked.wait, 20)
-        response = await served.http.post(f"/api/runs/{run_id}/cancel")
+        response = await service.http.post(f"/api/runs/{run_id}/cancel")
         assert response.status_code == 200
         assert response.json()["status"] == "cancelled"
         gate.open.set()
-        again = await served.http.post(f"/api/runs/{run_id}/cancel")
+        again = await service.http.post(f"/api/runs/{run_id}/cancel")
         assert again.json()["status"] == "cancelled"
-        await served.inside.worker.drain(10)
-        run = await _get(served, run_id)
+        await service.inside.worker.drain(10)
+        run = await _get(service, run_id)
         assert (run["status"], run["outputs"], run["error"]) == ("cancelled", None, "cancelled")
-        assert await served.stored() == 0
+        assert await service.stored() == 0
 
 
-async def test_cancelling_a_settled_run_changes_nothing(served: Served) -> None:
-    run = await _settled(served, (await _start(served))["run_id"])
-    response = await served.http.post(f"/api/runs/{run['run_id']}/cancel")
+async def test_cancelling_a_settled_run_changes_nothing(service: Running) -> None:
+    run = await _settled(service, (await _start(service))["run_id"])
+    response = await service.http.post(f"/api/runs/{run['run_id']}/cancel")
     assert response.json() == run
 
 
 async def test_a_settled_run_can_be_deleted_and_a_running_one_not(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews, engine="stock") as served:
-        run_id = (await _start(served))["run_id"]
-        refused = await served.http.delete(f"/api/runs/{run_id}")
+    async with serve(gate.crews, engine="stock") as service:
+        run_id = (await _start(service))["run_id"]
+        refused = await service.http.delete(f"/api/runs/{run_id}")
         assert refused.status_code == 409
         assert "cancel it first" in refused.json()["error"]
         gate.open.set()
-        await _settled(served, run_id)
-        assert (await served.http.delete(f"/api/runs/{run_id}")).status_code == 204
+        await _settled(service, run_id)
+        assert (await service.http.delete(f"/api/runs/{run_id}")).status_code == 204
         for path in ("", "/events", "/outputs/profile_analysis"):
-            assert (await served.http.get(f"/api/runs/{run_id}{path}")).status_code == 404
-        assert (await served.http.delete(f"/api/runs/{run_id}")).status_code == 404
+            assert (await service.http.get(f"/api/runs/{run_id}{path}")).status_code == 404
+        assert (await service.http.delete(f"/api/runs/{run_id}")).status_code == 404
 
 
 async def test_outputs_are_markdown_files_or_safe_html(serve: Serve, gate: Gate) -> None:
     gate.open.set()
-    async with serve(gate.crews, engine="stock") as served:
-        run_id = (await _start(served))["run_id"]
-        await _settled(served, run_id)
+    async with serve(gate.crews, engine="stock") as service:
+        run_id = (await _start(service))["run_id"]
+        await _settled(service, run_id)
         url = f"/api/runs/{run_id}/outputs/profile_analysis"
-        file = await served.http.get(url)
+        file = await service.http.get(url)
         assert file.headers["content-type"].startswith("text/markdown")
         assert 'filename="profile_analysis.md"' in file.headers["content-disposition"]
         assert file.text.startswith("# A report")
-        page = await served.http.get(url, params={"as": "html"})
+        page = await service.http.get(url, params={"as": "html"})
         assert page.headers["content-type"].startswith("text/html")
         assert "<h1>A report</h1>" in page.text
         assert "<strong>bold</strong>" in page.text
         assert "<script" not in page.text
         assert 'href="javascript' not in page.text
-        assert (await served.http.get(url + "x")).status_code == 404
+        assert (await service.http.get(url + "x")).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -153,88 +153,88 @@ async def test_outputs_are_markdown_files_or_safe_html(serve: Serve, gate: Gate)
     ],
 )
 async def test_a_wrong_request_is_refused(
-    served: Served, body: Any, status: int, problem: str
+    service: Running, body: Any, status: int, problem: str
 ) -> None:
-    response = await served.http.post("/api/runs", json=body)
+    response = await service.http.post("/api/runs", json=body)
     assert response.status_code == status
     assert problem in response.json()["error"]
-    assert (await served.http.get("/api/runs")).json()["runs"] == []
+    assert (await service.http.get("/api/runs")).json()["runs"] == []
 
 
-async def test_inputs_that_the_crew_does_not_name_are_passed_on(served: Served) -> None:
-    run = await _start(served, inputs={"more": {"list": [1, 2.5, True, None]}})
+async def test_inputs_that_the_crew_does_not_name_are_passed_on(service: Running) -> None:
+    run = await _start(service, inputs={"more": {"list": [1, 2.5, True, None]}})
     assert run["inputs"]["more"] == {"list": [1, 2.5, True, None]}
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/outputs/x"])
-async def test_an_unknown_run_is_404(served: Served, path: str) -> None:
-    response = await served.http.get(f"/api/runs/{uuid4()}{path}")
+async def test_an_unknown_run_is_404(service: Running, path: str) -> None:
+    response = await service.http.get(f"/api/runs/{uuid4()}{path}")
     assert response.status_code == 404
     assert response.json()["error_type"] == "not_found"
 
 
-async def test_fifty_repeats_of_one_key_are_one_run(served: Served) -> None:
+async def test_fifty_repeats_of_one_key_are_one_run(service: Running) -> None:
     headers = {"Idempotency-Key": "order-17"}
     body = {"crew": "idea", "inputs": {"goal_type": "Side project"}}
     responses = await asyncio.gather(
-        *(served.http.post("/api/runs", json=body, headers=headers) for _ in range(50))
+        *(service.http.post("/api/runs", json=body, headers=headers) for _ in range(50))
     )
     assert {response.status_code for response in responses} == {202}
     assert len({response.json()["run_id"] for response in responses}) == 1
-    assert len(await served.rows()) == 1
+    assert len(await service.rows()) == 1
 
 
-async def test_a_key_used_for_another_request_is_a_conflict(served: Served) -> None:
+async def test_a_key_used_for_another_request_is_a_conflict(service: Running) -> None:
     headers = {"Idempotency-Key": "order-18"}
-    first = await served.http.post("/api/runs", json={"crew": "idea"}, headers=headers)
+    first = await service.http.post("/api/runs", json={"crew": "idea"}, headers=headers)
     other = {"crew": "idea", "inputs": {"goal_type": "Another"}}
-    second = await served.http.post("/api/runs", json=other, headers=headers)
+    second = await service.http.post("/api/runs", json=other, headers=headers)
     assert (first.status_code, second.status_code) == (202, 409)
     assert "Idempotency-Key" in second.json()["error"]
-    assert len(await served.rows()) == 1
+    assert len(await service.rows()) == 1
 
 
-async def test_a_batch_is_accepted_whole(served: Served) -> None:
+async def test_a_batch_is_accepted_whole(service: Running) -> None:
     inputs = [{"experience_summary": f"user {user}"} for user in range(1000)]
-    response = await served.http.post("/api/runs/batch", json={"crew": "idea", "inputs": inputs})
+    response = await service.http.post("/api/runs/batch", json={"crew": "idea", "inputs": inputs})
     assert response.status_code == 202
     run_ids = [UUID(run_id) for run_id in response.json()["run_ids"]]
 
     async def all_settled() -> bool:
-        return {run.status for run in await served.rows()} == {"succeeded"}
+        return {run.status for run in await service.rows()} == {"succeeded"}
 
     await until(all_settled, seconds=120)
-    rows = {row.run_id: row for row in await served.rows()}
+    rows = {row.run_id: row for row in await service.rows()}
     assert [rows[run_id].inputs["experience_summary"] for run_id in run_ids] == [
         given["experience_summary"] for given in inputs
     ]
 
 
-async def test_a_batch_with_one_wrong_input_is_refused_whole(served: Served) -> None:
+async def test_a_batch_with_one_wrong_input_is_refused_whole(service: Running) -> None:
     inputs = [{}, {"goal_type": "x" * 4001}, {}]
-    response = await served.http.post("/api/runs/batch", json={"crew": "idea", "inputs": inputs})
+    response = await service.http.post("/api/runs/batch", json={"crew": "idea", "inputs": inputs})
     assert response.status_code == 400
     assert "inputs[1].goal_type: 4001 characters" in response.json()["error"]
-    assert await served.rows() == []
+    assert await service.rows() == []
 
 
 @pytest.mark.parametrize("count", [0, 1001])
-async def test_a_batch_has_one_to_a_thousand_inputs(served: Served, count: int) -> None:
+async def test_a_batch_has_one_to_a_thousand_inputs(service: Running, count: int) -> None:
     body = {"crew": "idea", "inputs": [{}] * count}
-    response = await served.http.post("/api/runs/batch", json=body)
+    response = await service.http.post("/api/runs/batch", json=body)
     assert response.status_code == 400
     assert "inputs" in response.json()["error"]
 
 
 async def test_lists_are_newest_first_in_pages(serve: Serve, database_url: str) -> None:
-    async with serve(database_url=database_url) as served:
+    async with serve(database_url=database_url) as service:
         for user in range(7):
-            await _start(served, inputs={"experience_summary": f"user {user}"})
+            await _start(service, inputs={"experience_summary": f"user {user}"})
         seen = []
         cursor: dict[str, str] = {}
         pages = 0
         while pages == 0 or cursor["cursor"]:
-            page = (await served.http.get("/api/runs", params={"limit": 3, **cursor})).json()
+            page = (await service.http.get("/api/runs", params={"limit": 3, **cursor})).json()
             seen += [run["inputs"]["experience_summary"] for run in page["runs"]]
             cursor = {"cursor": page["next_cursor"]}
             pages += 1
@@ -243,13 +243,13 @@ async def test_lists_are_newest_first_in_pages(serve: Serve, database_url: str) 
 
 
 async def test_lists_can_be_filtered(serve: Serve, gate: Gate, database_url: str) -> None:
-    async with serve(gate.crews, engine="stock", database_url=database_url) as served:
-        first = await _start(served)
-        await served.http.post(f"/api/runs/{first['run_id']}/cancel")
-        second = await _start(served)
+    async with serve(gate.crews, engine="stock", database_url=database_url) as service:
+        first = await _start(service)
+        await service.http.post(f"/api/runs/{first['run_id']}/cancel")
+        second = await _start(service)
 
         async def listed(**params: str) -> list[str]:
-            response = await served.http.get("/api/runs", params=params)
+            response = await service.http.get("/api/runs", params=params)
             assert response.status_code == 200, response.text
             return [run["run_id"] for run in response.json()["runs"]]
 
@@ -271,15 +271,17 @@ async def test_lists_can_be_filtered(serve: Serve, gate: Gate, database_url: str
         ({"created_from": "yesterday"}, "created_from"),
     ],
 )
-async def test_a_wrong_filter_is_named(served: Served, params: dict[str, str], named: str) -> None:
-    response = await served.http.get("/api/runs", params=params)
+async def test_a_wrong_filter_is_named(
+    service: Running, params: dict[str, str], named: str
+) -> None:
+    response = await service.http.get("/api/runs", params=params)
     assert response.status_code == 400
     assert named in response.json()["error"]
 
 
-async def test_events_tell_a_run_from_its_acceptance_to_its_end(served: Served) -> None:
-    run_id = (await _start(served))["run_id"]
-    events = await _events(served, run_id)
+async def test_events_tell_a_run_from_its_acceptance_to_its_end(service: Running) -> None:
+    run_id = (await _start(service))["run_id"]
+    events = await _events(service, run_id)
     types = [event["event"] for event in events]
     assert types[:2] == ["run.queued", "run.running"]
     assert types[-1] == "run.succeeded"
@@ -291,23 +293,23 @@ async def test_events_tell_a_run_from_its_acceptance_to_its_end(served: Served) 
     assert sorted(finished) == sorted(REPORTS)
 
 
-async def test_a_watcher_comes_back_where_it_was(served: Served) -> None:
-    run_id = (await _start(served))["run_id"]
-    events = await _events(served, run_id)
+async def test_a_watcher_comes_back_where_it_was(service: Running) -> None:
+    run_id = (await _start(service))["run_id"]
+    events = await _events(service, run_id)
     for place, event in enumerate(events):
-        assert await _events(served, run_id, event["id"]) == events[place + 1 :]
-    wrong = await served.http.get(
+        assert await _events(service, run_id, event["id"]) == events[place + 1 :]
+    wrong = await service.http.get(
         f"/api/runs/{run_id}/events", headers={"Last-Event-ID": "the third"}
     )
     assert wrong.status_code == 400
 
 
 async def test_events_come_while_the_run_goes_on(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews, engine="stock") as served:
-        run_id = (await _start(served))["run_id"]
+    async with serve(gate.crews, engine="stock") as service:
+        run_id = (await _start(service))["run_id"]
         await asyncio.to_thread(gate.asked.wait, 20)
         seen: list[str] = []
-        async with served.http.stream("GET", f"/api/runs/{run_id}/events") as response:
+        async with service.http.stream("GET", f"/api/runs/{run_id}/events") as response:
             async for line in response.aiter_lines():
                 if line.startswith("event: "):
                     seen.append(line.removeprefix("event: "))
@@ -320,11 +322,11 @@ async def test_while_nothing_happens_comments_keep_the_connection_alive(
     serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.api.runs._HEARTBEAT_SECONDS", 0.05)
-    async with serve(gate.crews, engine="stock") as served:
-        run_id = (await _start(served))["run_id"]
+    async with serve(gate.crews, engine="stock") as service:
+        run_id = (await _start(service))["run_id"]
         await asyncio.to_thread(gate.asked.wait, 20)
         heard: list[str] = []
-        async with served.http.stream("GET", f"/api/runs/{run_id}/events") as response:
+        async with service.http.stream("GET", f"/api/runs/{run_id}/events") as response:
             async for line in response.aiter_lines():
                 heard.append(line)
                 if heard.count(": still here") == 3:
@@ -335,11 +337,11 @@ async def test_while_nothing_happens_comments_keep_the_connection_alive(
 
 
 async def test_a_cancelled_run_ends_its_watchers(serve: Serve, gate: Gate) -> None:
-    async with serve(gate.crews, engine="stock") as served:
-        run_id = (await _start(served))["run_id"]
+    async with serve(gate.crews, engine="stock") as service:
+        run_id = (await _start(service))["run_id"]
         await asyncio.to_thread(gate.asked.wait, 20)
-        watching = asyncio.create_task(_events(served, run_id))
-        await served.http.post(f"/api/runs/{run_id}/cancel")
+        watching = asyncio.create_task(_events(service, run_id))
+        await service.http.post(f"/api/runs/{run_id}/cancel")
         assert (await watching)[-1]["event"] == "run.cancelled"
 
 
@@ -367,16 +369,16 @@ async def test_a_run_is_watched_and_cancelled_from_another_process(
         assert (await watching)[-1]["event"] == "run.cancelled"
 
 
-async def test_a_thousand_watchers_of_a_thousand_runs(served: Served) -> None:
+async def test_a_thousand_watchers_of_a_thousand_runs(service: Running) -> None:
     inputs = [{"experience_summary": f"user {user}"} for user in range(1000)]
     body = {"crew": "idea", "inputs": inputs}
-    run_ids = (await served.http.post("/api/runs/batch", json=body)).json()["run_ids"]
+    run_ids = (await service.http.post("/api/runs/batch", json=body)).json()["run_ids"]
 
     # httpx goes through all of its connections at each request: a minute of the client's time.
     async with (
         asyncio.timeout(120),
         aiohttp.ClientSession(
-            str(served.http.base_url), connector=aiohttp.TCPConnector(limit=0)
+            str(service.http.base_url), connector=aiohttp.TCPConnector(limit=0)
         ) as http,
     ):
 

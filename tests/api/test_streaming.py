@@ -13,10 +13,9 @@ from aiohttp import web
 from sqlalchemy import func, select
 
 from app.runs.models import RelayedTokens, TokenWatch
-from tests.load.stub_model import StubModel
-from tests.load.stub_model import served as served_stub
+from tests.load.stub_model import StubModel, run_stub
 from tests.runs.scripted import until
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 
 @dataclass
@@ -34,10 +33,10 @@ class HeldModel(StubModel):
 REPORTS = {"profile_analysis", "startup_ideas_research", "personalized_recommendations"}
 
 
-async def _watched(served: Served, run_id: str) -> list[tuple[str, dict[str, Any]]]:
+async def _watched(service: Running, run_id: str) -> list[tuple[str, dict[str, Any]]]:
     events = []
     name = ""
-    async with served.http.stream("GET", f"/api/runs/{run_id}/events") as response:
+    async with service.http.stream("GET", f"/api/runs/{run_id}/events") as response:
         async for line in response.aiter_lines():
             if line.startswith("event: "):
                 name = line.removeprefix("event: ")
@@ -52,13 +51,13 @@ async def test_the_tokens_of_a_streamed_run_add_up_to_its_outputs(
 ) -> None:
     stub = StubModel(delay_seconds=0.3, record=True)
     async with (
-        served_stub(stub) as url,
-        serve(engine=engine, llm_model="openai/stub", llm_base_url=url) as served,
+        run_stub(stub) as url,
+        serve(engine=engine, llm_model="openai/stub", llm_base_url=url) as service,
     ):
         body = {"crew": "idea", "stream": True}
-        run_id = (await served.http.post("/api/runs", json=body)).json()["run_id"]
-        events = await _watched(served, run_id)
-        run = (await served.http.get(f"/api/runs/{run_id}")).json()
+        run_id = (await service.http.post("/api/runs", json=body)).json()["run_id"]
+        events = await _watched(service, run_id)
+        run = (await service.http.get(f"/api/runs/{run_id}")).json()
         told = dict.fromkeys(REPORTS, "")
         for name, data in events:
             if name == "task.tokens":
@@ -72,12 +71,12 @@ async def test_the_tokens_of_a_streamed_run_add_up_to_its_outputs(
 async def test_tokens_are_joined_to_about_five_events_a_second(serve: Serve) -> None:
     stub = StubModel(delay_seconds=1)
     async with (
-        served_stub(stub) as url,
-        serve(llm_model="openai/stub", llm_base_url=url) as served,
+        run_stub(stub) as url,
+        serve(llm_model="openai/stub", llm_base_url=url) as service,
     ):
         body = {"crew": "idea", "stream": True}
-        run_id = (await served.http.post("/api/runs", json=body)).json()["run_id"]
-        events = await _watched(served, run_id)
+        run_id = (await service.http.post("/api/runs", json=body)).json()["run_id"]
+        events = await _watched(service, run_id)
         for report in REPORTS:
             times = [
                 datetime.fromisoformat(data["at"])
@@ -95,48 +94,48 @@ async def test_a_cancelled_run_is_settled_and_its_model_calls_closed_within_a_se
 ) -> None:
     stub = StubModel(delay_seconds=60)
     async with (
-        served_stub(stub) as url,
-        serve(llm_model="openai/stub", llm_base_url=url) as served,
+        run_stub(stub) as url,
+        serve(llm_model="openai/stub", llm_base_url=url) as service,
     ):
         body = {"crew": "idea", "stream": stream}
-        run_id = (await served.http.post("/api/runs", json=body)).json()["run_id"]
+        run_id = (await service.http.post("/api/runs", json=body)).json()["run_id"]
 
         async def both_asked() -> bool:
             return stub.in_flight == 2
 
         async def all_over() -> bool:
-            return stub.aborted == 2 and len(served.inside.worker) == 0
+            return stub.aborted == 2 and len(service.inside.worker) == 0
 
         await until(both_asked)
         async with asyncio.timeout(1):
-            response = await served.http.post(f"/api/runs/{run_id}/cancel")
+            response = await service.http.post(f"/api/runs/{run_id}/cancel")
             await until(all_over)
         assert response.json()["status"] == "cancelled"
         assert (stub.calls, stub.in_flight) == (2, 0)
-        assert await served.stored() == 0
+        assert await service.stored() == 0
 
 
 async def test_only_calls_begun_while_somebody_watches_are_streamed(serve: Serve) -> None:
     stub = StubModel(delay_seconds=0.5, record=True)
     async with (
-        served_stub(stub) as url,
-        serve(llm_model="openai/stub", llm_base_url=url) as served,
+        run_stub(stub) as url,
+        serve(llm_model="openai/stub", llm_base_url=url) as service,
     ):
-        unwatched = await served.http.post("/api/run", json={})
+        unwatched = await service.http.post("/api/run", json={})
         assert unwatched.status_code == 200
         assert not any(body.get("stream") for body in stub.bodies)
         stub.bodies.clear()
-        response = await served.http.post("/api/runs", json={"crew": "idea"})
+        response = await service.http.post("/api/runs", json={"crew": "idea"})
         run_id = response.json()["run_id"]
 
         async def first_calls() -> bool:
             return len(stub.bodies) == 2
 
         await until(first_calls)
-        watching = asyncio.create_task(_watched(served, run_id))
+        watching = asyncio.create_task(_watched(service, run_id))
 
         async def is_watched() -> bool:
-            return UUID(run_id) in served.inside.events.watched()
+            return UUID(run_id) in service.inside.events.watched()
 
         await until(is_watched)
         events = await watching
@@ -145,9 +144,9 @@ async def test_only_calls_begun_while_somebody_watches_are_streamed(serve: Serve
         assert streamed == {"personalized_recommendations"}
 
 
-async def _left_behind(served: Served) -> int:
+async def _left_behind(service: Running) -> int:
     """What the exchange of tokens between processes keeps."""
-    async with served.inside.database.read() as connection:
+    async with service.inside.database.read() as connection:
         counts = [
             await connection.scalar(select(func.count()).select_from(table))
             for table in (TokenWatch, RelayedTokens)
@@ -158,7 +157,7 @@ async def _left_behind(served: Served) -> int:
 async def test_tokens_reach_watchers_in_another_process(serve: Serve, database_url: str) -> None:
     stub = HeldModel(delay_seconds=0.7, record=True)
     async with (
-        served_stub(stub) as url,
+        run_stub(stub) as url,
         serve(database_url=database_url, llm_model="openai/stub", llm_base_url=url) as one,
         serve(database_url=database_url) as other,
     ):
@@ -195,7 +194,7 @@ async def test_tokens_reach_watchers_in_another_process(serve: Serve, database_u
 async def test_without_watchers_nothing_is_passed_on(serve: Serve, database_url: str) -> None:
     stub = StubModel(delay_seconds=0.3)
     async with (
-        served_stub(stub) as url,
+        run_stub(stub) as url,
         serve(database_url=database_url, llm_model="openai/stub", llm_base_url=url) as one,
         serve(database_url=database_url) as other,
     ):

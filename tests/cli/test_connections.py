@@ -6,19 +6,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from app.cli import connections
-from tests.serving import Served
+from tests.serving import Running
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 START = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture
-async def connect(served: Served) -> AsyncIterator[Connect]:
+async def connect(service: Running) -> AsyncIterator[Connect]:
     """Opens connections to the service."""
     writers = []
 
     async def open_one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        url = served.http.base_url
+        url = service.http.base_url
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writers.append(writer)
         return reader, writer

@@ -9,7 +9,7 @@ from app.engine import Engine
 from app.engine.llm import close_models
 from app.model_setup import configured_model, models_of_crews
 from app.settings import Settings, load_settings
-from tests.load.stub_model import StubModel, served
+from tests.load.stub_model import StubModel, run_stub
 
 CREW = """
 from crewai import Agent, Crew, Task
@@ -58,7 +58,7 @@ async def test_a_crews_own_model_goes_before_the_deployments(
 ) -> None:
     monkeypatch.setenv("POEM_KEY", "key-of-the-crew")
     stub = StubModel(delay_seconds=0, record=True)
-    async with served(stub) as base_url:
+    async with run_stub(stub) as base_url:
         table = (
             "[poem]\nmodel = 'of-the-crew'\ntemperature = 0.25\napi_key_env = 'POEM_KEY'\n"
             f"base_url = '{base_url}'\n"
@@ -76,7 +76,7 @@ async def test_a_crews_model_of_the_same_provider_uses_the_deployments_server(
     tmp_path: Path,
 ) -> None:
     stub = StubModel(delay_seconds=0, record=True)
-    async with served(stub) as base_url:
+    async with run_stub(stub) as base_url:
         settings = settings_with(
             tmp_path,
             "[poem]\nmodel = 'larger'\n",
@@ -109,7 +109,7 @@ async def test_another_provider_is_not_given_the_deployments_key(
 
 async def test_an_agents_own_model_stays_unless_all_are_replaced(tmp_path: Path) -> None:
     stub = StubModel(delay_seconds=0, record=True)
-    async with served(stub) as base_url:
+    async with run_stub(stub) as base_url:
         replaced = f"[own]\nmodel = 'of-the-crew'\nbase_url = '{base_url}'\nreplace_models = true\n"
         await run(settings_with(tmp_path, replaced), "own")
     assert [body["model"] for body in stub.bodies] == ["of-the-crew"]

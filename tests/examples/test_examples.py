@@ -11,8 +11,8 @@ from app.crews.registry import load_crews
 from app.settings import load_settings
 from examples.meeting_notes.crew import date_of_weekday
 from tests.examples.models import secretary
-from tests.load.stub_model import Body, StubModel, served
-from tests.serving import Serve, Served
+from tests.load.stub_model import Body, StubModel, run_stub
+from tests.serving import Running, Serve
 
 CREWS = "notes=examples.meeting_notes:build,support=examples.support_triage:build"
 
@@ -20,9 +20,9 @@ CREWS = "notes=examples.meeting_notes:build,support=examples.support_triage:buil
 @asynccontextmanager
 async def serving(
     serve: Serve, respond: Callable[[Body], Body | None], engine: str
-) -> AsyncIterator[tuple[Served, StubModel]]:
+) -> AsyncIterator[tuple[Running, StubModel]]:
     stub = StubModel(delay_seconds=0, record=True, respond=respond)
-    async with served(stub) as base_url:
+    async with run_stub(stub) as base_url:
         settings: dict[str, Any] = {
             "engine": engine,
             "llm_model": "gpt-4o-mini",
@@ -33,7 +33,7 @@ async def serving(
             yield service, stub
 
 
-async def run(service: Served, crew: str, inputs: dict[str, str]) -> dict[str, Any]:
+async def run(service: Running, crew: str, inputs: dict[str, str]) -> dict[str, Any]:
     started = await service.http.post("/api/runs", json={"crew": crew, "inputs": inputs})
     assert started.status_code == 202, started.text
     async with service.http.stream("GET", f"{started.headers['Location']}/events") as events:

@@ -33,7 +33,7 @@ from app.settings import Settings, load_settings
 from storage import OutputKey
 from tests.databases import PostgreSQL
 from tests.load.generator import REPORTS
-from tests.load.stub_model import MARKER, StubModel, served
+from tests.load.stub_model import MARKER, StubModel, run_stub
 from tests.servers import SeaweedFS, free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -363,7 +363,7 @@ async def deployed(
     """A deployment with nothing in it yet; its model takes this long for each call."""
     stub = StubModel(delay_seconds=model_seconds)
     async with AsyncExitStack() as stack:
-        model_url = await stack.enter_async_context(served(stub))
+        model_url = await stack.enter_async_context(run_stub(stub))
         site.folder.mkdir(parents=True, exist_ok=True)
         environment = {
             "PYTHONPATH": str(ROOT),

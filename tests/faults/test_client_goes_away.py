@@ -19,9 +19,9 @@ async def test_the_run_of_a_client_that_goes_away_is_saved_and_cleaned_up(serve:
         return "a thought"
 
     crews = Registry([replace(idea_crew(), offline_answer=think)])
-    async with serve(crews, engine="stock") as served:
+    async with serve(crews, engine="stock") as service:
         _, writer = await asyncio.open_connection(
-            served.http.base_url.host, served.http.base_url.port
+            service.http.base_url.host, service.http.base_url.port
         )
         body = json.dumps({"goal_type": "Extra Income"}).encode()
         writer.write(
@@ -34,10 +34,10 @@ async def test_the_run_of_a_client_that_goes_away_is_saved_and_cleaned_up(serve:
         go_on.set()
 
         async def saved_and_clean() -> bool:
-            rows = await served.rows()
-            return [row.status for row in rows] == ["succeeded"] and await served.stored() == 0
+            rows = await service.rows()
+            return [row.status for row in rows] == ["succeeded"] and await service.stored() == 0
 
         await until(saved_and_clean)
-        (row,) = await served.rows()
+        (row,) = await service.rows()
         assert row.outputs is not None
         assert len(row.outputs) == 3

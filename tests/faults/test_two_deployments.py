@@ -23,14 +23,14 @@ def _crew_capture(*words: str, cwd: Path, **environment: str) -> subprocess.Comp
 async def test_the_second_deployment_in_one_directory_refuses_to_start(
     serve: Serve, tmp_path: Path
 ) -> None:
-    async with serve() as served:
+    async with serve() as service:
         second = {"TEMP_DIR": str(tmp_path), "DATABASE_URL": f"sqlite:///{tmp_path}/second.db"}
         result = _crew_capture("serve", "--port", "0", cwd=tmp_path, **second)
         assert result.returncode != 0
         assert "belongs to another installation" in result.stderr
         assert "TEMP_TAKE_OVER=yes" in result.stderr
         assert "Traceback" not in result.stderr
-        assert (await served.http.get("/health/ready")).status_code == 200
+        assert (await service.http.get("/health/ready")).status_code == 200
 
 
 def test_sweeping_by_hand_leaves_anothers_location_alone(tmp_path: Path) -> None:

@@ -25,9 +25,8 @@ from tests.api.test_a2a import outputs, task_of
 from tests.api.test_mcp import connected as connected_by_mcp
 from tests.api.test_mcp import in_a_loop_of_its_own
 from tests.examples.models import secretary
-from tests.load.stub_model import StubModel
-from tests.load.stub_model import served as served_stub
-from tests.serving import Serve, Served
+from tests.load.stub_model import StubModel, run_stub
+from tests.serving import Running, Serve
 
 Inputs = dict[str, str]
 
@@ -40,12 +39,12 @@ class Answer:
     result: str
 
 
-Ask = Callable[[Served, str, Inputs], Awaitable[Answer]]
+Ask = Callable[[Running, str, Inputs], Awaitable[Answer]]
 
 
-async def by_the_platforms_tool(served: Served, crew: str, inputs: Inputs) -> Answer:
+async def by_the_platforms_tool(service: Running, crew: str, inputs: Inputs) -> Answer:
     tool = InvokeCrewAIAutomationTool(
-        crew_api_url=str(served.http.base_url.join(f"/crews/{crew}")),
+        crew_api_url=str(service.http.base_url.join(f"/crews/{crew}")),
         crew_bearer_token="unused while keys are off",
         crew_name=crew,
         crew_description="A served crew",
@@ -55,51 +54,51 @@ async def by_the_platforms_tool(served: Served, crew: str, inputs: Inputs) -> An
     return Answer({task["task_id"]: task["output"] for task in result["tasks"]}, result["output"])
 
 
-async def by_mcp(served: Served, crew: str, inputs: Inputs) -> Answer:
-    async with connected_by_mcp(served) as session:
+async def by_mcp(service: Running, crew: str, inputs: Inputs) -> Answer:
+    async with connected_by_mcp(service) as session:
         answer = await session.call_tool(crew, inputs)
     assert not answer.isError
     assert answer.structuredContent is not None
     return Answer(answer.structuredContent["outputs"], answer.structuredContent["raw_result"])
 
 
-async def by_mcp_adapter(served: Served, crew: str, inputs: Inputs) -> Answer:
+async def by_mcp_adapter(service: Running, crew: str, inputs: Inputs) -> Answer:
     def call() -> str:
-        server = {"url": _mcp(served), "transport": "streamable-http"}
+        server = {"url": _mcp(service), "transport": "streamable-http"}
         with MCPServerAdapter(server, crew) as tools:
             return str(tools[crew].run(**inputs))
 
     return Answer(None, await asyncio.to_thread(call))
 
 
-async def by_an_agent_with_mcps(served: Served, crew: str, inputs: Inputs) -> Answer:
+async def by_an_agent_with_mcps(service: Running, crew: str, inputs: Inputs) -> Answer:
     agent = Agent(role="Caller", goal="Ask", backstory="Asks others", llm=OfflineModel())
-    found = await asyncio.to_thread(agent.get_mcp_tools, [MCPServerHTTP(url=_mcp(served))])
+    found = await asyncio.to_thread(agent.get_mcp_tools, [MCPServerHTTP(url=_mcp(service))])
     (tool,) = (tool for tool in found if tool.name.endswith(crew))
     return Answer(None, str(await in_a_loop_of_its_own(lambda: tool.run(**inputs))))
 
 
-async def by_a2a(served: Served, crew: str, inputs: Inputs) -> Answer:
-    async with connected_by_a2a(served, crew) as client:
+async def by_a2a(service: Running, crew: str, inputs: Inputs) -> Answer:
+    async with connected_by_a2a(service, crew) as client:
         task = await task_of(client, new_data_part(dict(inputs)))
     assert task.status.state == TaskState.TASK_STATE_COMPLETED
     given = outputs(task)
     return Answer(given, list(given.values())[-1])
 
 
-def _mcp(served: Served) -> str:
-    return str(served.http.base_url.join("/mcp"))
+def _mcp(service: Running) -> str:
+    return str(service.http.base_url.join("/mcp"))
 
 
 @asynccontextmanager
-async def serving(serve: Serve, folder: Path) -> AsyncIterator[Served]:
+async def serving(serve: Serve, folder: Path) -> AsyncIterator[Running]:
     """The idea crew on the offline model, and meeting notes on a model with tools."""
-    async with served_stub(StubModel(delay_seconds=0, respond=secretary)) as base_url:
+    async with run_stub(StubModel(delay_seconds=0, respond=secretary)) as base_url:
         file = folder / "crews.toml"
         file.write_text(f"[notes]\nmodel = 'gpt-4o-mini'\nbase_url = '{base_url}'\n")
         settings = load_settings(crews="notes=examples.meeting_notes:build", crews_file=file)
-        async with serve(load_crews(settings), crews_file=file) as served:
-            yield served
+        async with serve(load_crews(settings), crews_file=file) as service:
+            yield service
 
 
 CLIENTS = [by_the_platforms_tool, by_mcp, by_mcp_adapter, by_an_agent_with_mcps, by_a2a]
@@ -107,10 +106,10 @@ CLIENTS = [by_the_platforms_tool, by_mcp, by_mcp_adapter, by_an_agent_with_mcps,
 
 @pytest.mark.parametrize("ask", CLIENTS)
 async def test_the_idea_crew(serve: Serve, tmp_path: Path, ask: Ask) -> None:
-    async with serving(serve, tmp_path) as served:
-        answer = await ask(served, "idea", {"interest_area": "Food", "work_style": "Team"})
-        (run,) = await served.rows()
-        assert await served.stored() == 0
+    async with serving(serve, tmp_path) as service:
+        answer = await ask(service, "idea", {"interest_area": "Food", "work_style": "Team"})
+        (run,) = await service.rows()
+        assert await service.stored() == 0
     assert (run.crew, run.status) == ("idea", "succeeded")
     assert (run.inputs["interest_area"], run.inputs["work_style"]) == ("Food", "Team")
     assert answer.outputs in (None, run.outputs)
@@ -122,10 +121,10 @@ async def test_the_idea_crew(serve: Serve, tmp_path: Path, ask: Ask) -> None:
 @pytest.mark.parametrize("ask", CLIENTS)
 async def test_an_example_crew(serve: Serve, tmp_path: Path, ask: Ask) -> None:
     inputs = {"meeting_date": "2026-03-02", "notes": "Ada: offer by Thursday"}
-    async with serving(serve, tmp_path) as served:
-        answer = await ask(served, "notes", inputs)
-        (run,) = await served.rows()
-        assert await served.stored() == 0
+    async with serving(serve, tmp_path) as service:
+        answer = await ask(service, "notes", inputs)
+        (run,) = await service.rows()
+        assert await service.stored() == 0
     assert (run.crew, run.status, run.inputs) == ("notes", "succeeded", inputs)
     assert answer.outputs in (None, run.outputs)
     assert answer.result == run.raw_result == "# Minutes\n\nAda sends the offer."

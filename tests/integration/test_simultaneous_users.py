@@ -29,21 +29,21 @@ async def test_a_hundred_users_at_once(
     serve: Serve, s3_settings: dict[str, Any], backend: str
 ) -> None:
     s3 = s3_settings if "s3" in backend else {}
-    async with serve(temp_backend=backend, **s3) as served:
+    async with serve(temp_backend=backend, **s3) as service:
         responses = await asyncio.gather(
             *(
-                served.http.post("/api/run", json={"experience_summary": f"user {user}"})
+                service.http.post("/api/run", json={"experience_summary": f"user {user}"})
                 for user in range(USERS)
             )
         )
         assert Counter(response.status_code for response in responses) == {200: USERS}
         for user, response in enumerate(responses):
             assert response.json()["inputs"]["experience_summary"] == f"user {user}"
-        rows = await served.rows()
+        rows = await service.rows()
         assert len(rows) == USERS
         for row in rows:
             assert row.status == "succeeded"
             assert row.outputs is not None
             assert len(set(row.outputs.values())) == 3
             assert all(text.strip() for text in row.outputs.values())
-        assert await served.stored() == 0
+        assert await service.stored() == 0

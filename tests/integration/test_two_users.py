@@ -9,7 +9,7 @@ import msgspec
 
 from app.access.api_keys import Role
 from tests.runs.scripted import until
-from tests.serving import Serve, Served
+from tests.serving import Running, Serve
 
 RUNS = 200
 RUNS_BY_MCP = 10
@@ -28,9 +28,9 @@ class User:
     heard: list[str] = field(default_factory=list)
 
     async def ask(
-        self, served: Served, method: str, path: str, body: Any = None, **headers: str
+        self, service: Running, method: str, path: str, body: Any = None, **headers: str
     ) -> httpx.Response:
-        response = await served.http.request(
+        response = await service.http.request(
             method,
             path,
             content=None if body is None else msgspec.json.encode(body),
@@ -49,29 +49,29 @@ class User:
         return {"experience_summary": f"the secret of {self.name}"}
 
 
-async def _run(served: Served, user: User, place: int) -> None:
+async def _run(service: Running, user: User, place: int) -> None:
     """Start a run by one of the ways in, and remember its id."""
     key = {"Idempotency-Key": f"order-{place}"}  # both users use the same
     if place < RUNS_BY_MCP:
-        await _call_tool(served, user, _session(user, place))
+        await _call_tool(service, user, _session(user, place))
         return
     if place < RUNS_BY_MCP + RUNS_BY_A2A:
-        await _send_message(served, user)
+        await _send_message(service, user)
         return
     if place % 4 == 0:
-        response = await user.ask(served, "POST", "/api/run", user.profile)
+        response = await user.ask(service, "POST", "/api/run", user.profile)
         user.run_ids.append(response.json()["run_id"])
     elif place % 4 == 1:
         body = {"crew": "idea", "inputs": user.profile}
-        response = await user.ask(served, "POST", "/api/runs", body, **key)
+        response = await user.ask(service, "POST", "/api/runs", body, **key)
         user.run_ids.append(response.json()["run_id"])
     elif place % 4 == 2:
         body = {"crew": "idea", "inputs": [user.profile]}
-        response = await user.ask(served, "POST", "/api/runs/batch", body)
+        response = await user.ask(service, "POST", "/api/runs/batch", body)
         user.run_ids.extend(response.json()["run_ids"])
     else:
         body = {"inputs": user.profile}
-        response = await user.ask(served, "POST", "/crews/idea/kickoff", body)
+        response = await user.ask(service, "POST", "/crews/idea/kickoff", body)
         user.run_ids.append(response.json()["kickoff_id"])
     assert response.is_success, response.text
 
@@ -81,44 +81,44 @@ def _session(user: User, place: int) -> str:
     return f"{user.name}-{place}" if place % 2 else f"session-{place}"
 
 
-async def _call_tool(served: Served, user: User, session_id: str) -> None:
+async def _call_tool(service: Running, user: User, session_id: str) -> None:
     params = {"name": "idea", "arguments": user.profile}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     session = {"mcp-session-id": session_id}
-    response = await user.ask(served, "POST", "/mcp", call, **session)
+    response = await user.ask(service, "POST", "/mcp", call, **session)
     assert '"isError":false' in response.text, response.text
 
 
-async def _cancel_call(served: Served, user: User, session_id: str) -> None:
+async def _cancel_call(service: Running, user: User, session_id: str) -> None:
     cancel = {
         "jsonrpc": "2.0",
         "method": "notifications/cancelled",
         "params": {"requestId": 1},
     }
-    response = await user.ask(served, "POST", "/mcp", cancel, **{"mcp-session-id": session_id})
+    response = await user.ask(service, "POST", "/mcp", cancel, **{"mcp-session-id": session_id})
     assert response.status_code == 202
 
 
-async def _send_message(served: Served, user: User) -> None:
+async def _send_message(service: Running, user: User) -> None:
     message = {
         "messageId": "1",
         "role": "ROLE_USER",
         "parts": [{"data": user.profile}],
         "contextId": "ours",  # both users use the same
     }
-    task = (await _a2a(served, user, "SendMessage", {"message": message}))["result"]["task"]
+    task = (await _a2a(service, user, "SendMessage", {"message": message}))["result"]["task"]
     assert task["status"]["state"] == "TASK_STATE_COMPLETED", task
     user.run_ids.append(task["id"])
 
 
-async def _a2a(served: Served, user: User, method: str, params: Any) -> Any:
+async def _a2a(service: Running, user: User, method: str, params: Any) -> Any:
     request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    response = await user.ask(served, "POST", "/a2a/idea", request, **{"A2A-Version": "1.0"})
+    response = await user.ask(service, "POST", "/a2a/idea", request, **{"A2A-Version": "1.0"})
     text = response.text.removeprefix("data: ")  # a stream of one answer, where it is refused
     return msgspec.json.decode(text)
 
 
-async def _guess(served: Served, guesser: User, run_id: str) -> None:
+async def _guess(service: Running, guesser: User, run_id: str) -> None:
     """Ask for another's run by every call that takes an id."""
     run = f"/api/runs/{run_id}"
     for method, path in (
@@ -130,7 +130,7 @@ async def _guess(served: Served, guesser: User, run_id: str) -> None:
         ("GET", f"/crews/idea/status/{run_id}"),
         ("GET", f"/crews/idea/{run_id}/status"),
     ):
-        response = await guesser.ask(served, method, path)
+        response = await guesser.ask(service, method, path)
         assert response.status_code == 404, (method, path, response.text)
     answer = {
         "execution_id": run_id,
@@ -138,14 +138,14 @@ async def _guess(served: Served, guesser: User, run_id: str) -> None:
         "human_feedback": "good",
         "is_approve": True,
     }
-    response = await guesser.ask(served, "POST", "/crews/idea/resume", answer)
+    response = await guesser.ask(service, "POST", "/crews/idea/resume", answer)
     assert response.status_code == 404, response.text
     for method in ("GetTask", "CancelTask", "SubscribeToTask"):
-        refused = await _a2a(served, guesser, method, {"id": run_id})
+        refused = await _a2a(service, guesser, method, {"id": run_id})
         assert refused["error"]["code"] == TASK_NOT_FOUND, (method, refused)
 
 
-async def _watch(served: Served, user: User, run_id: str) -> None:
+async def _watch(service: Running, user: User, run_id: str) -> None:
     """Read an own run in every way: what is heard is the user's own, and was indeed heard."""
     for path in (
         "",
@@ -153,16 +153,16 @@ async def _watch(served: Served, user: User, run_id: str) -> None:
         "/outputs/profile_analysis",
         "/outputs/profile_analysis?as=html",
     ):
-        response = await user.ask(served, "GET", f"/api/runs/{run_id}{path}")
+        response = await user.ask(service, "GET", f"/api/runs/{run_id}{path}")
         assert response.status_code == 200, response.text
         assert user.profile["experience_summary"] in response.text or path == "/events"
 
 
-async def _listed(served: Served, user: User) -> set[str]:
+async def _listed(service: Running, user: User) -> set[str]:
     seen: set[str] = set()
     cursor = ""
     while True:
-        response = await user.ask(served, "GET", f"/api/runs?limit=200{cursor}")
+        response = await user.ask(service, "GET", f"/api/runs?limit=200{cursor}")
         page = response.json()
         seen |= {run["run_id"] for run in page["runs"]}
         if page["next_cursor"] is None:
@@ -171,22 +171,22 @@ async def _listed(served: Served, user: User) -> set[str]:
 
 
 async def test_two_users_learn_nothing_of_each_other(serve: Serve) -> None:
-    async with serve(auth="keys") as served:
+    async with serve(auth="keys") as service:
         anna, berta = [
-            User(name, await served.inside.api_keys.create(name, Role.USER))
+            User(name, await service.inside.api_keys.create(name, Role.USER))
             for name in ("anna", "berta")
         ]
         room = asyncio.Semaphore(IN_THE_AIR)
 
         async def run_and_guess(user: User, other: User, place: int) -> None:
             async with room:
-                await _run(served, user, place)
+                await _run(service, user, place)
                 if place >= RUNS_BY_MCP and place % 10 == 0:
-                    await _watch(served, user, user.run_ids[-1])
+                    await _watch(service, user, user.run_ids[-1])
                 if other.run_ids:
-                    await _guess(served, user, other.run_ids[-1])  # under way, or just settled
+                    await _guess(service, user, other.run_ids[-1])  # under way, or just settled
                 if place < RUNS_BY_MCP:
-                    await _cancel_call(served, user, f"{other.name}-{place}")
+                    await _cancel_call(service, user, f"{other.name}-{place}")
 
         users = ((anna, berta), (berta, anna))
         await asyncio.gather(
@@ -194,10 +194,10 @@ async def test_two_users_learn_nothing_of_each_other(serve: Serve) -> None:
         )
 
         async def all_settled() -> bool:
-            return all(row.finished_at is not None for row in await served.rows())
+            return all(row.finished_at is not None for row in await service.rows())
 
         await until(all_settled, seconds=60)
-        rows = await served.rows()
+        rows = await service.rows()
         owners = {anna.key.split("_")[1]: anna, berta.key.split("_")[1]: berta}
         assert {row.status for row in rows} == {"succeeded"}  # nobody's was cancelled
         for row in rows:
@@ -207,9 +207,9 @@ async def test_two_users_learn_nothing_of_each_other(serve: Serve) -> None:
         for user, other in users:
             own = {str(row.run_id) for row in rows if owners[row.owner] is user}
             assert len(own) == RUNS
-            assert await _listed(served, user) == own
+            assert await _listed(service, user) == own
             for run_id in other.run_ids[:20]:
-                await _guess(served, user, run_id)
+                await _guess(service, user, run_id)
             for heard in user.heard:
                 assert other.profile["experience_summary"] not in heard
                 assert other.key not in heard

@@ -213,7 +213,7 @@ class StubModel:
 
 
 @asynccontextmanager
-async def served(stub: StubModel) -> AsyncIterator[str]:
+async def run_stub(stub: StubModel) -> AsyncIterator[str]:
     """Serves `stub` on a free port of this machine; gives its base URL, ending in `/v1`."""
     # A client that goes away cancels its handler, so that aborted calls are counted.
     runner = web.AppRunner(stub.app(), handler_cancellation=True, shutdown_timeout=0.1)

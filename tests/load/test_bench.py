@@ -22,7 +22,7 @@ from tests.load.loads import (
 )
 from tests.load.report import new_report, sections, write
 from tests.load.storage_costs import Cost
-from tests.load.stub_model import Failure, StubModel, served
+from tests.load.stub_model import Failure, StubModel, run_stub
 from tests.load.watchers import EventCost, Told, measure_events
 from tests.load.watchers import fault_of as fault_of_events
 
@@ -65,14 +65,14 @@ def test_a_user_s_profile_holds_the_marker() -> None:
 
 async def test_a_server_that_fails_some_users_is_told_by_count() -> None:
     # Not a crew's service at all: every user meets a 404.
-    async with served(StubModel()) as base_url:
+    async with run_stub(StubModel()) as base_url:
         load = await drive(base_url, users=7)
     assert (load.users, load.succeeded) == (7, 0)
     assert sum(load.errors.values()) == 7
 
 
 async def test_users_arrive_spread_over_the_time_asked_for() -> None:
-    async with served(StubModel()) as base_url:
+    async with run_stub(StubModel()) as base_url:
         load = await drive(base_url, users=10, over_seconds=0.5)
     assert 0.45 <= load.makespan < 5
 
@@ -215,7 +215,7 @@ async def test_the_stub_fails_the_calls_it_is_told_to_and_counts_by_task() -> No
 
     stub = StubModel(delay_seconds=0, failures={2: Failure(status=503)})
     body = {"model": "m", "messages": [{"role": "user", "content": f"Current Task: for {MINE}"}]}
-    async with served(stub) as base_url, aiohttp.ClientSession() as session:
+    async with run_stub(stub) as base_url, aiohttp.ClientSession() as session:
         statuses = []
         for _ in range(3):
             async with session.post(f"{base_url}/chat/completions", json=body) as response:

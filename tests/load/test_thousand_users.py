@@ -8,16 +8,16 @@ from tests.serving import Serve
 
 
 async def test_a_thousand_users_succeed(serve: Serve) -> None:
-    async with serve() as served:
+    async with serve() as service:
         users = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "tests.load.thousand_users",
-            str(served.http.base_url).rstrip("/"),
+            str(service.http.base_url).rstrip("/"),
             cwd=Path(__file__).parents[2],
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await users.communicate()
         assert users.returncode == 0, output.decode()
-        assert len(await served.rows()) == 1000
-        assert await served.stored() == 0
+        assert len(await service.rows()) == 1000
+        assert await service.stored() == 0

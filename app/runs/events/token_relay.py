@@ -105,7 +105,7 @@ class TokenRelay:
 
     async def asked(self) -> Mapping[UUID, Sequence[str]]:
         """The runs that this process carries and others watch, with the names of those."""
-        question = (
+        query = (
             select(TokenWatch.run_id, TokenWatch.watcher)
             .join(UserRun, UserRun.run_id == TokenWatch.run_id)
             .where(
@@ -116,7 +116,7 @@ class TokenRelay:
         )
         watchers = defaultdict(list)
         async with self._database.read() as connection:
-            for run_id, watcher in await connection.execute(question):
+            for run_id, watcher in await connection.execute(query):
                 watchers[run_id].append(watcher)
         return watchers
 

@@ -62,51 +62,51 @@ class RunQueries:
         return await self._runs.get(run_id)
 
     async def _runs_by_id(self, run_ids: Sequence[UUID]) -> Mapping[UUID, UserRun]:
-        question = select(UserRun).where(UserRun.run_id.in_(run_ids))
+        query = select(UserRun).where(UserRun.run_id.in_(run_ids))
         async with self._database.read() as connection, AsyncSession(connection) as session:
-            return {run.run_id: run for run in await session.scalars(question)}
+            return {run.run_id: run for run in await session.scalars(query)}
 
     async def page(self, wanted: RunFilter, cursor: str | None, limit: int) -> RunPage:
         """Runs without their outputs, newest first. Raises InvalidInput for a wrong cursor."""
-        question = (
+        query = (
             select(UserRun)
             .options(load_only(*_LISTED, raiseload=True))
             .order_by(UserRun.created_at.desc(), UserRun.run_id.desc())
             .limit(limit + 1)
         )
         if wanted.owner is not None:
-            question = question.where(UserRun.owner == wanted.owner)
+            query = query.where(UserRun.owner == wanted.owner)
         if wanted.crew is not None:
-            question = question.where(UserRun.crew == wanted.crew)
+            query = query.where(UserRun.crew == wanted.crew)
         if wanted.status is not None:
-            question = question.where(UserRun.status == wanted.status)
+            query = query.where(UserRun.status == wanted.status)
         if wanted.created_from is not None:
-            question = question.where(UserRun.created_at >= wanted.created_from)
+            query = query.where(UserRun.created_at >= wanted.created_from)
         if wanted.created_before is not None:
-            question = question.where(UserRun.created_at < wanted.created_before)
+            query = query.where(UserRun.created_at < wanted.created_before)
         if cursor is not None:
             position = tuple_(UserRun.created_at, UserRun.run_id)
-            question = question.where(position < _decode(cursor))
+            query = query.where(position < _decode(cursor))
         async with self._database.read() as connection, AsyncSession(connection) as session:
-            runs = list(await session.scalars(question))
+            runs = list(await session.scalars(query))
         more = len(runs) > limit
         runs = runs[:limit]
         return RunPage(runs, _encode(runs[-1]) if more else None)
 
     async def with_key(self, owner: str, idempotency_key: str) -> UUID | None:
         """The owner's run that was accepted with this idempotency key."""
-        question = select(UserRun.run_id).where(
+        query = select(UserRun.run_id).where(
             UserRun.owner == owner, UserRun.idempotency_key == idempotency_key
         )
         async with self._database.read() as connection:
-            run_id: UUID | None = await connection.scalar(question)
+            run_id: UUID | None = await connection.scalar(query)
             return run_id
 
     async def abandoned(self, limit: int) -> list[StalledRun]:
         """Runs that nobody carries, and should: each owner's oldest, then each one's second, ..."""
         place = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
         lost = UserRun.attempt - UserRun.pauses  # an attempt that paused for a human did end
-        question = (
+        query = (
             select(UserRun.run_id, UserRun.attempt, lost, UserRun.owner, UserRun.crew)
             .where(
                 UserRun.status.in_(CARRIED),
@@ -116,7 +116,7 @@ class RunQueries:
             .limit(limit)
         )
         async with self._database.read() as connection:
-            return [StalledRun(*row) for row in await connection.execute(question)]
+            return [StalledRun(*row) for row in await connection.execute(query)]
 
     async def unsettled(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Those of the given runs that are not settled yet."""
@@ -124,22 +124,22 @@ class RunQueries:
         found: set[UUID] = set()
         async with self._database.read() as connection:
             for start in range(0, len(wanted), MAX_IDS_PER_STATEMENT):
-                question = select(UserRun.run_id).where(
+                query = select(UserRun.run_id).where(
                     UserRun.run_id.in_(wanted[start : start + MAX_IDS_PER_STATEMENT]),
                     UserRun.status.in_(UNSETTLED),
                 )
-                found.update(await connection.scalars(question))
+                found.update(await connection.scalars(query))
         return found
 
     async def cancelled(self, worker: str, since: datetime) -> set[UUID]:
         """The runs of this worker that were cancelled since then."""
-        question = select(UserRun.run_id).where(
+        query = select(UserRun.run_id).where(
             UserRun.worker == worker,
             UserRun.status == RunStatus.CANCELLED,
             UserRun.finished_at >= since,
         )
         async with self._database.read() as connection:
-            return set(await connection.scalars(question))
+            return set(await connection.scalars(query))
 
     async def history(self, run_id: UUID, *, after_seq: int = -1) -> list[Event]:
         """The stored events of a run in their order, above a number."""
@@ -156,22 +156,22 @@ class RunQueries:
         self, run_ids: Collection[UUID], *, since: datetime | None = None
     ) -> list[Event]:
         """The stored events of the runs, in each run's order; those since a time."""
-        question = select(RunEvent).where(RunEvent.run_id.in_(run_ids))
+        query = select(RunEvent).where(RunEvent.run_id.in_(run_ids))
         if since is not None:
-            question = question.where(RunEvent.at >= since)
+            query = query.where(RunEvent.at >= since)
         async with self._database.read() as connection:
-            rows = await connection.execute(question.order_by(RunEvent.run_id, RunEvent.seq))
+            rows = await connection.execute(query.order_by(RunEvent.run_id, RunEvent.seq))
             return [Event(row.run_id, row.seq, row.type, row.data, row.at) for row in rows]
 
     async def deliveries(self, run_id: UUID) -> list[WebhookDelivery]:
         """What the run's webhook was told, or is to be told, in the order of the events."""
-        question = (
+        query = (
             select(WebhookDelivery)
             .where(WebhookDelivery.run_id == run_id)
             .order_by(WebhookDelivery.seq)
         )
         async with self._database.read() as connection, AsyncSession(connection) as session:
-            return list(await session.scalars(question))
+            return list(await session.scalars(query))
 
 
 _LISTED: tuple[Any, ...] = (

@@ -129,14 +129,14 @@ async def _in_flight(connection: AsyncConnection, callers: Sequence[Caller]) -> 
     found: Counter[str] = Counter()
     for column, names in ((UserRun.owner, owners), (UserRun.address, addresses)):
         if names:
-            # The words of the partial index itself: it serves no other question.
+            # The words of the partial index itself: it serves no other query.
             known = "owner != ''" if column is UserRun.owner else "address IS NOT NULL"
-            question = (
+            query = (
                 select(column, func.count())
                 .where(column.in_(names), literal_column(f"{known} AND {IN_FLIGHT}"))
                 .group_by(column)
             )
-            for name, count in await connection.execute(question):
+            for name, count in await connection.execute(query):
                 found[name] = count
     return found
 

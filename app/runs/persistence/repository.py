@@ -512,10 +512,10 @@ class RunRepository:
         self, connection: AsyncConnection, events: Sequence[tuple[Event, Webhooks]]
     ) -> Sequence[None]:
         # A run may have been cancelled and deleted since.
-        question = select(UserRun.run_id).where(
+        query = select(UserRun.run_id).where(
             UserRun.run_id.in_({event.run_id for event, _ in events})
         )
-        runs = set(await connection.scalars(question))
+        runs = set(await connection.scalars(query))
         known = [(event, webhooks) for event, webhooks in events if event.run_id in runs]
         await _store(connection, [event for event, _ in known])
         await put_in_outbox(connection, known)
@@ -571,10 +571,10 @@ async def _runs_by_key(
         return {}
     columns = (UserRun.owner, UserRun.idempotency_key, UserRun.run_id, UserRun.request_digest)
     owners, words = (set(part) for part in zip(*keys, strict=True))
-    question = select(*columns).where(UserRun.owner.in_(owners), UserRun.idempotency_key.in_(words))
+    query = select(*columns).where(UserRun.owner.in_(owners), UserRun.idempotency_key.in_(words))
     return {
         (owner, key): AddedRun(run_id, False, digest)
-        for owner, key, run_id, digest in await connection.execute(question)
+        for owner, key, run_id, digest in await connection.execute(query)
     }
 
 
@@ -636,13 +636,13 @@ async def _locked(
     connection: AsyncConnection, columns: Iterable[Any], run_ids: Sequence[UUID]
 ) -> dict[UUID, Row[Any]]:
     """The rows by run id, locked until the transaction ends (in one order: no deadlock)."""
-    question = (
+    query = (
         select(*columns)
         .where(UserRun.run_id.in_(run_ids))
         .order_by(UserRun.run_id)
         .with_for_update()  # SQLite leaves it out; there the transaction is exclusive
     )
-    return {row.run_id: row for row in await connection.execute(question)}
+    return {row.run_id: row for row in await connection.execute(query)}
 
 
 async def _change(connection: AsyncConnection, changes: list[dict[str, Any]]) -> None:

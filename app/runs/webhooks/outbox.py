@@ -132,14 +132,14 @@ class Outbox:
         await self._writes.aclose()
 
     async def _due(self, full_hosts: Collection[str]) -> list[tuple[Key, str]]:
-        question = (
+        query = (
             select(*_KEY_COLUMNS, WebhookDelivery.host)
             .where(*_is_due(), WebhookDelivery.host.not_in(full_hosts))
             .order_by(WebhookDelivery.due_at)
             .limit(_DUE_PER_LOOK)
         )
         async with self._database.read() as connection:
-            return [(_key(row), row.host) for row in await connection.execute(question)]
+            return [(_key(row), row.host) for row in await connection.execute(query)]
 
     async def _begin(self, chosen: Sequence[Key]) -> list[Delivery]:
         # Locked rows are skipped, not waited for: another process begins those. SQLite leaves the

@@ -9,7 +9,7 @@ from crewai import LLM
 
 from app.engine.llm.pool import ModelPool
 from app.engine.llm.pooled import pooled_over
-from tests.load.stub_model import StubModel, served
+from tests.load.stub_model import StubModel, run_stub
 
 SECRET = "sk-secret-0123456789abcdef"
 
@@ -39,6 +39,6 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     stub = StubModel(delay_seconds=0, record=True)
     pool = ModelPool(timeout_seconds=10)
-    async with served(stub) as base_url:
+    async with run_stub(stub) as base_url:
         yield Server(stub, base_url, pool)
         await pool.aclose()

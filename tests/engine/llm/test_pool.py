@@ -28,7 +28,7 @@ from app.engine.llm.pool import HttpReply, ModelPool
 from app.engine.llm.pooled import pooled_over
 from app.engine.llm.retries import backoff_seconds, is_retryable
 from tests.engine.llm.conftest import SECRET, Server
-from tests.load.stub_model import Failure, StubModel, served
+from tests.load.stub_model import Failure, StubModel, run_stub
 
 
 @asynccontextmanager
@@ -454,7 +454,7 @@ async def test_with_a_base_url_any_model_name_goes_there_with_no_key_but_ours(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     stub = StubModel(delay_seconds=0, record=True)
-    async with served(stub) as base_url:
+    async with run_stub(stub) as base_url:
         model = create_model(ModelSettings(model=name, base_url=base_url))
         await model.acall(MESSAGES)
         await close_models()
@@ -467,7 +467,7 @@ async def test_openai_s_own_models_are_pooled_with_the_key_of_the_environment(
 ) -> None:
     stub = StubModel(delay_seconds=0, record=True)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    async with served(stub) as base_url:
+    async with run_stub(stub) as base_url:
         monkeypatch.setenv("OPENAI_BASE_URL", base_url)
         model = create_model(ModelSettings(model="gpt-4o-mini"))
         assert pooled(model) is model
@@ -479,7 +479,7 @@ async def test_openai_s_own_models_are_pooled_with_the_key_of_the_environment(
 
 async def test_max_connections_bounds_the_calls_too() -> None:
     stub = StubModel(delay_seconds=0.02)
-    async with served(stub) as base_url:
+    async with run_stub(stub) as base_url:
         model = create_model(ModelSettings(model="x", base_url=base_url, max_connections=3))
         await asyncio.gather(*(model.acall(MESSAGES) for _ in range(20)))
         await close_models()
@@ -488,7 +488,7 @@ async def test_max_connections_bounds_the_calls_too() -> None:
 
 def test_one_model_serves_one_event_loop_after_another() -> None:
     async def ask() -> str:
-        async with served(StubModel(delay_seconds=0)) as base_url:
+        async with run_stub(StubModel(delay_seconds=0)) as base_url:
             model = create_model(ModelSettings(model="x", base_url=base_url))
             answer = await model.acall(MESSAGES)
             await close_models()
@@ -526,7 +526,7 @@ async def test_nothing_is_left_open_after_closing(server: Server) -> None:
 
 async def test_a_call_logs_no_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    async with served(StubModel(delay_seconds=0)) as base_url:
+    async with run_stub(StubModel(delay_seconds=0)) as base_url:
         await create_model(ModelSettings(model="x", base_url=base_url)).acall(MESSAGES)
         await close_models()
     assert [record for record in caplog.records if record.name == "root"] == []
