@@ -1,9 +1,11 @@
-"""Cleaning up by hand, from a shell or a scheduler, beside a running service."""
+"""Sweeps and purges by hand, from a shell or a scheduler, beside a running service."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 from app.resources import open_database, open_store
+from app.runs.maintenance.retention import purge
 from app.runs.persistence.queries import RunQueries
 from app.settings import Settings, load_settings
 from storage import SweepReport
@@ -31,3 +33,9 @@ async def sweep_by_hand(settings: Settings, max_age_hours: float) -> SweepReport
     async with open_database(settings) as database, open_store(settings, database) as store:
         keep = RunQueries(database).unsettled if max_age_hours > 0 else None
         return await store.sweep(max_age_hours * 3600, keep=keep)
+
+
+async def purge_by_hand(settings: Settings, days: float) -> int:
+    """Remove runs that were settled more than `days` ago; returns how many."""
+    async with open_database(settings) as database:
+        return await purge(database, timedelta(days=days))

@@ -17,12 +17,19 @@ from litestar.params import FromPath, JSONBody
 
 from app.api.errors import AmpError, amp_responses
 from app.api.middleware.auth import CallerRequest
-from app.runs.errors import InvalidInput, MissingInputs, UnknownRun
-from app.runs.human_input import awaited_by
-from app.runs.models import RunStatus, UserRun
-from app.runs.persistence.repository import ReviewDecision
-from app.runs.service import RunOptions, RunService
-from app.runs.webhooks.payloads import Webhook, WebhookKind
+from app.runs import (
+    InvalidInput,
+    MissingInputs,
+    ReviewDecision,
+    Run,
+    RunOptions,
+    RunService,
+    RunStatus,
+    UnknownRun,
+    Webhook,
+    WebhookKind,
+    awaited_by,
+)
 
 
 class Bearer(msgspec.Struct, tag_field="strategy", tag="bearer"):
@@ -229,7 +236,7 @@ amp_router = Router(
 )
 
 
-async def _run(runs: RunService, crew: str, run_id: UUID, request: CallerRequest) -> UserRun:
+async def _run(runs: RunService, crew: str, run_id: UUID, request: CallerRequest) -> Run:
     """The run, if it is of this crew."""
     run = await runs.get(run_id, request.user)
     if run.crew != crew:
@@ -260,7 +267,7 @@ def _authorization(authentication: Bearer | Basic | None) -> str | None:
     return f"Basic {base64.b64encode(pair).decode()}"
 
 
-def _status(run: UserRun, tasks: Sequence[Mapping[str, Any]]) -> Status:
+def _status(run: Run, tasks: Sequence[Mapping[str, Any]]) -> Status:
     if run.status == RunStatus.SUCCEEDED:
         result = CrewResult(run.raw_result or "", [_result(task, run) for task in tasks])
         return CompletedStatus("completed", "SUCCESS", result, _seconds(run))
@@ -276,7 +283,7 @@ def _status(run: UserRun, tasks: Sequence[Mapping[str, Any]]) -> Status:
     return RunningStatus("running", "PENDING" if waits else "STARTED", running, progress)
 
 
-def _result(task: Mapping[str, Any], run: UserRun) -> TaskResult:
+def _result(task: Mapping[str, Any], run: Run) -> TaskResult:
     name, seconds = task["name"], None
     if task.get("started_at") and task.get("finished_at"):
         begun, ended = (
@@ -286,7 +293,7 @@ def _result(task: Mapping[str, Any], run: UserRun) -> TaskResult:
     return TaskResult(name, (run.outputs or {}).get(name, ""), task["agent"], seconds)
 
 
-def _seconds(run: UserRun) -> float:
+def _seconds(run: Run) -> float:
     if run.started_at is None or run.finished_at is None:
         return 0.0
     return (run.finished_at - run.started_at).total_seconds()

@@ -11,8 +11,7 @@ from litestar.params import FromPath
 from app.api.errors import ErrorAnswer
 from app.crews.options import InputType
 from app.engine import Way
-from app.runs.crew_info import CrewInfo
-from app.runs.service import RunService
+from app.runs import CrewInfo, RunService
 
 
 class InputView(msgspec.Struct):

@@ -17,7 +17,7 @@ from litestar.openapi import ResponseSpec
 
 from app.access.rate_limits import limit_headers
 from app.db import DatabaseUnavailable
-from app.runs.errors import (
+from app.runs import (
     AwaitingHuman,
     IdempotencyConflict,
     InvalidInput,

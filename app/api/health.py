@@ -6,7 +6,7 @@ from litestar.datastructures import State
 
 from app.api.middleware.auth import PUBLIC
 from app.db import Database, DatabaseUnavailable
-from app.runs.service import RunService
+from app.runs import RunService
 from storage import OutputStore, StorageError
 
 

@@ -8,7 +8,7 @@ from litestar.exceptions import TooManyRequestsException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.api.errors import MessageRefused
-from app.runs.errors import InvalidInput
+from app.runs import InvalidInput
 
 
 async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str, Any]]:

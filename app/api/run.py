@@ -10,8 +10,7 @@ from litestar.params import JSONBody
 
 from app.api.errors import STATUS_OF_FAILED_RUN, ErrorAnswer, error_answers, error_response
 from app.api.middleware.auth import CallerRequest
-from app.runs.execution.worker import SettledRun
-from app.runs.service import RunService
+from app.runs import RunService, SettledRun
 
 _CREW = "idea"
 

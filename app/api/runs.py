@@ -14,15 +14,22 @@ from litestar.response import Stream
 from app.api.errors import error_answers
 from app.api.markdown import to_safe_html
 from app.api.middleware.auth import CallerRequest
-from app.runs.errors import InvalidInput, UnknownOutput
-from app.runs.events.hub import Event
-from app.runs.human_input import awaited_by
-from app.runs.models import DeliveryStatus, RunStatus, UserRun, WebhookDelivery
-from app.runs.persistence.queries import RunFilter
-from app.runs.persistence.repository import ReviewDecision
-from app.runs.service import RunOptions, RunService
-from app.runs.webhooks.outbox import webhook_id
-from app.runs.webhooks.payloads import webhooks_at
+from app.runs import (
+    Delivery,
+    DeliveryStatus,
+    Event,
+    InvalidInput,
+    ReviewDecision,
+    Run,
+    RunFilter,
+    RunOptions,
+    RunService,
+    RunStatus,
+    UnknownOutput,
+    awaited_by,
+    webhook_id,
+    webhooks_at,
+)
 from storage import OutputKey
 
 _MAX_BATCH = 1000
@@ -348,7 +355,7 @@ def _as_server_sent(event: Event) -> bytes:
     return b"%bevent: %b\ndata: %b\n\n" % (number, event.type.encode(), data)
 
 
-async def _view(runs: RunService, run: UserRun) -> RunView:
+async def _view(runs: RunService, run: Run) -> RunView:
     tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
     webhooks = [_delivery(delivery) for delivery in await runs.deliveries(run)]
     human = awaited_by(run)
@@ -372,7 +379,7 @@ def _time(name: str, text: str | None) -> datetime | None:
     return time
 
 
-def _delivery(delivery: WebhookDelivery) -> DeliveryView:
+def _delivery(delivery: Delivery) -> DeliveryView:
     return DeliveryView(
         id=webhook_id(delivery.run_id, delivery.seq, delivery.role),
         role=delivery.role,
@@ -387,11 +394,11 @@ def _delivery(delivery: WebhookDelivery) -> DeliveryView:
     )
 
 
-def _summary(run: UserRun) -> RunSummary:
+def _summary(run: Run) -> RunSummary:
     return RunSummary(**_summary_fields(run))
 
 
-def _summary_fields(run: UserRun) -> dict[str, Any]:
+def _summary_fields(run: Run) -> dict[str, Any]:
     waited = (run.started_at - run.created_at).total_seconds() if run.started_at else None
     return {
         "run_id": run.run_id,

@@ -148,7 +148,7 @@ def purge(older_than_days: float | None) -> None:
     days = older_than_days if older_than_days is not None else settings.retention_days or None
     if days is None:
         raise click.UsageError("RETENTION_DAYS keeps runs for ever; give --older-than-days")
-    from app.runs.maintenance.retention import purge_by_hand
+    from app.commands import purge_by_hand
 
     click.echo(f"{asyncio.run(purge_by_hand(settings, days))} run(s) removed")
 

@@ -12,10 +12,7 @@ from app.access.callers import OPERATOR
 from app.bootstrap import open_service
 from app.cli.reports import write_reports
 from app.engine import EngineError
-from app.runs.crew_info import CrewInfo
-from app.runs.errors import InvalidInput, RunError
-from app.runs.events.hub import Event
-from app.runs.execution.worker import SettledRun
+from app.runs import CrewInfo, Event, InvalidInput, RunError, SettledRun
 from app.settings import Settings
 
 

@@ -44,11 +44,19 @@ from a2a.utils.errors import (
 from app.access.callers import Caller
 from app.api.a2a.messages import HOW_TO_ANSWER, answer_in, inputs_in
 from app.api.errors import error_text
-from app.runs.errors import InvalidInput, NotAwaitingHuman, UnknownRun
-from app.runs.events.hub import Event
-from app.runs.human_input import HumanInput, awaited_by
-from app.runs.models import UNSETTLED, RunStatus, UserRun
-from app.runs.service import RunOptions, RunService
+from app.runs import (
+    UNSETTLED,
+    Event,
+    HumanInput,
+    InvalidInput,
+    NotAwaitingHuman,
+    Run,
+    RunOptions,
+    RunService,
+    RunStatus,
+    UnknownRun,
+    awaited_by,
+)
 
 _MAX_CONTEXT_CHARACTERS = 255
 
@@ -177,7 +185,7 @@ class CrewAgents(RequestHandler):
         resumed = await self._runs.resume(answer_in(message, run.run_id), _caller(context))
         return run.run_id, resumed.seq or -1
 
-    async def _run(self, run_id: UUID, context: ServerCallContext) -> UserRun:
+    async def _run(self, run_id: UUID, context: ServerCallContext) -> Run:
         run = await self._runs.get(run_id, _caller(context))
         if run.crew != context.state["crew"]:
             raise UnknownRun(f"there is no run {run_id}")
@@ -225,7 +233,7 @@ def _run_id(task_id: str) -> UUID:
         raise TaskNotFoundError(f"there is no task {task_id}") from None
 
 
-def _task(run: UserRun, *, artifacts: bool = True) -> Task:
+def _task(run: Run, *, artifacts: bool = True) -> Task:
     return Task(
         id=str(run.run_id),
         context_id=_context_id(run),
@@ -234,12 +242,12 @@ def _task(run: UserRun, *, artifacts: bool = True) -> Task:
     )
 
 
-def _context_id(run: UserRun) -> str:
+def _context_id(run: Run) -> str:
     """What the client groups its tasks by; a task without a group is one of its own."""
     return run.context_id or str(run.run_id)
 
 
-def _status(run: UserRun) -> TaskStatus:
+def _status(run: Run) -> TaskStatus:
     said, changed_at = None, run.finished_at or run.started_at or run.created_at
     if run.status == RunStatus.FAILED:
         said = new_text_message(f"{run.error_type}: {run.error}")
@@ -272,7 +280,7 @@ def _progress(event: Event) -> TaskStatus | None:
     return TaskStatus(state=TaskState.TASK_STATE_WORKING, message=said, timestamp=event.at)
 
 
-def _artifacts(run: UserRun) -> list[Artifact]:
+def _artifacts(run: Run) -> list[Artifact]:
     return [
         new_text_artifact(name, text, "text/markdown", artifact_id=name)
         for name, text in (run.outputs or {}).items()

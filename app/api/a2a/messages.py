@@ -7,9 +7,7 @@ import msgspec
 from a2a.helpers import get_data_parts, get_message_text, get_raw_parts, get_url_parts
 from a2a.types import Message
 
-from app.runs.crew_info import CrewInfo
-from app.runs.errors import InvalidInput
-from app.runs.persistence.repository import ReviewDecision
+from app.runs import CrewInfo, InvalidInput, ReviewDecision
 
 HOW_TO_ANSWER = (
     'Send "approve" with this task\'s id to have the run go on, or send what is to be changed.'

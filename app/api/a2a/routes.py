@@ -26,9 +26,7 @@ from app.api.a2a.handlers import CrewAgents
 from app.api.errors import error_answers
 from app.api.jsonrpc import forward, read_message
 from app.api.middleware.auth import PUBLIC, RPC
-from app.runs.crew_info import CrewInfo, CrewInput
-from app.runs.errors import UnknownCrew
-from app.runs.service import RunService
+from app.runs import CrewInfo, CrewInput, RunService, UnknownCrew
 
 _VERSION = "0.1.0"
 _PROTOCOLS = ("1.0", "0.3")

@@ -13,13 +13,21 @@ from starlette.requests import Request
 
 from app.access.callers import Caller
 from app.api.errors import error_text
-from app.runs.crew_info import CrewInfo
-from app.runs.errors import IdempotencyConflict, InvalidInput, RunMoved
-from app.runs.events.hub import Event
-from app.runs.human_input import HumanInput, awaited_by
-from app.runs.models import UNSETTLED, RunStatus, UserRun
-from app.runs.persistence.repository import ReviewDecision
-from app.runs.service import RunOptions, RunService
+from app.runs import (
+    UNSETTLED,
+    CrewInfo,
+    Event,
+    HumanInput,
+    IdempotencyConflict,
+    InvalidInput,
+    ReviewDecision,
+    Run,
+    RunMoved,
+    RunOptions,
+    RunService,
+    RunStatus,
+    awaited_by,
+)
 
 _INSTRUCTIONS = (
     "Each tool runs a crew of agents, which takes seconds to minutes. It tells of its progress, "
@@ -118,13 +126,13 @@ class CrewTools:
 
     async def _start(
         self, name: str, inputs: dict[str, Any], request: Request, caller: Caller
-    ) -> UserRun:
+    ) -> Run:
         session_id = request.headers.get(MCP_SESSION_ID_HEADER)
         request_id = self.server.request_context.request_id
         key = None if session_id is None else run_key(session_id, request_id)
         return await self._runs.submit(name, inputs, caller, RunOptions(idempotency_key=key))
 
-    async def _resume(self, arguments: dict[str, Any], caller: Caller) -> UserRun:
+    async def _resume(self, arguments: dict[str, Any], caller: Caller) -> Run:
         try:
             given = msgspec.convert(arguments, _Answer)
         except msgspec.ValidationError as error:
@@ -133,7 +141,7 @@ class CrewTools:
         await self._runs.resume(answer, caller)
         return await self._runs.get(given.run_id, caller)
 
-    async def _followed(self, run: UserRun, caller: Caller) -> types.CallToolResult:
+    async def _followed(self, run: Run, caller: Caller) -> types.CallToolResult:
         """How the run stands once it has ended or waits for a human."""
         progress = _Progress(self._crews[run.crew], self.server)
         await progress.tell(f"run {run.run_id} is accepted")
@@ -188,7 +196,7 @@ def _tool(crew: CrewInfo) -> types.Tool:
     )
 
 
-def _result(run: UserRun) -> types.CallToolResult:
+def _result(run: Run) -> types.CallToolResult:
     if (human := awaited_by(run)) is not None:
         awaiting = {"task": human.task, "output": human.output}
         return _told(run, _question(run, human), {"awaiting": awaiting})
@@ -199,7 +207,7 @@ def _result(run: UserRun) -> types.CallToolResult:
     return _told(run, run.raw_result or "", {})
 
 
-def _question(run: UserRun, human: HumanInput) -> str:
+def _question(run: Run, human: HumanInput) -> str:
     return (
         f"Run {run.run_id} waits: {human.task} is done, and a human is to look at its output. "
         f"Ask the user, then answer with the tool {_RESUME_RUN.name}, or by POST "
@@ -207,7 +215,7 @@ def _question(run: UserRun, human: HumanInput) -> str:
     )
 
 
-def _told(run: UserRun, text: str, more: dict[str, Any]) -> types.CallToolResult:
+def _told(run: Run, text: str, more: dict[str, Any]) -> types.CallToolResult:
     return types.CallToolResult(
         content=[types.TextContent(type="text", text=text)],
         structuredContent={

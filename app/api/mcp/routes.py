@@ -22,7 +22,7 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from app.api.jsonrpc import forward, read_message
 from app.api.mcp.handlers import CrewTools, run_key
 from app.api.middleware.auth import RPC, CallerRequest
-from app.runs.service import RunService
+from app.runs import RunService
 
 # The SDK collects warnings while it handles a request, by replacing the process's hook. Requests
 # overlap, so that at the end all warnings would go to the list of one that has ended.

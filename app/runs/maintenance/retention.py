@@ -8,10 +8,8 @@ from typing import Final
 from sqlalchemy import select
 
 from app.db import Database, DatabaseUnavailable
-from app.resources import open_database
 from app.runs.models import UNSETTLED, UserRun
 from app.runs.persistence.repository import delete_runs
-from app.settings import Settings
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -32,12 +30,6 @@ async def purge(database: Database, older_than: timedelta) -> int:
         removed += count
         await asyncio.sleep(_PAUSE_SECONDS)
     return removed
-
-
-async def purge_by_hand(settings: Settings, days: float) -> int:
-    """What `purge` does, from a shell or a scheduler, beside a running service."""
-    async with open_database(settings) as database:
-        return await purge(database, timedelta(days=days))
 
 
 class Retention:
