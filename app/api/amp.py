@@ -28,7 +28,6 @@ from app.runs import (
     UnknownRun,
     Webhook,
     WebhookKind,
-    awaited_by,
 )
 
 
@@ -180,7 +179,8 @@ async def kickoff(
     """Accepted when this answers: the run will be carried to its end."""
     runs: RunService = state.runs
     options = RunOptions(webhooks=_webhooks(data), meta=data.meta)
-    return KickoffAnswer(await runs.start(crew, data.inputs, request.user, options))
+    run = await runs.submit(crew, data.inputs, request.user, options)
+    return KickoffAnswer(run.run_id)
 
 
 @get(
@@ -240,7 +240,7 @@ async def _run(runs: RunService, crew: str, run_id: UUID, request: CallerRequest
     """The run, if it is of this crew."""
     run = await runs.get(run_id, request.user)
     if run.crew != crew:
-        raise UnknownRun(f"there is no run {run_id}")
+        raise UnknownRun(run_id)
     return run
 
 
@@ -276,7 +276,7 @@ def _status(run: Run, tasks: Sequence[Mapping[str, Any]]) -> Status:
     running = next((task["name"] for task in tasks if task["status"] == "running"), None)
     completed = sum(task["status"] in ("finished", "skipped") for task in tasks)
     progress = Progress(completed, len(tasks))
-    if (human := awaited_by(run)) is not None:
+    if (human := run.awaiting) is not None:
         awaited = Awaited(human.task, human.output)
         return AwaitingStatus("running", "PENDING HUMAN INPUT", human.task, progress, awaited)
     waits = run.status == RunStatus.QUEUED

@@ -10,7 +10,7 @@ from litestar.params import JSONBody
 
 from app.api.errors import STATUS_OF_FAILED_RUN, ErrorAnswer, error_answers, error_response
 from app.api.middleware.auth import CallerRequest
-from app.runs import RunService, SettledRun
+from app.runs import Run, RunService
 
 _CREW = "idea"
 
@@ -71,20 +71,20 @@ async def run_idea_crew(
     """The run goes on, is saved and cleaned up even if the client goes away."""
     service: RunService = state.runs
     given = {name: value for name, value in msgspec.structs.asdict(data).items() if value}
-    return _answer(await service.run(_CREW, given, request.user))
+    run = await service.submit(_CREW, given, request.user)
+    return _answer(await service.wait(run, request.user))
 
 
-def _answer(run: SettledRun) -> Response[RunAnswer] | Response[ErrorAnswer]:
-    outcome = run.outcome
-    if outcome.outputs is None or outcome.raw_result is None:
-        error_type = outcome.error_type or "internal_error"
+def _answer(run: Run) -> Response[RunAnswer] | Response[ErrorAnswer]:
+    if run.outputs is None or run.raw_result is None:
+        error_type = run.error_type or "internal_error"
         status_code = STATUS_OF_FAILED_RUN.get(error_type, 500)
-        return error_response(status_code, error_type, outcome.error or "internal error")
+        return error_response(status_code, error_type, run.error or "internal error")
     answer = RunAnswer(
         run.run_id,
         run.inputs,
-        Reports(**outcome.outputs),
-        outcome.raw_result,
-        run.waited_seconds,
+        Reports(**run.outputs),
+        run.raw_result,
+        run.waited_seconds or 0.0,
     )
     return Response(answer, status_code=200)

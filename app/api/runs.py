@@ -19,6 +19,7 @@ from app.runs import (
     DeliveryStatus,
     Event,
     InvalidInput,
+    ListedRun,
     ReviewDecision,
     Run,
     RunFilter,
@@ -26,8 +27,6 @@ from app.runs import (
     RunService,
     RunStatus,
     UnknownOutput,
-    awaited_by,
-    webhook_id,
     webhooks_at,
 )
 from storage import OutputKey
@@ -199,10 +198,10 @@ async def start_batch(
 ) -> BatchAnswer:
     """All of them are accepted, or none."""
     runs: RunService = state.runs
-    run_ids = await runs.start_many(
+    accepted = await runs.submit_many(
         data.crew, data.inputs, request.user, webhook_url=data.webhook_url
     )
-    return BatchAnswer(run_ids)
+    return BatchAnswer([run.run_id for run in accepted])
 
 
 @get("/", summary="List runs, newest first", responses=error_answers({}))
@@ -312,7 +311,7 @@ async def watch_run(
 ) -> Stream:
     """Stored events after `Last-Event-ID`, then what comes, until the run is settled."""
     runs: RunService = state.runs
-    events = runs.watch(
+    events = runs.subscribe(
         run_id,
         request.user,
         after_seq=-1 if last_event_id is None else int(last_event_id),
@@ -358,7 +357,7 @@ def _as_server_sent(event: Event) -> bytes:
 async def _view(runs: RunService, run: Run) -> RunView:
     tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
     webhooks = [_delivery(delivery) for delivery in await runs.deliveries(run)]
-    human = awaited_by(run)
+    human = run.awaiting
     return RunView(
         **_summary_fields(run),
         outputs=run.outputs,
@@ -381,11 +380,11 @@ def _time(name: str, text: str | None) -> datetime | None:
 
 def _delivery(delivery: Delivery) -> DeliveryView:
     return DeliveryView(
-        id=webhook_id(delivery.run_id, delivery.seq, delivery.role),
+        id=delivery.id,
         role=delivery.role,
         event=delivery.event,
         host=delivery.host,
-        status=DeliveryStatus(delivery.status),
+        status=delivery.status,
         attempts=delivery.attempts,
         last_result=delivery.last_result,
         created_at=delivery.created_at,
@@ -394,16 +393,15 @@ def _delivery(delivery: Delivery) -> DeliveryView:
     )
 
 
-def _summary(run: Run) -> RunSummary:
+def _summary(run: ListedRun) -> RunSummary:
     return RunSummary(**_summary_fields(run))
 
 
-def _summary_fields(run: Run) -> dict[str, Any]:
-    waited = (run.started_at - run.created_at).total_seconds() if run.started_at else None
+def _summary_fields(run: ListedRun) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "crew": run.crew,
-        "status": RunStatus(run.status),
+        "status": run.status,
         "inputs": run.inputs,
         "error": run.error,
         "error_type": run.error_type,
@@ -411,6 +409,6 @@ def _summary_fields(run: Run) -> dict[str, Any]:
         "created_at": run.created_at,
         "started_at": run.started_at,
         "finished_at": run.finished_at,
-        "waited_seconds": waited,
+        "waited_seconds": run.waited_seconds,
         "usage": run.usage,
     }

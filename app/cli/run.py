@@ -12,7 +12,7 @@ from app.access.callers import OPERATOR
 from app.bootstrap import open_service
 from app.cli.reports import write_reports
 from app.engine import EngineError
-from app.runs import CrewInfo, Event, InvalidInput, RunError, SettledRun
+from app.runs import CrewInfo, Event, InvalidInput, Run, RunError
 from app.settings import Settings
 
 
@@ -28,29 +28,29 @@ async def run_once(
     progress = _RunProgress(quiet=as_json)
     try:
         async with open_service(settings) as service:
-            run_id = await service.runs.start(
-                crew, _typed(service.runs.crew(crew), given), OPERATOR
+            run = await service.runs.submit(crew, _typed(service.runs.crew(crew), given), OPERATOR)
+            events = service.runs.subscribe(
+                run.run_id, OPERATOR, after_seq=-1, heartbeat_seconds=60
             )
-            events = service.runs.watch(run_id, OPERATOR, after_seq=-1, heartbeat_seconds=60)
             with progress:
                 async for happened in events:
                     for event in happened:
                         progress.show(event)
-            run = await service.runs.ended(run_id, OPERATOR)
+            run = await service.runs.wait(run, OPERATOR)
     except (RunError, EngineError) as error:
         click.echo(f"crew-capture: {error}", err=True)
         return 1
     if as_json:
         click.echo(msgspec.json.encode(_as_dict(run)))
-    if run.outcome.outputs is None:
+    if run.outputs is None:
         if not as_json:
-            click.echo(f"{run.outcome.error_type}: {run.outcome.error}", err=True)
+            click.echo(f"{run.error_type}: {run.error}", err=True)
         return 1
     if output_dir is not None:
-        for path in write_reports(output_dir, run.outcome.outputs):
+        for path in write_reports(output_dir, run.outputs):
             click.echo(path, err=as_json)
     elif not as_json:
-        click.echo("\n\n".join(run.outcome.outputs.values()))
+        click.echo("\n\n".join(run.outputs.values()))
     return 0
 
 
@@ -66,17 +66,16 @@ def _typed(crew: CrewInfo, given: dict[str, str]) -> dict[str, Any]:
     return inputs
 
 
-def _as_dict(run: SettledRun) -> dict[str, Any]:
-    outcome = run.outcome
+def _as_dict(run: Run) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
-        "status": outcome.status,
+        "status": run.status,
         "inputs": run.inputs,
-        "outputs": outcome.outputs,
-        "raw_result": outcome.raw_result,
-        "usage": outcome.usage,
-        "error": outcome.error,
-        "error_type": outcome.error_type,
+        "outputs": run.outputs,
+        "raw_result": run.raw_result,
+        "usage": run.usage,
+        "error": run.error,
+        "error_type": run.error_type,
     }
 
 

@@ -20,17 +20,24 @@ from app.runs.errors import (
     UnknownOutput,
     UnknownRun,
 )
-from app.runs.events.hub import Event
-from app.runs.execution.worker import SettledRun
-from app.runs.human_input import HumanInput, awaited_by
-from app.runs.models import UNSETTLED, DeliveryStatus, RunStatus
-from app.runs.models import UserRun as Run
-from app.runs.models import WebhookDelivery as Delivery
-from app.runs.persistence.queries import RunFilter
-from app.runs.persistence.repository import ReviewDecision
-from app.runs.service import RunOptions, RunService
-from app.runs.webhooks.outbox import webhook_id
-from app.runs.webhooks.payloads import Webhook, WebhookKind, webhooks_at
+from app.runs.events.event import Event, EventType
+from app.runs.human_input import HumanInput
+from app.runs.records import (
+    UNSETTLED,
+    Delivery,
+    DeliveryStatus,
+    ListedRun,
+    ReviewDecision,
+    Run,
+    RunFilter,
+    RunOptions,
+    RunPage,
+    RunStatus,
+    Webhook,
+    WebhookKind,
+    webhooks_at,
+)
+from app.runs.service import RunService
 
 __all__ = [
     "UNSETTLED",
@@ -40,10 +47,12 @@ __all__ = [
     "Delivery",
     "DeliveryStatus",
     "Event",
+    "EventType",
     "HumanInput",
     "IdempotencyConflict",
     "InvalidInput",
     "LimitReached",
+    "ListedRun",
     "MissingInputs",
     "NotAwaitingHuman",
     "Overloaded",
@@ -53,17 +62,15 @@ __all__ = [
     "RunFilter",
     "RunMoved",
     "RunOptions",
+    "RunPage",
     "RunService",
     "RunStatus",
     "RunUnsettled",
-    "SettledRun",
     "ShuttingDown",
     "UnknownCrew",
     "UnknownOutput",
     "UnknownRun",
     "Webhook",
     "WebhookKind",
-    "awaited_by",
-    "webhook_id",
     "webhooks_at",
 ]

@@ -1,6 +1,7 @@
-"""What can be wrong with a request for a run."""
+"""The errors of requests about runs."""
 
 from collections.abc import Sequence
+from uuid import UUID
 
 
 class RunError(Exception):
@@ -8,7 +9,7 @@ class RunError(Exception):
 
 
 class InvalidInput(RunError):
-    """An input can't be taken; `field` names it, the message says what would be."""
+    """An input is refused; `field` names it, `problem` says what is wrong and what is allowed."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -17,7 +18,7 @@ class InvalidInput(RunError):
 
 
 class MissingInputs(InvalidInput):
-    """Inputs that the crew needs were not given; `names` are all of them."""
+    """Required inputs are missing; `names` are all of them."""
 
     def __init__(self, names: Sequence[str], problem: str) -> None:
         super().__init__(", ".join(names), problem)
@@ -25,15 +26,15 @@ class MissingInputs(InvalidInput):
 
 
 class UnknownCrew(RunError):
-    """No crew of this name is served."""
+    """No crew of this name is registered."""
 
 
 class Overloaded(RunError):
-    """As many runs wait as may wait; nothing was accepted."""
+    """The queue is full; nothing was accepted."""
 
 
 class LimitReached(RunError):
-    """This caller has as much as it may have; nothing was accepted."""
+    """The caller has reached its quota; nothing was accepted."""
 
     def __init__(self, problem: str, *, limit: int, retry_after_seconds: int) -> None:
         super().__init__(problem)
@@ -42,31 +43,41 @@ class LimitReached(RunError):
 
 
 class ShuttingDown(RunError):
-    """The service takes no more runs; nothing was accepted."""
+    """The process stops and accepts no more runs; nothing was accepted."""
 
 
 class RunMoved(RunError):
-    """The run is accepted, but this process doesn't carry it to its end; another does."""
+    """The run is accepted, but it does not end in this process: another one executes it.
+
+    `run_id` is where to look for its result.
+    """
+
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__(f"run {run_id} is accepted and continues in another process")
+        self.run_id = run_id
 
 
 class UnknownRun(RunError):
-    """There is no such run."""
+    """There is no such run, or it is another owner's."""
+
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__(f"there is no run {run_id}")
 
 
 class NotAwaitingHuman(RunError):
-    """The run does not wait for a human, or not about that task."""
+    """The run does not await a human's review, or awaits that of another task."""
 
 
 class AwaitingHuman(RunError):
-    """The run does not go on until a human has said what to do."""
+    """The run continues only after a human's review."""
 
 
 class UnknownOutput(RunError):
-    """The run has no output of this name, or not yet."""
+    """The run has no output of this name, or does not have it yet."""
 
 
 class RunUnsettled(RunError):
-    """The run is not settled yet, and what was asked for needs that."""
+    """The run is not settled yet, which the request requires."""
 
 
 class IdempotencyConflict(RunError):

@@ -1,48 +1,65 @@
-"""The run: its row and its states, what happened in it, and who was told."""
+"""The tables of runs, their events, deliveries to webhooks, tokens under way, and usage."""
 
+from collections.abc import Callable
 from datetime import date, datetime
-from enum import StrEnum
-from typing import Any
+from types import NoneType
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, Boolean, Date, Index, Integer, String, Text, Uuid, text
+import msgspec
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Date,
+    Dialect,
+    Index,
+    Integer,
+    String,
+    Text,
+    TypeDecorator,
+    Uuid,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, UtcDateTime
+from app.runs.human_input import HumanInput
+from app.runs.records import Webhook, WebhookKind, Webhooks
+
+# The text of the partial indexes: PostgreSQL compares it literally with that of a query.
+IN_FLIGHT_SQL: Final = "status IN ('queued', 'running')"
+"""The condition that a run is in flight, in SQL."""
+
+_OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT_SQL}")
+_ADDRESSED_IN_FLIGHT = text(f"address IS NOT NULL AND {IN_FLIGHT_SQL}")
 
 
-class RunStatus(StrEnum):
-    """The states of a run, stored and shown in these very words."""
+class MsgspecJson(TypeDecorator[Any]):
+    """A JSON column that is read as `kind`. NULL is read as what `null()` gives.
 
-    QUEUED = "queued"
-    RUNNING = "running"
-    AWAITING_HUMAN = "awaiting_human"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+    What is empty, a dict without items, is stored as NULL.
+    """
 
+    impl = JSON
+    cache_ok = True
 
-# In a worker's hands, or waiting for one.
-CARRIED = (RunStatus.QUEUED, RunStatus.RUNNING)
-UNSETTLED = (*CARRIED, RunStatus.AWAITING_HUMAN)
+    def __init__(self, kind: Any, null: Callable[[], object] = NoneType) -> None:
+        super().__init__(none_as_null=True)
+        self.kind = kind
+        self.null = null
 
-IN_FLIGHT = "status IN ('queued', 'running')"
-"""The runs that count as in flight, in SQL: partial indexes need the very words."""
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return value or None
 
-_OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT}")
-_ADDRESSED_IN_FLIGHT = text(f"address IS NOT NULL AND {IN_FLIGHT}")
-
-
-class DeliveryStatus(StrEnum):
-    """The states of a webhook's delivery, stored and shown in these very words."""
-
-    PENDING = "pending"
-    DELIVERED = "delivered"
-    FAILED = "failed"
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        if value is None:
+            return self.null()
+        return msgspec.convert(value, self.kind, str_keys=True, strict=False)
 
 
 class UserRun(Base):
-    """One run of one crew for one user: the truth about it."""
+    """One run of one crew for one user: the only authority over it."""
 
     __tablename__ = "user_runs"
     __table_args__ = (
@@ -66,7 +83,7 @@ class UserRun(Base):
     )
 
     run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
-    # Nobody is '', not NULL: for a unique index two NULLs are different.
+    # '' without an API key, not NULL: for a unique index two NULLs are different.
     owner: Mapped[str] = mapped_column(String(40), server_default="")
     # Only of callers with a quota, and only until the run is settled.
     address: Mapped[str | None] = mapped_column(String(64))
@@ -83,10 +100,12 @@ class UserRun(Base):
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_digest: Mapped[str | None] = mapped_column(String(64))
     stream: Mapped[bool | None] = mapped_column(Boolean)
-    webhooks: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    webhooks: Mapped[Webhooks | None] = mapped_column(
+        MsgspecJson(dict[WebhookKind, Webhook], null=dict)
+    )
     meta: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     context_id: Mapped[str | None] = mapped_column(String(255))
-    human_input: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    human_input: Mapped[HumanInput | None] = mapped_column(MsgspecJson(HumanInput))
     attempt: Mapped[int] = mapped_column(Integer)
     pauses: Mapped[int] = mapped_column(Integer, server_default="0")
     worker: Mapped[str | None] = mapped_column(String(64))
@@ -97,9 +116,9 @@ class UserRun(Base):
 
 
 class RunEvent(Base):
-    """Something that happened in a run and is worth telling again: few for each run.
+    """A stored event of a run: few for each run.
 
-    `seq` grows with time within a run; each attempt has a range of its own.
+    `seq` is an EventSeq: it grows with time within a run.
     """
 
     __tablename__ = "run_events"
@@ -111,10 +130,10 @@ class RunEvent(Base):
     at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class TokenWatch(Base):
-    """A process whose watchers want the words of a run that another carries, until a time.
+class TokenSubscription(Base):
+    """A process that subscribes, until a time, to the tokens of a run that another executes.
 
-    `watcher` names the process as `worker` does in the run's row.
+    `watcher` names the subscribed process as `worker` does in the run's row.
     """
 
     __tablename__ = "token_watches"
@@ -125,7 +144,7 @@ class TokenWatch(Base):
 
 
 class RelayedTokens(Base):
-    """Words of a model on their way to another process, which takes them out.
+    """Tokens of a model on their way to the process `watcher`, which deletes them as it reads.
 
     They follow the stored event `after_seq`; `number` grows with time.
     """
@@ -141,7 +160,7 @@ class RelayedTokens(Base):
 
 
 class CallerUsage(Base):
-    """What a caller with a quota, a key or an address, has used of a day (UTC)."""
+    """The usage of a caller with a quota, a key or an address, on one day (UTC)."""
 
     __tablename__ = "caller_usage"
 
@@ -152,11 +171,10 @@ class CallerUsage(Base):
 
 
 class WebhookDelivery(Base):
-    """An event that one of a run's webhooks is told of: it names the stored event, which holds the
-    rest, and the webhook by its role.
+    """A delivery in the transactional outbox: the event `seq` for the webhook of kind `role`.
 
-    `attempts` counts those begun, and each later write names its own, as writes to runs do.
-    While an attempt is under way, `due_at` is when another may begin if nothing more is heard.
+    The stored event holds the rest. `attempts` counts the attempts that have begun; it is the
+    fencing token of later writes. While an attempt is under way, `due_at` is the end of its lease.
     """
 
     __tablename__ = "webhook_deliveries"

@@ -1,22 +1,22 @@
-"""What can be asked for with runs: start, wait, look, list, watch, cancel, delete.
+"""The service of runs: submit, wait, inspect, list, subscribe, cancel, resume, delete.
 
-Every way in asks here, and says who asks: a run of another owner is an unknown run.
+All entry points call it and pass a `Caller`: a run of another owner is an unknown run.
 """
 
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
 import msgspec
 
 from app.access.callers import Caller
 from app.crews.registry import CrewSpec, Registry
-from app.engine import Engine, InputRefused
+from app.engine import InputRefused
 from app.runs.crew_info import CrewInfo, crew_info
 from app.runs.errors import (
     AwaitingHuman,
@@ -30,35 +30,35 @@ from app.runs.errors import (
     UnknownCrew,
     UnknownRun,
 )
-from app.runs.events.hub import EVENTS_PER_ATTEMPT, Event, EventHub
-from app.runs.execution.worker import SettledRun, Worker
-from app.runs.human_input import human_input
+from app.runs.events.event import Event, EventSeq, EventType
+from app.runs.events.hub import EventHub
+from app.runs.execution.worker import Worker
 from app.runs.inputs import clean_text, validate_inputs
-from app.runs.models import UNSETTLED, RunStatus, UserRun, WebhookDelivery
-from app.runs.persistence.queries import RunFilter, RunPage, RunQueries
-from app.runs.persistence.repository import NewRun, Outcome, ReviewDecision, RunRepository
-from app.runs.webhooks.payloads import FIELDS, Webhooks, webhooks_at
+from app.runs.persistence.queries import RunQueries
+from app.runs.persistence.repository import RunRepository
+from app.runs.records import (
+    UNSETTLED,
+    AddedRun,
+    Delivery,
+    NewRun,
+    ReviewDecision,
+    Run,
+    RunFilter,
+    RunOptions,
+    RunPage,
+    RunStatus,
+    Webhooks,
+    webhooks_at,
+)
+from app.runs.webhooks.payloads import FIELDS
 from app.runs.webhooks.url_guard import UrlGuard
+
+if TYPE_CHECKING:
+    from app.engine import Engine
 
 logger = logging.getLogger("crew_capture.runs")
 
-_PATIENCE_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What a client may ask for beside the inputs.
-
-    `stream`: models stream from the first call. `idempotency_key`: the same key gives the same
-    run, however often it is asked for. `webhooks`: who is told of what, `meta`: what they are told
-    beside it. `context_id`: what the client groups its runs by.
-    """
-
-    stream: bool = False
-    idempotency_key: str | None = None
-    webhooks: Webhooks = field(default_factory=dict)
-    meta: Any = None
-    context_id: str | None = None
+_HEARTBEAT_SECONDS: Final = 60.0
 
 
 class RunService:
@@ -68,7 +68,7 @@ class RunService:
         self,
         *,
         crews: Registry,
-        engine: Engine,
+        engine: "Engine",
         rows: RunRepository,
         queries: RunQueries,
         worker: Worker,
@@ -83,31 +83,24 @@ class RunService:
         self._worker = worker
         self._events = events
         self._max_runs = max_runs
-        self._webhook_targets = url_guard
+        self._url_guard = url_guard
         self._adding = 0
         self.accepting = True
-        """Whether new runs are taken."""
+        """Whether new runs are accepted."""
 
     def crews(self) -> list[CrewInfo]:
-        """The crews that are served, as their clients see them."""
+        """The registered crews, as clients see them."""
         return [crew_info(spec, self._engine.describe(spec.name)) for spec in self._crews]
 
     def crew(self, name: str) -> CrewInfo:
-        """A crew that is served. Raises UnknownCrew."""
+        """A registered crew. Raises UnknownCrew."""
         return crew_info(self._spec(name), self._engine.describe(name))
 
-    async def start(
-        self,
-        crew: str,
-        given: Mapping[str, Any],
-        caller: Caller,
-        options: RunOptions | None = None,
-    ) -> UUID:
-        """Accept a run: when this returns its id, its row is committed and it will be run.
-
-        Raises what `submit` raises.
-        """
-        return (await self.submit(crew, given, caller, options)).run_id
+    def inputs(self, crew: str) -> Sequence[str]:
+        """The names of a crew's inputs. Raises UnknownCrew."""
+        self._spec(crew)
+        described = self._engine.describe(crew)
+        return [*described.inputs, *described.defaults]
 
     async def submit(
         self,
@@ -115,43 +108,33 @@ class RunService:
         given: Mapping[str, Any],
         caller: Caller,
         options: RunOptions | None = None,
-    ) -> UserRun:
-        """The same; gives the run as it stands.
+    ) -> Run:
+        """Accept a run and dispatch it: when this returns the run as it stands, it is committed.
 
         Raises:
-            UnknownCrew: no crew of this name is served.
-            InvalidInput: an input can't be taken, or no webhook may go to that URL.
+            UnknownCrew: no crew of this name is registered.
+            InvalidInput: an input is refused, or the URL of a webhook is.
             IdempotencyConflict: the key was used for another request.
-            LimitReached: the caller has as much as its quota allows.
+            LimitReached: the caller's quota does not allow another run.
             Overloaded, ShuttingDown, DatabaseUnavailable: not now; nothing was accepted.
         """
         options = options or RunOptions()
         new = self._new_run(crew, given, caller, options, "")
         await self._check_webhooks(options.webhooks)
-        (run_id,) = await self._accept([new], caller)
-        if run_id != new.run_id:  # an earlier one, by its key
-            return await self.get(run_id, caller)
-        return UserRun(
-            run_id=run_id,
-            crew=new.crew,
-            inputs=new.inputs,
-            owner=new.owner,
-            status=RunStatus.QUEUED,
-            attempt=0,
-            created_at=new.created_at,
-        )
+        (added,) = await self._accept([new], caller)
+        return new.queued() if added.is_new else await self.get(added.run_id, caller)
 
-    async def start_many(
+    async def submit_many(
         self,
         crew: str,
         batch: Sequence[Mapping[str, Any]],
         caller: Caller,
         *,
         webhook_url: str | None = None,
-    ) -> list[UUID]:
+    ) -> list[Run]:
         """Accept a run for each of the inputs, in their order: all of them, or none.
 
-        Raises what `start` raises; InvalidInput names the place in the batch.
+        Raises what `submit` raises; InvalidInput names the index in the batch.
         """
         options = RunOptions(webhooks=webhooks_at(webhook_url))
         new = [
@@ -159,80 +142,48 @@ class RunService:
             for index, given in enumerate(batch)
         ]
         await self._check_webhooks(options.webhooks)
-        return await self._accept(new, caller)
+        await self._accept(new, caller)
+        return [run.queued() for run in new]
 
-    async def _check_webhooks(self, webhooks: Webhooks) -> None:
-        for role, webhook in webhooks.items():
-            if self._webhook_targets is None:
-                problem = "webhooks are off, because WEBHOOK_SECRET is not set here"
-                raise InvalidInput(FIELDS[role], problem)
-            await self._webhook_targets.check(webhook.url, FIELDS[role])
+    async def wait(self, run: Run, caller: Caller) -> Run:
+        """Wait for the end of a run that this process accepted, and return it as it stands then.
 
-    async def _accept(self, runs: Sequence[NewRun], caller: Caller) -> list[UUID]:
-        self._admit(len(runs))
-        self._adding += len(runs)
-        try:
-            added = await self._rows.add(runs, caller)
-        finally:
-            self._adding -= len(runs)
-        for run, accepted in zip(runs, added, strict=True):
-            if accepted.is_new:
-                self._worker.dispatch(run.run_id, caller.name, run.crew)
-            elif accepted.request_digest != run.request_digest:
-                raise IdempotencyConflict("Idempotency-Key: used before for another request")
-        return [accepted.run_id for accepted in added]
-
-    async def run(self, crew: str, given: Mapping[str, Any], caller: Caller) -> SettledRun:
-        """Accept a run and wait for its end.
-
-        Whoever waits may go away: the run goes on, is saved and cleaned up.
-
-        Raises:
-            AwaitingHuman: the run waits until a human has said what to do.
-            RunMoved: this process stops or lost the run; another carries it to its end.
-            Exception: what `start` raises.
-        """
-        return await self._ended(await self.start(crew, given, caller))
-
-    async def ended(self, run_id: UUID, caller: Caller) -> SettledRun:
-        """Wait for the end of a run that this process accepted.
+        However the run ends, it is returned: succeeded, failed or cancelled. A caller that goes
+        away does not stop it.
 
         Raises:
             UnknownRun: there is no such run.
-            AwaitingHuman: the run waits until a human has said what to do.
-            RunMoved: this process stops or lost the run; another carries it to its end.
+            AwaitingHuman: the run continues only after a human's review.
+            RunMoved: this process stops or lost the run; another executes it.
         """
-        await self.get(run_id, caller)
-        return await self._ended(run_id)
+        if not caller.may_see(run.owner):
+            raise UnknownRun(run.run_id)
+        ended = await self._worker.wait(run.run_id)
+        if ended is None:  # cancelled before it was claimed, or it does not end in this process
+            ended = await self.get(run.run_id, caller)
+            if ended.status is RunStatus.AWAITING_HUMAN:
+                raise AwaitingHuman(f"run {run.run_id} waits for a human")
+            if not ended.is_settled:
+                raise RunMoved(run.run_id)
+        return ended
 
-    async def _ended(self, run_id: UUID) -> SettledRun:
-        settled = await self._worker.ended(run_id)
-        if settled is None:  # cancelled before its turn, or settled by another worker
-            row = await self._queries.get(run_id)
-            if row is not None and row.status == RunStatus.AWAITING_HUMAN:
-                raise AwaitingHuman(f"run {run_id} waits for a human")
-            if row is None or row.status in UNSETTLED:
-                raise RunMoved(f"run {run_id} is accepted and goes on in another process")
-            settled = _settled(row)
-        return settled
-
-    async def get(self, run_id: UUID, caller: Caller) -> UserRun:
+    async def get(self, run_id: UUID, caller: Caller) -> Run:
         """The run as it stands. Raises UnknownRun, DatabaseUnavailable."""
         run = await self._queries.get(run_id)
         if run is None or not caller.may_see(run.owner):
-            raise _unknown(run_id)
+            raise UnknownRun(run_id)
         return run
 
     async def page(
-        self, wanted: RunFilter, cursor: str | None, limit: int, caller: Caller
+        self, matching: RunFilter, cursor: str | None, limit: int, caller: Caller
     ) -> RunPage:
         """The caller's runs without their outputs, newest first; all runs for an admin.
 
         Raises InvalidInput for a wrong cursor, DatabaseUnavailable.
         """
         if not caller.is_admin:
-            wanted = replace(wanted, owner=caller.owner or "")
-        return await self._queries.page(wanted, cursor, limit)
+            matching = replace(matching, owner=caller.owner or "")
+        return await self._queries.page(matching, cursor, limit)
 
     async def find(self, idempotency_key: str, caller: Caller) -> UUID | None:
         """The caller's run that was accepted with this key, if there is one."""
@@ -246,34 +197,34 @@ class RunService:
         run = await self.get(run_id, caller)
         status = await self._rows.cancel(run_id)
         if status is None:
-            raise _unknown(run_id)
+            raise UnknownRun(run_id)
         if status is RunStatus.CANCELLED:
-            self._worker.abort(run_id)
-            if run.status == RunStatus.AWAITING_HUMAN:  # nobody carries it
+            self._worker.cancel(run_id)
+            if run.status is RunStatus.AWAITING_HUMAN:  # no worker holds it
                 await self._worker.clean_up(run_id)
 
-    async def resume(self, answer: ReviewDecision, caller: Caller) -> Event:
-        """Have a run that waits for a human go on: committed when this returns what happened.
+    async def resume(self, decision: ReviewDecision, caller: Caller) -> Event:
+        """Commit a human's review, dispatch the run again, and return the event.
 
-        Approved, the tasks to come get the feedback as context; else the task is done again with
-        it, and asked about again. Webhooks that are given replace those of their role.
+        After an approval, the tasks to come get the feedback as context. Otherwise the task is
+        executed again with the feedback, and its new output awaits a review.
 
         Raises:
             UnknownRun: there is no such run.
-            NotAwaitingHuman: it does not wait for a human, or not about that task.
-            InvalidInput: the feedback can't be taken, or no webhook may go to that URL.
+            NotAwaitingHuman: it awaits no review, or that of another task.
+            InvalidInput: the feedback is refused, or the URL of a webhook is.
             Overloaded, ShuttingDown, DatabaseUnavailable: not now; nothing was changed.
         """
-        run = await self.get(answer.run_id, caller)
-        if run.status != RunStatus.AWAITING_HUMAN:
+        run = await self.get(decision.run_id, caller)
+        if run.status is not RunStatus.AWAITING_HUMAN:
             raise NotAwaitingHuman(f"run {run.run_id} is {run.status} and waits for no human")
-        feedback = clean_text(answer.feedback, "feedback", self._spec(run.crew).max_input_chars)
-        await self._check_webhooks(answer.webhooks)
+        feedback = clean_text(decision.feedback, "feedback", self._spec(run.crew).max_input_chars)
+        await self._check_webhooks(decision.webhooks)
         self._admit(1)
-        resumed = await self._rows.resume(replace(answer, feedback=feedback))
+        resumed = await self._rows.resume(replace(decision, feedback=feedback))
         if resumed is None:
-            human = human_input(run.human_input)
-            other = human is not None and answer.task not in (None, human.task)
+            human = run.human_input
+            other = human is not None and decision.task not in (None, human.task)
             about = f"; it waits about {human.task}" if human is not None and other else ""
             raise NotAwaitingHuman(f"run {run.run_id} does not wait for that{about}")
         self._worker.dispatch(run.run_id, run.owner, run.crew)
@@ -284,11 +235,11 @@ class RunService:
         await self.get(run_id, caller)
         status = await self._rows.delete(run_id)
         if status is None:
-            raise _unknown(run_id)
+            raise UnknownRun(run_id)
         if status in UNSETTLED:
             raise RunUnsettled(f"run {run_id} is {status}: cancel it first")
 
-    async def tasks(self, run: UserRun) -> list[dict[str, Any]]:
+    async def tasks(self, run: Run) -> list[dict[str, Any]]:
         """The run's tasks in their order: name, agent, status, times as far as known."""
         if run.tasks is not None:
             return run.tasks
@@ -298,33 +249,31 @@ class RunService:
         }
         if run.attempt == 0:
             return list(tasks.values())
-        human = human_input(run.human_input)
+        human = run.human_input
         if human is not None:
             for index, kept in human.kept.items():
                 tasks.get(index, {}).update(
                     status="finished", started_at=kept.started_at, finished_at=kept.finished_at
                 )
-        first_seq = run.attempt * EVENTS_PER_ATTEMPT
+        first_seq = EventSeq.first(run.attempt)
         for event in await self._queries.history(run.run_id, after_seq=first_seq):
-            if event.type not in ("task.started", "task.finished"):
+            if event.type not in (EventType.TASK_STARTED, EventType.TASK_FINISHED):
                 continue
             known = {"name": event.data["name"], "agent": event.data["agent"]}
-            task = tasks.setdefault(event.data["index"], known)  # a flow's come as they begin
-            if event.type == "task.started":
+            task = tasks.setdefault(event.data["index"], known)  # those of flows are not described
+            if event.type == EventType.TASK_STARTED:
                 task.update(status="running", started_at=event.at)
             else:
                 task.update(status="finished", finished_at=event.at)
-        if human is not None and run.status == RunStatus.AWAITING_HUMAN:
-            tasks.get(human.index, {}).update(status="awaiting_human")
+        if run.awaiting is not None:
+            tasks.get(run.awaiting.index, {}).update(status="awaiting_human")
         return [task for _, task in sorted(tasks.items())]
 
-    async def deliveries(self, run: UserRun) -> list[WebhookDelivery]:
-        """What the run's webhook was told, or is to be told, in the order of the events."""
-        if run.webhooks is None:
-            return []
-        return await self._queries.deliveries(run.run_id)
+    async def deliveries(self, run: Run) -> list[Delivery]:
+        """The deliveries to the run's webhooks, in the order of their events."""
+        return await self._queries.deliveries(run.run_id) if run.webhooks else []
 
-    async def watch(
+    async def subscribe(
         self,
         run_id: UUID,
         caller: Caller,
@@ -333,49 +282,64 @@ class RunService:
         heartbeat_seconds: float,
         tokens: bool = True,
     ) -> AsyncGenerator[Sequence[Event]]:
-        """What happens in a run: stored events above a number, then what comes, until its end.
+        """The events of a run: those stored above a number, then new ones, until its end.
 
-        What happened at once comes together. With `tokens`, models stream their words while this
-        watches. Yields nothing once the run is known to be there, and every so many seconds. Ends
-        early for a watcher that falls behind; it may come back with the number of the last event
-        it saw. Raises UnknownRun.
+        Events that occur together are yielded together. With `tokens`, models stream their tokens
+        during the subscription. Yields an empty sequence first, once the run is known to exist, and
+        then as a heartbeat. Ends early for a caller that falls behind; it can subscribe again after
+        the last event that it received. Raises UnknownRun.
         """
-        with self._events.watch(
+        with self._events.subscribe(
             run_id, tokens=tokens, after_seq=after_seq, heartbeat_seconds=heartbeat_seconds
-        ) as watcher:
-            # In this order nothing is missed.
+        ) as subscriber:
+            # In this order no event is missed.
             run = await self.get(run_id, caller)
             yield ()
-            watcher.begin(await self._queries.history(run_id, after_seq=after_seq))
-            if run.status not in UNSETTLED:
-                watcher.end()
-            while not watcher.is_over:
-                yield await watcher.take()
+            subscriber.prepend(await self._queries.history(run_id, after_seq=after_seq))
+            if run.is_settled:
+                subscriber.end()
+            while not subscriber.is_over:
+                yield await subscriber.receive()
 
     async def follow(
         self, run_id: UUID, caller: Caller, *, after_seq: int = -1
     ) -> AsyncGenerator[Event]:
-        """What happens in a run until it is settled or waits for a human, without models' words.
+        """The events of a run, without tokens, until it is settled or awaits a human's review.
 
-        Nothing is told of waiting: the run as it stands after the last event does. Ends early as
-        `watch` does. Raises UnknownRun.
+        `run.awaiting_human` is not yielded: get the run after the last event. Ends early as
+        `subscribe` does. Raises UnknownRun.
         """
-        watching = self.watch(
-            run_id, caller, after_seq=after_seq, heartbeat_seconds=_PATIENCE_SECONDS, tokens=False
+        subscription = self.subscribe(
+            run_id, caller, after_seq=after_seq, heartbeat_seconds=_HEARTBEAT_SECONDS, tokens=False
         )
-        async with aclosing(watching):
-            async for events in watching:
+        async with aclosing(subscription):
+            async for events in subscription:
                 for event in events:
-                    if event.type != "run.awaiting_human":
+                    if event.type != EventType.RUN_AWAITING_HUMAN:
                         yield event
-                    elif (await self.get(run_id, caller)).status == RunStatus.AWAITING_HUMAN:
-                        return  # else it was answered since
+                    elif (await self.get(run_id, caller)).awaiting is not None:
+                        return  # otherwise it was reviewed since
 
-    def inputs(self, crew: str) -> Sequence[str]:
-        """The names of the inputs that the crew takes. Raises UnknownCrew."""
-        self._spec(crew)
-        described = self._engine.describe(crew)
-        return [*described.inputs, *described.defaults]
+    async def _accept(self, runs: Sequence[NewRun], caller: Caller) -> Sequence[AddedRun]:
+        self._admit(len(runs))
+        self._adding += len(runs)
+        try:
+            added = await self._rows.add(runs, caller)
+        finally:
+            self._adding -= len(runs)
+        for run, accepted in zip(runs, added, strict=True):
+            if accepted.is_new:
+                self._worker.dispatch(run.run_id, caller.name, run.crew)
+            elif accepted.request_digest != run.request_digest:
+                raise IdempotencyConflict("Idempotency-Key: used before for another request")
+        return added
+
+    async def _check_webhooks(self, webhooks: Webhooks) -> None:
+        for kind, webhook in webhooks.items():
+            if self._url_guard is None:
+                problem = "webhooks are off, because WEBHOOK_SECRET is not set here"
+                raise InvalidInput(FIELDS[kind], problem)
+            await self._url_guard.check(webhook.url, FIELDS[kind])
 
     def _spec(self, crew: str) -> CrewSpec:
         spec = self._crews.get(crew)
@@ -384,17 +348,18 @@ class RunService:
         return spec
 
     def _new_run(
-        self, crew: str, given: Mapping[str, Any], caller: Caller, options: RunOptions, place: str
+        self, crew: str, given: Mapping[str, Any], caller: Caller, options: RunOptions, prefix: str
     ) -> NewRun:
+        """A run to accept. Raises InvalidInput; its field begins with `prefix`."""
         try:
             inputs = validate_inputs(self._spec(crew), self._engine.describe(crew).inputs, given)
             self._engine.check_inputs(crew, inputs)
         except InputRefused as error:
-            raise InvalidInput(f"{place}{error.field}", error.problem) from None
+            raise InvalidInput(f"{prefix}{error.field}", error.problem) from None
         except InvalidInput as error:
-            if not place:
+            if not prefix:
                 raise
-            raise InvalidInput(f"{place}{error.field}", error.problem) from None
+            raise InvalidInput(f"{prefix}{error.field}", error.problem) from None
         digest = None
         if options.idempotency_key is not None:
             request = [crew, inputs, options.stream, options.webhooks, options.meta]
@@ -419,21 +384,3 @@ class RunService:
             raise ShuttingDown("the service is shutting down")
         if len(self._worker) + self._adding + count > self._max_runs:
             raise Overloaded(f"at most {self._max_runs} runs are under way or wait at a time")
-
-
-def _unknown(run_id: UUID) -> UnknownRun:
-    return UnknownRun(f"there is no run {run_id}")
-
-
-def _settled(row: UserRun) -> SettledRun:
-    outcome = Outcome(
-        RunStatus(row.status),
-        outputs=row.outputs,
-        raw_result=row.raw_result,
-        tasks=row.tasks,
-        usage=row.usage,
-        error=row.error,
-        error_type=row.error_type,
-    )
-    waited = ((row.started_at or row.created_at) - row.created_at).total_seconds()
-    return SettledRun(row.run_id, row.inputs, outcome, waited)

@@ -231,7 +231,7 @@ async def test_a_client_that_goes_away_cancels_nothing(serve: Serve, gate: Gate)
         (run,) = await service.rows()
 
         async def nobody_waits() -> bool:
-            return run.run_id not in service.inside.events.watched()
+            return run.run_id not in service.inside.events.subscribed_runs()
 
         await until(nobody_waits)
         gate.open.set()

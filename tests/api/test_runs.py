@@ -357,7 +357,7 @@ async def test_a_run_is_watched_and_cancelled_from_another_process(
         watching = asyncio.create_task(_events(other, run_id))
 
         async def is_watched() -> bool:
-            return UUID(run_id) in other.inside.events.watched()
+            return UUID(run_id) in other.inside.events.subscribed_runs()
 
         await until(is_watched)
         assert (await other.http.post(f"/api/runs/{run_id}/cancel")).status_code == 200

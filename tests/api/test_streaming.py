@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from sqlalchemy import func, select
 
-from app.runs.models import RelayedTokens, TokenWatch
+from app.runs.models import RelayedTokens, TokenSubscription
 from tests.load.stub_model import StubModel, run_stub
 from tests.runs.scripted import until
 from tests.serving import Running, Serve
@@ -135,7 +135,7 @@ async def test_only_calls_begun_while_somebody_watches_are_streamed(serve: Serve
         watching = asyncio.create_task(_watched(service, run_id))
 
         async def is_watched() -> bool:
-            return UUID(run_id) in service.inside.events.watched()
+            return UUID(run_id) in service.inside.events.subscribed_runs()
 
         await until(is_watched)
         events = await watching
@@ -149,7 +149,7 @@ async def _left_behind(service: Running) -> int:
     async with service.inside.database.read() as connection:
         counts = [
             await connection.scalar(select(func.count()).select_from(table))
-            for table in (TokenWatch, RelayedTokens)
+            for table in (TokenSubscription, RelayedTokens)
         ]
     return sum(counts)
 
@@ -167,7 +167,7 @@ async def test_tokens_reach_watchers_in_another_process(serve: Serve, database_u
         watching = asyncio.create_task(_watched(other, run_id))
 
         async def is_asked_for() -> bool:
-            return UUID(run_id) in one.inside.events.watched_elsewhere
+            return UUID(run_id) in one.inside.events.remote_subscribers
 
         await until(is_asked_for)
         stub.go_on.set()
@@ -202,5 +202,5 @@ async def test_without_watchers_nothing_is_passed_on(serve: Serve, database_url:
         run_id = (await one.http.post("/api/runs", json=body)).json()["run_id"]
         told = await _watched(one, run_id)
         assert "task.tokens" in {name for name, _ in told}
-        assert one.inside.events.watched_elsewhere == {}
+        assert one.inside.events.remote_subscribers == {}
         assert await _left_behind(other) == 0

@@ -28,7 +28,8 @@ from sqlalchemy import Row, select
 from app.commands import sweep_by_hand
 from app.db import Database, DatabaseUnavailable
 from app.resources import open_store
-from app.runs.models import UNSETTLED, RunEvent, UserRun
+from app.runs.models import RunEvent, UserRun
+from app.runs.records import UNSETTLED
 from app.settings import Settings, load_settings
 from storage import OutputKey
 from tests.databases import PostgreSQL

@@ -18,7 +18,7 @@ from uuid import UUID
 import psutil
 from sqlalchemy import text
 
-from app.runs.models import UNSETTLED
+from app.runs.records import UNSETTLED
 from tests.faults.deployment import LEASE_SECONDS, Deployment, Serving, Site, deployed, until
 from tests.load.generator import REPORTS
 

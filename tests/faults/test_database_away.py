@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from app.access.callers import OPERATOR
 from app.db import Database, DatabaseUnavailable, installation_id, migrate
-from app.runs.models import RunStatus
+from app.runs.records import RunStatus
 from storage import StorageSettings, create_store
 from tests.runs.scripted import Stage, running_service, until
 
@@ -68,7 +68,7 @@ async def test_runs_that_finish_meanwhile_are_saved_afterwards(
     await store.start(await installation_id(database))
     async with running_service(database, store, script) as parts:
         runs = [
-            asyncio.create_task(parts.runs.run("poem", {"topic": f"user {user}"}, OPERATOR))
+            asyncio.create_task(parts.run("poem", {"topic": f"user {user}"}, OPERATOR))
             for user in range(20)
         ]
         for _ in runs:
@@ -77,14 +77,14 @@ async def test_runs_that_finish_meanwhile_are_saved_afterwards(
             finish.set()
             await until(_logged(caplog, "DatabaseUnavailable"))
             with pytest.raises(DatabaseUnavailable):
-                await parts.runs.start("poem", {"topic": "one more"}, OPERATOR)
+                await parts.submit("poem", {"topic": "one more"}, OPERATOR)
             assert await parts.stored() == 20
             # Nothing is known of the runs now, so a sweep must not touch what they stored.
             await parts.sweeper.sweep()
             assert await parts.stored() == 20
             assert not any(run.done() for run in runs)
         settled = await asyncio.gather(*runs)
-        assert {run.outcome.status for run in settled} == {RunStatus.SUCCEEDED}
+        assert {run.status for run in settled} == {RunStatus.SUCCEEDED}
         assert await parts.statuses() == ["succeeded"] * 20
         assert await parts.stored() == 0
     await store.aclose()

@@ -22,8 +22,8 @@ async def test_a_failing_delete_fails_no_run_and_the_next_sweep_makes_up_for_it(
     await store.start(await installation_id(database))
     driver.inject("delete", OutputUnavailable("key", store.location, "the disk is on strike"))
     async with running_service(database, store) as parts:
-        settled = await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
-        assert settled.outcome.status == "succeeded"
+        settled = await parts.run("poem", {"topic": "rain"}, OPERATOR)
+        assert settled.status == "succeeded"
         assert await parts.statuses() == ["succeeded"]
         assert await parts.stored() == len(TASKS)
         assert store.counters.cleanup_failures == len(TASKS)

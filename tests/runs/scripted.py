@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy import select
 
+from app.access.callers import Caller
 from app.crews.registry import CrewSpec, Registry
 from app.db import Database
 from app.engine import (
@@ -33,6 +34,7 @@ from app.runs.maintenance.sweeper import Sweeper
 from app.runs.models import UserRun
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.runs.records import Run, RunOptions
 from app.runs.service import RunService
 from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
@@ -130,6 +132,22 @@ class Parts:
     sweeper: Sweeper
     recovery: Recovery
     neighbours: PeerPoller
+
+    async def submit(
+        self,
+        crew: str,
+        inputs: Mapping[str, Any],
+        caller: Caller,
+        options: RunOptions | None = None,
+    ) -> UUID:
+        return (await self.runs.submit(crew, inputs, caller, options)).run_id
+
+    async def wait(self, run_id: UUID, caller: Caller) -> Run:
+        return await self.runs.wait(await self.runs.get(run_id, caller), caller)
+
+    async def run(self, crew: str, inputs: Mapping[str, Any], caller: Caller) -> Run:
+        """Submit a run and wait for its end."""
+        return await self.runs.wait(await self.runs.submit(crew, inputs, caller), caller)
 
     async def statuses(self) -> list[str]:
         async with self.database.read() as connection:

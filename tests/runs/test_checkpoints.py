@@ -8,7 +8,8 @@ import pytest
 
 from app.access.callers import OPERATOR
 from app.db import Database
-from app.runs.models import UserRun
+from app.runs.events.event import EventType
+from app.runs.records import Run
 from storage import OutputStore
 from tests.runs import scripted
 from tests.runs.scripted import Parts, Script, Stage, running_service, until
@@ -37,18 +38,18 @@ async def _finish(inputs: Mapping[str, object], stage: Stage) -> None:
 async def _interrupted(database: Database, store: OutputStore, script: Script, tasks: int) -> UUID:
     """A run whose process stopped when that many tasks were captured."""
     async with running_service(database, store, script) as parts:
-        run_id = await parts.runs.start("poem", INPUTS, OPERATOR)
+        run_id = await parts.submit("poem", INPUTS, OPERATOR)
 
         async def captured() -> bool:
             events = await parts.queries.events([run_id])
-            return [event.type for event in events].count("task.finished") == tasks
+            return [event.type for event in events].count(EventType.TASK_FINISHED) == tasks
 
         await until(captured)
         await parts.stop(0)
     return run_id
 
 
-async def _taken_over(parts: Parts, run_id: UUID) -> UserRun:
+async def _taken_over(parts: Parts, run_id: UUID) -> Run:
     await parts.recovery.look()
 
     async def settled() -> bool:

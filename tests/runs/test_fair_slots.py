@@ -22,10 +22,10 @@ async def _runs(turns: FairSlots, owners: str) -> tuple[list[str], list[asyncio.
     begun: list[str] = []
 
     async def run(owner: str) -> None:
-        await turns.take(owner)
+        await turns.acquire(owner)
         begun.append(owner)
         await asyncio.sleep(0)
-        turns.pass_on()
+        turns.release()
 
     runs = [asyncio.create_task(run(owner)) for owner in owners]
     await asyncio.sleep(0)
@@ -44,12 +44,12 @@ async def test_as_many_run_at_once_as_there_are_slots() -> None:
 
     async def run(owner: str) -> None:
         nonlocal running, most
-        await turns.take(owner)
+        await turns.acquire(owner)
         running += 1
         most = max(most, running)
         await asyncio.sleep(0)
         running -= 1
-        turns.pass_on()
+        turns.release()
 
     for _ in range(2):  # the second time with slots that were given back
         await asyncio.gather(*(run(owner) for owner in "abc" * 20))
@@ -68,9 +68,9 @@ async def test_a_run_that_gives_up_leaves_its_slot_to_another() -> None:
 
 async def test_a_run_that_gives_up_as_its_turn_comes_passes_the_slot_on() -> None:
     turns = FairSlots(1)
-    await turns.take("a")
+    await turns.acquire("a")
     begun, runs = await _runs(turns, "bc")
-    turns.pass_on()
+    turns.release()
     runs[0].cancel()  # its turn has come, but it has not heard of it
     await asyncio.gather(*runs, return_exceptions=True)
     assert begun == ["c"]
@@ -92,9 +92,9 @@ async def test_another_users_first_run_starts_while_five_thousand_wait(
 ) -> None:
     async with running_service(database, store, _brief, max_in_flight=4, max_queued=6000) as parts:
         for _ in range(5):
-            await parts.runs.start_many("poem", [{"topic": "rain"}] * 1000, MANY)
-        run_id = await parts.runs.start("poem", {"topic": "snow"}, ONE)
-        await parts.runs.ended(run_id, ONE)
+            await parts.runs.submit_many("poem", [{"topic": "rain"}] * 1000, MANY)
+        run_id = await parts.submit("poem", {"topic": "snow"}, ONE)
+        await parts.wait(run_id, ONE)
         assert await _seconds_until_begun(parts, run_id) < 2
         assert len(parts.worker) > 4000
         parts.runs.accepting = False
@@ -109,8 +109,8 @@ async def test_another_users_run_is_taken_over_before_five_thousand_older_ones(
     ) as stopped:
         stopped.engine.script = _never
         for _ in range(5):
-            await stopped.runs.start_many("poem", [{"topic": "rain"}] * 1000, MANY)
-        run_id = await stopped.runs.start("poem", {"topic": "snow"}, ONE)
+            await stopped.runs.submit_many("poem", [{"topic": "rain"}] * 1000, MANY)
+        run_id = await stopped.submit("poem", {"topic": "snow"}, ONE)
         await stopped.stop(0)
     async with running_service(database, store, _brief, max_in_flight=4, max_queued=6000) as parts:
         begun = datetime.now(UTC)

@@ -219,7 +219,7 @@ async def test_what_waits_is_neither_swept_nor_purged_nor_taken_over(
         assert report.kept == 1
         assert await service.stored() == 1
         assert await purge(service.inside.database, timedelta(0)) == 0
-        assert await RunQueries(service.inside.database).abandoned(10) == []
+        assert await RunQueries(service.inside.database).stalled(10) == []
         # Even what the operator removes by force is not needed.
         await sweep_by_hand(settings(), 0)
         assert await service.stored() == 0
@@ -245,7 +245,7 @@ async def test_watchers_stay_while_a_run_waits(serve: Serve, letters: Letters) -
     async with serve(letters.crews) as service:
         run_id = UUID(await _waiting(service))
         types: list[str] = []
-        events = service.inside.runs.watch(run_id, OPERATOR, after_seq=-1, heartbeat_seconds=20)
+        events = service.inside.runs.subscribe(run_id, OPERATOR, after_seq=-1, heartbeat_seconds=20)
         async for happened in events:
             for event in happened:
                 types.append(event.type)

@@ -13,9 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.access.callers import OPERATOR
 from app.db import Database, DatabaseUnavailable
 from app.runs.errors import RunMoved
+from app.runs.events.event import EventType
 from app.runs.events.hub import EventHub
-from app.runs.models import RunStatus, UserRun
-from app.runs.persistence.repository import ClaimedRun, NewRun, Outcome, RunRepository
+from app.runs.models import UserRun
+from app.runs.persistence.repository import RunRepository
+from app.runs.records import ClaimedRun, NewRun, Outcome, Settlement
 from storage import OutputStore
 from tests.runs.scripted import Parts, running_service, until
 
@@ -46,7 +48,7 @@ async def test_of_accepting_a_run_it_is_done_when_its_lease_has_ended(
 ) -> None:
     async with running_service(database, store) as parts:
         with losing_the_answer(database), pytest.raises(DatabaseUnavailable):
-            await parts.runs.start("poem", {"topic": "rain"}, OPERATOR)
+            await parts.submit("poem", {"topic": "rain"}, OPERATOR)
         assert await parts.statuses() == ["queued"]
         await _is_done_when_its_lease_has_ended(parts)
 
@@ -55,16 +57,16 @@ async def test_of_taking_a_run_it_is_done_when_its_lease_has_ended(
     database: Database, store: OutputStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_service(database, store) as parts:
-        take = RunRepository.take
+        take = RunRepository.claim
 
         async def take_deaf(self: RunRepository, run_id: UUID) -> ClaimedRun | None:
-            monkeypatch.setattr(RunRepository, "take", take)
+            monkeypatch.setattr(RunRepository, "claim", take)
             with losing_the_answer(database):
                 return await take(self, run_id)
 
-        monkeypatch.setattr(RunRepository, "take", take_deaf)
+        monkeypatch.setattr(RunRepository, "claim", take_deaf)
         with pytest.raises(RunMoved):
-            await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
+            await parts.run("poem", {"topic": "rain"}, OPERATOR)
         assert await parts.statuses() == ["running"]
         await _is_done_when_its_lease_has_ended(parts)
 
@@ -98,16 +100,16 @@ async def test_of_settling_a_run_it_is_settled_once(
 
         async def settle_deaf(
             self: RunRepository, run: ClaimedRun, outcome: Outcome
-        ) -> RunStatus | None:
+        ) -> Settlement | None:
             monkeypatch.setattr(RunRepository, "settle", settle)
             with losing_the_answer(database):
                 return await settle(self, run, outcome)
 
         monkeypatch.setattr(RunRepository, "settle", settle_deaf)
-        settled = await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
-        assert settled.outcome.status == "succeeded"
+        settled = await parts.run("poem", {"topic": "rain"}, OPERATOR)
+        assert settled.status == "succeeded"
         events = await parts.queries.events([settled.run_id])
-        assert [event.type for event in events].count("run.succeeded") == 1
+        assert [event.type for event in events].count(EventType.RUN_SUCCEEDED) == 1
 
 
 async def test_renewing_leases_waits_in_the_order_of_all_writes(database: Database) -> None:

@@ -1,6 +1,7 @@
 """Whose a run is: for others it does not exist."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from app.access.callers import OPERATOR, Caller
 from app.db import Database
 from app.runs.errors import IdempotencyConflict, UnknownRun
-from app.runs.persistence.queries import RunFilter
-from app.runs.service import RunOptions, RunService
+from app.runs.records import RunFilter, RunOptions
+from app.runs.service import RunService
 from storage import OutputStore
 from tests.runs.scripted import Parts, running_service
 
@@ -24,18 +25,18 @@ async def parts(database: Database, store: OutputStore) -> AsyncIterator[Parts]:
 
 
 async def _watch(runs: RunService, run_id: UUID, caller: Caller) -> list[str]:
-    events = runs.watch(run_id, caller, after_seq=-1, heartbeat_seconds=60)
+    events = runs.subscribe(run_id, caller, after_seq=-1, heartbeat_seconds=60)
     return [event.type async for happened in events for event in happened]
 
 
 async def test_a_run_of_another_owner_is_an_unknown_run(parts: Parts) -> None:
     runs = parts.runs
-    run_id = await runs.start("poem", INPUTS, ANNA)
-    settled = await runs.ended(run_id, ANNA)
+    settled = await parts.run("poem", INPUTS, ANNA)
+    run_id = settled.run_id
     unknown = UUID(int=7)
     for ask in (
         lambda asked: runs.get(asked, BERTA),
-        lambda asked: runs.ended(asked, BERTA),
+        lambda asked: runs.wait(replace(settled, run_id=asked), BERTA),
         lambda asked: runs.cancel(asked, BERTA),
         lambda asked: runs.delete(asked, BERTA),
         lambda asked: _watch(runs, asked, BERTA),
@@ -47,14 +48,14 @@ async def test_a_run_of_another_owner_is_an_unknown_run(parts: Parts) -> None:
             said.append(str(refused.value).replace(str(asked), ""))
         assert said[0] == said[1]
     run = await runs.get(run_id, ANNA)
-    assert run.outputs == settled.outcome.outputs
+    assert run.outputs == settled.outputs
     assert (await _watch(runs, run_id, ANNA))[-1] == "run.succeeded"
     await runs.delete(run_id, ANNA)
 
 
 async def test_what_nobody_owns_is_seen_by_an_admin_alone(parts: Parts) -> None:
     """Runs from the time before there were keys."""
-    run_id = await parts.runs.start("poem", INPUTS, OPERATOR)
+    run_id = await parts.submit("poem", INPUTS, OPERATOR)
     with pytest.raises(UnknownRun):
         await parts.runs.get(run_id, ANNA)
     admin = Caller("root", is_admin=True)
@@ -63,7 +64,7 @@ async def test_what_nobody_owns_is_seen_by_an_admin_alone(parts: Parts) -> None:
 
 async def test_lists_hold_the_callers_own_runs(parts: Parts) -> None:
     for caller in (ANNA, BERTA, ANNA, OPERATOR):
-        await parts.runs.start("poem", INPUTS, caller)
+        await parts.submit("poem", INPUTS, caller)
 
     async def owners(caller: Caller) -> list[str]:
         page = await parts.runs.page(RunFilter(), None, 10, caller)
@@ -77,11 +78,11 @@ async def test_lists_hold_the_callers_own_runs(parts: Parts) -> None:
 async def test_idempotency_keys_belong_to_their_owner(parts: Parts) -> None:
     options = RunOptions(idempotency_key="order-1")
     started = {
-        caller: await parts.runs.start("poem", INPUTS, caller, options)
+        caller: await parts.submit("poem", INPUTS, caller, options)
         for caller in (ANNA, BERTA, OPERATOR)
     }
     assert len(set(started.values())) == 3
     for caller, run_id in started.items():
-        assert await parts.runs.start("poem", INPUTS, caller, options) == run_id
+        assert await parts.submit("poem", INPUTS, caller, options) == run_id
         with pytest.raises(IdempotencyConflict):
-            await parts.runs.start("poem", {"topic": "snow"}, caller, options)
+            await parts.submit("poem", {"topic": "snow"}, caller, options)

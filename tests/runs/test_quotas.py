@@ -36,7 +36,7 @@ async def _used(parts: Parts, caller: str) -> int | None:
 
 
 async def _run(parts: Parts, caller: Caller, tokens: int) -> None:
-    await parts.runs.run("poem", INPUTS, caller)
+    await parts.run("poem", INPUTS, caller)
 
     async def counted() -> bool:
         return await _used(parts, caller.name) == tokens
@@ -51,7 +51,7 @@ async def test_a_caller_whose_tokens_are_used_starts_no_more_runs(
         await _run(parts, ANNA, 60)
         await _run(parts, ANNA, 120)
         with pytest.raises(LimitReached) as refused:
-            await parts.runs.start("poem", INPUTS, ANNA)
+            await parts.submit("poem", INPUTS, ANNA)
         assert refused.value.limit == 100
         assert 0 < refused.value.retry_after_seconds <= 86_401
         await _run(parts, BERTA, 60)  # of the same address, with another key
@@ -65,13 +65,13 @@ async def test_where_keys_are_off_tokens_are_counted_by_address(
         await _run(parts, here, 60)
         await _run(parts, here, 120)
         with pytest.raises(LimitReached):
-            await parts.runs.start("poem", INPUTS, here)
+            await parts.submit("poem", INPUTS, here)
         await _run(parts, replace(here, address="10.0.0.2"), 60)
 
 
 async def test_who_has_no_quota_is_not_counted(database: Database, store: OutputStore) -> None:
     async with running_service(database, store, _use_sixty_tokens) as parts:
         for caller in (OPERATOR, replace(ANNA, quota=None)):
-            settled = await parts.runs.run("poem", INPUTS, caller)
+            settled = await parts.run("poem", INPUTS, caller)
             assert (await parts.runs.get(settled.run_id, OPERATOR)).address is None
             assert await _used(parts, caller.name) is None

@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import JSON, Uuid, bindparam, text, update
 
 from app.db import Database
-from app.runs.events.hub import Event, EventHub
-from app.runs.models import RunStatus, UserRun
+from app.runs.events.event import Event, EventSeq, EventType
+from app.runs.events.hub import EventHub
+from app.runs.human_input import HumanInput, KeptTask
+from app.runs.models import UserRun
 from app.runs.persistence.queries import RunQueries
-from app.runs.persistence.repository import ClaimedRun, NewRun, Outcome, RunRepository
-from app.runs.webhooks.payloads import webhooks_at
+from app.runs.persistence.repository import RunRepository
+from app.runs.records import ClaimedRun, NewRun, Outcome, RunStatus, webhooks_at
 
 Worker = Callable[[str], RunRepository]
 SUCCEEDED = Outcome(RunStatus.SUCCEEDED, outputs={"report": "text"}, raw_result="text")
@@ -45,7 +48,7 @@ async def _add(rows: RunRepository, inputs: dict[str, object] | None = None) -> 
 
 
 async def _take(rows: RunRepository, run_id: UUID) -> ClaimedRun:
-    taken = await rows.take(run_id)
+    taken = await rows.claim(run_id)
     assert taken is not None
     return taken
 
@@ -100,7 +103,7 @@ async def test_only_one_of_many_takers_gets_a_run(database: Database, worker: Wo
     await _end_leases(database)
     workers = [worker(name) for name in "bcde"]
     takes = await asyncio.gather(
-        *(rows.take(run_id) for run_id in run_ids for rows in workers), return_exceptions=True
+        *(rows.claim(run_id) for run_id in run_ids for rows in workers), return_exceptions=True
     )
     taken = [take.run_id for take in takes if isinstance(take, ClaimedRun)]
     assert sorted(taken) == sorted(run_ids)
@@ -110,18 +113,18 @@ async def test_only_one_of_many_takers_gets_a_run(database: Database, worker: Wo
 async def test_a_run_in_another_workers_hands_is_not_taken(worker: Worker) -> None:
     a, b = worker("a"), worker("b")
     run_id = await _add(a)
-    assert await b.take(run_id) is None
+    assert await b.claim(run_id) is None
     await _take(a, run_id)
-    assert await b.take(run_id) is None
-    assert await a.take(run_id) is None
+    assert await b.claim(run_id) is None
+    assert await a.claim(run_id) is None
 
 
 async def test_a_settled_or_unknown_run_is_not_taken(worker: Worker) -> None:
     rows = worker("a")
     taken = await _take(rows, await _add(rows))
     await rows.settle(taken, SUCCEEDED)
-    assert await rows.take(taken.run_id) is None
-    assert await rows.take(uuid4()) is None
+    assert await rows.claim(taken.run_id) is None
+    assert await rows.claim(uuid4()) is None
 
 
 async def test_a_worker_that_lost_its_run_changes_nothing(
@@ -147,7 +150,9 @@ async def test_settling_again_after_a_lost_answer_is_safe(
     taken = await _take(rows, await _add(rows))
     assert await rows.settle(taken, SUCCEEDED)
     late = Outcome(RunStatus.FAILED, error="no", error_type="no")
-    assert await rows.settle(taken, late) is RunStatus.SUCCEEDED
+    again = await rows.settle(taken, late)
+    assert again is not None
+    assert again.status is RunStatus.SUCCEEDED
     run = await queries.get(taken.run_id)
     assert run is not None
     assert run.status == "succeeded"
@@ -161,17 +166,17 @@ async def test_abandoned_are_the_unsettled_runs_that_nobody_holds(
     running = await _take(a, await _add(a))
     settled = await _take(a, await _add(a))
     await a.settle(settled, SUCCEEDED)
-    assert await queries.abandoned(10) == []
+    assert await queries.stalled(10) == []
     await _end_leases(database)
-    assert await queries.abandoned(10) == [
+    assert await queries.stalled(10) == [
         (queued, 0, 0, "", "idea"),
         (running.run_id, 1, 1, "", "idea"),
     ]
-    assert await queries.abandoned(1) == [(queued, 0, 0, "", "idea")]
+    assert await queries.stalled(1) == [(queued, 0, 0, "", "idea")]
     await a.renew_leases({queued, running.run_id})
-    assert await queries.abandoned(10) == []
+    assert await queries.stalled(10) == []
     await a.release()
-    assert await queries.abandoned(10) == [
+    assert await queries.stalled(10) == [
         (queued, 0, 0, "", "idea"),
         (running.run_id, 1, 1, "", "idea"),
     ]
@@ -187,7 +192,7 @@ async def test_unsettled_tells_which_of_many_runs_are(worker: Worker, queries: R
 
 
 def _told(run_id: UUID, seq: int) -> Event:
-    return Event(run_id, seq, "task.finished", {"index": 0}, datetime.now(UTC))
+    return Event(run_id, EventSeq(seq), EventType.TASK_FINISHED, {"index": 0}, datetime.now(UTC))
 
 
 async def test_an_event_told_twice_is_stored_once(worker: Worker, queries: RunQueries) -> None:
@@ -211,3 +216,50 @@ async def test_an_event_of_a_deleted_run_is_not_stored(worker: Worker, queries: 
     assert await queries.events([run_id]) == []
     assert await queries.deliveries(run_id) == []
     assert [event.seq for event in await queries.events([other])] == [0, 5]
+
+
+async def test_json_columns_are_stored_as_ever_and_read_as_records(
+    database: Database, worker: Worker, queries: RunQueries
+) -> None:
+    rows = worker("a")
+    plain = await _take(rows, await _add(rows))
+    hooked = NewRun(
+        uuid4(), "idea", {}, datetime.now(UTC), webhooks=webhooks_at("http://receiver.example/")
+    )
+    await rows.add([hooked])
+    taken = await _take(rows, hooked.run_id)
+    at, when = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC), "2030-01-02T03:04:05Z"
+    human = HumanInput(1, "of idea", 0, "draft", "writer", {0: KeptTask("text", None, at, at)})
+    reviewed = human.reviewed("Fine.", approve=True)
+    await rows.pause(taken, reviewed)
+    stored: Any = text("SELECT webhooks, human_input FROM user_runs WHERE run_id = :run")
+    stored = stored.bindparams(bindparam("run", type_=Uuid)).columns(
+        webhooks=JSON, human_input=JSON
+    )
+    async with database.read() as connection:
+        found = [
+            tuple((await connection.execute(stored, {"run": run.run_id})).one())
+            for run in (plain, taken)
+        ]
+    review = {"index": 0, "output": "text", "feedback": "Fine.", "approve": True}
+    kept = {"text": "text", "structured": None, "started_at": when, "finished_at": when}
+    assert found == [
+        (None, None),
+        (
+            {"run": {"url": "http://receiver.example/"}},
+            {
+                "attempt": 1,
+                "fingerprint": "of idea",
+                "index": 0,
+                "task": "draft",
+                "agent": "writer",
+                "kept": {"0": kept},
+                "said": [review],
+            },
+        ),
+    ]
+    assert (plain.webhooks, plain.human_input) == ({}, None)
+    run = await queries.get(taken.run_id)
+    assert run is not None
+    assert run.webhooks == hooked.webhooks
+    assert run.awaiting == run.human_input == reviewed

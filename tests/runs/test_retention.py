@@ -13,8 +13,7 @@ from app.access.callers import OPERATOR
 from app.db import Database
 from app.runs.maintenance.retention import Retention, purge
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
-from app.runs.service import RunOptions
-from app.runs.webhooks.payloads import webhooks_at
+from app.runs.records import RunOptions, webhooks_at
 from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
 from tests.cli.test_commands import Command, crew_capture  # noqa: F401 - a fixture
@@ -26,8 +25,8 @@ TARGETS = UrlGuard(allow_private=True)
 
 async def _run(parts: Parts, topic: str = "rain", *, days_ago: float = 0) -> UUID:
     """A settled run, with webhooks that nobody delivers, that ended so long ago."""
-    run_id = await parts.runs.start("poem", {"topic": topic}, OPERATOR, OPTIONS)
-    await parts.runs.ended(run_id, OPERATOR)
+    run_id = await parts.submit("poem", {"topic": topic}, OPERATOR, OPTIONS)
+    await parts.wait(run_id, OPERATOR)
 
     async def told() -> bool:
         return len(await parts.queries.deliveries(run_id)) == 4
@@ -83,12 +82,12 @@ async def test_a_run_that_is_not_settled_stays(database: Database, store: Output
         await stage.finish_all("at last")
 
     async with running_service(database, store, script) as parts:
-        run_id = await parts.runs.start("poem", {"topic": "rain"}, OPERATOR)
+        run_id = await parts.submit("poem", {"topic": "rain"}, OPERATOR)
         await begun.wait()
         await _date(database, run_id, created_at=datetime(2020, 1, 1, tzinfo=UTC))
         assert await purge(database, timedelta(0)) == 0
         go_on.set()
-        assert (await parts.runs.ended(run_id, OPERATOR)).outcome.status == "succeeded"
+        assert (await parts.wait(run_id, OPERATOR)).status == "succeeded"
 
 
 async def test_many_old_runs_go_in_small_transactions_by_several_processes(

@@ -15,7 +15,7 @@ from app.crews.registry import Registry
 from app.db import Database
 from app.engine import CrewFailed, ModelError, NoResult
 from app.runs.errors import InvalidInput, Overloaded, ShuttingDown, UnknownCrew
-from app.runs.models import RunStatus
+from app.runs.records import RunStatus
 from storage import OutputStore, StorageError
 from tests.runs.scripted import CREWS, TASKS, Parts, Stage, running_service, succeed, until
 
@@ -26,10 +26,10 @@ async def test_a_run_is_saved_with_its_outputs_and_nothing_stays_stored(
     database: Database, store: OutputStore
 ) -> None:
     async with running_service(database, store) as parts:
-        settled = await parts.runs.run("poem", INPUTS, OPERATOR)
+        settled = await parts.run("poem", INPUTS, OPERATOR)
         row = await parts.queries.get(settled.run_id)
         assert row is not None
-        assert row.status == settled.outcome.status == "succeeded"
+        assert row.status == settled.status == "succeeded"
         assert row.outputs == {name: f"{name}: rain" for name in TASKS}
         assert row.raw_result == "third: rain"
         assert row.tasks is not None
@@ -49,7 +49,7 @@ async def test_each_output_is_stored_while_the_run_goes_on(
         await stage.finish(1, "the second text")
 
     async with running_service(database, store, script) as parts:
-        run_id = await parts.runs.start("poem", INPUTS, OPERATOR)
+        run_id = await parts.submit("poem", INPUTS, OPERATOR)
         await first_done.wait()
         (found,) = await store.find(run_id)
         assert await store.read(found.key) == "the first text"
@@ -78,10 +78,10 @@ async def test_an_exception_inside_the_crew_fails_the_run_and_leaves_nothing(
         raise error
 
     async with running_service(database, store, script) as parts:
-        settled = await parts.runs.run("poem", INPUTS, OPERATOR)
-        assert settled.outcome.status is RunStatus.FAILED
-        assert settled.outcome.error_type == error_type
-        assert "secret" not in str(settled.outcome.error)
+        settled = await parts.run("poem", INPUTS, OPERATOR)
+        assert settled.status is RunStatus.FAILED
+        assert settled.error_type == error_type
+        assert "secret" not in str(settled.error)
         assert await parts.statuses() == ["failed"]
         assert await parts.stored() == 0
 
@@ -94,9 +94,9 @@ async def test_a_run_never_succeeds_with_an_output_missing(
         await stage.finish(1, " \n")
 
     async with running_service(database, store, script) as parts:
-        settled = await parts.runs.run("poem", INPUTS, OPERATOR)
-        assert settled.outcome.error_type == "no_results"
-        assert "second" in str(settled.outcome.error)
+        settled = await parts.run("poem", INPUTS, OPERATOR)
+        assert settled.error_type == "no_results"
+        assert "second" in str(settled.error)
 
 
 async def test_a_run_that_takes_too_long_fails(database: Database, store: OutputStore) -> None:
@@ -105,8 +105,8 @@ async def test_a_run_that_takes_too_long_fails(database: Database, store: Output
         await asyncio.Event().wait()
 
     async with running_service(database, store, script, timeout_seconds=0.05) as parts:
-        settled = await parts.runs.run("poem", INPUTS, OPERATOR)
-        assert settled.outcome.error_type == "run_timeout"
+        settled = await parts.run("poem", INPUTS, OPERATOR)
+        assert settled.error_type == "run_timeout"
         assert await parts.stored() == 0
 
 
@@ -120,9 +120,9 @@ async def test_waiting_for_a_slot_is_told_and_does_not_count_as_running_time(
     async with running_service(
         database, store, script, max_in_flight=1, timeout_seconds=0.35
     ) as parts:
-        runs = await asyncio.gather(*(parts.runs.run("poem", INPUTS, OPERATOR) for _ in range(5)))
-    assert {run.outcome.status for run in runs} == {RunStatus.SUCCEEDED}
-    assert sorted(run.waited_seconds > 0.35 for run in runs)[-1]
+        runs = await asyncio.gather(*(parts.run("poem", INPUTS, OPERATOR) for _ in range(5)))
+    assert {run.status for run in runs} == {RunStatus.SUCCEEDED}
+    assert max(run.waited_seconds or 0.0 for run in runs) > 0.35
 
 
 async def test_a_crew_keeps_to_limits_of_its_own(database: Database, store: OutputStore) -> None:
@@ -149,12 +149,12 @@ async def test_a_crew_keeps_to_limits_of_its_own(database: Database, store: Outp
 
     async with running_service(database, store, script, max_in_flight=7, crews=crews) as parts:
         # Poems that wait for their own limit keep no slot from the songs.
-        poems = [parts.runs.run("poem", {"topic": "poem"}, OPERATOR) for _ in range(6)]
-        songs = [parts.runs.run("song", {"topic": "song"}, OPERATOR) for _ in range(5)]
+        poems = [parts.run("poem", {"topic": "poem"}, OPERATOR) for _ in range(6)]
+        songs = [parts.run("song", {"topic": "song"}, OPERATOR) for _ in range(5)]
         settled = await asyncio.gather(*poems, *songs)
     assert most == {"poem": 2, "song": 5}
-    assert {run.outcome.error for run in settled[:6]} == {"the run took longer than 0.05 s"}
-    assert {run.outcome.status for run in settled[6:]} == {RunStatus.SUCCEEDED}
+    assert {run.error for run in settled[:6]} == {"the run took longer than 0.05 s"}
+    assert {run.status for run in settled[6:]} == {RunStatus.SUCCEEDED}
 
 
 async def test_beyond_the_limits_nothing_is_accepted(
@@ -168,7 +168,7 @@ async def test_beyond_the_limits_nothing_is_accepted(
 
     async with running_service(database, store, script, max_in_flight=2, max_queued=3) as parts:
         results = await asyncio.gather(
-            *(parts.runs.start("poem", INPUTS, OPERATOR) for _ in range(8)), return_exceptions=True
+            *(parts.submit("poem", INPUTS, OPERATOR) for _ in range(8)), return_exceptions=True
         )
         assert [type(result) for result in results if isinstance(result, Exception)] == [
             Overloaded
@@ -182,12 +182,12 @@ async def test_what_cannot_be_run_is_refused_before_anything_is_saved(
 ) -> None:
     async with running_service(database, store) as parts:
         with pytest.raises(UnknownCrew):
-            await parts.runs.start("nobody", INPUTS, OPERATOR)
+            await parts.submit("nobody", INPUTS, OPERATOR)
         with pytest.raises(InvalidInput, match="topic: missing"):
-            await parts.runs.start("poem", {}, OPERATOR)
+            await parts.submit("poem", {}, OPERATOR)
         await parts.stop(1)
         with pytest.raises(ShuttingDown):
-            await parts.runs.start("poem", INPUTS, OPERATOR)
+            await parts.submit("poem", INPUTS, OPERATOR)
         assert await parts.statuses() == []
 
 
@@ -207,7 +207,7 @@ async def test_whoever_waits_may_go_away(database: Database, store: OutputStore)
         async def saved_and_clean() -> bool:
             return await parts.statuses() == ["succeeded"] and await parts.stored() == 0
 
-        client = asyncio.create_task(parts.runs.run("poem", INPUTS, OPERATOR))
+        client = asyncio.create_task(parts.run("poem", INPUTS, OPERATOR))
         await until(running)
         client.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -229,10 +229,8 @@ async def test_an_output_that_cannot_be_stored_fails_its_run_and_no_other(
     monkeypatch.setattr(store, "persist", persist_some)
     async with running_service(database, store) as parts:
         topics = ["rain", "poison", "snow"]
-        runs = await asyncio.gather(
-            *(parts.runs.run("poem", {"topic": t}, OPERATOR) for t in topics)
-        )
-    assert [run.outcome.error_type for run in runs] == [None, "storage_unavailable", None]
+        runs = await asyncio.gather(*(parts.run("poem", {"topic": t}, OPERATOR) for t in topics))
+    assert [run.error_type for run in runs] == [None, "storage_unavailable", None]
 
 
 async def test_texts_that_no_database_can_hold_do_not_keep_a_run_from_its_end(
@@ -242,7 +240,7 @@ async def test_texts_that_no_database_can_hold_do_not_keep_a_run_from_its_end(
         await stage.finish(0, "half a pair: \ud800, and a NUL: \0")
 
     async with running_service(database, store, script) as parts:
-        settled = await parts.runs.run("poem", INPUTS, OPERATOR)
+        settled = await parts.run("poem", INPUTS, OPERATOR)
         row = await parts.queries.get(settled.run_id)
         assert row is not None
         assert row.outputs == {"first": "half a pair: ?, and a NUL: \0"}
@@ -262,15 +260,15 @@ async def test_a_stop_waits_for_runs_and_hands_back_what_is_left(
         await stage.finish(1, "text")
 
     async with running_service(database, store, script) as parts:
-        quick = await parts.runs.start("poem", {"topic": "soon"}, OPERATOR)
-        slow = await parts.runs.start("poem", {"topic": "never"}, OPERATOR)
+        quick = await parts.submit("poem", {"topic": "soon"}, OPERATOR)
+        slow = await parts.submit("poem", {"topic": "never"}, OPERATOR)
         await begun.wait()
         asyncio.get_running_loop().call_later(0.05, soon.set)
         await parts.stop(0.5)
         rows = [await parts.queries.get(run_id) for run_id in (quick, slow)]
         assert [row and row.status for row in rows] == ["succeeded", "running"]
         assert len(await store.find(slow)) == 1
-        assert await parts.queries.abandoned(10) == [(slow, 1, 1, "", "poem")]
+        assert await parts.queries.stalled(10) == [(slow, 1, 1, "", "poem")]
 
 
 async def test_an_abandoned_run_is_taken_up_and_leaves_nothing_of_any_attempt(
@@ -281,7 +279,7 @@ async def test_an_abandoned_run_is_taken_up_and_leaves_nothing_of_any_attempt(
         await asyncio.Event().wait()
 
     async with running_service(database, store, hang) as stopped:
-        run_id = await stopped.runs.start("poem", INPUTS, OPERATOR)
+        run_id = await stopped.submit("poem", INPUTS, OPERATOR)
 
         async def captured() -> bool:
             return await stopped.stored() == 1
@@ -312,7 +310,7 @@ async def test_a_run_whose_workers_are_lost_again_and_again_is_given_up(
     for attempt in (1, 2, 3):
         async with running_service(database, store, hang) as parts:
             if attempt == 1:
-                run_id = await parts.runs.start("poem", INPUTS, OPERATOR)
+                run_id = await parts.submit("poem", INPUTS, OPERATOR)
             else:
                 await parts.recovery.look()
 

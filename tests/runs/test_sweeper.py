@@ -30,7 +30,7 @@ async def test_a_sweep_at_start_takes_orphans_and_keeps_what_unsettled_runs_stor
 
     await store.persist(ORPHAN, "left behind by a process that died")
     async with running_service(database, store, script) as parts:
-        run_id = await parts.runs.start("poem", {"topic": "rain"}, OPERATOR)
+        run_id = await parts.submit("poem", {"topic": "rain"}, OPERATOR)
 
         async def both_stored() -> bool:
             return await parts.stored() == 2
@@ -54,7 +54,7 @@ async def test_a_sweep_comes_after_a_share_of_the_runs(
         parts.sweeper.start()
         await until(lambda: _is_empty(store))
         await store.persist(ORPHAN, "left behind")
-        await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
+        await parts.run("poem", {"topic": "rain"}, OPERATOR)
         await until(lambda: _is_empty(store))
 
 
@@ -62,7 +62,7 @@ async def test_without_that_share_no_sweep_comes(database: Database, store: Outp
     async with running_service(database, store, cleanup_probability=0.0) as parts:
         await store.persist(ORPHAN, "left behind")
         for _ in range(5):
-            await parts.runs.run("poem", {"topic": "rain"}, OPERATOR)
+            await parts.run("poem", {"topic": "rain"}, OPERATOR)
         assert await parts.stored() == 1
 
 

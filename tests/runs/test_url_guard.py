@@ -10,9 +10,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from app.access.callers import OPERATOR
 from app.db import Database
 from app.runs.errors import InvalidInput
-from app.runs.service import RunOptions
+from app.runs.records import RunOptions, webhooks_at
 from app.runs.webhooks.outbox import Outbox
-from app.runs.webhooks.payloads import webhooks_at
 from app.runs.webhooks.sender import WebhookSender
 from app.runs.webhooks.url_guard import UrlGuard, is_public
 from storage import OutputStore
@@ -134,7 +133,7 @@ async def test_a_name_that_leads_inside_after_the_check_leads_nowhere(
         receiving() as receiver,
     ):
         options = RunOptions(webhooks=webhooks_at(_on(receiver, "rebound.example")))
-        run_id = await parts.runs.start("poem", {"topic": "rain"}, OPERATOR, options)
+        run_id = await parts.submit("poem", {"topic": "rain"}, OPERATOR, options)
         deliverer.start()
 
         async def failed() -> bool:

@@ -15,11 +15,10 @@ from sqlalchemy import event, func, select
 
 from app.access.callers import OPERATOR
 from app.db import Database
-from app.runs.events.hub import Event
+from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.models import WebhookDelivery
-from app.runs.service import RunOptions
+from app.runs.records import Delivery, RunOptions, webhooks_at
 from app.runs.webhooks.outbox import Outbox, put_in_outbox
-from app.runs.webhooks.payloads import webhooks_at
 from app.runs.webhooks.sender import RETRY_DELAYS_SECONDS, WebhookSender, sign
 from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
@@ -85,12 +84,12 @@ async def _delivering(
 
 async def _run(parts: Parts, url: str) -> UUID:
     """Run once, to its end."""
-    run_id = await parts.runs.start("poem", INPUTS, OPERATOR, RunOptions(webhooks=webhooks_at(url)))
-    await parts.runs.ended(run_id, OPERATOR)
+    run_id = await parts.submit("poem", INPUTS, OPERATOR, RunOptions(webhooks=webhooks_at(url)))
+    await parts.wait(run_id, OPERATOR)
     return run_id
 
 
-async def _deliveries(parts: Parts, run_id: UUID, count: int = 4) -> list[WebhookDelivery]:
+async def _deliveries(parts: Parts, run_id: UUID, count: int = 4) -> list[Delivery]:
     """The deliveries of a run, once there are so many."""
 
     async def stored() -> bool:
@@ -144,7 +143,7 @@ async def test_a_failed_and_a_cancelled_run_are_told_of(
     ):
         failed = await _run(parts, receiver.url)
         options = RunOptions(webhooks=webhooks_at(receiver.url))
-        cancelled = await parts.runs.start("poem", {"topic": "snow"}, OPERATOR, options)
+        cancelled = await parts.submit("poem", {"topic": "snow"}, OPERATOR, options)
         await parts.runs.cancel(cancelled, OPERATOR)
         await _until_all_are(parts, failed, "delivered", 1)
         await _until_all_are(parts, cancelled, "delivered", 1)
@@ -335,7 +334,7 @@ async def test_a_deleted_run_has_nothing_more_to_tell(parts: Parts, targets: Url
 async def test_an_event_stored_while_its_run_was_deleted_is_forgotten(
     parts: Parts, targets: UrlGuard
 ) -> None:
-    late = Event(UUID(int=1), 100_001, "task.finished", {}, datetime.now(UTC))
+    late = Event(UUID(int=1), EventSeq(100_001), EventType.TASK_FINISHED, {}, datetime.now(UTC))
     async with parts.database.write() as connection:
         await put_in_outbox(connection, [(late, webhooks_at("http://127.0.0.1:9/"))])
     async with _delivering(parts.database, targets):
@@ -351,7 +350,7 @@ async def test_runs_without_a_webhook_cost_no_statement_more(
     def _note(_c: object, _cursor: object, statement: str, *_: object) -> None:
         statements.append(statement)
 
-    await parts.runs.run("poem", INPUTS, OPERATOR)
+    await parts.run("poem", INPUTS, OPERATOR)
     assert statements
     assert not [statement for statement in statements if "webhook_deliveries" in statement]
     await _run(parts, "http://127.0.0.1:9/")

@@ -55,7 +55,6 @@ from app.runs import (
     RunService,
     RunStatus,
     UnknownRun,
-    awaited_by,
 )
 
 _MAX_CONTEXT_CHARACTERS = 255
@@ -172,7 +171,8 @@ class CrewAgents(RequestHandler):
         crew = self._crews[context.state["crew"]]
         options = RunOptions(context_id=message.context_id or None)
         inputs = inputs_in(message, crew)
-        return await self._runs.start(crew.name, inputs, _caller(context), options), -1
+        run = await self._runs.submit(crew.name, inputs, _caller(context), options)
+        return run.run_id, -1
 
     async def _resume(self, message: Message, context: ServerCallContext) -> tuple[UUID, int]:
         run = await self._run(_run_id(message.task_id), context)
@@ -188,7 +188,7 @@ class CrewAgents(RequestHandler):
     async def _run(self, run_id: UUID, context: ServerCallContext) -> Run:
         run = await self._runs.get(run_id, _caller(context))
         if run.crew != context.state["crew"]:
-            raise UnknownRun(f"there is no run {run_id}")
+            raise UnknownRun(run_id)
         return run
 
     def _follow(
@@ -251,8 +251,8 @@ def _status(run: Run) -> TaskStatus:
     said, changed_at = None, run.finished_at or run.started_at or run.created_at
     if run.status == RunStatus.FAILED:
         said = new_text_message(f"{run.error_type}: {run.error}")
-    elif (human := awaited_by(run)) is not None:
-        said, changed_at = _question(human), human.kept[human.index].finished_at
+    elif (human := run.awaiting) is not None:
+        said, changed_at = _question(human), human.finished_at
     return TaskStatus(
         state=_STATES.get(run.status, TaskState.TASK_STATE_WORKING),
         message=said,

@@ -26,7 +26,6 @@ from app.runs import (
     RunOptions,
     RunService,
     RunStatus,
-    awaited_by,
 )
 
 _INSTRUCTIONS = (
@@ -197,11 +196,11 @@ def _tool(crew: CrewInfo) -> types.Tool:
 
 
 def _result(run: Run) -> types.CallToolResult:
-    if (human := awaited_by(run)) is not None:
+    if (human := run.awaiting) is not None:
         awaiting = {"task": human.task, "output": human.output}
         return _told(run, _question(run, human), {"awaiting": awaiting})
     if run.status in UNSETTLED:
-        raise RunMoved(f"run {run.run_id} is accepted and goes on in another process")
+        raise RunMoved(run.run_id)
     if run.status != RunStatus.SUCCEEDED:
         return _error(f"run {run.run_id} {run.status}: {run.error_type}: {run.error}")
     return _told(run, run.raw_result or "", {})

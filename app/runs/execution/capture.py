@@ -1,4 +1,4 @@
-"""Captures a run's outputs: each finished task's text goes to the store at once."""
+"""Captures the outputs of a run: the text of each finished task is stored at once."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -8,9 +8,11 @@ from typing import Any
 
 from app.engine import StepFinished, TaskFinished, TaskStarted
 from app.engine.llm import OnToken, listener_of_call
-from app.runs.events.hub import EVENTS_PER_ATTEMPT, Event, EventHub
+from app.runs.events.event import Event, EventSeq, EventType
+from app.runs.events.hub import EventHub
 from app.runs.events.token_buffer import TokenBuffer
-from app.runs.persistence.repository import ClaimedRun, RunRepository
+from app.runs.persistence.repository import RunRepository
+from app.runs.records import ClaimedRun
 from app.runs.texts import replace_surrogates
 from storage import OutputKey, OutputStore
 
@@ -19,51 +21,51 @@ class Capture:
     """The observer of one attempt at a run. Implements the engine's RunObserver."""
 
     def __init__(
-        self, store: OutputStore, rows: RunRepository, events: EventHub, taken: ClaimedRun
+        self, store: OutputStore, rows: RunRepository, events: EventHub, claimed: ClaimedRun
     ) -> None:
         self._store = store
         self._rows = rows
         self._events = events
-        self._stream = taken.stream
-        self._words = TokenBuffer(self._tell_words)
-        self._run_id = taken.run_id
-        self._webhooks = taken.webhooks
-        self._started_at = int(taken.started_at.timestamp())
-        self._seq = taken.attempt * EVENTS_PER_ATTEMPT
+        self._stream = claimed.stream
+        self._tokens = TokenBuffer(self._relay_tokens)
+        self._run_id = claimed.run_id
+        self._webhooks = claimed.webhooks
+        self._started_at = int(claimed.started_at.timestamp())
+        self._seq = EventSeq.first(claimed.attempt)
         self.keys: list[OutputKey] = []
 
     async def task_started(self, event: TaskStarted) -> None:
-        """Tell of it; its model calls stream if that was asked for, or if somebody watches then."""
-        self._tell("task.started", event, datetime.now(UTC))
+        """Report the task's start."""
+        self._report(EventType.TASK_STARTED, event, datetime.now(UTC))
         listener_of_call.set(lambda: self._listener(event))
 
     async def task_finished(self, event: TaskFinished) -> None:
         """Store the task's text; a text that can't be stored fails the run."""
         filename = OutputKey.filename_from(event.name)
         key = OutputKey(self._run_id, self._started_at, filename)
-        # Noted before it is written: a write that was cut short is deleted, too.
+        # Noted before it is written: a write that is interrupted is deleted, too.
         self.keys.append(key)
         await self._store.persist(key, event.text)
-        self._words.flush()
-        self._tell(
-            "task.finished",
+        self._tokens.flush()
+        self._report(
+            EventType.TASK_FINISHED,
             event,
             event.finished_at,
             started_at=event.started_at,
             structured=event.structured,
             usage=asdict(event.usage),
-            # The text comes with the run's end; whoever asks for it before gets it with the event.
+            # The text is sent with the run's end; webhooks of tasks get it with this event.
             **({"output": replace_surrogates(event.text)} if "task" in self._webhooks else {}),
         )
 
     @property
     def on_step(self) -> Callable[[StepFinished], Awaitable[None]] | None:
-        """What is to hear of agents' steps; None where nobody asked for them."""
+        """The receiver of agents' steps; None without a webhook for them."""
         return self._step_finished if "step" in self._webhooks else None
 
     async def _step_finished(self, step: StepFinished) -> None:
-        self._tell(
-            "task.step",
+        self._report(
+            EventType.TASK_STEP,
             step,
             datetime.now(UTC),
             thought=replace_surrogates(step.thought),
@@ -73,19 +75,23 @@ class Capture:
         )
 
     def _listener(self, task: TaskStarted) -> OnToken | None:
-        if not (self._stream or self._events.wants_tokens(self._run_id)):
+        if not (self._stream or self._events.needs_tokens(self._run_id)):
             return None
-        return partial(self._words.add, task)
+        return partial(self._tokens.add, task)
 
-    def _tell_words(self, task: TaskStarted, text: str) -> None:
+    def _relay_tokens(self, task: TaskStarted, text: str) -> None:
         data = {"index": task.index, "name": task.name, "text": replace_surrogates(text)}
-        event = Event(self._run_id, None, "task.tokens", data, datetime.now(UTC))
-        self._rows.pass_on(event, self._seq)
+        event = Event(self._run_id, None, EventType.TASK_TOKENS, data, datetime.now(UTC))
+        self._rows.relay_tokens(event, self._seq)
 
-    def _tell(
-        self, type_: str, task: TaskStarted | TaskFinished | StepFinished, at: datetime, **more: Any
+    def _report(
+        self,
+        type_: EventType,
+        task: TaskStarted | TaskFinished | StepFinished,
+        at: datetime,
+        **more: Any,
     ) -> None:
-        self._seq += 1
+        self._seq = self._seq.next()
         data = {"index": task.index, "name": task.name, "agent": task.agent, **more}
         event = Event(self._run_id, self._seq, type_, data, at)
         self._rows.append_soon(event, self._webhooks)

@@ -1,4 +1,4 @@
-"""What earlier attempts at a run have left: stored outputs are its checkpoints."""
+"""Checkpoints: the stored outputs that earlier attempts at a run have left."""
 
 import logging
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from app.engine import CrewDescription, Replay, Review
-from app.runs.events.hub import EVENTS_PER_ATTEMPT, Event
+from app.runs.events.event import Event, EventType
 from app.runs.human_input import HumanInput
 from app.runs.persistence.queries import RunQueries
 from storage import FoundOutput, OutputKey, OutputStore, StorageError
@@ -19,8 +19,10 @@ logger = logging.getLogger("crew_capture.runs")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Tasks that need not be executed again, by their place, what all attempts have used, and what
-    humans have said.
+    """The state that a new attempt continues from.
+
+    `replays` are the tasks that are not executed again, by their index. `human_input` holds the
+    reviews so far, `usage` the tokens and calls of all earlier attempts.
     """
 
     replays: Mapping[int, Replay] = field(default_factory=dict)
@@ -39,11 +41,11 @@ async def find_checkpoint(
     store: OutputStore,
     human: HumanInput | None = None,
 ) -> Checkpoint:
-    """What earlier attempts at the run, of a crew defined as it is now, have captured.
+    """Find what earlier attempts at the run have captured, with the same definition of the crew.
 
-    Of those up to the last pause for a human, the row has kept all that still counts.
-    An output that can't be read is left out: its task is executed again. Of a flow, which has no
-    fingerprint, only the usage counts: its attempts start from the beginning.
+    `human` holds all that is needed of the attempts up to the last pause for a human.
+    An output that can't be read is left out: its task is executed again. For a flow, which has no
+    fingerprint, only the usage is found: its attempts start from the beginning.
     Raises DatabaseUnavailable.
     """
     events = await queries.history(run_id)
@@ -51,23 +53,24 @@ async def find_checkpoint(
         return Checkpoint(usage=_usage(events))
     if human is not None and human.fingerprint != crew.fingerprint:
         human = None
-    after_seq = -1 if human is None else (human.attempt + 1) * EVENTS_PER_ATTEMPT - 1
+    paused = -1 if human is None else human.attempt
     attempts = {
-        int(event.at.timestamp()): event.seq
+        int(event.at.timestamp()): event.seq.attempt
         for event in events
-        if event.type == "run.running"
+        if event.seq is not None
+        and event.type == EventType.RUN_RUNNING
         and event.data.get("fingerprint") == crew.fingerprint
-        and (event.seq or 0) > after_seq
+        and event.seq.attempt > paused
     }
-    place = {OutputKey.filename_from(task.name): i for i, task in enumerate(crew.tasks)}
+    indices = {OutputKey.filename_from(task.name): i for i, task in enumerate(crew.tasks)}
     kept = human.kept if human is not None else {}
     replays = {index: task.replay for index, task in kept.items()}
     for found in await _stored(run_id, store):
         key = found.key
-        if key.started_at in attempts and key.filename in place:
-            index = place[key.filename]
-            told = _told(events, attempts[key.started_at] or 0, index)
-            replay = await _replay(found, told, store)
+        if key.started_at in attempts and key.filename in indices:
+            index = indices[key.filename]
+            finished = _finished(events, attempts[key.started_at], index)
+            replay = await _replay(found, finished, store)
             if replay is not None:
                 replays[index] = replay
     return Checkpoint(replays, human, _usage(events))
@@ -81,36 +84,38 @@ async def _stored(run_id: UUID, store: OutputStore) -> Sequence[FoundOutput]:
         return []
 
 
-def _told(events: Sequence[Event], attempt_seq: int, index: int) -> Mapping[str, Any]:
-    """What the attempt told of a finished task; nothing if its process died before."""
+def _finished(events: Sequence[Event], attempt: int, index: int) -> Mapping[str, Any]:
+    """The data of the attempt's `task.finished`; nothing if its process died before storing it."""
     for event in events:
-        of_attempt = attempt_seq < (event.seq or 0) < attempt_seq + EVENTS_PER_ATTEMPT
-        if of_attempt and event.type == "task.finished" and event.data["index"] == index:
+        of_attempt = event.seq is not None and event.seq.attempt == attempt
+        if of_attempt and event.type == EventType.TASK_FINISHED and event.data["index"] == index:
             return event.data
     return {}
 
 
-async def _replay(found: FoundOutput, told: Mapping[str, Any], store: OutputStore) -> Replay | None:
+async def _replay(
+    found: FoundOutput, finished: Mapping[str, Any], store: OutputStore
+) -> Replay | None:
     try:
         text = await store.read(found.key)
     except StorageError as error:
         logger.warning("A task is executed again: %s", error)
         return None
-    started_at = told.get("started_at")
+    started_at = finished.get("started_at")
     return Replay(
         text=text,
-        structured=told.get("structured"),
+        structured=finished.get("structured"),
         started_at=datetime.fromisoformat(started_at) if started_at else found.modified_at,
         finished_at=found.modified_at,
     )
 
 
 def _usage(events: Sequence[Event]) -> Mapping[str, int]:
-    """What the attempts have used, as far as they told: each with its last finished task."""
+    """The usage of all attempts: of each, as its last finished task reports it."""
     last: dict[int, Mapping[str, int]] = {}
     for event in events:
-        if event.type == "task.finished" and event.seq is not None:
-            last[event.seq // EVENTS_PER_ATTEMPT] = event.data.get("usage", {})
+        if event.type == EventType.TASK_FINISHED and event.seq is not None:
+            last[event.seq.attempt] = event.data.get("usage", {})
     total: Counter[str] = Counter()
     for usage in last.values():
         total.update(usage)

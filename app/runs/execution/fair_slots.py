@@ -1,4 +1,4 @@
-"""Slots for runs, shared out fairly: whoever waits gets the next one in turn with the others."""
+"""Slots for runs, shared fairly: owners whose runs wait get freed slots in turn."""
 
 import asyncio
 from collections import deque
@@ -7,28 +7,28 @@ from contextlib import asynccontextmanager
 
 
 class FairSlots:
-    """A number of slots. Each owner's runs wait in order; owners take turns at a freed slot.
+    """A number of slots. Each owner's runs wait in order; owners get freed slots in turn.
 
-    So a run waits for at most one of each other owner's before it is the first of its own.
+    So a run waits for at most one run of each other owner before it is the first of its own.
     """
 
     def __init__(self, slots: int) -> None:
         self._free = slots
-        # Owners in the order of their turns; one without waiting runs has no queue.
+        # Owners in the order of their turns; an owner without waiting runs has no queue.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     @asynccontextmanager
     async def slot(self, owner: str) -> AsyncIterator[None]:
-        """Hold a slot, once it is this owner's turn, to the end of the block."""
-        await self.take(owner)
+        """Hold a slot for the length of the block; entered when it is this owner's turn."""
+        await self.acquire(owner)
         try:
             yield
         finally:
-            self.pass_on()
+            self.release()
 
-    async def take(self, owner: str) -> None:
-        """Take a slot, once it is this owner's turn; `pass_on` gives it back."""
-        if self._free:  # then nobody waits
+    async def acquire(self, owner: str) -> None:
+        """Wait for this owner's turn, and hold a slot until `release`."""
+        if self._free:  # then no run waits
             self._free -= 1
             return
         turn = asyncio.get_running_loop().create_future()
@@ -36,17 +36,17 @@ class FairSlots:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # its turn had come all the same
-                self.pass_on()
+            if not turn.cancelled():  # it got its slot all the same
+                self.release()
             raise
 
-    def pass_on(self) -> None:
-        """Give a slot back: to whoever's turn it is."""
+    def release(self) -> None:
+        """Hand a slot to the owner whose turn it is, or free it."""
         while self._waiting:
             owner = next(iter(self._waiting))
             queue = self._waiting.pop(owner)
             turn = queue.popleft()
-            while turn.done() and queue:  # given up while it waited
+            while turn.done() and queue:  # cancelled while it waited
                 turn = queue.popleft()
             if queue:
                 self._waiting[owner] = queue  # behind the others

@@ -52,11 +52,13 @@ class Recovery:
         await self._rows.renew_leases(self._worker.run_ids)
         if not self.taking_over:
             return
-        for run in await self._queries.abandoned(_RUNS_PER_LOOK):
-            if run.lost >= self._max_attempts:
-                await self._worker.give_up(run.run_id, run.attempt)
+        for run in await self._queries.stalled(_RUNS_PER_LOOK):
+            if run.failed_attempts >= self._max_attempts:
+                await self._worker.give_up(run)
             elif run.run_id not in self._worker:
-                logger.info("Taking over run %s after %d attempt(s)", run.run_id, run.lost)
+                logger.info(
+                    "Taking over run %s after %d attempt(s)", run.run_id, run.failed_attempts
+                )
                 self._worker.dispatch(run.run_id, run.owner, run.crew)
 
     async def _look_forever(self) -> None:

@@ -61,15 +61,15 @@ class PeerPoller:
         since = datetime.now(UTC) - _LOOK_BACK
         if len(self._worker):
             for run_id in await self._queries.cancelled(self._worker_name, since):
-                self._worker.abort(run_id)
-            self._events.watched_elsewhere = await self._tokens.asked()
+                self._worker.cancel(run_id)
+            self._events.remote_subscribers = await self._tokens.subscriptions()
         carried = self._worker.run_ids
-        await self._tokens.ask(self._events.watched(tokens=True) - carried)
+        await self._tokens.subscribe(self._events.subscribed_runs(tokens=True) - carried)
         happened = []
-        if elsewhere := self._events.watched() - carried:
+        if elsewhere := self._events.subscribed_runs() - carried:
             for event in await self._queries.events(elsewhere, since=since):
                 happened.append(((event.run_id, event.seq or 0, 0), event))
         # Asked for last: no event comes before the words that it follows.
-        happened += await self._tokens.take()
+        happened += await self._tokens.receive()
         for _, event in sorted(happened, key=itemgetter(0)):
             self._events.publish(event)

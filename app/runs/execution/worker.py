@@ -1,4 +1,4 @@
-"""Carries accepted runs: takes each, runs its crew, settles it, cleans up after it."""
+"""Executes accepted runs: claims each, runs its crew, settles it, and deletes its outputs."""
 
 import asyncio
 import logging
@@ -6,8 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from tenacity import (
@@ -19,22 +18,33 @@ from tenacity import (
 
 from app.crews.registry import Registry
 from app.db import DatabaseUnavailable
-from app.engine import CrewFailed, CrewResult, Engine, EngineError, ModelError, NoResult, Paused
+from app.engine import CrewFailed, CrewResult, EngineError, ModelError, NoResult, Paused
 from app.runs.events.hub import EventHub
 from app.runs.execution.capture import Capture
 from app.runs.execution.checkpoints import Checkpoint, find_checkpoint
 from app.runs.execution.fair_slots import FairSlots
 from app.runs.human_input import HumanInput, paused_at
 from app.runs.maintenance.sweeper import Sweeper
-from app.runs.models import RunStatus
 from app.runs.persistence.queries import RunQueries
-from app.runs.persistence.repository import CANCELLED, ClaimedRun, Outcome, RunRepository
+from app.runs.persistence.repository import Attempt, RunRepository
+from app.runs.records import (
+    CANCELLED,
+    ClaimedRun,
+    Outcome,
+    Run,
+    RunStatus,
+    Settlement,
+    StalledRun,
+)
 from app.runs.texts import replace_surrogates
 from storage import OutputKey, OutputStore, StorageError
 
+if TYPE_CHECKING:
+    from app.engine import Engine
+
 logger = logging.getLogger("crew_capture.runs")
 
-# How a row names what the engine says went wrong.
+# The `error_type` in a run's row for each error of the engine.
 _ERROR_TYPES: Mapping[type[EngineError], str] = {
     NoResult: "no_results",
     ModelError: "model_error",
@@ -44,24 +54,23 @@ _ERROR_TYPES: Mapping[type[EngineError], str] = {
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class SettledRun:
-    """A run that ended, as its row says."""
+@dataclass(slots=True)
+class _ActiveRun:
+    """A dispatched run. `deadline` is set while its crew runs, `is_cancelled` by `cancel`."""
 
-    run_id: UUID
-    inputs: dict[str, Any]
-    outcome: Outcome
-    waited_seconds: float
+    task: "asyncio.Task[Run | None]"
+    deadline: asyncio.Timeout | None = None
+    is_cancelled: bool = False
 
 
 class Worker:
-    """Carries runs to their end, `max_in_flight` at a time; the others wait for their turn.
+    """Executes runs, `max_in_flight` at a time; the others wait for a slot.
 
     A crew may have limits of its own, within those of all.
 
-    A run that it took ends in one of the settled states, and only after that is committed are
-    its stored outputs deleted. While the database is away, runs wait for it; nothing of theirs
-    is deleted.
+    Every claimed run ends in one of the settled states, and only after that is committed are its
+    stored outputs deleted. While the database is away, runs wait for it; none of their outputs is
+    deleted.
     """
 
     def __init__(
@@ -70,7 +79,7 @@ class Worker:
         rows: RunRepository,
         queries: RunQueries,
         store: OutputStore,
-        engine: Engine,
+        engine: "Engine",
         sweeper: Sweeper,
         events: EventHub,
         crews: Registry,
@@ -93,191 +102,193 @@ class Worker:
         self._timeouts_of_crews = {
             crew.name: seconds for crew in crews if (seconds := crew.options.run_timeout_seconds)
         }
-        self._runs: dict[UUID, asyncio.Task[SettledRun | None]] = {}
-        self._deadlines: dict[UUID, asyncio.Timeout] = {}
-        self._aborted: set[UUID] = set()
+        self._active: dict[UUID, _ActiveRun] = {}
 
     def __len__(self) -> int:
-        """How many runs are under way or wait for a slot."""
-        return len(self._runs)
+        """The number of dispatched runs: under way, or waiting for a slot."""
+        return len(self._active)
 
     def __contains__(self, run_id: UUID) -> bool:
-        return run_id in self._runs
+        return run_id in self._active
 
     @property
     def run_ids(self) -> set[UUID]:
-        """The runs under way or waiting for a slot."""
-        return set(self._runs)
+        """The dispatched runs."""
+        return set(self._active)
 
     def dispatch(self, run_id: UUID, owner: str, crew: str) -> None:
-        """Run an accepted run as soon as a slot is free, unless it is on its way already.
+        """Execute an accepted run as soon as a slot is free, unless it is dispatched already.
 
-        Owners whose runs wait take turns.
+        Owners whose runs wait get slots in turn.
         """
-        if run_id not in self._runs:
-            task = asyncio.create_task(self._carry(run_id, owner, crew))
-            self._runs[run_id] = task
+        if run_id not in self._active:
+            task = asyncio.create_task(self._execute_in_slot(run_id, owner, crew))
+            self._active[run_id] = _ActiveRun(task)
             task.add_done_callback(lambda _: self._forget(run_id))
 
-    async def ended(self, run_id: UUID) -> SettledRun | None:
-        """Wait for the end of a dispatched run; None if this worker doesn't carry it there."""
-        task = self._runs.get(run_id)
-        if task is None:
+    async def wait(self, run_id: UUID) -> Run | None:
+        """Wait for the end of a dispatched run; None if it does not end in this worker.
+
+        Cancelling the wait does not cancel the run.
+        """
+        active = self._active.get(run_id)
+        if active is None:
             return None
         try:
-            return await asyncio.shield(task)
+            return await asyncio.shield(active.task)
         except asyncio.CancelledError:
-            if not task.cancelled():
-                raise  # it is the caller who goes away
+            if not active.task.cancelled():
+                raise  # the caller was cancelled, not the run
             return None
 
-    def abort(self, run_id: UUID) -> None:
-        """Stop a run that was cancelled: close its model connections, delete its outputs."""
-        if deadline := self._deadlines.get(run_id):
-            self._aborted.add(run_id)
-            deadline.reschedule(asyncio.get_running_loop().time())
+    def cancel(self, run_id: UUID) -> None:
+        """Stop a run whose row is cancelled: its model connections close, its outputs go."""
+        active = self._active.get(run_id)
+        if active is not None and active.deadline is not None:
+            active.is_cancelled = True
+            active.deadline.reschedule(asyncio.get_running_loop().time())
 
-    async def give_up(self, run_id: UUID, attempt: int) -> None:
-        """Settle a run whose workers were lost too often."""
-        now = datetime.now(UTC)
-        outcome = _failed("worker_lost", f"given up after {attempt} attempts that did not end")
-        await self._settle(ClaimedRun(run_id, "", {}, attempt, now, now), outcome, [])
+    async def give_up(self, run: StalledRun) -> None:
+        """Settle a run as failed whose workers were lost too often."""
+        error = f"given up after {run.attempt} attempts that did not end"
+        await self._settle(run, _failed("worker_lost", error), keys=None)
 
     async def drain(self, seconds: float) -> None:
-        """Wait for the runs under way, then stop what is left.
+        """Wait for the runs under way, then stop those that remain.
 
-        What is stopped keeps its row and its outputs, for whoever takes it over.
+        A stopped run stays accepted with its outputs, for the next worker to claim.
         """
-        if self._runs:
-            await asyncio.wait(self._runs.values(), timeout=seconds)
-        left = list(self._runs.values())
-        for task in left:
+        if self._active:
+            tasks = [active.task for active in self._active.values()]
+            await asyncio.wait(tasks, timeout=seconds)
+        remaining = [active.task for active in self._active.values()]
+        for task in remaining:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-        if left:
-            logger.warning("Stopped with %d run(s) unfinished; they stay accepted", len(left))
+        await asyncio.gather(*remaining, return_exceptions=True)
+        if remaining:
+            logger.warning("Stopped with %d run(s) unfinished; they stay accepted", len(remaining))
 
     def _forget(self, run_id: UUID) -> None:
-        task = self._runs.pop(run_id)
-        self._aborted.discard(run_id)
+        task = self._active.pop(run_id).task
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("Run %s was not settled", run_id, exc_info=error)
 
-    async def _carry(self, run_id: UUID, owner: str, crew: str) -> SettledRun | None:
-        # The crew's own first: what waits for that keeps no slot from other crews.
+    async def _execute_in_slot(self, run_id: UUID, owner: str, crew: str) -> Run | None:
+        # The crew's own slot first: a run that waits for it keeps no slot from other crews.
         of_crew = self._slots_of_crews.get(crew)
         async with of_crew.slot(owner) if of_crew else nullcontext(), self._slots.slot(owner):
-            return await self._carry_in_slot(run_id)
+            return await self._execute(run_id)
 
-    async def _carry_in_slot(self, run_id: UUID) -> SettledRun | None:
-        taken = await self._persist(lambda: self._rows.take(run_id))
-        if taken is None:
+    async def _execute(self, run_id: UUID) -> Run | None:
+        claimed = await self._persist(lambda: self._rows.claim(run_id))
+        if claimed is None:
             return None
-        capture = Capture(self._store, self._rows, self._events, taken)
-        outcome = await self._attempt(taken, capture)
+        capture = Capture(self._store, self._rows, self._events, claimed)
+        outcome = await self._attempt(claimed, capture)
         if isinstance(outcome, HumanInput):
-            await self._pause(taken, outcome)
+            await self._pause(claimed, outcome)
             return None
-        settled = await self._settle(taken, outcome, capture.keys)
-        if settled is None:
-            return None
-        waited = (taken.started_at - taken.created_at).total_seconds()
-        return SettledRun(run_id, taken.inputs, settled, waited)
+        # Earlier attempts have stored outputs under keys of their own.
+        keys = capture.keys if claimed.attempt == 1 else None
+        return await self._settle(claimed, outcome, keys)
 
-    async def _attempt(self, taken: ClaimedRun, capture: Capture) -> Outcome | HumanInput:
-        """Run the crew; whatever goes wrong becomes the outcome.
+    async def _attempt(self, claimed: ClaimedRun, capture: Capture) -> Outcome | HumanInput:
+        """Run the crew; every error becomes the outcome.
 
-        A HumanInput is what to keep while a human is waited for.
-
-        What passes is the cancellation of a stopping process: the run stays accepted.
+        Returns a HumanInput, the state to keep, if an output is to be reviewed by a human.
+        Raises only CancelledError, in a process that stops: the run then stays accepted.
         """
-        limit = self._timeouts_of_crews.get(taken.crew, self._timeout_seconds)
+        limit = self._timeouts_of_crews.get(claimed.crew, self._timeout_seconds)
+        active = self._active[claimed.run_id]
         try:
-            async with asyncio.timeout(limit) as deadline:
-                self._deadlines[taken.run_id] = deadline
-                return await self._run(taken, capture)
+            async with asyncio.timeout(limit) as active.deadline:
+                return await self._run_crew(claimed, capture)
         except TimeoutError:
-            if taken.run_id in self._aborted:
+            if active.is_cancelled:
                 return CANCELLED
             return _failed("run_timeout", f"the run took longer than {limit:g} s")
         except EngineError as error:
             return _failed(_ERROR_TYPES.get(type(error), "crew_error"), str(error))
         except StorageError:
-            logger.exception("Run %s: an output could not be stored", taken.run_id)
+            logger.exception("Run %s: an output could not be stored", claimed.run_id)
             return _failed("storage_unavailable", "an output could not be stored")
         except Exception:
-            logger.exception("Run %s failed", taken.run_id)
+            logger.exception("Run %s failed", claimed.run_id)
             return _failed("internal_error", "internal error")
         finally:
-            self._deadlines.pop(taken.run_id, None)
+            active.deadline = None
 
-    async def _run(self, taken: ClaimedRun, capture: Capture) -> Outcome | HumanInput:
-        checkpoint = await self._checkpoint(taken)
+    async def _run_crew(self, claimed: ClaimedRun, capture: Capture) -> Outcome | HumanInput:
+        checkpoint = await self._checkpoint(claimed)
         result = await self._engine.run(
-            taken.crew,
-            taken.inputs,
+            claimed.crew,
+            claimed.inputs,
             capture,
             checkpoint.replays,
             reviews=checkpoint.reviews,
             on_step=capture.on_step,
         )
         if isinstance(result, Paused):
-            fingerprint = self._engine.describe(taken.crew).fingerprint
-            return paused_at(result, taken.attempt, fingerprint, checkpoint.human_input)
+            fingerprint = self._engine.describe(claimed.crew).fingerprint
+            return paused_at(result, claimed.attempt, fingerprint, checkpoint.human_input)
         return _outcome(result, checkpoint.usage)
 
-    async def _checkpoint(self, taken: ClaimedRun) -> Checkpoint:
-        if taken.attempt == 1:
+    async def _checkpoint(self, claimed: ClaimedRun) -> Checkpoint:
+        if claimed.attempt == 1:
             return Checkpoint()
-        crew = self._engine.describe(taken.crew)
+        crew = self._engine.describe(claimed.crew)
         return await self._persist(
             lambda: find_checkpoint(
-                taken.run_id, crew, self._queries, self._store, taken.human_input
+                claimed.run_id, crew, self._queries, self._store, claimed.human_input
             )
         )
 
-    async def _pause(self, taken: ClaimedRun, human: HumanInput) -> None:
-        """Commit that a human is waited for: from then on nothing here holds the run."""
-        status = await self._persist(lambda: self._rows.pause(taken, human))
+    async def _pause(self, claimed: ClaimedRun, human: HumanInput) -> None:
+        """Commit that the run awaits a human's review: from then on no worker holds it."""
+        status = await self._persist(lambda: self._rows.pause(claimed, human))
         if status is RunStatus.CANCELLED:
-            await self.clean_up(taken.run_id)
+            await self.clean_up(claimed.run_id)
 
     async def _settle(
-        self, taken: ClaimedRun, outcome: Outcome, keys: Iterable[OutputKey]
-    ) -> Outcome | None:
-        """Commit the outcome, then delete what the run stored.
+        self, run: ClaimedRun | StalledRun, outcome: Outcome, keys: Iterable[OutputKey] | None
+    ) -> Run | None:
+        """Commit the outcome, then delete the outputs of the run.
 
-        Returns how the run is settled now, None if it is another worker's.
+        `keys` are those of all its outputs, where that is known. Returns the run as it stands, if
+        this worker has claimed it; None as well if another attempt has begun meanwhile.
         """
-        status = await self._commit(taken, outcome)
-        if status is None:
-            logger.warning("Run %s was taken over; its outcome here is dropped", taken.run_id)
+        outcome, settlement = await self._commit(run, outcome)
+        if settlement is None:
+            logger.warning("Run %s was claimed again; its outcome here is dropped", run.run_id)
             return None
-        if status is RunStatus.CANCELLED:
+        if settlement.status is RunStatus.CANCELLED:
             outcome = CANCELLED
         if outcome.error is not None:
             logger.info(
                 "Run %s %s: %s: %s",
-                taken.run_id,
+                run.run_id,
                 outcome.status,
                 outcome.error_type,
                 outcome.error,
             )
-        await self.clean_up(taken.run_id, keys if taken.attempt == 1 else None)
-        return outcome
+        await self.clean_up(run.run_id, keys)
+        if isinstance(run, StalledRun):
+            return None
+        return run.settled(outcome, settlement.finished_at)
 
-    async def _commit(self, taken: ClaimedRun, outcome: Outcome) -> RunStatus | None:
+    async def _commit(self, run: Attempt, outcome: Outcome) -> tuple[Outcome, Settlement | None]:
+        """Commit the outcome; one that can't be saved becomes a failure, which can."""
         try:
-            return await self._persist(lambda: self._rows.settle(taken, outcome))
-        except Exception:  # about these very values: without them the run can still end
-            logger.exception("Run %s: its outcome can't be saved as it is", taken.run_id)
+            return outcome, await self._persist(lambda: self._rows.settle(run, outcome))
+        except Exception:  # about these very values
+            logger.exception("Run %s: its outcome can't be saved as it is", run.run_id)
             failed = _failed("internal_error", "the outcome could not be saved")
-            return await self._persist(lambda: self._rows.settle(taken, failed))
+            return failed, await self._persist(lambda: self._rows.settle(run, failed))
 
     async def clean_up(self, run_id: UUID, keys: Iterable[OutputKey] | None = None) -> None:
-        """Delete a settled run's outputs; `keys` are all of them, where that is known.
+        """Delete a settled run's outputs; without `keys`, those that the store finds.
 
-        Never fails: the next sweep takes what is left.
+        Never fails: the next sweep removes the rest.
         """
         try:
             if keys is None:
@@ -288,17 +299,17 @@ class Worker:
         if random.random() < self._sweeper.probability:  # noqa: S311 - not a secret
             self._sweeper.sweep_soon()
 
-    async def _persist(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Ask the database, however long it is away: an accepted run is never dropped."""
+    async def _persist(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Retry while the database is away, however long: an accepted run is never dropped."""
         with suppress(DatabaseUnavailable):
-            return await write()  # a retrying object costs more than most writes
+            return await operation()  # a retrying object costs more than most writes
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(DatabaseUnavailable),
             wait=wait_random_exponential(multiplier=0.1, max=5),
             before_sleep=before_sleep_log(logger, logging.WARNING),
         ):
             with attempt:
-                return await write()
+                return await operation()
         raise AssertionError("unreachable: retried without end")
 
 

@@ -8,8 +8,9 @@ from typing import Final
 from sqlalchemy import select
 
 from app.db import Database, DatabaseUnavailable
-from app.runs.models import UNSETTLED, UserRun
-from app.runs.persistence.repository import delete_runs
+from app.runs.models import UserRun
+from app.runs.persistence.statements import delete_runs
+from app.runs.records import UNSETTLED
 
 logger = logging.getLogger("crew_capture.runs")
 

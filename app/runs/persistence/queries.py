@@ -1,94 +1,77 @@
-"""The questions asked of the database about runs; nothing here changes anything."""
+"""Queries about runs; they give records, and change nothing."""
 
 import base64
 import binascii
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import func, or_, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import load_only
+from sqlalchemy import Row, func, or_, select, tuple_
 
 from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database
 from app.runs.errors import InvalidInput
-from app.runs.events.hub import Event
-from app.runs.models import CARRIED, UNSETTLED, RunEvent, RunStatus, UserRun, WebhookDelivery
+from app.runs.events.event import Event, EventSeq, EventType
+from app.runs.models import RunEvent, UserRun, WebhookDelivery
+from app.runs.records import (
+    IN_FLIGHT,
+    UNSETTLED,
+    Delivery,
+    DeliveryStatus,
+    ListedRun,
+    Run,
+    RunFilter,
+    RunPage,
+    RunStatus,
+    StalledRun,
+)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFilter:
-    """Which runs a list holds; `created_from` is inclusive, `created_before` is not."""
-
-    owner: str | None = None
-    crew: str | None = None
-    status: RunStatus | None = None
-    created_from: datetime | None = None
-    created_before: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunPage:
-    """Runs, newest first; `next_cursor` asks for those after them, None if there are none."""
-
-    runs: Sequence[UserRun]
-    next_cursor: str | None
-
-
-class StalledRun(NamedTuple):
-    """A run in nobody's hands; `attempt` counts those begun, `lost` those that did not end."""
-
-    run_id: UUID
-    attempt: int
-    lost: int
-    owner: str
-    crew: str
+_LISTED: Final = tuple(getattr(UserRun, name) for name in ListedRun.__dataclass_fields__)
+_RUN: Final = tuple(getattr(UserRun, name) for name in Run.__dataclass_fields__)
+_DELIVERY: Final = tuple(getattr(WebhookDelivery, name) for name in Delivery.__dataclass_fields__)
 
 
 class RunQueries:
-    """Every method raises DatabaseUnavailable when the database can't be asked."""
+    """Every method raises DatabaseUnavailable when the database can't be queried."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._runs = BatchLoader(self._runs_by_id)
         self._histories = BatchLoader(self._events_by_run)
 
-    async def get(self, run_id: UUID) -> UserRun | None:
+    async def get(self, run_id: UUID) -> Run | None:
         """The run as it stands, or None if there is no such run. Callers may share it."""
         return await self._runs.get(run_id)
 
-    async def _runs_by_id(self, run_ids: Sequence[UUID]) -> Mapping[UUID, UserRun]:
-        query = select(UserRun).where(UserRun.run_id.in_(run_ids))
-        async with self._database.read() as connection, AsyncSession(connection) as session:
-            return {run.run_id: run for run in await session.scalars(query)}
+    async def _runs_by_id(self, run_ids: Sequence[UUID]) -> Mapping[UUID, Run]:
+        query = select(*_RUN).where(UserRun.run_id.in_(run_ids))
+        async with self._database.read() as connection:
+            return {row.run_id: Run(**_fields(row)) for row in await connection.execute(query)}
 
-    async def page(self, wanted: RunFilter, cursor: str | None, limit: int) -> RunPage:
+    async def page(self, matching: RunFilter, cursor: str | None, limit: int) -> RunPage:
         """Runs without their outputs, newest first. Raises InvalidInput for a wrong cursor."""
         query = (
-            select(UserRun)
-            .options(load_only(*_LISTED, raiseload=True))
+            select(*_LISTED)
             .order_by(UserRun.created_at.desc(), UserRun.run_id.desc())
             .limit(limit + 1)
         )
-        if wanted.owner is not None:
-            query = query.where(UserRun.owner == wanted.owner)
-        if wanted.crew is not None:
-            query = query.where(UserRun.crew == wanted.crew)
-        if wanted.status is not None:
-            query = query.where(UserRun.status == wanted.status)
-        if wanted.created_from is not None:
-            query = query.where(UserRun.created_at >= wanted.created_from)
-        if wanted.created_before is not None:
-            query = query.where(UserRun.created_at < wanted.created_before)
+        if matching.owner is not None:
+            query = query.where(UserRun.owner == matching.owner)
+        if matching.crew is not None:
+            query = query.where(UserRun.crew == matching.crew)
+        if matching.status is not None:
+            query = query.where(UserRun.status == matching.status)
+        if matching.created_from is not None:
+            query = query.where(UserRun.created_at >= matching.created_from)
+        if matching.created_before is not None:
+            query = query.where(UserRun.created_at < matching.created_before)
         if cursor is not None:
             position = tuple_(UserRun.created_at, UserRun.run_id)
             query = query.where(position < _decode(cursor))
-        async with self._database.read() as connection, AsyncSession(connection) as session:
-            runs = list(await session.scalars(query))
+        async with self._database.read() as connection:
+            runs = [ListedRun(**_fields(row)) for row in await connection.execute(query)]
         more = len(runs) > limit
         runs = runs[:limit]
         return RunPage(runs, _encode(runs[-1]) if more else None)
@@ -102,17 +85,17 @@ class RunQueries:
             run_id: UUID | None = await connection.scalar(query)
             return run_id
 
-    async def abandoned(self, limit: int) -> list[StalledRun]:
-        """Runs that nobody carries, and should: each owner's oldest, then each one's second, ..."""
-        place = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
-        lost = UserRun.attempt - UserRun.pauses  # an attempt that paused for a human did end
+    async def stalled(self, limit: int) -> list[StalledRun]:
+        """Runs in flight whose lease has ended: each owner's oldest, then each one's second, ..."""
+        turn = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
+        failed_attempts = UserRun.attempt - UserRun.pauses  # a paused attempt did end
         query = (
-            select(UserRun.run_id, UserRun.attempt, lost, UserRun.owner, UserRun.crew)
+            select(UserRun.run_id, UserRun.attempt, failed_attempts, UserRun.owner, UserRun.crew)
             .where(
-                UserRun.status.in_(CARRIED),
+                UserRun.status.in_(IN_FLIGHT),
                 or_(UserRun.lease_until.is_(None), UserRun.lease_until < datetime.now(UTC)),
             )
-            .order_by(place, UserRun.created_at)
+            .order_by(turn, UserRun.created_at)
             .limit(limit)
         )
         async with self._database.read() as connection:
@@ -120,12 +103,12 @@ class RunQueries:
 
     async def unsettled(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Those of the given runs that are not settled yet."""
-        wanted = list(run_ids)
+        remaining = list(run_ids)
         found: set[UUID] = set()
         async with self._database.read() as connection:
-            for start in range(0, len(wanted), MAX_IDS_PER_STATEMENT):
+            for start in range(0, len(remaining), MAX_IDS_PER_STATEMENT):
                 query = select(UserRun.run_id).where(
-                    UserRun.run_id.in_(wanted[start : start + MAX_IDS_PER_STATEMENT]),
+                    UserRun.run_id.in_(remaining[start : start + MAX_IDS_PER_STATEMENT]),
                     UserRun.status.in_(UNSETTLED),
                 )
                 found.update(await connection.scalars(query))
@@ -161,35 +144,28 @@ class RunQueries:
             query = query.where(RunEvent.at >= since)
         async with self._database.read() as connection:
             rows = await connection.execute(query.order_by(RunEvent.run_id, RunEvent.seq))
-            return [Event(row.run_id, row.seq, row.type, row.data, row.at) for row in rows]
+            return [
+                Event(row.run_id, EventSeq(row.seq), EventType(row.type), row.data, row.at)
+                for row in rows
+            ]
 
-    async def deliveries(self, run_id: UUID) -> list[WebhookDelivery]:
-        """What the run's webhook was told, or is to be told, in the order of the events."""
+    async def deliveries(self, run_id: UUID) -> list[Delivery]:
+        """The deliveries to the run's webhooks, in the order of their events."""
         query = (
-            select(WebhookDelivery)
-            .where(WebhookDelivery.run_id == run_id)
-            .order_by(WebhookDelivery.seq)
+            select(*_DELIVERY).where(WebhookDelivery.run_id == run_id).order_by(WebhookDelivery.seq)
         )
-        async with self._database.read() as connection, AsyncSession(connection) as session:
-            return list(await session.scalars(query))
+        async with self._database.read() as connection:
+            rows = await connection.execute(query)
+            return [
+                Delivery(**{**row._mapping, "status": DeliveryStatus(row.status)}) for row in rows
+            ]
 
 
-_LISTED: tuple[Any, ...] = (
-    UserRun.run_id,
-    UserRun.crew,
-    UserRun.status,
-    UserRun.inputs,
-    UserRun.attempt,
-    UserRun.error,
-    UserRun.error_type,
-    UserRun.usage,
-    UserRun.created_at,
-    UserRun.started_at,
-    UserRun.finished_at,
-)
+def _fields(row: Row[Any]) -> dict[str, Any]:
+    return {**row._mapping, "status": RunStatus(row.status)}
 
 
-def _encode(run: UserRun) -> str:
+def _encode(run: ListedRun) -> str:
     position = msgspec.json.encode((run.created_at, run.run_id))
     return base64.urlsafe_b64encode(position).decode()
 

@@ -1,6 +1,6 @@
-"""What callers have in flight and have used today, counted in the database for all processes.
+"""Quotas: the runs in flight and the usage of the day of each caller, counted in the database.
 
-Nothing is counted for callers without a quota.
+All processes share the counts. Nothing is counted for callers without a quota.
 """
 
 import random
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller, Quota
 from app.runs.errors import LimitReached
-from app.runs.models import IN_FLIGHT, CallerUsage, UserRun
+from app.runs.models import IN_FLIGHT_SQL, CallerUsage, UserRun
 
 # A run in flight may end at any moment.
 _RETRY_SECONDS = 5
@@ -28,7 +28,7 @@ _FORGET_PROBABILITY = 0.001
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens that a run of this caller, accepted on this day, has used."""
+    """The tokens used by a run of this caller that was accepted on this day."""
 
     caller: str
     day: date
@@ -36,21 +36,21 @@ class TokenUsage:
 
 
 async def admit(
-    connection: AsyncConnection, asked: Sequence[tuple[Caller, int]]
+    connection: AsyncConnection, requested: Sequence[tuple[Caller, int]]
 ) -> list[LimitReached | None]:
-    """Whether each caller may start so many more runs; those who may are counted.
+    """Admit so many more runs of each caller and count them, or refuse them.
 
-    The callers' rows stay locked until the transaction ends, so that whoever counts the same
-    callers elsewhere counts what this transaction adds.
+    The callers' rows stay locked until the transaction ends, so that other processes that count the
+    same callers count what this transaction adds.
     """
     now = datetime.now(UTC)
-    used = await _locked_usage(connection, {n for c, _ in asked for n in _names(c)}, now.date())
-    in_flight = await _in_flight(connection, [caller for caller, _ in asked])
+    used = await _locked_usage(connection, {n for c, _ in requested for n in _names(c)}, now.date())
+    in_flight = await _in_flight(connection, [caller for caller, _ in requested])
     started: Counter[str] = Counter()
-    answers: list[LimitReached | None] = []
-    for caller, count in asked:
+    refusals: list[LimitReached | None] = []
+    for caller, count in requested:
         if not count:  # repeats of what was accepted before
-            answers.append(None)
+            refusals.append(None)
             continue
         runs, tokens = used[caller.name]
         refusal = _in_flight_refusal(caller, in_flight, count) or _daily_refusal(
@@ -60,12 +60,12 @@ async def admit(
             for name in _names(caller):
                 started[name] += count
                 in_flight[name] += count
-        answers.append(refusal)
+        refusals.append(refusal)
     await _add_runs(connection, started, now.date())
     if random.random() < _FORGET_PROBABILITY:  # noqa: S311 - not a secret
         old = CallerUsage.day < now.date() - timedelta(days=_KEPT_DAYS)
         await connection.execute(delete(CallerUsage).where(old))
-    return answers
+    return refusals
 
 
 async def record_usage(connection: AsyncConnection, usages: Sequence[TokenUsage]) -> Sequence[None]:
@@ -79,7 +79,7 @@ async def record_usage(connection: AsyncConnection, usages: Sequence[TokenUsage]
 
 
 def _names(caller: Caller) -> list[str]:
-    """What is counted for a caller: its key and its address."""
+    """The names that a caller is counted by: its key and its address."""
     return [name for name in (caller.owner, caller.address) if name] or [""]
 
 
@@ -133,7 +133,7 @@ async def _in_flight(connection: AsyncConnection, callers: Sequence[Caller]) -> 
             known = "owner != ''" if column is UserRun.owner else "address IS NOT NULL"
             query = (
                 select(column, func.count())
-                .where(column.in_(names), literal_column(f"{known} AND {IN_FLIGHT}"))
+                .where(column.in_(names), literal_column(f"{known} AND {IN_FLIGHT_SQL}"))
                 .group_by(column)
             )
             for name, count in await connection.execute(query):

@@ -1,4 +1,4 @@
-"""The outbox of webhooks: what receivers are to be told, committed with what it tells of."""
+"""The transactional outbox of webhooks: deliveries are committed with the events they report."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -12,35 +12,29 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from yarl import URL
 
 from app.db import Database, GroupCommit, insert_new
-from app.runs.events.hub import Event
-from app.runs.models import DeliveryStatus, RunEvent, UserRun, WebhookDelivery
-from app.runs.webhooks.payloads import (
-    SUBSCRIBED_EVENTS,
-    EventSnapshot,
-    Webhook,
-    WebhookKind,
-    Webhooks,
-    body,
-    webhooks_of,
-)
+from app.runs.events.event import Event
+from app.runs.models import RunEvent, UserRun, WebhookDelivery
+from app.runs.records import DeliveryStatus, Webhook, WebhookKind, Webhooks, webhook_id
+from app.runs.webhooks.payloads import SUBSCRIBED_EVENTS, EventSnapshot, body
 
-# How many of those that are due are looked at when some are chosen.
-_DUE_PER_LOOK: Final = 500
+# The number of due deliveries from which some are chosen.
+_DUE_PER_QUERY: Final = 500
 
-# Of a delivery: its run, its event, and which of the run's webhooks it is for.
+# Of a delivery: its run, its event, and the kind of the webhook.
 Key = tuple[UUID, int, WebhookKind]
 _KEY_COLUMNS: Final = (WebhookDelivery.run_id, WebhookDelivery.seq, WebhookDelivery.role)
 _KEY: Final = tuple_(*_KEY_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """An attempt to tell a receiver of an event; the outbox keeps it for this one until its lease
-    ends. `attempt` counts from 1 and is what the later writes must name.
+class Attempt:
+    """An attempt to send an event to a webhook; until its lease ends, no other one begins.
+
+    `number` counts from 1, and is the fencing token of the attempt's result.
     """
 
     key: Key
-    attempt: int
+    number: int
     host: str
     webhook: Webhook
     body: dict[str, Any]
@@ -53,25 +47,20 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Attempted:
-    """What came of an attempt: `result` is a short word on it, `due_at` the next one's time."""
+    """The result of an attempt, as a short text; `due_at` is the time of the next attempt."""
 
-    delivery: Delivery
+    attempt: Attempt
     status: DeliveryStatus
     result: str
     due_at: datetime | None
 
 
-def webhook_id(run_id: UUID, seq: int, role: str) -> str:
-    """What receivers tell deliveries apart by."""
-    return f"msg_{run_id.hex}_{seq}" + ("" if role == "run" else f"_{role}")
-
-
 async def put_in_outbox(
     connection: AsyncConnection, events: Iterable[tuple[Event, Webhooks]]
 ) -> None:
-    """Add what the webhooks of each event's run, if it has some, are to be told.
+    """Add a delivery for each webhook that subscribes to an event of its run.
 
-    Part of the transaction that stores the events; costs nothing if there is nothing to tell.
+    Part of the transaction that stores the events; without webhooks, no statement is executed.
     """
     now = datetime.now(UTC)
     rows = [
@@ -79,7 +68,7 @@ async def put_in_outbox(
             "run_id": event.run_id,
             "seq": event.seq,
             "event": event.type,
-            "role": role,
+            "role": kind,
             "host": _host_and_port(webhook.url),
             "status": DeliveryStatus.PENDING,
             "attempts": 0,
@@ -87,16 +76,16 @@ async def put_in_outbox(
             "created_at": now,
         }
         for event, webhooks in events
-        for role, webhook in webhooks.items()
-        if event.type in SUBSCRIBED_EVENTS[role]
+        for kind, webhook in webhooks.items()
+        if event.type in SUBSCRIBED_EVENTS[kind]
     ]
     await insert_new(connection, WebhookDelivery, rows)
 
 
 class Outbox:
-    """What is due, given to one taker at a time.
+    """The due deliveries. Each is claimed by one sender at a time.
 
-    Every method raises DatabaseUnavailable when the database can't be asked.
+    Every method raises DatabaseUnavailable when the database can't be queried.
     """
 
     def __init__(self, database: Database, *, lease_seconds: float) -> None:
@@ -104,15 +93,15 @@ class Outbox:
         self._lease = timedelta(seconds=lease_seconds)
         self._writes = GroupCommit(database)
 
-    async def take(
-        self, under_way: Sequence[Delivery], *, limit: int, limit_per_host: int
-    ) -> list[Delivery]:
-        """Begin attempts at what is due, the longest due first.
+    async def claim(
+        self, under_way: Sequence[Attempt], *, limit: int, limit_per_host: int
+    ) -> list[Attempt]:
+        """Begin attempts at due deliveries, the longest due first.
 
-        With those `under_way` there are at most `limit`, and `limit_per_host` to one host. What is
-        taken is nobody else's until the lease ends.
+        With those `under_way` there are at most `limit`, and `limit_per_host` to one host. No other
+        sender claims the same deliveries until their lease ends.
         """
-        per_host = Counter(delivery.host for delivery in under_way)
+        per_host = Counter(attempt.host for attempt in under_way)
         full = [host for host, count in per_host.items() if count >= limit_per_host]
         chosen: list[Key] = []
         for key, host in await self._due(full):
@@ -124,7 +113,7 @@ class Outbox:
         return await self._begin(chosen) if chosen else []
 
     async def record(self, attempted: Attempted) -> None:
-        """Commit what came of an attempt; nothing if another has begun meanwhile."""
+        """Commit the result of an attempt; nothing if another has begun meanwhile."""
         await self._writes.submit(self._record_all, attempted)
 
     async def aclose(self) -> None:
@@ -136,12 +125,12 @@ class Outbox:
             select(*_KEY_COLUMNS, WebhookDelivery.host)
             .where(*_is_due(), WebhookDelivery.host.not_in(full_hosts))
             .order_by(WebhookDelivery.due_at)
-            .limit(_DUE_PER_LOOK)
+            .limit(_DUE_PER_QUERY)
         )
         async with self._database.read() as connection:
             return [(_key(row), row.host) for row in await connection.execute(query)]
 
-    async def _begin(self, chosen: Sequence[Key]) -> list[Delivery]:
+    async def _begin(self, chosen: Sequence[Key]) -> list[Attempt]:
         # Locked rows are skipped, not waited for: another process begins those. SQLite leaves the
         # lock out; there the transaction is exclusive.
         free = select(*_KEY_COLUMNS).where(_KEY.in_(chosen), *_is_due())
@@ -155,14 +144,14 @@ class Outbox:
             begun = {_key(row): row.attempts for row in await connection.execute(begin)}
             if not begun:
                 return []
-            deliveries = [
-                _delivery(row, begun[_key(row)])
+            attempts = [
+                _attempt(row, begun[_key(row)])
                 for row in await connection.execute(_CONTENT.where(_KEY.in_(list(begun))))
             ]
-            # An event that was stored while its run was being deleted has nobody to tell of.
-            if gone := begun.keys() - {delivery.key for delivery in deliveries}:
+            # An event that was stored while its run was being deleted has no receiver any more.
+            if gone := begun.keys() - {attempt.key for attempt in attempts}:
                 await connection.execute(delete(WebhookDelivery).where(_KEY.in_(list(gone))))
-        return deliveries
+        return attempts
 
     async def _record_all(
         self, connection: AsyncConnection, all_attempted: Sequence[Attempted]
@@ -181,17 +170,17 @@ class Outbox:
         now = datetime.now(UTC)
         changes = [
             {
-                "the_run": attempted.delivery.key[0],
-                "the_seq": attempted.delivery.key[1],
-                "the_role": attempted.delivery.key[2],
-                "the_attempt": attempted.delivery.attempt,
+                "the_run": attempted.attempt.key[0],
+                "the_seq": attempted.attempt.key[1],
+                "the_role": attempted.attempt.key[2],
+                "the_attempt": attempted.attempt.number,
                 "status": attempted.status,
                 "due_at": attempted.due_at,
                 "last_result": attempted.result,
                 "attempted_at": now,
             }
             # In one order, as runs are deleted with their deliveries: no deadlock.
-            for attempted in sorted(all_attempted, key=lambda one: one.delivery.key)
+            for attempted in sorted(all_attempted, key=lambda one: one.attempt.key)
         ]
         await connection.execute(statement, changes)
         return [None] * len(all_attempted)
@@ -235,13 +224,12 @@ def _key(row: Any) -> Key:
     return row.run_id, row.seq, row.role
 
 
-def _delivery(row: Any, attempt: int) -> Delivery:
-    role: WebhookKind = row.role
+def _attempt(row: Any, number: int) -> Attempt:
+    kind: WebhookKind = row.role
     snapshot = EventSnapshot(
         **{field.name: getattr(row, field.name) for field in fields(EventSnapshot)}
     )
-    webhook = webhooks_of(row.webhooks)[role]
-    return Delivery(_key(row), attempt, row.host, webhook, body(role, snapshot))
+    return Attempt(_key(row), number, row.host, row.webhooks[kind], body(kind, snapshot))
 
 
 def _host_and_port(url: str) -> str:

@@ -1,4 +1,4 @@
-"""Who is told what of a run: each of its webhooks has a role, which says what it hears and how.
+"""The events that each kind of webhook subscribes to, and the bodies of its requests.
 
 `run` is our own webhook. The others are those of CrewAI's hosted platform, with bodies as its
 clients know them.
@@ -7,22 +7,22 @@ clients know them.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
-WebhookKind = Literal["run", "task", "step", "crew", "human"]
+from app.runs.events.event import SETTLING, EventType
+from app.runs.records import RunStatus, WebhookKind
 
-_ENDS: Final = frozenset({"run.succeeded", "run.failed", "run.cancelled"})
-SUBSCRIBED_EVENTS: Final[Mapping[WebhookKind, frozenset[str]]] = {
-    "run": _ENDS | {"task.finished", "run.awaiting_human"},
-    "task": frozenset({"task.finished"}),
-    "step": frozenset({"task.step"}),
-    "crew": _ENDS,
-    "human": frozenset({"run.awaiting_human"}),
+SUBSCRIBED_EVENTS: Final[Mapping[WebhookKind, frozenset[EventType]]] = {
+    "run": SETTLING | {EventType.TASK_FINISHED, EventType.RUN_AWAITING_HUMAN},
+    "task": frozenset({EventType.TASK_FINISHED}),
+    "step": frozenset({EventType.TASK_STEP}),
+    "crew": SETTLING,
+    "human": frozenset({EventType.RUN_AWAITING_HUMAN}),
 }
-# How requests name a webhook, for errors about its address.
+# The names of webhooks in requests, for errors about their URL.
 FIELDS: Final[Mapping[WebhookKind, str]] = {
     "run": "webhook_url",
     "task": "taskWebhookUrl",
@@ -30,34 +30,14 @@ FIELDS: Final[Mapping[WebhookKind, str]] = {
     "crew": "crewWebhookUrl",
     "human": "humanInputWebhook.url",
 }
-_TOLD_OF_TASKS: Final = ("index", "name", "agent", "started_at")
-_TOLD_OF_WAITING: Final = ("index", "name", "agent", "output")
-_TOLD_OF_STEPS: Final = ("agent", "thought", "tool", "tool_input", "result")
-
-
-class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a webhook goes; `authorization` is the header of that name that its receiver wants."""
-
-    url: str
-    authorization: str | None = None
-
-
-Webhooks = Mapping[WebhookKind, Webhook]
-
-
-def webhooks_at(url: str | None) -> Webhooks:
-    """Our own webhook at that URL, if there is one."""
-    return {} if url is None else {"run": Webhook(url)}
-
-
-def webhooks_of(stored: object) -> Webhooks:
-    """The webhooks of a run, as its row keeps them."""
-    return msgspec.convert(stored or {}, dict[WebhookKind, Webhook])
+_OF_TASKS: Final = ("index", "name", "agent", "started_at")
+_OF_REVIEWS: Final = ("index", "name", "agent", "output")
+_OF_STEPS: Final = ("agent", "thought", "tool", "tool_input", "result")
 
 
 @dataclass(frozen=True, slots=True)
 class EventSnapshot:
-    """An event with what else there is to tell of its run: the run's row as it is by now."""
+    """An event, with the row of its run as it is when the event is sent."""
 
     run_id: UUID
     crew: str
@@ -73,56 +53,56 @@ class EventSnapshot:
     meta: Any
 
 
-def body(role: WebhookKind, told: EventSnapshot) -> dict[str, Any]:
-    """What a webhook of the role is told of an event that it hears."""
-    if role == "run":
-        return {"type": told.type, "timestamp": told.at, "data": _of_run(told)}
-    return {"kickoff_id": told.run_id, "meta": told.meta, **_AMP_BODIES[role](told)}
+def body(kind: WebhookKind, event: EventSnapshot) -> dict[str, Any]:
+    """The body of a request to a webhook of this kind, for an event that it subscribes to."""
+    if kind == "run":
+        return {"type": event.type, "timestamp": event.at, "data": _of_run(event)}
+    return {"kickoff_id": event.run_id, "meta": event.meta, **_AMP_BODIES[kind](event)}
 
 
-def _of_run(told: EventSnapshot) -> dict[str, Any]:
-    data: dict[str, Any] = {"run_id": told.run_id, "crew": told.crew}
-    if told.type == "task.finished":
-        return data | {name: told.data.get(name) for name in _TOLD_OF_TASKS}
-    if told.type == "run.awaiting_human":
-        return data | {name: told.data[name] for name in _TOLD_OF_WAITING}
+def _of_run(event: EventSnapshot) -> dict[str, Any]:
+    data: dict[str, Any] = {"run_id": event.run_id, "crew": event.crew}
+    if event.type == EventType.TASK_FINISHED:
+        return data | {name: event.data.get(name) for name in _OF_TASKS}
+    if event.type == EventType.RUN_AWAITING_HUMAN:
+        return data | {name: event.data[name] for name in _OF_REVIEWS}
     return data | {
-        "status": told.status,
-        "outputs": told.outputs,
-        "error": told.error,
-        "error_type": told.error_type,
+        "status": event.status,
+        "outputs": event.outputs,
+        "error": event.error,
+        "error_type": event.error_type,
     }
 
 
-def _of_task(told: EventSnapshot) -> dict[str, Any]:
-    name, structured = told.data["name"], told.data.get("structured")
+def _of_task(event: EventSnapshot) -> dict[str, Any]:
+    name, structured = event.data["name"], event.data.get("structured")
     return {
         "task_id": name,
         "name": name,
-        "agent": told.data["agent"],
-        "output": told.data.get("output"),
+        "agent": event.data["agent"],
+        "output": event.data.get("output"),
         "output_json": structured and msgspec.json.decode(structured),
     }
 
 
-def _of_step(told: EventSnapshot) -> dict[str, Any]:
-    return {"task_id": told.data["name"], **{n: told.data.get(n) for n in _TOLD_OF_STEPS}}
+def _of_step(event: EventSnapshot) -> dict[str, Any]:
+    return {"task_id": event.data["name"], **{n: event.data.get(n) for n in _OF_STEPS}}
 
 
-def _of_crew(told: EventSnapshot) -> dict[str, Any]:
+def _of_crew(event: EventSnapshot) -> dict[str, Any]:
     return {
-        "status": "completed" if told.status == "succeeded" else "error",
-        "result": told.raw_result,
-        "error": told.error,
-        "token_usage": told.usage,
+        "status": "completed" if event.status == RunStatus.SUCCEEDED else "error",
+        "result": event.raw_result,
+        "error": event.error,
+        "token_usage": event.usage,
     }
 
 
-def _of_human(told: EventSnapshot) -> dict[str, Any]:
+def _of_human(event: EventSnapshot) -> dict[str, Any]:
     return {
-        "execution_id": told.run_id,
-        "task_id": told.data["name"],
-        "output": told.data["output"],
+        "execution_id": event.run_id,
+        "task_id": event.data["name"],
+        "output": event.data["output"],
     }
 
 

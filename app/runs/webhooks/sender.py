@@ -15,8 +15,8 @@ import aiohttp
 import msgspec
 
 from app.db import DatabaseUnavailable
-from app.runs.models import DeliveryStatus
-from app.runs.webhooks.outbox import Attempted, Delivery, Outbox
+from app.runs.records import DeliveryStatus
+from app.runs.webhooks.outbox import Attempt, Attempted, Outbox
 from app.runs.webhooks.url_guard import AddressRefused, UrlGuard
 
 logger = logging.getLogger("crew_capture.webhooks")
@@ -64,7 +64,7 @@ class WebhookSender:
         self._secret = secret
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._retry_delays_seconds = retry_delays_seconds
-        self._under_way: dict[asyncio.Task[None], Delivery] = {}
+        self._under_way: dict[asyncio.Task[None], Attempt] = {}
         self._freed = asyncio.Event()
         self._sending: asyncio.Task[None] | None = None
 
@@ -106,62 +106,62 @@ class WebhookSender:
             await asyncio.wait_for(self._freed.wait(), _LOOK_SECONDS)
 
     async def _send_due(self, session: aiohttp.ClientSession) -> None:
-        for delivery in await self._outbox.take(
+        for attempt in await self._outbox.claim(
             list(self._under_way.values()),
             limit=_MAX_UNDER_WAY,
             limit_per_host=_MAX_UNDER_WAY_PER_HOST,
         ):
-            task = asyncio.create_task(self._send(session, delivery))
-            self._under_way[task] = delivery
+            task = asyncio.create_task(self._send(session, attempt))
+            self._under_way[task] = attempt
             task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         del self._under_way[task]
         self._freed.set()
 
-    async def _send(self, session: aiohttp.ClientSession, delivery: Delivery) -> None:
-        attempted = self._classify(delivery, await self._post(session, delivery))
+    async def _send(self, session: aiohttp.ClientSession, attempt: Attempt) -> None:
+        attempted = self._classify(attempt, await self._post(session, attempt))
         if attempted.status is DeliveryStatus.FAILED:
             logger.warning(
                 "Webhook %s to %s failed for good at attempt %d: %s",
-                delivery.webhook_id,
-                delivery.host,
-                delivery.attempt,
+                attempt.webhook_id,
+                attempt.host,
+                attempt.number,
                 attempted.result,
             )
         try:
             await self._outbox.record(attempted)
         except DatabaseUnavailable:
-            logger.warning("Webhook %s may be sent again: database away", delivery.webhook_id)
+            logger.warning("Webhook %s may be sent again: database away", attempt.webhook_id)
 
-    def _classify(self, delivery: Delivery, answer: int | str) -> Attempted:
+    def _classify(self, attempt: Attempt, answer: int | str) -> Attempted:
         """What an answer means: an HTTP status, or what kept it from coming."""
         if isinstance(answer, int) and 200 <= answer < 300:
-            return Attempted(delivery, DeliveryStatus.DELIVERED, f"HTTP {answer}", None)
+            return Attempted(attempt, DeliveryStatus.DELIVERED, f"HTTP {answer}", None)
         result = f"HTTP {answer}" if isinstance(answer, int) else answer
         retries = len(self._retry_delays_seconds)
-        if answer in _FINAL or delivery.attempt > retries:
-            return Attempted(delivery, DeliveryStatus.FAILED, result, None)
-        delay = self._retry_delays_seconds[delivery.attempt - 1]
+        if answer in _FINAL or attempt.number > retries:
+            return Attempted(attempt, DeliveryStatus.FAILED, result, None)
+        delay = self._retry_delays_seconds[attempt.number - 1]
         delay *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - not a secret
         due_at = datetime.now(UTC) + timedelta(seconds=delay)
-        return Attempted(delivery, DeliveryStatus.PENDING, result, due_at)
+        return Attempted(attempt, DeliveryStatus.PENDING, result, due_at)
 
-    async def _post(self, session: aiohttp.ClientSession, delivery: Delivery) -> int | str:
+    async def _post(self, session: aiohttp.ClientSession, attempt: Attempt) -> int | str:
         """The HTTP status of the answer, or a word on why there was none."""
-        body = msgspec.json.encode(delivery.body)
+        body = msgspec.json.encode(attempt.body)
         timestamp = int(datetime.now(UTC).timestamp())
         headers = {
             "Content-Type": "application/json",
-            "webhook-id": delivery.webhook_id,
+            "webhook-id": attempt.webhook_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(self._secret, delivery.webhook_id, timestamp, body),
+            "webhook-signature": sign(self._secret, attempt.webhook_id, timestamp, body),
         }
-        if delivery.webhook.authorization is not None:
-            headers["Authorization"] = delivery.webhook.authorization
+        if attempt.webhook.authorization is not None:
+            headers["Authorization"] = attempt.webhook.authorization
         try:
             async with session.post(
-                delivery.webhook.url, data=body, headers=headers, allow_redirects=False
+                attempt.webhook.url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 return response.status  # what else it says is nobody's concern, and unread
         except Exception as error:

@@ -1,0 +1,43 @@
+"""Leases: until when a worker holds the runs that it has claimed or is to claim."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, select, update
+
+from app.db import MAX_IDS_PER_STATEMENT, Database
+from app.runs.models import UserRun
+from app.runs.records import IN_FLIGHT
+
+
+class Leases:
+    """The leases of one worker. Every method raises DatabaseUnavailable."""
+
+    def __init__(self, database: Database, *, worker: str, duration: timedelta) -> None:
+        self._database = database
+        self._worker = worker
+        self._duration = duration
+
+    async def renew(self, run_ids: Collection[UUID]) -> None:
+        """Renew the leases of those of these runs that this worker holds in the database."""
+        remaining = list(run_ids)
+        for start in range(0, len(remaining), MAX_IDS_PER_STATEMENT):
+            chunk = remaining[start : start + MAX_IDS_PER_STATEMENT]
+            await self._set(datetime.now(UTC) + self._duration, UserRun.run_id.in_(chunk))
+
+    async def release(self) -> None:
+        """End the leases of all runs in flight that this worker holds."""
+        await self._set(None)
+
+    async def _set(self, until: datetime | None, *which: ColumnElement[bool]) -> None:
+        # Locked in the same order as everywhere: no deadlock.
+        held = (
+            select(UserRun.run_id)
+            .where(UserRun.worker == self._worker, UserRun.status.in_(IN_FLIGHT), *which)
+            .order_by(UserRun.run_id)
+            .with_for_update()
+        )
+        leases = update(UserRun).where(UserRun.run_id.in_(held)).values(lease_until=until)
+        async with self._database.write() as connection:
+            await connection.execute(leases)

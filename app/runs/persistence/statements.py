@@ -1,0 +1,103 @@
+"""Statements that changes to runs are made of; each is part of a transaction of its caller."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.db import insert_new
+from app.runs.events.event import Event
+from app.runs.models import RelayedTokens, RunEvent, TokenSubscription, UserRun, WebhookDelivery
+from app.runs.records import AddedRun, Webhooks
+from app.runs.webhooks.outbox import put_in_outbox
+
+IdempotencyKey = tuple[str, str]
+"""An owner and its key."""
+
+
+async def locked(
+    connection: AsyncConnection, columns: Iterable[Any], run_ids: Sequence[UUID]
+) -> dict[UUID, Row[Any]]:
+    """The rows of runs by id, locked until the transaction ends (in one order: no deadlock)."""
+    query = (
+        select(*columns)
+        .where(UserRun.run_id.in_(run_ids))
+        .order_by(UserRun.run_id)
+        .with_for_update()  # SQLite leaves it out; there the transaction is exclusive
+    )
+    return {row.run_id: row for row in await connection.execute(query)}
+
+
+async def insert_runs(
+    connection: AsyncConnection, rows: Sequence[Mapping[str, Any]], *, with_keys: bool
+) -> None:
+    """Insert new runs; `with_keys`, except those whose idempotency key has a run already."""
+    if not with_keys:
+        await connection.execute(insert(UserRun.__table__), rows)  # type: ignore[arg-type]
+        return
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(UserRun).on_conflict_do_nothing(
+        index_elements=[UserRun.owner, UserRun.idempotency_key]
+    )
+    await connection.execute(statement, rows)
+
+
+async def change(connection: AsyncConnection, changes: Sequence[Mapping[str, Any]]) -> None:
+    """Update each run (`the_run`) by its values; all changes name the same columns."""
+    if changes:
+        columns: dict[str, Any] = {name: bindparam(name) for name in changes[0]}
+        del columns["the_run"]
+        statement = update(UserRun.__table__).where(  # type: ignore[arg-type]
+            UserRun.run_id == bindparam("the_run")
+        )
+        await connection.execute(statement.values(columns), changes)
+
+
+async def store_events(
+    connection: AsyncConnection, events: Sequence[tuple[Event, Webhooks]]
+) -> None:
+    """Store events, each with the webhooks of its run; those get it through the outbox.
+
+    Events that are stored already are left out.
+    """
+    rows = [
+        {"run_id": e.run_id, "seq": e.seq, "type": e.type, "data": e.data, "at": e.at}
+        for e, _ in events
+    ]
+    await insert_new(connection, RunEvent, rows)
+    await put_in_outbox(connection, events)
+
+
+async def append_events(
+    connection: AsyncConnection, events: Sequence[tuple[Event, Webhooks]]
+) -> Sequence[None]:
+    """Store the events of runs that still exist: an operation of group commits."""
+    # A run may have been cancelled and deleted since.
+    query = select(UserRun.run_id).where(UserRun.run_id.in_({event.run_id for event, _ in events}))
+    runs = set(await connection.scalars(query))
+    await store_events(connection, [one for one in events if one[0].run_id in runs])
+    return [None] * len(events)
+
+
+async def runs_by_key(
+    connection: AsyncConnection, keys: Collection[IdempotencyKey]
+) -> dict[tuple[str, str | None], AddedRun]:
+    """The run of each idempotency key that has one, and perhaps of others."""
+    if not keys:
+        return {}
+    columns = (UserRun.owner, UserRun.idempotency_key, UserRun.run_id, UserRun.request_digest)
+    owners, words = (set(part) for part in zip(*keys, strict=True))
+    query = select(*columns).where(UserRun.owner.in_(owners), UserRun.idempotency_key.in_(words))
+    return {
+        (owner, key): AddedRun(run_id, False, digest)
+        for owner, key, run_id, digest in await connection.execute(query)
+    }
+
+
+async def delete_runs(connection: AsyncConnection, run_ids: Sequence[UUID]) -> None:
+    """Delete runs with all they have."""
+    for table in (WebhookDelivery, RunEvent, TokenSubscription, RelayedTokens, UserRun):
+        await connection.execute(delete(table).where(table.run_id.in_(run_ids)))

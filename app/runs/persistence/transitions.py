@@ -1,0 +1,310 @@
+"""The table of transitions: every change of a run's state after its submission.
+
+| transition | from | to | event |
+|---|---|---|---|
+| Claim | queued, running with an expired lease | running | run.running |
+| Settle | queued, running, awaiting_human | succeeded, failed, cancelled | run. and the state |
+| Pause | running | awaiting_human | run.awaiting_human |
+| Resume | awaiting_human | queued | run.resumed |
+
+To cancel is to settle as cancelled, whatever attempt is under way. The event goes to the webhooks
+of the run that subscribe to it (`webhooks.payloads.SUBSCRIBED_EVENTS`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Self
+from uuid import UUID
+
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.runs.events.event import Event, EventSeq, EventType
+from app.runs.human_input import HumanInput
+from app.runs.models import UserRun
+from app.runs.persistence.quotas import TokenUsage
+from app.runs.persistence.statements import change, locked, store_events
+from app.runs.records import (
+    CANCELLED,
+    IN_FLIGHT,
+    UNSETTLED,
+    ClaimedRun,
+    Outcome,
+    ReviewDecision,
+    RunStatus,
+    Settlement,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A run after a transition was applied to it, or refused.
+
+    `row` is the run's row before; None if the run is unknown or another attempt has begun.
+    `status` is the state that the run has now. `event` is None if the transition was refused.
+    """
+
+    row: Row[Any] | None = None
+    status: RunStatus | None = None
+    event: Event | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition(ABC):
+    """A change of one run's state, with the states that allow it, its values and its event.
+
+    `attempt` is the fencing token: the transition is refused if it is not the run's last attempt.
+    None stands for any attempt.
+    """
+
+    allowed: ClassVar[Sequence[RunStatus]]
+    columns: ClassVar[Sequence[Any]]
+    """The columns of the run's row that the methods read, beside those of every transition."""
+
+    run_id: UUID
+    attempt: int | None = None
+
+    def permits(self, row: Row[Any], now: datetime) -> bool:
+        """Whether a run in an allowed state permits this transition."""
+        return True
+
+    @abstractmethod
+    def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
+        """The new values of the run's row, `status` among them; always of the same columns."""
+
+    @abstractmethod
+    def event(self, row: Row[Any], now: datetime) -> Event:
+        """The event that the transition stores."""
+
+    @classmethod
+    async def apply(
+        cls, connection: AsyncConnection, transitions: Sequence[Self]
+    ) -> Sequence[Applied]:
+        """Apply transitions of this kind in their order: an operation of group commits.
+
+        Locks the runs, checks each transition, changes the rows, and stores the events. Of two
+        transitions of one run, the second finds the state that the first has left.
+        """
+        now = datetime.now(UTC)
+        rows = await locked(
+            connection, (*_COMMON, *cls.columns), [one.run_id for one in transitions]
+        )
+        statuses = {run_id: RunStatus(row.status) for run_id, row in rows.items()}
+        applied: list[Applied] = []
+        changes = []
+        for one in transitions:
+            row = rows.get(one.run_id)
+            if row is None or one.attempt not in (None, row.attempt):
+                applied.append(Applied())
+                continue
+            event = None
+            if statuses[one.run_id] in one.allowed and one.permits(row, now):
+                values = one.values(row, now)
+                changes.append({"the_run": one.run_id, **values})
+                statuses[one.run_id] = values["status"]
+                event = one.event(row, now)
+            applied.append(Applied(row, statuses[one.run_id], event))
+        await change(connection, changes)
+        await store_events(
+            connection,
+            [(a.event, a.row.webhooks) for a in applied if a.event is not None and a.row],
+        )
+        return applied
+
+
+_COMMON = (UserRun.run_id, UserRun.status, UserRun.attempt, UserRun.webhooks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim(Transition):
+    """A worker begins an attempt, and holds the run until its lease ends.
+
+    `fingerprint_of` gives the fingerprint of a crew's definition, which the event keeps.
+    """
+
+    allowed = IN_FLIGHT
+    columns = (
+        UserRun.worker,
+        UserRun.lease_until,
+        UserRun.crew,
+        UserRun.inputs,
+        UserRun.created_at,
+        UserRun.started_at,
+        UserRun.owner,
+        UserRun.context_id,
+        UserRun.stream,
+        UserRun.human_input,
+    )
+
+    worker: str
+    lease: timedelta
+    fingerprint_of: Callable[[str], str]
+
+    def permits(self, row: Row[Any], now: datetime) -> bool:
+        expired = row.lease_until is None or row.lease_until < now
+        mine = row.worker == self.worker and row.status == RunStatus.QUEUED
+        return expired or mine
+
+    def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
+        return {
+            "status": RunStatus.RUNNING,
+            "attempt": row.attempt + 1,
+            "started_at": _started_at(row, now),
+            "worker": self.worker,
+            "lease_until": now + self.lease,
+        }
+
+    def event(self, row: Row[Any], now: datetime) -> Event:
+        attempt = row.attempt + 1
+        data = {"attempt": attempt, "fingerprint": self.fingerprint_of(row.crew)}
+        return Event(
+            self.run_id,
+            EventSeq.first(attempt),
+            EventType.RUN_RUNNING,
+            data,
+            _started_at(row, now),
+        )
+
+
+def claimed_run(applied: Applied) -> ClaimedRun | None:
+    """The run that a Claim has claimed; None if it was refused."""
+    row, event = applied.row, applied.event
+    if row is None or event is None:
+        return None
+    return ClaimedRun(
+        run_id=row.run_id,
+        crew=row.crew,
+        inputs=row.inputs,
+        attempt=row.attempt + 1,
+        created_at=row.created_at,
+        started_at=event.at,
+        owner=row.owner,
+        context_id=row.context_id,
+        stream=bool(row.stream),
+        webhooks=row.webhooks,
+        human_input=row.human_input,
+    )
+
+
+def _started_at(row: Row[Any], now: datetime) -> datetime:
+    # Keys of outputs contain it in seconds: each attempt's must be later.
+    return now if row.started_at is None else max(now, row.started_at + timedelta(seconds=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settle(Transition):
+    """A run ends."""
+
+    allowed = UNSETTLED
+    columns = (UserRun.owner, UserRun.address, UserRun.created_at, UserRun.finished_at)
+
+    outcome: Outcome
+
+    @classmethod
+    def cancel(cls, run_id: UUID) -> Self:
+        return cls(run_id=run_id, outcome=CANCELLED)
+
+    def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
+        outcome = self.outcome
+        return {
+            "status": outcome.status,
+            "outputs": outcome.outputs,
+            "raw_result": outcome.raw_result,
+            "tasks": outcome.tasks,
+            "usage": outcome.usage,
+            "error": outcome.error,
+            "error_type": outcome.error_type,
+            "lease_until": None,
+            "address": None,
+            "finished_at": now,
+        }
+
+    def event(self, row: Row[Any], now: datetime) -> Event:
+        outcome = self.outcome
+        data = {"error": outcome.error, "error_type": outcome.error_type} if outcome.error else {}
+        type_ = EventType.of_status(outcome.status)
+        return Event(self.run_id, EventSeq.last(row.attempt), type_, data, now)
+
+    def usage(self, applied: Applied) -> TokenUsage | None:
+        """The tokens to charge, if the run was settled just now and its caller has a quota."""
+        row, usage = applied.row, self.outcome.usage
+        if row is None or applied.event is None or row.address is None or not usage:
+            return None
+        name = row.owner or row.address
+        return TokenUsage(name, row.created_at.date(), usage.get("total_tokens", 0))
+
+
+def settlement(applied: Applied) -> Settlement | None:
+    """How a run is settled after a Settle; None if it is unknown or another attempt's."""
+    if applied.row is None or applied.status is None:
+        return None
+    finished_at = applied.event.at if applied.event is not None else applied.row.finished_at
+    return Settlement(applied.status, finished_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause(Transition):
+    """An attempt ends with an output that a human is to review; the run then holds no worker."""
+
+    allowed = (RunStatus.RUNNING,)
+    columns = (UserRun.pauses,)
+
+    human: HumanInput
+
+    def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
+        return {
+            "status": RunStatus.AWAITING_HUMAN,
+            "human_input": self.human,
+            "pauses": row.pauses + 1,
+            "lease_until": None,
+        }
+
+    def event(self, row: Row[Any], now: datetime) -> Event:
+        human = self.human
+        data = {
+            "index": human.index,
+            "name": human.task,
+            "agent": human.agent,
+            "output": human.output,
+        }
+        seq = EventSeq.paused(row.attempt)
+        return Event(self.run_id, seq, EventType.RUN_AWAITING_HUMAN, data, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume(Transition):
+    """A human has reviewed the awaited output: the run is queued again, for this worker."""
+
+    allowed = (RunStatus.AWAITING_HUMAN,)
+    columns = (UserRun.human_input,)
+
+    worker: str
+    lease: timedelta
+    decision: ReviewDecision
+
+    def permits(self, row: Row[Any], now: datetime) -> bool:
+        human: HumanInput | None = row.human_input
+        return human is not None and self.decision.task in (None, human.task)
+
+    def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
+        decision = self.decision
+        return {
+            "status": RunStatus.QUEUED,
+            "human_input": row.human_input.reviewed(decision.feedback, decision.approve),
+            "webhooks": {**row.webhooks, **decision.webhooks},
+            "worker": self.worker,
+            "lease_until": now + self.lease,
+        }
+
+    def event(self, row: Row[Any], now: datetime) -> Event:
+        human: HumanInput = row.human_input
+        data = {
+            "index": human.index,
+            "name": human.task,
+            "feedback": self.decision.feedback,
+            "approve": self.decision.approve,
+        }
+        seq = EventSeq.resumed(human.attempt)
+        return Event(self.run_id, seq, EventType.RUN_RESUMED, data, now)

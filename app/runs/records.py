@@ -1,0 +1,315 @@
+"""Typed records of runs: everything about a run that leaves this package.
+
+Rows of the database stay inside `persistence` and `webhooks`; these records take their part.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, Literal, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from app.runs.human_input import HumanInput
+
+
+class RunStatus(StrEnum):
+    """The states of a run, stored and shown in these very words."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    AWAITING_HUMAN = "awaiting_human"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+IN_FLIGHT: Final = (RunStatus.QUEUED, RunStatus.RUNNING)
+"""The states of runs that a worker executes, or is to execute."""
+
+UNSETTLED: Final = (*IN_FLIGHT, RunStatus.AWAITING_HUMAN)
+"""The states of runs that have not ended."""
+
+
+class DeliveryStatus(StrEnum):
+    """The states of a webhook's delivery, stored and shown in these very words."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+WebhookKind = Literal["run", "task", "step", "crew", "human"]
+
+
+class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The URL of a webhook; `authorization` is the value of the `Authorization` header it needs."""
+
+    url: str
+    authorization: str | None = None
+
+
+Webhooks = Mapping[WebhookKind, Webhook]
+
+
+def webhooks_at(url: str | None) -> Webhooks:
+    """Our own kind of webhook at that URL; none for None."""
+    return {} if url is None else {"run": Webhook(url)}
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a client may specify beside the inputs.
+
+    `stream`: models stream from the first call. `idempotency_key`: repeated requests with the same
+    key get the same run. `webhooks`: where events are sent; `meta`: data that comes back with them.
+    `context_id`: the client's own name for a group of runs.
+    """
+
+    stream: bool = False
+    idempotency_key: str | None = None
+    webhooks: Webhooks = field(default_factory=dict)
+    meta: Any = None
+    context_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRun:
+    """A run as lists show it, without its outputs."""
+
+    run_id: UUID
+    crew: str
+    status: RunStatus
+    inputs: dict[str, Any]
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    usage: dict[str, int] | None = None
+    error: str | None = None
+    error_type: str | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the run has ended."""
+        return self.status not in UNSETTLED
+
+    @property
+    def waited_seconds(self) -> float | None:
+        """The time from submission to the start of the last attempt; None before the first."""
+        if self.started_at is None:
+            return None
+        return (self.started_at - self.created_at).total_seconds()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(ListedRun):
+    """A run as it stands.
+
+    `owner` is '' where no API key submitted it. `address` is set only for callers with a quota, and
+    only until the run is settled. `human_input` is what the run has kept since its last pause.
+    """
+
+    owner: str = ""
+    address: str | None = None
+    context_id: str | None = None
+    webhooks: Webhooks = field(default_factory=dict)
+    human_input: HumanInput | None = None
+    lease_until: datetime | None = None
+    outputs: dict[str, str] | None = None
+    raw_result: str | None = None
+    tasks: list[dict[str, Any]] | None = None
+
+    @property
+    def awaiting(self) -> HumanInput | None:
+        """The review that the run waits for now; None if it waits for none."""
+        return self.human_input if self.status is RunStatus.AWAITING_HUMAN else None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to accept.
+
+    `request_digest` identifies the request: two requests of an owner with one `idempotency_key`
+    must have the same digest.
+    """
+
+    run_id: UUID
+    crew: str
+    inputs: dict[str, Any]
+    created_at: datetime
+    owner: str = ""
+    address: str | None = None
+    stream: bool = False
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+    webhooks: Webhooks = field(default_factory=dict)
+    meta: Any = None
+    context_id: str | None = None
+
+    def queued(self) -> Run:
+        """The run as it stands once it is accepted."""
+        return Run(
+            run_id=self.run_id,
+            crew=self.crew,
+            status=RunStatus.QUEUED,
+            inputs=self.inputs,
+            attempt=0,
+            created_at=self.created_at,
+            owner=self.owner,
+            address=self.address,
+            context_id=self.context_id,
+            webhooks=self.webhooks,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AddedRun:
+    """The run that stands for a request: a new one, or an earlier one with the same key."""
+
+    run_id: UUID
+    is_new: bool
+    request_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a run, as its row keeps it."""
+
+    status: RunStatus
+    outputs: dict[str, str] | None = None
+    raw_result: str | None = None
+    tasks: list[dict[str, Any]] | None = None
+    usage: dict[str, int] | None = None
+    error: str | None = None
+    error_type: str | None = None
+
+
+CANCELLED: Final = Outcome(RunStatus.CANCELLED, error="cancelled", error_type="cancelled")
+
+
+class Settlement(NamedTuple):
+    """The status that a settled run has, and the time at which it was settled."""
+
+    status: RunStatus
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedRun:
+    """A run that this worker has claimed. `attempt` is the fencing token of its later writes."""
+
+    run_id: UUID
+    crew: str
+    inputs: dict[str, Any]
+    attempt: int
+    created_at: datetime
+    started_at: datetime
+    owner: str = ""
+    context_id: str | None = None
+    stream: bool = False
+    webhooks: Webhooks = field(default_factory=dict)
+    human_input: HumanInput | None = None
+
+    def settled(self, outcome: Outcome, finished_at: datetime) -> Run:
+        """The run as it stands once this outcome is committed."""
+        return Run(
+            run_id=self.run_id,
+            crew=self.crew,
+            status=outcome.status,
+            inputs=self.inputs,
+            attempt=self.attempt,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            finished_at=finished_at,
+            usage=outcome.usage,
+            error=outcome.error,
+            error_type=outcome.error_type,
+            owner=self.owner,
+            context_id=self.context_id,
+            webhooks=self.webhooks,
+            human_input=self.human_input,
+            outputs=outcome.outputs,
+            raw_result=outcome.raw_result,
+            tasks=outcome.tasks,
+        )
+
+
+class StalledRun(NamedTuple):
+    """A run in flight that no worker holds. `attempt` counts the attempts that have begun,
+    `failed_attempts` those of them whose worker was lost.
+    """
+
+    run_id: UUID
+    attempt: int
+    failed_attempts: int
+    owner: str
+    crew: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewDecision:
+    """A human's decision on the output that a run awaits a review of.
+
+    `task` None stands for the awaited task, whatever its name. `webhooks` replace those of the
+    same kinds.
+    """
+
+    run_id: UUID
+    task: str | None
+    feedback: str
+    approve: bool
+    webhooks: Webhooks = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """The runs that a list holds; `created_from` is inclusive, `created_before` is not."""
+
+    owner: str | None = None
+    crew: str | None = None
+    status: RunStatus | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """Runs, newest first. `next_cursor` requests the page after them; None on the last page."""
+
+    runs: Sequence[ListedRun]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The delivery of one event to one of a run's webhooks, as it stands.
+
+    `role` is the webhook's kind, `attempts` counts those that have begun. `due_at` is the time of
+    the next attempt; None when there is none. `last_result` is the HTTP status of the last attempt,
+    or a short text on why there was no response.
+    """
+
+    run_id: UUID
+    seq: int
+    role: WebhookKind
+    event: str
+    host: str
+    status: DeliveryStatus
+    attempts: int
+    due_at: datetime | None
+    last_result: str | None
+    created_at: datetime
+    attempted_at: datetime | None
+
+    @property
+    def id(self) -> str:
+        """The `webhook-id` of all its attempts."""
+        return webhook_id(self.run_id, self.seq, self.role)
+
+
+def webhook_id(run_id: UUID, seq: int, role: str) -> str:
+    """The `webhook-id` of a delivery: the same for every attempt, another for any other event."""
+    return f"msg_{run_id.hex}_{seq}" + ("" if role == "run" else f"_{role}")
