@@ -32,7 +32,7 @@ async def sweep_by_hand(settings: Settings, max_age_hours: float) -> SweepReport
         raise ValueError(f"max_age_hours={max_age_hours:g}: must be 0 or more")
     async with open_database(settings) as database, open_store(settings, database) as store:
         keep = RunQueries(database).unsettled if max_age_hours > 0 else None
-        return await store.sweep(max_age_hours * 3600, keep=keep)
+        return await store.sweep(max_age_hours * 3600, find_needed=keep)
 
 
 async def purge_by_hand(settings: Settings, days: float) -> int:

@@ -40,7 +40,7 @@ async def open_store(settings: Settings, database: Database) -> AsyncIterator[Ou
         )
     )
     try:
-        await store.start(await installation_id(database), take_over=settings.temp_take_over)
+        await store.start(await installation_id(database), replace_stamp=settings.temp_take_over)
         yield store
     finally:
         await store.aclose()

@@ -1,14 +1,14 @@
-"""Task outputs between the moment they are made and the moment they are saved.
+"""Temporary storage of task outputs, from the end of a task until its run is saved.
 
-`create_store` makes an `OutputStore` over one backend or a chain of them. Everything that other
-packages may use is named here.
+`create_store` makes an `OutputStore` over one backend or a chain of backends. Other packages import
+from here only.
 """
 
 from storage.backends import StorageSettings, create_store
 from storage.errors import (
     BufferFull,
+    ForeignLocation,
     InvalidKey,
-    LocationTaken,
     LocationUnusable,
     OutputConflict,
     OutputNotFound,
@@ -27,16 +27,16 @@ from storage.results import (
     Usage,
 )
 from storage.store import OutputStore
-from storage.sweep import Keep
+from storage.sweep import FindNeeded
 
 __all__ = [
     "BufferFull",
     "Counters",
     "DeleteReport",
+    "FindNeeded",
+    "ForeignLocation",
     "FoundOutput",
     "InvalidKey",
-    "Keep",
-    "LocationTaken",
     "LocationUnusable",
     "OutputConflict",
     "OutputKey",

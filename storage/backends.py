@@ -1,4 +1,4 @@
-"""From a backend's name in the settings to the store."""
+"""Construction of the output store from its settings."""
 
 import tempfile
 from collections.abc import Callable
@@ -17,17 +17,18 @@ _DIRECTORY_NAME = "idea_crew_outputs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
-    """What `create_store` needs to know; each backend looks at its own part only.
+    """The arguments of `create_store`. Each backend reads its own fields only.
 
-    backend: `local`, `memory` or `s3`, or a chain of them in their order, joined by `+`.
-    directory: the folder that holds the outputs' own; None means the system's temporary folder.
+    backend: `local`, `memory` or `s3`, or an ordered chain of these, joined by `+`.
+    directory: the parent folder of the outputs' folder. None means the system's temporary folder.
     memory_max_bytes: the byte budget of `memory`.
-    s3_endpoint_url: None means Amazon S3. s3_region: None means boto3's own choice.
-    s3_max_connections: calls to S3 at one time, each with a thread of its own.
-    timeout_seconds: how long `s3` may answer nothing at all before calls fail.
-    local_timeout_seconds: the same of `local`, whose threads may have to wait for this process's
-        own: beside sixty that compute, a write took more than ten seconds.
-    read_attempts, read_backoff_seconds: see OutputStore.read.
+    s3_endpoint_url: None means Amazon S3.
+    s3_region: None means the region that boto3 chooses.
+    s3_max_connections: the largest number of concurrent calls to S3, each in a thread.
+    timeout_seconds: how long `s3` may leave all calls unanswered before they fail.
+    local_timeout_seconds: the same for `local`. Its threads compete with all threads of this
+        process: beside sixty busy ones, a write lasted more than ten seconds.
+    read_attempts, read_backoff_seconds: see `OutputStore.read`.
     """
 
     backend: str = "local"
@@ -45,7 +46,7 @@ class StorageSettings:
 
 
 def create_store(settings: StorageSettings) -> OutputStore:
-    """The store that the settings describe; `start` opens it. Raises ValueError for a wrong one."""
+    """The store that the settings describe, not started. Raises ValueError for wrong settings."""
     names = [name.strip() for name in settings.backend.split("+")]
     if not set(names) <= _MAKERS.keys() or len(set(names)) < len(names):
         allowed = ", ".join(_MAKERS)
@@ -81,7 +82,7 @@ def _s3(settings: StorageSettings) -> Driver:
                 "the S3 endpoint must be a URL such as https://s3.example.org, "
                 "without a user name or password"
             )
-    # boto3 takes a third of a second to import: those who use S3 pay.
+    # Importing boto3 needs a third of a second, so only the S3 backend imports it.
     from storage.drivers.s3 import S3Driver  # noqa: PLC0415
 
     prefix = settings.s3_prefix.strip("/")

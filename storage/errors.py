@@ -1,4 +1,4 @@
-"""Everything that can go wrong with stored outputs: one tree, no secrets in any message."""
+"""The errors of this package: one tree. No message contains a secret."""
 
 
 class StorageError(Exception):
@@ -6,14 +6,14 @@ class StorageError(Exception):
 
 
 class InvalidKey(StorageError, ValueError):
-    """A text that can't be, or be part of, the name of an output."""
+    """The text can't be the name of an output, or a part of one."""
 
     def __init__(self, text: str, rule: str) -> None:
         super().__init__(f"not an output key: {text}: {rule}")
 
 
 class OutputNotFound(StorageError):
-    """Every place was asked, and none holds the output."""
+    """All locations were read, and none holds the output."""
 
     def __init__(self, key: str, location: str) -> None:
         super().__init__(f"no output {key} in {location}")
@@ -22,7 +22,7 @@ class OutputNotFound(StorageError):
 
 
 class OutputUnavailable(StorageError):
-    """A place could not be asked, so nothing is known of the output there."""
+    """A location can't be reached, so the output may or may not exist there."""
 
     def __init__(self, key: str, location: str, cause: str) -> None:
         super().__init__(f"output {key} can't be reached in {location}, try again: {cause}")
@@ -32,7 +32,7 @@ class OutputUnavailable(StorageError):
 
 
 class OutputConflict(StorageError):
-    """Another text was stored under the key before; that text stays."""
+    """The key holds another text already. That text stays."""
 
     def __init__(self, key: str) -> None:
         super().__init__(
@@ -43,7 +43,7 @@ class OutputConflict(StorageError):
 
 
 class BufferFull(StorageError):
-    """The place has no room for the output; what it holds stays readable."""
+    """The location has no room for the output. Stored outputs stay readable."""
 
     def __init__(self, key: str, location: str, cause: str) -> None:
         super().__init__(f"no room for output {key} in {location}: {cause}")
@@ -53,7 +53,7 @@ class BufferFull(StorageError):
 
 
 class LocationUnusable(StorageError):
-    """The directory or bucket can't serve as a location as it is."""
+    """The directory or bucket can't be used as a location in its present state."""
 
     def __init__(self, location: str, cause: str) -> None:
         super().__init__(f"{location} can't hold outputs: {cause}")
@@ -61,20 +61,20 @@ class LocationUnusable(StorageError):
         self.cause = cause
 
 
-class LocationTaken(StorageError):
-    """The location carries the stamp of another installation."""
+class ForeignLocation(StorageError):
+    """The location holds the stamp of another installation."""
 
     def __init__(self, location: str) -> None:
         super().__init__(
             f"{location} belongs to another installation (another database): choose another "
             "location with TEMP_DIR or S3_PREFIX, or, if that database is gone for good, "
-            "take this one over with TEMP_TAKE_OVER=yes"
+            "claim this one with TEMP_TAKE_OVER=yes"
         )
         self.location = location
 
 
 class StoreClosed(StorageError):
-    """The store was not started yet, or was closed."""
+    """The store is not started yet, or closed."""
 
     def __init__(self) -> None:
-        super().__init__("the output store is not open: it takes calls from start() to aclose()")
+        super().__init__("the output store is not open: call it between start() and aclose()")

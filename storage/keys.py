@@ -17,13 +17,13 @@ _MARKED = re.compile(r".*-[0-9a-f]{8}")
 
 @dataclass(frozen=True, slots=True, order=True)
 class OutputKey:
-    """One output of one attempt of a run; `str(key)` is its name in every backend.
+    """The identity of an output of one attempt of a run. `str(key)` is its name in every backend.
 
     run_id: the run.
-    started_at: when the attempt began, in whole seconds since 1970. It grows with each attempt of
-        a run, so that no attempt can touch what another wrote.
-    filename: 1 to 80 of `a-z 0-9 _ -`, not beginning with `_` or `-`. There are no capitals, so
-        no two names can meet on a file system that ignores case.
+    started_at: the start of the attempt, in whole seconds since 1970. It grows with each attempt
+        of a run and so acts as a fencing token: no attempt can change another's outputs.
+    filename: 1 to 80 of `a-z 0-9 _ -`, not beginning with `_` or `-`. Without capitals, no two
+        names collide on a file system that ignores case.
 
     Raises InvalidKey when a part breaks these rules.
     """
@@ -49,7 +49,7 @@ class OutputKey:
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """The key whose name this is: `OutputKey.parse(str(key)) == key`. Raises InvalidKey."""
+        """The key with this name: `OutputKey.parse(str(key)) == key`. Raises InvalidKey."""
         match = _NAME.fullmatch(name)
         if match is None:
             raise InvalidKey(repr(name), "expected {uuid hex}_{timestamp}_{filename}.md")
@@ -58,16 +58,16 @@ class OutputKey:
 
     @staticmethod
     def is_name(name: str) -> bool:
-        """Whether `parse` takes the name."""
+        """Whether `parse` accepts the name."""
         return _NAME.fullmatch(name) is not None
 
     @staticmethod
     def filename_from(text: str) -> str:
         """A legal filename for any text, such as the name of a task.
 
-        A text that is a legal filename stays as it is. Any other becomes a readable form with a
-        mark made of the whole text, `Profile Analysis (v2)` -> `profile_analysis_v2-7c4a8d09`, so
-        that different texts get different filenames without knowing of each other.
+        A legal filename stays unchanged. Any other text becomes a readable form with a hash of
+        the whole text: `Profile Analysis (v2)` -> `profile_analysis_v2-7c4a8d09`. So different
+        texts get different filenames.
         """
         if _FILENAME.fullmatch(text) and not _MARKED.fullmatch(text):
             return text

@@ -1,4 +1,4 @@
-"""What the output store answers."""
+"""The results of the output store's methods."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from storage.keys import OutputKey
 
 @dataclass(frozen=True, slots=True)
 class StoredOutput:
-    """An output as it was written."""
+    """A written output."""
 
     key: OutputKey
     size_bytes: int
@@ -21,7 +21,7 @@ class StoredOutput:
 
 @dataclass(frozen=True, slots=True)
 class FoundOutput:
-    """An output as a listing shows it; its SHA-256 is known only to those who read it."""
+    """An output in a listing. A listing has no SHA-256: only a read computes it."""
 
     key: OutputKey
     size_bytes: int
@@ -30,7 +30,7 @@ class FoundOutput:
 
 @dataclass(frozen=True, slots=True)
 class DeleteReport:
-    """What a delete left undone."""
+    """The failures of a delete."""
 
     failed: Mapping[OutputKey, StorageError] = field(default_factory=dict)
 
@@ -41,7 +41,7 @@ class DeleteReport:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What is stored now."""
+    """The amount of stored outputs."""
 
     count: int
     size_bytes: int
@@ -50,42 +50,42 @@ class Usage:
     free_bytes: int | None
     """None where the backend does not know."""
     unreachable: tuple[str, ...] = ()
-    """Members of a chain that could not be asked, and so are not counted in."""
+    """Members of a chain that can't be reached, and so are not counted."""
 
 
 class SweepOutcome(StrEnum):
-    """How a sweep went in a location; with any but `DONE`, nothing was removed there."""
+    """The outcome of a sweep in a location. Unless it is `DONE`, nothing was removed there."""
 
     DONE = "done"
     ALREADY_RUNNING = "a sweep is running already"
     NOT_OURS = "it belongs to another installation"
-    RUNS_UNKNOWN = "which outputs are still needed could not be asked"
-    UNREACHABLE = "it could not be asked"
+    RUNS_UNKNOWN = "the outputs that are still needed are unknown"
+    UNREACHABLE = "it can't be reached"
 
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What a sweep did, in all locations of the store together."""
+    """The work of a sweep, summed over all locations of the store."""
 
     removed: int = 0
-    """Outputs, and what dead writers left behind."""
+    """Outputs, and unfinished files of dead writers."""
     removed_bytes: int = 0
     kept: int = 0
-    """Outputs over the age limit whose runs still need them."""
+    """Outputs beyond the age limit that their runs still need."""
     failed: int = 0
-    """Could not be removed; the next sweep tries again."""
+    """Outputs that could not be removed. The next sweep tries again."""
     skipped: Mapping[str, SweepOutcome] = field(default_factory=dict)
-    """The locations that were left alone, and why."""
+    """The locations in which nothing was removed, and the reason."""
 
     @property
     def outcome(self) -> SweepOutcome:
-        """`DONE` when no location was left alone, else why the first of them was."""
+        """`DONE` when no location was skipped, else the reason of the first that was."""
         return next(iter(self.skipped.values()), SweepOutcome.DONE)
 
 
 @dataclass(slots=True)
 class Counters:
-    """What a store has done since it was made, for metrics: these only grow."""
+    """Totals of a store since it was made, for metrics. They only grow."""
 
     outputs_persisted: int = 0
     bytes_persisted: int = 0
@@ -94,7 +94,7 @@ class Counters:
     reads_retried: int = 0
     reads_failed: int = 0
     outputs_deleted: int = 0
-    """Deletes asked for by key that did not fail, whether or not there was something."""
+    """Deletes by key that did not fail, whether or not the output existed."""
     outputs_swept: int = 0
     bytes_swept: int = 0
     cleanup_failures: int = 0

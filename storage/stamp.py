@@ -1,7 +1,7 @@
-"""Whose location it is.
+"""The installation stamp of a location.
 
-A location belongs to one installation, that is, to one database: its id lies in the location as a
-small object, so that no other installation takes the outputs there for orphans.
+A location belongs to one installation, that is, to one database. A small object in the location
+holds the installation's id, so that no other installation deletes the outputs there as orphans.
 """
 
 from storage.drivers import Driver
@@ -11,23 +11,23 @@ STAMP_NAME = ".crew-capture-installation"
 """Not the name of any output."""
 
 
-async def belongs_to(place: Driver, installation_id: str, *, take_over: bool = False) -> bool:
-    """Whether the place carries this installation's stamp.
+async def belongs_to(location: Driver, installation_id: str, *, replace: bool = False) -> bool:
+    """Whether the location holds this installation's stamp.
 
-    A place without a stamp, be it new or emptied by somebody, gets it; with `take_over` every place
-    does. Of two installations that stamp at the same moment the later one stays, and the other
-    learns of it when it asks again. Raises what the driver raises.
+    A location without a stamp, new or emptied, is stamped; with `replace`, every location is. When
+    two installations stamp at the same moment, the later stamp wins, and the other installation
+    finds it at its next check. Raises the driver's errors.
     """
-    owner = await _owner(place)
-    if owner is None or (take_over and owner != installation_id):
-        await place.put(STAMP_NAME, f"{installation_id}\n".encode())
-        owner = await _owner(place)
+    owner = await _owner(location)
+    if owner is None or (replace and owner != installation_id):
+        await location.put(STAMP_NAME, f"{installation_id}\n".encode())
+        owner = await _owner(location)
     return owner == installation_id
 
 
-async def _owner(place: Driver) -> str | None:
+async def _owner(location: Driver) -> str | None:
     try:
-        stamp = await place.get(STAMP_NAME)
+        stamp = await location.get(STAMP_NAME)
     except OutputNotFound:
         return None
     # A power cut may leave a file empty or full of zeros.

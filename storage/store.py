@@ -1,4 +1,4 @@
-"""The output store: what the service holds."""
+"""The output store: the interface of this package to the service."""
 
 import hashlib
 import logging
@@ -18,7 +18,7 @@ from storage import stamp
 from storage.drivers import Driver
 from storage.errors import (
     BufferFull,
-    LocationTaken,
+    ForeignLocation,
     LocationUnusable,
     OutputConflict,
     OutputNotFound,
@@ -36,7 +36,7 @@ from storage.results import (
     SweepReport,
     Usage,
 )
-from storage.sweep import Keep, find_old
+from storage.sweep import FindNeeded, find_orphans
 
 logger = logging.getLogger("crew_capture.storage")
 
@@ -47,11 +47,11 @@ _REMEMBERED_KEYS = 100_000
 class OutputStore:
     """Task outputs, each written once under its key, read back, and deleted.
 
-    Made in one event loop and used from it alone. Every call raises StoreClosed before `start` and
-    after `aclose`. Reads, and nothing else, are tried again here; drivers never do that.
+    Bound to the event loop that it is made in. Every call raises StoreClosed before `start` and
+    after `aclose`. The store retries reads and nothing else; drivers retry nothing.
 
-    location: where the outputs are, in the words of people.
-    counters: what was done so far.
+    location: a readable name of the location, for logs and errors.
+    counters: totals so far.
     """
 
     def __init__(
@@ -66,55 +66,56 @@ class OutputStore:
         self._open = False
         self._foreign = False
         self._sweeping = False
-        # What this process wrote and has not deleted: tells a repeated write from a conflict
-        # without a read for each write. Conflicts between processes can't be: an attempt's keys
-        # belong to the one process that makes the attempt.
+        # The hashes of outputs that this process wrote and has not deleted: they distinguish a
+        # repeated write from a conflict without a read. Processes can't conflict: only the process
+        # that executes an attempt writes the attempt's keys.
         self._written: dict[OutputKey, str] = {}
 
-    async def start(self, installation_id: str, *, take_over: bool = False) -> None:
-        """Opens the location, checks that it can be used, and stamps it as this installation's.
+    async def start(self, installation_id: str, *, replace_stamp: bool = False) -> None:
+        """Open the location, check that it can be used, and stamp it as this installation's.
 
-        All members of a chain must be there. `take_over` puts our stamp in place of another's.
-        Raises LocationUnusable, LocationTaken. After a failed start only `aclose` may be called.
+        All members of a chain must be reachable. `replace_stamp` overwrites the stamp of another
+        installation. Raises LocationUnusable or ForeignLocation. After a failed start, only
+        `aclose` may be called.
         """
         await self._driver.start()
-        for place in self._driver.places():
+        for driver in self._driver.leaf_drivers():
             try:
-                ours = await stamp.belongs_to(place, installation_id, take_over=take_over)
+                ours = await stamp.belongs_to(driver, installation_id, replace=replace_stamp)
             except (OutputUnavailable, BufferFull) as error:
-                raise LocationUnusable(place.location, error.cause) from error
+                raise LocationUnusable(driver.location, error.cause) from error
             if not ours:
-                raise LocationTaken(place.location)
+                raise ForeignLocation(driver.location)
         self._installation_id = installation_id
         self._open = True
 
     @property
     def foreign(self) -> bool:
-        """Whether the last look at the stamps found another installation's."""
+        """Whether the last check of the stamps found another installation's."""
         return self._foreign
 
     async def verify_owner(self) -> bool:
-        """Looks at the stamps: False when another installation has taken a location over.
+        """Check the stamps. Returns False when another installation has stamped a location.
 
-        A stamp that is gone is put back. Raises OutputUnavailable or BufferFull when this can't be
-        found out now.
+        A missing stamp is written again. Raises OutputUnavailable or BufferFull when the check
+        fails.
         """
         self._check_open()
-        for place in self._driver.places():
-            if not await stamp.belongs_to(place, self._installation_id):
-                if not self._foreign:  # said once, however often it is asked
-                    logger.error("%s", LocationTaken(place.location))
+        for driver in self._driver.leaf_drivers():
+            if not await stamp.belongs_to(driver, self._installation_id):
+                if not self._foreign:  # logged once, however often it is checked
+                    logger.error("%s", ForeignLocation(driver.location))
                 self._foreign = True
                 return False
         self._foreign = False
         return True
 
     async def persist(self, key: OutputKey, text: str) -> StoredOutput:
-        """Stores the text whole or not at all; writing the same text again is safe.
+        """Store the text atomically. Writing the same text again is safe.
 
-        Raises OutputConflict when this store has written another text under the key,
-        BufferFull when there is no room, OutputUnavailable when the backend fails. After
-        an error delete the key all the same: where only the backend's answer was lost, it is there.
+        Raises OutputConflict when this store has written another text under the key, BufferFull
+        when there is no room, OutputUnavailable when the backend fails. Delete the key after an
+        error, too: if only the backend's response was lost, the output exists.
         """
         self._check_open()
         data = _encode(text)
@@ -139,9 +140,9 @@ class OutputStore:
     async def read(self, key: OutputKey) -> str:
         """The text stored under the key.
 
-        Up to `read_attempts` attempts, waiting `read_backoff_seconds` after the first, twice that
-        after the second, and so on. Then raises the last attempt's error: OutputNotFound, or
-        OutputUnavailable when a backend could not be asked.
+        Makes up to `read_attempts` attempts. Waits `read_backoff_seconds` after the first, twice
+        that after the second, and so on. Then raises the last attempt's error: OutputNotFound, or
+        OutputUnavailable when a backend can't be reached.
         """
         self._check_open()
         attempts = AsyncRetrying(
@@ -162,9 +163,9 @@ class OutputStore:
         return _decode(data)
 
     async def delete(self, keys: Iterable[OutputKey]) -> DeleteReport:
-        """Deletes these outputs. What is not there is no failure, and no failure is raised.
+        """Delete these outputs. A missing output is no failure, and failures are not raised.
 
-        Each failure is in the report and logged; the next sweep takes what is left.
+        Each failure is reported and logged. The next sweep deletes the remaining outputs.
         """
         self._check_open()
         keys = list(keys)
@@ -177,7 +178,7 @@ class OutputStore:
     async def find(self, run_id: UUID) -> Sequence[FoundOutput]:
         """All outputs stored for the run, of all its attempts, sorted by key.
 
-        Raises OutputUnavailable when a place could not be asked, for it may hold more.
+        Raises OutputUnavailable when a location can't be reached, since it may hold more.
         """
         self._check_open()
         prefix = f"{run_id.hex}_"
@@ -191,7 +192,7 @@ class OutputStore:
         ]
 
     async def usage(self) -> Usage:
-        """How much is stored. Raises OutputUnavailable when the backend can't be asked."""
+        """The amount of stored outputs. Raises OutputUnavailable if a backend can't be reached."""
         self._check_open()
         listing = await self._driver.list()
         entries = [entry for entry in listing.entries if OutputKey.is_name(entry.name)]
@@ -203,27 +204,29 @@ class OutputStore:
             unreachable=tuple(listing.unreachable),
         )
 
-    async def sweep(self, max_age_seconds: float, keep: Keep | None = None) -> SweepReport:
-        """Deletes outputs at least this old, and what dead writers left behind; 0 means all.
+    async def sweep(
+        self, max_age_seconds: float, find_needed: FindNeeded | None = None
+    ) -> SweepReport:
+        """Delete outputs of at least this age and unfinished files of dead writers; 0 means all.
 
-        `keep` is asked which of the runs that old outputs belong to still need them; if it raises,
-        nothing is deleted. Each location is looked at by itself: nothing is deleted in one that
-        can't be asked, or that another installation has stamped. Age is measured by the backend's
-        clock. One sweep runs at a time: a call during another returns at once. Failures of a
-        backend or of `keep` are logged and in the report, never raised.
+        Outputs stay if `find_needed` returns their run. If it raises, nothing is deleted. Locations
+        are independent of each other: nothing is deleted in one that can't be reached or that
+        another installation has stamped. The backend's clock measures age. A call during another
+        sweep returns at once. Failures of a backend or of `find_needed` are logged and reported,
+        never raised.
         """
         self._check_open()
         if self._sweeping:
-            places = self._driver.places()
-            return SweepReport(skipped={p.location: SweepOutcome.ALREADY_RUNNING for p in places})
+            drivers = self._driver.leaf_drivers()
+            return SweepReport(skipped={d.location: SweepOutcome.ALREADY_RUNNING for d in drivers})
         self._sweeping = True
         try:
-            return await self._sweep(max_age_seconds, keep)
+            return await self._sweep(max_age_seconds, find_needed)
         finally:
             self._sweeping = False
 
     async def aclose(self) -> None:
-        """Ends what is under way and releases everything. May be called again, to no effect."""
+        """Finish pending calls and release all resources. Another call has no effect."""
         self._open = False
         await self._driver.aclose()
 
@@ -255,24 +258,26 @@ class OutputStore:
     def _count_retry(self, _: RetryCallState) -> None:
         self.counters.reads_retried += 1
 
-    async def _sweep(self, max_age_seconds: float, keep: Keep | None) -> SweepReport:
+    async def _sweep(self, max_age_seconds: float, find_needed: FindNeeded | None) -> SweepReport:
         removed = removed_bytes = kept = failed = 0
         skipped: dict[str, SweepOutcome] = {}
-        for place in self._driver.places():
-            found = await find_old(place, self._installation_id, max_age_seconds, keep)
-            kept += found.kept
-            if found.outcome != SweepOutcome.DONE:
-                skipped[place.location] = found.outcome
+        for driver in self._driver.leaf_drivers():
+            orphans = await find_orphans(
+                driver, self._installation_id, max_age_seconds, find_needed
+            )
+            kept += orphans.kept
+            if orphans.outcome != SweepOutcome.DONE:
+                skipped[driver.location] = orphans.outcome
                 continue
-            failures = await self._remove(place, [entry.name for entry in found.doomed])
-            gone = [entry.size_bytes for entry in found.doomed if entry.name not in failures]
+            failures = await self._remove(driver, [entry.name for entry in orphans.entries])
+            gone = [entry.size_bytes for entry in orphans.entries if entry.name not in failures]
             if gone:
                 megabytes = sum(gone) / 1e6
                 logger.info(
                     "Cleaned up %d old temp file(s) (%.1f MB) from %s",
                     len(gone),
                     megabytes,
-                    place.location,
+                    driver.location,
                 )
             removed += len(gone)
             removed_bytes += sum(gone)
@@ -294,7 +299,7 @@ class OutputStore:
 
 
 def _encode(text: str) -> bytes:
-    # A model may answer with half of a surrogate pair: it is to come back as it was.
+    # A model may return half of a surrogate pair, which must survive the round trip.
     return text.encode("utf-8", "surrogatepass")
 
 

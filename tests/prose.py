@@ -49,7 +49,9 @@ SETTLED = re.compile(r"\b(?:runs?|attempts?|outcomes?)\b", re.IGNORECASE)
 NO_SUBJECT = re.compile(r"(?:What|Who|Whoever|Whatever|Whose)\b")
 NO_DOCSTRING = re.compile(r"(?:What|Who|Whoever|Whatever|Whose|Whether|That)\b")
 
-# Phrases of other people's: names and terms that the words above would find.
+_SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)[.!?][\"')\]*_]*\s+(?=\S)")
+
+# Names and terms that the words above would find.
 ALLOWED = re.compile(r"crew-capture serve[sd]?|TEMP_TAKE_OVER", re.IGNORECASE)
 # Names that another library, or a contract with clients, fixes.
 ALLOWED_NAMES: set[str] = {"temp_take_over"}
@@ -145,7 +147,7 @@ def sentences(text: str) -> Iterator[tuple[int, str, bool]]:
         masked = _masked(paragraph)
         begin = 0
         for end in [
-            *(m.end() for m in re.finditer(r"[.!?][\"')\]*_]*\s+(?=[^a-z\s])", masked)),
+            *(match.end() for match in _SENTENCE_END.finditer(masked)),
             len(masked),
         ]:
             sentence = masked[begin:end]
@@ -163,7 +165,7 @@ def _paragraphs(text: str) -> Iterator[tuple[int, str, bool]]:
         fence = line.startswith("```")
         item = re.match(r"(?:[-*+]|\d+\.|#+|>)\s+", line)
         row = line.startswith("|")
-        field = re.match(r"`?[a-z_]+`?(?:(?:,| and) `?[a-z_]+`?)*: ", line)
+        field = re.match(r"`?[a-z0-9_]+`?(?:(?:,| and) `?[a-z0-9_]+`?)*: ", line)
         code = fenced or fence or raw.startswith("    ") or bool(re.match(r"<!--|<\w+", line))
         if not line or code or item or field or row or table:
             if lines:

@@ -1,7 +1,7 @@
-"""What a backend must do, and what it must leave to others.
+"""The contract of a backend.
 
-A driver stores bytes under names, and reports. It never waits on purpose, tries again, logs or
-counts: reads are tried again by the store, the rest is policy around drivers.
+A driver stores bytes under names, and reports. It never sleeps, retries, logs or counts: the store
+retries reads, and layers around drivers do the rest.
 """
 
 from abc import ABC, abstractmethod
@@ -21,50 +21,50 @@ class Entry:
     modified_at: datetime
     """Of the last change, UTC, by the backend's clock."""
     age_seconds: float
-    """Since the last change. The backend's own clock is read at both ends, so a clock of ours
-    that goes wrong makes nothing older or younger."""
+    """Since the last change. Both times are the backend's, so that a wrong clock of this machine
+    makes nothing older or younger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a location holds."""
+    """The content of a location."""
 
     entries: Sequence[Entry]
     """Sorted by name."""
     leftovers: Sequence[Entry] = ()
-    """What writers that died on the way left behind, under names that `delete` takes; and what
-    living writers have in the making, so look at the age."""
+    """Unfinished files of dead writers, and of living ones: check the age. `delete` accepts their
+    names."""
     free_bytes: int | None = None
     """Room left, where the backend knows."""
     unreachable: Sequence[str] = ()
-    """The parts of the location that could not be asked."""
+    """The parts of the location that can't be reached."""
 
 
 class Driver(ABC):
-    """A place for named bytes. Used from one event loop, from `start` to `aclose`.
+    """A location for named bytes. Used from one event loop, from `start` to `aclose`.
 
-    Names are what `OutputKey` forms, and the few that this package makes itself: never a path.
-    A call that is cancelled comes back at once.
+    Names are those of `OutputKey`, and a few of this package's own: never a path. A cancelled call
+    returns at once.
     """
 
     location: str
-    """The place in the words of people: for logs and errors, free of secrets."""
+    """A readable name of the location, for logs and errors, without secrets."""
 
     @abstractmethod
     async def start(self) -> None:
-        """Checks that the location is there, safe and permitted, and opens it.
+        """Check that the location exists, is safe and permitted, and open it.
 
         Raises LocationUnusable.
         """
 
     @abstractmethod
     async def put(self, name: str, data: bytes) -> None:
-        """Stores `data` under `name`, whole or not at all, in place of what was there.
+        """Store `data` under `name` atomically, and replace earlier bytes.
 
-        A reader gets the old or the new bytes, never a mixture or a part. A put that is cancelled
-        leaves nothing: what it has written is taken back as soon as it ends, unless a later put of
-        the same name has begun. After OutputUnavailable the bytes may be there all the same,
-        when only the backend's answer was lost.
+        A reader gets the old or the new bytes, never a mixture or a part. A cancelled put leaves
+        nothing: its bytes are deleted as soon as it ends, unless a later put of the same name has
+        begun. After OutputUnavailable the bytes may be stored all the same, if only the backend's
+        response was lost.
 
         Raises BufferFull when there is no room, OutputUnavailable when the backend fails.
         """
@@ -73,30 +73,30 @@ class Driver(ABC):
     async def get(self, name: str) -> bytes:
         """The bytes stored under `name`.
 
-        Raises OutputNotFound when the backend says there are none, OutputUnavailable when it
-        can't be asked.
+        Raises OutputNotFound when the backend reports that there are none, OutputUnavailable when
+        it can't be reached.
         """
 
     @abstractmethod
     async def delete(self, names: Collection[str]) -> Mapping[str, StorageError]:
-        """Removes all these names, and gives the error of each that may still be there.
+        """Remove all these names, and return the error of each that may still exist.
 
-        A name that is not there is no error. Any number of names is allowed. Never raises for a
-        failing backend. A delete that is cancelled may still be carried out.
+        A missing name is no error. Any number of names is allowed. Never raises for a failing
+        backend. A cancelled delete may still happen.
         """
 
     @abstractmethod
     async def list(self, prefix: str = "") -> Listing:
         """Every name that begins with `prefix`, however many.
 
-        Names that come or go meanwhile may be in it or not; all others are. Raises
-        OutputUnavailable when the backend can't be asked.
+        Names that are added or removed meanwhile may be missing; all others are listed. Raises
+        OutputUnavailable when the backend can't be reached.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Ends what is under way and releases everything. May be called again, to no effect."""
+        """Finish pending calls and release all resources. Another call has no effect."""
 
-    def places(self) -> "tuple[Driver, ...]":
-        """The drivers of which this one is made, one for each location."""
+    def leaf_drivers(self) -> "tuple[Driver, ...]":
+        """The drivers of which this one is composed, one for each location."""
         return (self,)

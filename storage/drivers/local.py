@@ -33,16 +33,15 @@ T = TypeVar("T")
 _THREADS = 4
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}-[0-9]+\.tmp")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_NO_FILE = {errno.ENOENT, errno.ELOOP}  # ELOOP: a symbolic link, which nobody here made
+_NO_FILE = {errno.ENOENT, errno.ELOOP}  # ELOOP: a symbolic link, which is never ours
 
 
 class LocalDriver(Driver):
     """One file for each name, in a directory that only its owner can enter.
 
-    All work goes through the descriptor of the directory, so no path is looked up twice and no
-    symbolic link is followed. When the directory is removed under a running process, the next
-    call makes it anew. Nothing is flushed to disk: outputs are intermediaries, which a
-    crash of the process can't harm, and which a power cut may.
+    All calls use the directory's descriptor, so that no path is resolved twice and no symbolic
+    link is followed. If the directory is removed under a running process, the next call creates it
+    again. Nothing is flushed to disk: a crash of the process can't harm outputs, a power cut may.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -53,8 +52,8 @@ class LocalDriver(Driver):
         self._fd = -1
         self._spent_fds: list[int] = []
         self._opening = threading.Lock()
-        self._reading: _Reading | None = None
-        # Two writers, be it on two machines, never form the same temporary name.
+        self._scan: _Scan | None = None
+        # Makes temporary names unique across processes and machines.
         self._writer = secrets.token_hex(8)
         self._serial = itertools.count()
 
@@ -81,7 +80,7 @@ class LocalDriver(Driver):
         return await self._threads.submit(partial(self._remove, tuple(names)))
 
     async def list(self, prefix: str = "") -> Listing:
-        names = await self._names_from_now_on()
+        names = await self._fresh_names()
         return await self._threads.submit(partial(self._list, prefix, names))
 
     async def aclose(self) -> None:
@@ -92,21 +91,21 @@ class LocalDriver(Driver):
                 os.close(fd)
         self._fd, self._spent_fds = -1, []
 
-    def _names_from_now_on(self) -> Awaitable["_Names"]:
-        """What is in the directory, read after this call.
+    def _fresh_names(self) -> Awaitable["_Names"]:
+        """The names in the directory, read after this call.
 
-        Calls made before a reading begins share it: a thousand runs that look for their
-        outputs at once cost one.
+        Calls that are made before a scan begins share it: a thousand runs that list their outputs
+        at once cost one scan.
         """
-        if self._reading is None or self._reading.begun:
-            self._reading = reading = _Reading()
-            reading.names = self._threads.submit(partial(self._read_names, reading))
-        return asyncio.shield(self._reading.names)
+        if self._scan is None or self._scan.begun:
+            self._scan = scan = _Scan()
+            scan.names = self._threads.submit(partial(self._scan_names, scan))
+        return asyncio.shield(self._scan.names)
 
-    # What follows runs in threads.
+    # The methods below run in threads.
 
     def _open(self) -> int:
-        """Opens the directory, making it where it is missing; the folder around it must exist."""
+        """Open the directory, and create it if it is missing. Its parent must exist."""
         with suppress(FileExistsError):
             self._directory.mkdir(mode=0o700)
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -127,7 +126,7 @@ class LocalDriver(Driver):
         try:
             return act(directory)
         except OSError as error:
-            if not _tells_removal(error, directory):
+            if not _is_removal(error, directory):
                 raise
         return act(self._reopen(directory))
 
@@ -135,7 +134,7 @@ class LocalDriver(Driver):
         with self._opening:
             if self._fd == removed_fd:
                 self._fd = self._open()
-                # Other threads may be using it: it is closed at the end.
+                # Other threads may be using it, so `aclose` closes it.
                 self._spent_fds.append(removed_fd)
             return self._fd
 
@@ -146,10 +145,10 @@ class LocalDriver(Driver):
         def attempt() -> None:
             self._in_directory(lambda directory: self._write_in(directory, name, data, write))
 
-        with self._told_as_ours(name):
+        with self._mapped_errors(name):
             try:
                 attempt()
-            except FileNotFoundError:  # a sweep of everything took the unfinished file
+            except FileNotFoundError:  # a sweep of all files removed the unfinished one
                 attempt()
 
     def _write_in(self, directory: int, name: str, data: bytes, write: Write) -> None:
@@ -175,7 +174,7 @@ class LocalDriver(Driver):
                     _unlink(unfinished, directory)
 
     def _read(self, name: str) -> bytes:
-        with self._told_as_ours(name):
+        with self._mapped_errors(name):
             try:
                 return self._in_directory(lambda directory: _read_in(directory, name))
             except OSError as error:
@@ -187,23 +186,23 @@ class LocalDriver(Driver):
         failures: dict[str, StorageError] = {}
         for name in names:
             try:
-                with self._told_as_ours(name), suppress(FileNotFoundError):
+                with self._mapped_errors(name), suppress(FileNotFoundError):
                     self._in_directory(partial(_unlink, name))
             except StorageError as error:
                 failures[name] = error
         return failures
 
-    def _read_names(self, reading: "_Reading") -> "_Names":
-        reading.begun = True
-        with self._told_as_ours("*"):
+    def _scan_names(self, scan: "_Scan") -> "_Names":
+        scan.begun = True
+        with self._mapped_errors("*"):
             return self._in_directory(_names_in)
 
     def _list(self, prefix: str, names: "_Names") -> Listing:
-        with self._told_as_ours(f"{prefix}*"):
+        with self._mapped_errors(f"{prefix}*"):
             return self._in_directory(lambda directory: _listing(directory, prefix, names))
 
     @contextmanager
-    def _told_as_ours(self, name: str) -> Iterator[None]:
+    def _mapped_errors(self, name: str) -> Iterator[None]:
         try:
             yield
         except LocationUnusable as error:
@@ -215,8 +214,8 @@ class LocalDriver(Driver):
             raise OutputUnavailable(name, self.location, cause) from error
 
 
-def _tells_removal(error: OSError, directory: int) -> bool:
-    """Whether the open directory is no longer in its place, after an error in it."""
+def _is_removal(error: OSError, directory: int) -> bool:
+    """Whether the error means that the open directory was removed."""
     return error.errno == errno.ESTALE or (
         error.errno == errno.ENOENT and os.fstat(directory).st_nlink == 0
     )
@@ -227,7 +226,7 @@ def _unlink(name: str, directory: int) -> None:
 
 
 def _read_in(directory: int, name: str) -> bytes:
-    # O_NONBLOCK: opening a pipe that somebody put there must not wait for its other end.
+    # O_NONBLOCK: opening a foreign pipe must not wait for its other end.
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     try:
         status = os.fstat(fd)
@@ -243,7 +242,7 @@ def _read_in(directory: int, name: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """What is in a directory, sorted."""
+    """The names in a directory, sorted."""
 
     finished: list[str]
     unfinished: list[str]
@@ -255,8 +254,8 @@ class _Names:
             yield self.finished[at]
 
 
-class _Reading:
-    """A reading of the names, asked for."""
+class _Scan:
+    """A scan of the directory, requested and perhaps begun."""
 
     names: asyncio.Future[_Names]
     begun = False
@@ -266,7 +265,7 @@ def _names_in(directory: int) -> _Names:
     if os.fstat(directory).st_nlink == 0:
         raise FileNotFoundError(errno.ENOENT, "the directory was removed")
     # Through a descriptor of its own: the position in the directory belongs to the descriptor
-    # and its duplicates, so readings at once would each get a part.
+    # and its duplicates, so concurrent scans would each get a part.
     own = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
     try:
         with os.scandir(own) as files:
@@ -281,9 +280,9 @@ def _names_in(directory: int) -> _Names:
 
 
 def _listing(directory: int, prefix: str, names: _Names) -> Listing:
-    # The clock of the file system, which need not be ours. Touching the directory takes no room on
-    # a full disk, unlike a new file. Where it can't be touched, its last change stands in, which
-    # makes nothing older than it is.
+    # The file system's clock, which may differ from this machine's. Touching the directory needs
+    # no room on a full disk, unlike a new file. If that fails, the directory's last change is used:
+    # it makes nothing older than it is.
     with suppress(OSError):
         os.utime(directory)
     now = os.fstat(directory).st_mtime

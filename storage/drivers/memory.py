@@ -9,7 +9,7 @@ from storage.errors import BufferFull, OutputNotFound, StorageError
 
 
 class MemoryDriver(Driver):
-    """A dictionary with a byte budget. What it holds ends with the process."""
+    """A dictionary with a byte budget. Its content ends with the process."""
 
     def __init__(self, max_bytes: int) -> None:
         self.location = "memory"
@@ -27,7 +27,7 @@ class MemoryDriver(Driver):
             raise BufferFull(
                 name,
                 self.location,
-                f"{len(data)} bytes do not fit, {self._used_bytes} of {self._max_bytes} are taken",
+                f"{len(data)} bytes do not fit, {self._used_bytes} of {self._max_bytes} are used",
             )
         self._used_bytes = used
         self._data[name] = data, time.monotonic()

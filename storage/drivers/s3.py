@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_KEYS_PER_DELETE = 1000  # what S3 takes
-_DELETES_UNDER_WAY = 4
+_KEYS_PER_DELETE = 1000  # S3's limit
+_MAX_PENDING_DELETES = 4
 _CONNECT_TIMEOUT_SECONDS = 3.0
 _FAILURES = (BotoCoreError, ClientError, HTTPError, OSError)
 
 
 class S3Driver(Driver):
-    """One object for each name, under a prefix of a bucket; credentials by boto3's own chain.
+    """One object for each name, under a prefix of a bucket. boto3 finds the credentials.
 
-    One client for the process, used by `threads` threads with a connection each. boto3 makes one
-    attempt for each call: reads are tried again by the store alone, so that attempts do not
-    multiply; nothing else is tried again at once. `timeout_seconds` bounds each wait on a socket.
-    Deletes that come while others are under way go to S3 together.
+    The process has one client, used by `threads` threads with a connection each. boto3 makes one
+    attempt per call: the store alone retries reads, so that attempts do not multiply.
+    `timeout_seconds` bounds each wait on a socket. Deletes that arrive while others are pending
+    share a request.
     """
 
     def __init__(
@@ -60,8 +60,7 @@ class S3Driver(Driver):
         self._prefix = prefix
         self._endpoint_url = endpoint_url
         self._region = region
-        # Other servers than Amazon's know buckets by path for certain, and newer checksums perhaps
-        # not.
+        # All S3 servers know buckets by path; servers other than Amazon's may lack new checksums.
         checksums: Literal["when_required", "when_supported"]
         checksums = "when_required" if endpoint_url else "when_supported"
         self._config = Config(
@@ -76,9 +75,9 @@ class S3Driver(Driver):
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="storage-s3")
         self._client: S3Client
         self._closed = False
-        self._under_way: set[asyncio.Future[Any]] = set()
+        self._pending: set[asyncio.Future[Any]] = set()
         self._writes = Writes(lambda name: self._submit(partial(self._delete, [name])))
-        self._deletes = _JoinedDeletes(lambda names: self._submit(partial(self._delete, names)))
+        self._deletes = _DeleteBatcher(lambda names: self._submit(partial(self._delete, names)))
 
     async def start(self) -> None:
         await self._submit(self._open)
@@ -99,8 +98,8 @@ class S3Driver(Driver):
 
     async def aclose(self) -> None:
         await self._writes.aclose()
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+        while self._pending:
+            await asyncio.wait(self._pending)
         self._closed = True
         self._pool.shutdown(wait=False)
         with suppress(AttributeError):  # never started
@@ -110,11 +109,11 @@ class S3Driver(Driver):
         if self._closed:
             raise StoreClosed
         call = asyncio.wrap_future(self._pool.submit(work))
-        self._under_way.add(call)
-        call.add_done_callback(self._under_way.discard)
+        self._pending.add(call)
+        call.add_done_callback(self._pending.discard)
         return call
 
-    # What follows runs in threads.
+    # The methods below run in threads.
 
     def _open(self) -> None:
         try:
@@ -134,7 +133,7 @@ class S3Driver(Driver):
         if write.abandoned:
             return
         try:
-            # Set before: when only the answer is lost, the object may be there.
+            # Set before the call: if only the response is lost, the object may exist.
             write.landed = True
             self._client.put_object(
                 Bucket=self._bucket,
@@ -147,8 +146,8 @@ class S3Driver(Driver):
 
     def _read(self, name: str) -> bytes:
         try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
-            return answer["Body"].read()
+            response = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+            return response["Body"].read()
         except self._client.exceptions.NoSuchKey:
             raise OutputNotFound(name, self.location) from None
         except _FAILURES as error:
@@ -156,7 +155,7 @@ class S3Driver(Driver):
 
     def _delete(self, names: Collection[str]) -> dict[str, StorageError]:
         try:
-            answer = self._client.delete_objects(
+            response = self._client.delete_objects(
                 Bucket=self._bucket,
                 Delete={"Objects": [{"Key": self._prefix + name} for name in names], "Quiet": True},
             )
@@ -164,7 +163,7 @@ class S3Driver(Driver):
             cause = _cause(error)
             return {name: OutputUnavailable(name, self.location, cause) for name in names}
         failures: dict[str, StorageError] = {}
-        for failure in answer.get("Errors", []):
+        for failure in response.get("Errors", []):
             name = failure["Key"].removeprefix(self._prefix)
             cause = f"{failure.get('Code')}: {failure.get('Message')}"
             failures[name] = OutputUnavailable(name, self.location, cause)
@@ -178,7 +177,7 @@ class S3Driver(Driver):
         now = None
         try:
             for page in pages:
-                # The server's clock; that of the first page makes nothing older than it is.
+                # The server's clock. The first page's time makes nothing older than it is.
                 now = now or parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
                 for item in page.get("Contents", []):
                     modified_at = item["LastModified"].astimezone(UTC)
@@ -196,15 +195,15 @@ class S3Driver(Driver):
         return Listing(entries)
 
 
-class _JoinedDeletes:
-    """Joins deletes that come close together into few calls."""
+class _DeleteBatcher:
+    """Batches concurrent deletes into few requests."""
 
     def __init__(
         self, send: Callable[[Collection[str]], asyncio.Future[dict[str, StorageError]]]
     ) -> None:
         self._send = send
         self._waiting: deque[tuple[list[str], asyncio.Future[dict[str, StorageError]]]] = deque()
-        self._under_way = 0
+        self._pending = 0
 
     async def add(self, names: list[str]) -> dict[str, StorageError]:
         loop = asyncio.get_running_loop()
@@ -213,28 +212,28 @@ class _JoinedDeletes:
             answer: asyncio.Future[dict[str, StorageError]] = loop.create_future()
             self._waiting.append((names[start : start + _KEYS_PER_DELETE], answer))
             answers.append(answer)
-        loop.call_soon(self._advance)  # when all calls of this turn are in
+        loop.call_soon(self._advance)  # after all calls of this turn
         failures: dict[str, StorageError] = {}
         for answer in answers:
             failures |= await answer
         return failures
 
     def _advance(self) -> None:
-        while self._waiting and self._under_way < _DELETES_UNDER_WAY:
+        while self._waiting and self._pending < _MAX_PENDING_DELETES:
             group = [self._waiting.popleft()]
             names = set(group[0][0])
             while self._waiting and len(names) + len(self._waiting[0][0]) <= _KEYS_PER_DELETE:
                 group.append(self._waiting.popleft())
                 names.update(group[-1][0])
-            self._under_way += 1
-            self._send(names).add_done_callback(partial(self._answer, group))
+            self._pending += 1
+            self._send(names).add_done_callback(partial(self._finish, group))
 
-    def _answer(
+    def _finish(
         self,
         group: list[tuple[list[str], asyncio.Future[dict[str, StorageError]]]],
         call: asyncio.Future[dict[str, StorageError]],
     ) -> None:
-        self._under_way -= 1
+        self._pending -= 1
         error = call.exception()
         failures = {} if error else call.result()
         for names, answer in group:

@@ -1,4 +1,4 @@
-"""Blocking calls in a driver's own threads."""
+"""A batching thread pool for a driver's blocking calls."""
 
 import asyncio
 import threading
@@ -17,33 +17,33 @@ _LOOK_EVERY_SECONDS = 0.02
 
 
 class BatchingThreadPool:
-    """Runs many short blocking calls at the price of few switches between threads.
+    """A thread pool that runs many short blocking calls with few thread switches.
 
-    Calls go down together: one thread takes those made in one turn of the event loop, and those
-    made while it is still at earlier ones, from one queue, and hands the results back in groups.
-    Each call gets its own result or error. When the thread is stuck in a slow call, another one
-    goes on with the rest, as long as there are threads left.
+    One thread executes the calls of one turn of the event loop as a batch. Calls that are made
+    meanwhile join the same queue. Results return to the event loop in groups. Each call gets its
+    own result or error. While a thread is stuck in a slow call, another one continues with the
+    rest, as long as there are threads left.
     """
 
     def __init__(self, name: str, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._threads = threads
         self._lock = threading.Lock()
-        # These three under the lock:
+        # Guarded by the lock:
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._busy = 0
-        self._taken = 0
+        self._begun = 0
         self._finished: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
-        # The rest belongs to the loop:
+        # Used by the event loop alone:
         self._closed = False
         self._unfinished = 0
         self._all_finished = asyncio.Event()
         self._start_due = False
         self._look_due = False
-        self._taken_before = 0
+        self._begun_before = 0
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Has a thread do the work. Cancelling the future does not stop it."""
+        """Execute the work in a thread. Cancelling the future does not stop it."""
         if self._closed:
             raise StoreClosed
         loop = asyncio.get_running_loop()
@@ -62,7 +62,7 @@ class BatchingThreadPool:
         return future
 
     async def aclose(self) -> None:
-        """Waits for the calls under way, then lets the threads go."""
+        """Wait for pending calls, then release the threads."""
         while self._unfinished:
             await self._all_finished.wait()
         self._closed = True
@@ -73,14 +73,14 @@ class BatchingThreadPool:
         self._add_thread(loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """While there are calls: delivers what is done, and sends help when nothing was taken."""
+        """While calls are pending: deliver results, and add a thread if no call has begun since."""
         self._look_due = False
         self._deliver()
         if not self._unfinished:
             return
-        if self._taken == self._taken_before:
+        if self._begun == self._begun_before:
             self._add_thread(loop)
-        self._taken_before = self._taken
+        self._begun_before = self._begun
         self._look_due = True
         loop.call_later(_LOOK_EVERY_SECONDS, self._look, loop)
 
@@ -99,7 +99,7 @@ class BatchingThreadPool:
                     self._busy -= 1
                     break
                 work, future = self._waiting.popleft()
-                self._taken += 1
+                self._begun += 1
             result, error = None, None
             try:
                 result = work()

@@ -1,4 +1,4 @@
-"""Puts that go through threads, and what becomes of them when their caller gives up."""
+"""Cancellable puts in threads."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,8 +7,10 @@ from typing import Any
 
 
 class Write:
-    """One put on its way. The thread that does it looks at `abandoned` before it begins, and sets
-    `landed` when others may see what it wrote."""
+    """One pending put.
+
+    Its thread checks `abandoned` before it begins, and sets `landed` once others may see the bytes.
+    """
 
     __slots__ = ("abandoned", "landed", "superseded")
 
@@ -19,50 +21,50 @@ class Write:
 
 
 class Writes:
-    """The puts under way, by name.
+    """The pending puts, by name.
 
-    A thread can't be stopped, so an abandoned put may still land: then it is taken back, unless a
-    later put of the same name has begun, whose bytes must stay.
+    A thread can't be stopped, so an abandoned put may still land. Then its bytes are deleted again
+    by `undo`, unless a later put of the same name has begun: the later bytes must stay.
     """
 
-    def __init__(self, take_back: Callable[[str], asyncio.Future[Any]]) -> None:
-        self._take_back = take_back
-        self._under_way: dict[str, tuple[Write, asyncio.Future[None]]] = {}
-        self._taken_back: dict[str, asyncio.Future[Any]] = {}
+    def __init__(self, undo: Callable[[str], asyncio.Future[Any]]) -> None:
+        self._undo = undo
+        self._pending: dict[str, tuple[Write, asyncio.Future[None]]] = {}
+        self._undoing: dict[str, asyncio.Future[Any]] = {}
 
     async def run(self, name: str, start: Callable[[Write], asyncio.Future[None]]) -> None:
-        """Does the put that `start` starts."""
-        if name in self._taken_back:
-            await asyncio.wait([self._taken_back[name]])
-        if name in self._under_way:
-            self._under_way[name][0].superseded = True
+        """Execute the put that `start` starts."""
+        if name in self._undoing:
+            await asyncio.wait([self._undoing[name]])
+        if name in self._pending:
+            self._pending[name][0].superseded = True
         write = Write()
         call = start(write)
-        self._under_way[name] = write, call
+        self._pending[name] = write, call
         try:
             await asyncio.shield(call)
         except asyncio.CancelledError:
             write.abandoned = True
-            call.add_done_callback(partial(self._settle, name, write))
+            call.add_done_callback(partial(self._finish_abandoned, name, write))
             raise
         finally:
             if not write.abandoned:
                 self._forget(name, write)
 
     async def aclose(self) -> None:
-        """Waits until no put is under way, and none is being taken back."""
-        while self._under_way or self._taken_back:
-            calls: list[asyncio.Future[Any]] = [call for _, call in self._under_way.values()]
-            await asyncio.wait(calls + list(self._taken_back.values()))
+        """Wait until no put is pending, and none is being undone."""
+        while self._pending or self._undoing:
+            calls: list[asyncio.Future[Any]] = [call for _, call in self._pending.values()]
+            await asyncio.wait(calls + list(self._undoing.values()))
 
-    def _settle(self, name: str, write: Write, call: asyncio.Future[None]) -> None:
+    def _finish_abandoned(self, name: str, write: Write, call: asyncio.Future[None]) -> None:
         self._forget(name, write)
-        call.exception()  # nobody waits for it
+        call.exception()  # marks the exception as retrieved: the caller has left
         if write.landed and not write.superseded:
-            undo = self._taken_back[name] = self._take_back(name)
-            undo.add_done_callback(lambda _: self._taken_back.pop(name))
+            deletion = self._undoing[name] = self._undo(name)
+            deletion.add_done_callback(lambda _: self._undoing.pop(name))
 
     def _forget(self, name: str, write: Write) -> None:
-        latest = self._under_way.get(name)
+        latest = self._pending.get(name)
         if latest is not None and latest[0] is write:
-            del self._under_way[name]
+            del self._pending[name]

@@ -16,49 +16,49 @@ _REMEMBERED_NAMES = 100_000
 
 
 class Fallback(Driver):
-    """A chain of drivers: the first that takes an output has it; reads and deletes ask all.
+    """A chain of drivers. The first that accepts an output stores it; reads and deletes try all.
 
-    A member that keeps failing is left out for `pause_seconds`, then one call tries it again; so it
-    comes back without a restart. Writing (put, delete) and reading (get, list) are judged apart:
-    what a read-only member holds can still be read. Deletes that a member missed are
-    made up for when it answers again. A full member is not a failing one.
+    A circuit breaker leaves out a member that keeps failing. After `pause_seconds` one call probes
+    it, so that it returns without a restart. Writing (put, delete) and reading (get, list) have a
+    breaker each: a read-only member can still be read. Deletes that a member missed are repeated
+    when it responds again. A full member is not a failing one.
 
-    Names are written once: a second put of a name may go to another member, and a get then gives
+    Names are written once: a second put of a name may go to another member, and a get then returns
     either.
     """
 
     def __init__(self, drivers: Sequence[Driver], *, pause_seconds: float = 5.0) -> None:
         self.location = " + ".join(driver.location for driver in drivers)
         self._members = [_Member(driver, pause_seconds) for driver in drivers]
-        # Where this process has put what it wrote; all else may be anywhere.
-        self._homes: dict[str, list[_Member]] = {}
+        # The members that this process wrote a name to; any other name may be in every member.
+        self._written_to: dict[str, list[_Member]] = {}
 
     async def start(self) -> None:
         for member in self._members:
             await member.driver.start()
 
     async def put(self, name: str, data: bytes) -> None:
-        homes = self._homes.setdefault(name, [])
-        if len(self._homes) > _REMEMBERED_NAMES:
-            del self._homes[next(iter(self._homes))]
+        tried = self._written_to.setdefault(name, [])
+        if len(self._written_to) > _REMEMBERED_NAMES:
+            del self._written_to[next(iter(self._written_to))]
         full: BufferFull | None = None
         failures: list[str] = []
         for member in self._members:
             if not member.writing.allow():
                 failures.append(f"{member.driver.location}: left out: {member.writing.cause}")
                 continue
-            if member not in homes:
-                homes.append(member)  # before the try: a record_failure put may have landed
+            if member not in tried:
+                tried.append(member)  # before the call: a failed put may have landed
             try:
                 await member.driver.put(name, data)
             except BufferFull as error:
-                member.answers_writing()
+                member.record_write()
                 full = error
             except OutputUnavailable as error:
                 member.writing.record_failure(error.cause)
                 failures.append(f"{error.location}: {error.cause}")
             else:
-                member.answers_writing()
+                member.record_write()
                 return
         if failures or full is None:
             raise OutputUnavailable(name, self.location, "; ".join(failures))
@@ -87,7 +87,7 @@ class Fallback(Driver):
     async def delete(self, names: Collection[str]) -> Mapping[str, StorageError]:
         by_member: dict[_Member, list[str]] = {}
         for name in names:
-            for member in self._homes.pop(name, self._members):
+            for member in self._written_to.pop(name, self._members):
                 by_member.setdefault(member, []).append(name)
         reports = await asyncio.gather(*(m.delete(part) for m, part in by_member.items()))
         return {name: error for report in reports for name, error in report.items()}
@@ -127,19 +127,19 @@ class Fallback(Driver):
         for member in self._members:
             await member.aclose()
 
-    def places(self) -> tuple[Driver, ...]:
-        return tuple(place for member in self._members for place in member.driver.places())
+    def leaf_drivers(self) -> tuple[Driver, ...]:
+        return tuple(leaf for member in self._members for leaf in member.driver.leaf_drivers())
 
 
 class _CircuitBreaker:
-    """Whether a member of a chain is asked, by how its last calls went."""
+    """A circuit breaker: decides by the last calls whether a member of a chain is called."""
 
     _FAILURES_ALLOWED = 3
-    """In a row, before a member is left out: one dropped connection is no outage."""
+    """Consecutive failures before a member is left out: one dropped connection is no outage."""
 
-    def __init__(self, what: str, pause_seconds: float) -> None:
+    def __init__(self, activity: str, pause_seconds: float) -> None:
         self.cause = ""
-        self._what = what
+        self._activity = activity
         self._pause_seconds = pause_seconds
         self._failures = 0
         self._left_out_until = 0.0
@@ -150,7 +150,7 @@ class _CircuitBreaker:
         now = time.monotonic()
         if now < self._left_out_until:
             return False
-        self._left_out_until = now + self._pause_seconds  # for all but the one that tries now
+        self._left_out_until = now + self._pause_seconds  # for all calls but this probe
         return True
 
     def record_failure(self, cause: str) -> None:
@@ -158,16 +158,16 @@ class _CircuitBreaker:
         self._failures += 1
         self._left_out_until = time.monotonic() + self._pause_seconds
         if self._failures == self._FAILURES_ALLOWED:
-            logger.warning("%s is left out until it answers again: %s", self._what, cause)
+            logger.warning("%s is left out until it responds again: %s", self._activity, cause)
 
     def record_success(self) -> None:
         if self._failures >= self._FAILURES_ALLOWED:
-            logger.info("%s is back", self._what)
+            logger.info("%s is back", self._activity)
         self._failures = 0
 
 
 class _Member:
-    """A driver in a chain, with what it has missed."""
+    """A driver in a chain, with the deletes that it missed."""
 
     def __init__(self, driver: Driver, pause_seconds: float) -> None:
         self.driver = driver
@@ -176,7 +176,7 @@ class _Member:
         self._missed: set[str] = set()
         self._catching_up: asyncio.Task[None] | None = None
 
-    def answers_writing(self) -> None:
+    def record_write(self) -> None:
         self.writing.record_success()
         if self._missed and self._catching_up is None:
             self._catching_up = asyncio.create_task(self._catch_up())
@@ -184,7 +184,7 @@ class _Member:
     async def delete(self, names: Sequence[str]) -> Mapping[str, StorageError]:
         if not self.writing.allow():
             return self._miss(names)
-        failures = await self._ask_to_delete(names)
+        failures = await self._try_delete(names)
         self._miss(failures)
         return failures
 
@@ -193,17 +193,17 @@ class _Member:
             await self._catching_up
         await self.driver.aclose()
 
-    async def _ask_to_delete(self, names: Collection[str]) -> Mapping[str, StorageError]:
+    async def _try_delete(self, names: Collection[str]) -> Mapping[str, StorageError]:
         failures = await self.driver.delete(names)
         causes = [e.cause for e in failures.values() if isinstance(e, OutputUnavailable)]
         if causes and len(causes) == len(names):
             self.writing.record_failure(causes[0])
         else:
-            self.answers_writing()
+            self.record_write()
         return failures
 
     def _miss(self, names: Collection[str]) -> Mapping[str, StorageError]:
-        """Notes names to be deleted later; gives those that it has no room for."""
+        """Remember names to delete later. Returns those that there is no room for."""
         if len(self._missed) < _REMEMBERED_NAMES:
             self._missed.update(names)
             return {}
@@ -214,9 +214,9 @@ class _Member:
         try:
             while self._missed and self.writing.allow():
                 names = set(islice(self._missed, _NAMES_PER_DELETE))
-                failures = await self._ask_to_delete(names)
+                failures = await self._try_delete(names)
                 if len(failures) == len(names):
                     return
-                self._missed -= names  # what record_failure alone is left to the sweeps
+                self._missed -= names  # single failures are left to the sweeps
         finally:
             self._catching_up = None

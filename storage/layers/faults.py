@@ -17,7 +17,7 @@ Fault = StorageError | Callable[[], Awaitable[None]]
 class Faults(Driver):
     """A driver that fails on demand, for tests.
 
-    calls: how often each operation was called.
+    calls: the number of calls of each operation.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -29,39 +29,39 @@ class Faults(Driver):
     def inject(
         self, operation: Operation, fault: Fault, *, times: int = 1, after: bool = False
     ) -> None:
-        """Lets the next `times` calls meet the fault, before the driver does its work or `after`.
+        """Inject the fault into the next `times` calls, before the driver's call or `after` it.
 
         The fault is an error to raise (`delete` reports it for every name), or a function to await,
-        which may wait for something, or raise.
+        which may wait or raise.
         """
         self._faults.setdefault((operation, after), []).extend([fault] * times)
 
     def heal(self) -> None:
-        """Forgets the faults that nobody has met yet."""
+        """Remove all pending faults."""
         self._faults.clear()
 
     async def start(self) -> None:
         await self._driver.start()
 
     async def put(self, name: str, data: bytes) -> None:
-        await self._meet("put", self._driver.put, name, data)
+        await self._inject_around("put", self._driver.put, name, data)
 
     async def get(self, name: str) -> bytes:
-        return await self._meet("get", self._driver.get, name)
+        return await self._inject_around("get", self._driver.get, name)
 
     async def delete(self, names: Collection[str]) -> Mapping[str, StorageError]:
         try:
-            return await self._meet("delete", self._driver.delete, names)
+            return await self._inject_around("delete", self._driver.delete, names)
         except StorageError as error:
             return dict.fromkeys(names, error)
 
     async def list(self, prefix: str = "") -> Listing:
-        return await self._meet("list", self._driver.list, prefix)
+        return await self._inject_around("list", self._driver.list, prefix)
 
     async def aclose(self) -> None:
         await self._driver.aclose()
 
-    async def _meet(
+    async def _inject_around(
         self,
         operation: Operation,
         act: Callable[P, Awaitable[T]],
@@ -69,12 +69,12 @@ class Faults(Driver):
         **kwargs: P.kwargs,
     ) -> T:
         self.calls[operation] += 1
-        await self._suffer(operation, after=False)
-        answer = await act(*args, **kwargs)
-        await self._suffer(operation, after=True)
-        return answer
+        await self._inject_next(operation, after=False)
+        result = await act(*args, **kwargs)
+        await self._inject_next(operation, after=True)
+        return result
 
-    async def _suffer(self, operation: Operation, *, after: bool) -> None:
+    async def _inject_next(self, operation: Operation, *, after: bool) -> None:
         faults = self._faults.get((operation, after))
         if faults:
             fault = faults.pop(0)

@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 class Timeout(Driver):
-    """Gives up calls that a stuck driver leaves unanswered.
+    """A time limit for calls to a stuck driver.
 
-    A call has failed when it has waited `seconds`, and the driver has answered no other call in
-    this time either: waiting behind many calls that do get answers is no failure. A listing, which
-    may be long, gets `list_seconds`, whatever goes on beside it.
+    A call fails after `seconds` in which the driver has completed no other call either. So waiting
+    behind many calls that do complete is no failure. A listing, which may be long, has a limit of
+    its own, `list_seconds`, independent of other calls.
     """
 
     def __init__(self, driver: Driver, seconds: float, *, list_seconds: float = 300.0) -> None:
@@ -64,17 +64,17 @@ class Timeout(Driver):
                 if not self._look_due:
                     self._look_in_a_while(loop)
                 try:
-                    answer = await call
+                    result = await call
                 finally:
                     del self._waiting[limit]
         except TimeoutError:
-            cause = f"no answer for {self._seconds:g} s"
+            cause = f"no response for {self._seconds:g} s"
             raise OutputUnavailable(name, self.location, cause) from None
         except (OutputNotFound, BufferFull):
             self._answered_at = loop.time()
             raise
         self._answered_at = loop.time()
-        return answer
+        return result
 
     def _look_in_a_while(self, loop: asyncio.AbstractEventLoop) -> None:
         self._look_due = True

@@ -28,7 +28,7 @@ BACKENDS = [
 
 @pytest.fixture(scope="package", autouse=True)
 def _credentials() -> Iterator[None]:
-    """What boto3 finds, and nothing of the machine's own."""
+    """The credentials that boto3 finds, without any of the machine's own."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in S3Account("", "test-key", "test-secret").environment().items():
             patch.setenv(name, value)

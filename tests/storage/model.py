@@ -1,4 +1,4 @@
-"""A store against a dictionary: any sequence of calls must come out the same."""
+"""A store against a dictionary: any sequence of calls must give the same results."""
 
 import asyncio
 from collections.abc import Callable
@@ -63,10 +63,10 @@ def model_of(new_site: Callable[[], Site]) -> type[RuleBasedStateMachine]:
         @rule(needed=st.sets(st.sampled_from(RUNS)))
         @precondition(lambda self: self.expected)
         def sweep(self, needed: set[UUID]) -> None:
-            async def keep(runs: set[UUID]) -> set[UUID]:
+            async def find_needed(runs: set[UUID]) -> set[UUID]:
                 return runs & needed
 
-            report = self.runner.run(self.store.sweep(0, keep))
+            report = self.runner.run(self.store.sweep(0, find_needed))
             gone = {key for key in self.expected if key.run_id not in needed}
             assert (report.removed, report.kept) == (len(gone), len(self.expected) - len(gone))
             for key in gone:

@@ -1,4 +1,4 @@
-"""Every backend and chain, as a place where a test can work alone."""
+"""Every backend and chain, each for a test alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def wrapped(site: Site) -> Site:
 def make_bucket(account: S3Account, bucket: str) -> None:
     client = boto3.client("s3", endpoint_url=account.endpoint_url, region_name=account.region)
     client.create_bucket(Bucket=bucket)
-    client.put_object(Bucket=bucket, Key="first", Body=b"")  # takes a new server seconds
+    client.put_object(Bucket=bucket, Key="first", Body=b"")  # a new server needs seconds for it
     client.delete_object(Bucket=bucket, Key="first")
     client.close()
 

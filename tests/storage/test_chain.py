@@ -8,7 +8,7 @@ import pytest
 
 from storage import (
     BufferFull,
-    LocationTaken,
+    ForeignLocation,
     OutputNotFound,
     OutputStore,
     OutputUnavailable,
@@ -25,7 +25,7 @@ OUTAGE = OutputUnavailable("an output", "far away", "injected")
 MANY = 1000
 
 
-class Place(Faults):
+class Member(Faults):
     """A member that fails on demand."""
 
     def __init__(self, location: str, max_bytes: int = MEMORY_BYTES) -> None:
@@ -37,22 +37,22 @@ class Place(Faults):
             self.inject(operation, OUTAGE, times=MANY)
 
     async def names(self) -> set[str]:
-        """What it holds, asked behind its back."""
+        """The names of its outputs, read around the faults."""
         return {entry.name for entry in (await self._driver.list()).entries} - {STAMP_NAME}
 
 
 @pytest.fixture
-def near() -> Place:
-    return Place("near", max_bytes=1000)
+def near() -> Member:
+    return Member("near", max_bytes=1000)
 
 
 @pytest.fixture
-def far() -> Place:
-    return Place("far")
+def far() -> Member:
+    return Member("far")
 
 
 @pytest.fixture
-async def chain(near: Place, far: Place) -> AsyncIterator[Fallback]:
+async def chain(near: Member, far: Member) -> AsyncIterator[Fallback]:
     chain = Fallback([near, far], pause_seconds=PAUSE_SECONDS)
     await chain.start()
     yield chain
@@ -70,17 +70,17 @@ def name(number: int = 0) -> str:
     return str(key(number))
 
 
-async def leave_out(chain: Fallback, place: Place) -> None:
-    """Lets the chain find out, for writing and reading, that the place is away."""
-    place.go_away()
+async def leave_out(chain: Fallback, member: Member) -> None:
+    """Make the chain leave the member out, for writing and reading."""
+    member.go_away()
     for _ in range(3):
         await chain.put("probe", b"")
         await chain.list()
     await chain.delete(["probe"])
 
 
-async def test_the_first_member_that_takes_an_output_has_it(
-    chain: Fallback, near: Place, far: Place
+async def test_the_first_member_that_accepts_an_output_stores_it(
+    chain: Fallback, near: Member, far: Member
 ) -> None:
     await chain.put(name(0), b"x" * 600)
     await chain.put(name(1), b"x" * 600)  # near is full
@@ -91,12 +91,12 @@ async def test_the_first_member_that_takes_an_output_has_it(
 
 
 async def test_when_all_members_are_full_the_chain_is() -> None:
-    chain = Fallback([Place("near", 10), Place("far", 10)])
+    chain = Fallback([Member("near", 10), Member("far", 10)])
     with pytest.raises(BufferFull, match=name()):
         await chain.put(name(), b"x" * 11)
 
 
-async def test_a_full_member_is_not_left_out(chain: Fallback, near: Place) -> None:
+async def test_a_full_member_is_not_left_out(chain: Fallback, near: Member) -> None:
     for number in range(10):
         await chain.put(name(number), b"x" * 2000)
     await chain.put(name(10), b"x")
@@ -104,7 +104,7 @@ async def test_a_full_member_is_not_left_out(chain: Fallback, near: Place) -> No
 
 
 async def test_an_output_goes_to_the_next_member_when_one_fails(
-    chain: Fallback, near: Place, far: Place
+    chain: Fallback, near: Member, far: Member
 ) -> None:
     near.inject("put", OUTAGE)
     await chain.put(name(), b"text")
@@ -113,7 +113,7 @@ async def test_an_output_goes_to_the_next_member_when_one_fails(
 
 
 async def test_when_all_members_fail_the_error_names_key_and_causes(
-    chain: Fallback, near: Place, far: Place
+    chain: Fallback, near: Member, far: Member
 ) -> None:
     near.inject("put", OUTAGE)
     far.inject("put", OUTAGE)
@@ -121,15 +121,15 @@ async def test_when_all_members_fail_the_error_names_key_and_causes(
         await chain.put(name(), b"text")
 
 
-async def test_one_failure_leaves_nobody_out(chain: Fallback, near: Place) -> None:
+async def test_one_failure_leaves_no_member_out(chain: Fallback, near: Member) -> None:
     near.inject("put", OUTAGE)
     await chain.put(name(0), b"text")
     await chain.put(name(1), b"text")
     assert await near.names() == {name(1)}
 
 
-async def test_a_member_that_keeps_failing_is_not_asked_for_a_while(
-    chain: Fallback, near: Place, caplog: pytest.LogCaptureFixture
+async def test_a_member_that_keeps_failing_is_left_out_for_a_while(
+    chain: Fallback, near: Member, caplog: pytest.LogCaptureFixture
 ) -> None:
     await leave_out(chain, near)
     near.calls.clear()
@@ -137,11 +137,11 @@ async def test_a_member_that_keeps_failing_is_not_asked_for_a_while(
         await chain.put(name(number), b"text")
         assert await chain.get(name(number)) == b"text"
     assert near.calls.total() <= 2  # one try for each of writing and reading, should it be time
-    assert "Writing to near is left out until it answers again: injected" in caplog.text
+    assert "Writing to near is left out until it responds again: injected" in caplog.text
 
 
 async def test_a_member_that_is_back_is_used_again(
-    chain: Fallback, near: Place, caplog: pytest.LogCaptureFixture
+    chain: Fallback, near: Member, caplog: pytest.LogCaptureFixture
 ) -> None:
     await leave_out(chain, near)
     near.heal()
@@ -156,13 +156,15 @@ async def test_a_member_that_is_back_is_used_again(
     assert "Writing to near is back" in caplog.text
 
 
-async def test_only_one_call_tries_a_member_that_was_left_out(chain: Fallback, near: Place) -> None:
+async def test_only_one_call_tries_a_member_that_was_left_out(
+    chain: Fallback, near: Member
+) -> None:
     await leave_out(chain, near)
     near.heal()
-    asked, go_on = asyncio.Event(), asyncio.Event()
+    called, go_on = asyncio.Event(), asyncio.Event()
 
     async def hang() -> None:
-        asked.set()
+        called.set()
         await go_on.wait()
 
     near.inject("get", hang)
@@ -170,7 +172,7 @@ async def test_only_one_call_tries_a_member_that_was_left_out(chain: Fallback, n
     await chain.put(name(), b"text")
     await asyncio.sleep(PAUSE_SECONDS)  # the pause itself: the time is what is tested
     tries = [asyncio.create_task(chain.get(name())) for _ in range(20)]
-    await asyncio.wait_for(asked.wait(), 10)
+    await asyncio.wait_for(called.wait(), 10)
     await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
     assert near.calls["get"] == 1
     go_on.set()
@@ -178,7 +180,7 @@ async def test_only_one_call_tries_a_member_that_was_left_out(chain: Fallback, n
 
 
 async def test_a_key_found_nowhere_is_unavailable_while_a_member_is_away(
-    chain: Fallback, store: OutputStore, far: Place
+    chain: Fallback, store: OutputStore, far: Member
 ) -> None:
     with pytest.raises(OutputNotFound):
         await store.read(key())
@@ -201,7 +203,7 @@ async def test_a_key_found_nowhere_is_unavailable_while_a_member_is_away(
 
 
 async def test_what_the_others_hold_is_read_while_a_member_is_away(
-    store: OutputStore, near: Place, far: Place
+    store: OutputStore, near: Member, far: Member
 ) -> None:
     await store.persist(key(), "x" * 2000)
     near.go_away()
@@ -210,8 +212,8 @@ async def test_what_the_others_hold_is_read_while_a_member_is_away(
     assert await far.names() == {name()}
 
 
-async def test_what_a_member_holds_is_read_though_it_takes_no_writes(
-    chain: Fallback, near: Place
+async def test_a_member_that_refuses_writes_is_read_all_the_same(
+    chain: Fallback, near: Member
 ) -> None:
     await chain.put(name(), b"text")
     near.inject("put", OUTAGE, times=MANY)
@@ -220,7 +222,7 @@ async def test_what_a_member_holds_is_read_though_it_takes_no_writes(
     assert await chain.get(name()) == b"text"
 
 
-async def test_find_says_when_a_member_could_not_be_asked(store: OutputStore, far: Place) -> None:
+async def test_find_fails_when_a_member_is_unreachable(store: OutputStore, far: Member) -> None:
     await store.persist(key(), "text")
     far.inject("list", OUTAGE)
     with pytest.raises(OutputUnavailable, match="far"):
@@ -229,7 +231,7 @@ async def test_find_says_when_a_member_could_not_be_asked(store: OutputStore, fa
 
 
 async def test_usage_counts_what_it_reaches_and_names_the_rest(
-    store: OutputStore, far: Place
+    store: OutputStore, far: Member
 ) -> None:
     await store.persist(key(0), "x" * 10)
     await store.persist(key(1), "x" * 2000)
@@ -241,8 +243,8 @@ async def test_usage_counts_what_it_reaches_and_names_the_rest(
     assert (usage.count, usage.free_bytes, usage.unreachable) == (1, None, ("far",))
 
 
-async def test_delete_asks_only_the_members_that_may_hold_the_output(
-    chain: Fallback, near: Place, far: Place
+async def test_delete_calls_only_the_members_that_may_hold_the_output(
+    chain: Fallback, near: Member, far: Member
 ) -> None:
     await chain.put(name(0), b"near")
     await chain.put(name(1), b"far" * 1000)
@@ -254,7 +256,7 @@ async def test_delete_asks_only_the_members_that_may_hold_the_output(
 
 
 async def test_delete_finds_what_a_failed_put_left(
-    chain: Fallback, near: Place, far: Place
+    chain: Fallback, near: Member, far: Member
 ) -> None:
     near.inject("put", OUTAGE, after=True)  # it was written, the answer was lost
     await chain.put(name(), b"text")
@@ -264,7 +266,7 @@ async def test_delete_finds_what_a_failed_put_left(
 
 
 async def test_deletes_that_a_member_missed_are_done_when_it_is_back(
-    store: OutputStore, chain: Fallback, near: Place, caplog: pytest.LogCaptureFixture
+    store: OutputStore, chain: Fallback, near: Member, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = [key(number) for number in range(1, 5)]
     for one in keys:
@@ -274,7 +276,7 @@ async def test_deletes_that_a_member_missed_are_done_when_it_is_back(
     assert list(first.failed) == keys[:1]
     assert f"Failed to cleanup {keys[0]}: injected" in caplog.text
     await leave_out(chain, near)
-    assert not (await store.delete(keys[1:])).failed  # nobody was asked, nothing failed
+    assert not (await store.delete(keys[1:])).failed  # no member was called, nothing failed
     assert await near.names() == {str(one) for one in keys}
     near.heal()
     numbers = iter(range(100, 10_000))
@@ -286,7 +288,9 @@ async def test_deletes_that_a_member_missed_are_done_when_it_is_back(
     await until(caught_up)
 
 
-async def test_a_sweep_goes_on_where_it_can(store: OutputStore, near: Place, far: Place) -> None:
+async def test_a_sweep_continues_in_the_other_members(
+    store: OutputStore, near: Member, far: Member
+) -> None:
     await store.persist(key(0), "near")
     await store.persist(key(1), "x" * 2000)
     near.go_away()
@@ -299,25 +303,25 @@ async def test_a_sweep_goes_on_where_it_can(store: OutputStore, near: Place, far
     assert (report.removed, report.outcome) == (1, SweepOutcome.DONE)
 
 
-async def test_each_member_carries_the_stamp(store: OutputStore, near: Place, far: Place) -> None:
-    for place in (near, far):
-        assert await place.get(STAMP_NAME) == f"{INSTALLATION}\n".encode()
+async def test_each_member_is_stamped(store: OutputStore, near: Member, far: Member) -> None:
+    for member in (near, far):
+        assert await member.get(STAMP_NAME) == f"{INSTALLATION}\n".encode()
 
 
 async def test_a_chain_with_one_member_of_another_installation_is_refused(
-    near: Place, far: Place
+    near: Member, far: Member
 ) -> None:
     await OutputStore(far).start("another")
-    with pytest.raises(LocationTaken, match="far"):
+    with pytest.raises(ForeignLocation, match="far"):
         await OutputStore(Fallback([near, far])).start(INSTALLATION)
 
 
-async def test_a_sweep_spares_a_member_taken_over(
-    store: OutputStore, near: Place, far: Place
+async def test_a_sweep_spares_a_member_with_a_foreign_stamp(
+    store: OutputStore, near: Member, far: Member
 ) -> None:
     await store.persist(key(0), "near")
     await store.persist(key(1), "x" * 2000)
-    await OutputStore(far).start("another", take_over=True)
+    await OutputStore(far).start("another", replace_stamp=True)
     report = await store.sweep(0)
     assert (report.removed, report.skipped) == (1, {"far": SweepOutcome.NOT_OURS})
     assert await far.names() == {name(1)}

@@ -1,4 +1,4 @@
-"""What every backend and every chain of them promises: one suite over all."""
+"""The contract of every backend and every chain: one suite over all of them."""
 
 import asyncio
 from collections.abc import Callable
@@ -86,21 +86,21 @@ async def test_delete_of_a_missing_output_is_not_an_error(driver: Driver) -> Non
 
 
 async def test_more_than_a_thousand_outputs_are_listed_and_deleted(driver: Driver) -> None:
-    """While others come and go."""
+    """Also while others are written and deleted."""
     stay = [name(number) for number in range(1001)]
     await asyncio.gather(*(driver.put(one, b"stays") for one in stay))
-    come_and_go = [name(number) for number in range(2000, 2020)]
+    passing = [name(number) for number in range(2000, 2020)]
 
-    async def come_and_go_once(one: str) -> None:
+    async def passing_once(one: str) -> None:
         await driver.put(one, b"goes")
         await driver.delete([one])
 
-    changes = asyncio.gather(*(come_and_go_once(one) for one in come_and_go))
+    changes = asyncio.gather(*(passing_once(one) for one in passing))
     listing = await driver.list()
     await changes
     listed = [entry.name for entry in listing.entries]
     assert listed == sorted(set(listed))
-    assert set(stay) <= set(listed) <= set(stay) | set(come_and_go)
+    assert set(stay) <= set(listed) <= set(stay) | set(passing)
 
     assert await driver.delete(stay) == {}
     assert (await driver.list()).entries == []
@@ -154,7 +154,7 @@ async def test_many_writers_at_once_do_not_mix(driver: Driver) -> None:
 
 
 async def test_a_cancelled_put_leaves_nothing_behind(driver: Driver, site: Site) -> None:
-    """Wherever it was when the cancellation came."""
+    """At whichever step the cancellation arrives."""
     done, cancelled = set(), set()
     for number in range(40):
         put = asyncio.create_task(driver.put(name(number), b"x" * 200_000))
@@ -171,7 +171,7 @@ async def test_a_cancelled_put_leaves_nothing_behind(driver: Driver, site: Site)
         return {entry.name for entry in listing.entries} == done and not listing.leftovers
 
     await until(only_finished_puts_are_there)
-    await driver.aclose()  # when it has ended, nothing comes late
+    await driver.aclose()  # after it, nothing is written any more
     if site.lasting:
         again = site.make()
         await again.start()
@@ -230,14 +230,14 @@ async def test_names_that_are_not_outputs_are_neither_shown_nor_touched(
 ) -> None:
     await store.persist(key(), "ours")
     foreign = ["README.md", f"{uuid4()}_1_a.md", f"{uuid4().hex}_1_A.md"]
-    for place in store._driver.places():  # beside the store's own way
+    for driver in store._driver.leaf_drivers():  # beside the store's own way
         for one in foreign:
-            await place.put(one, b"not ours")
+            await driver.put(one, b"not ours")
     assert (await store.usage()).count == 1
     assert (await store.sweep(0)).removed == 1
-    for place in store._driver.places():
+    for driver in store._driver.leaf_drivers():
         for one in foreign:
-            assert await place.get(one) == b"not ours"
+            assert await driver.get(one) == b"not ours"
 
 
 async def test_usage_equals_the_listing(driver: Driver, site: Site) -> None:

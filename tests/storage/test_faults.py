@@ -94,7 +94,7 @@ class TestReadsAndDeletes:
             await store.read(key())
         assert await store.read(key()) == TEXT
 
-    async def test_a_failed_delete_is_one_warning_and_the_next_sweep_takes_it(
+    async def test_a_failed_delete_is_one_warning_and_the_next_sweep_deletes_it(
         self, store: OutputStore, faults: Faults, caplog: pytest.LogCaptureFixture
     ) -> None:
         faults.inject("delete", OutputUnavailable(str(key()), "memory", "injected"))

@@ -32,9 +32,9 @@ async def test_calls_without_an_answer_fail_in_time(limited: Timeout, faults: Fa
     for operation in ("put", "get", "delete", "list"):
         faults.inject(operation, forever)
     began = time.monotonic()
-    with pytest.raises(OutputUnavailable, match=rf"{NAME}.*no answer for 0\.2 s"):
+    with pytest.raises(OutputUnavailable, match=rf"{NAME}.*no response for 0\.2 s"):
         await limited.put(NAME, b"text")
-    with pytest.raises(OutputUnavailable, match=rf"{NAME}.*no answer"):
+    with pytest.raises(OutputUnavailable, match=rf"{NAME}.*no response"):
         await limited.get(NAME)
     failures = await limited.delete([NAME, "other"])
     assert {name: type(error) for name, error in failures.items()} == {
@@ -74,7 +74,7 @@ async def test_failures_of_others_are_no_answers(limited: Timeout, faults: Fault
         with pytest.raises(OutputUnavailable):
             await limited.get("other")
         await asyncio.sleep(LIMIT_SECONDS / 20)
-    with pytest.raises(OutputUnavailable, match="no answer"):
+    with pytest.raises(OutputUnavailable, match="no response"):
         await waiting
 
 
@@ -87,7 +87,9 @@ async def test_a_cancelled_call_is_cancelled_not_failed(limited: Timeout, faults
         await call
 
 
-async def test_faults_meet_as_many_calls_as_asked_before_or_after_the_work(faults: Faults) -> None:
+async def test_faults_hit_the_given_number_of_calls_before_or_after_the_work(
+    faults: Faults,
+) -> None:
     error = OutputUnavailable(NAME, "memory", "injected")
     faults.inject("put", error, times=2)
     faults.inject("delete", error, after=True)

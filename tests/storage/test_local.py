@@ -1,4 +1,4 @@
-"""What only a directory of files can get wrong."""
+"""Faults that only a directory of files can have."""
 # ruff: noqa: ASYNC240 - a few small files, and nothing else runs beside a test
 
 import asyncio
@@ -70,7 +70,7 @@ async def test_a_symbolic_link_is_never_followed(
     with pytest.raises(OutputNotFound):
         await store.read(key())
     assert (await store.usage()).count == 0
-    await store.persist(key(), "text")  # takes the link's place
+    await store.persist(key(), "text")  # replaces the link
     assert not link.is_symlink()
     other = directory / str(key(1))
     other.symlink_to(secret)
@@ -88,7 +88,7 @@ async def test_a_pipe_in_the_directory_is_not_waited_for(
     assert (await store.usage()).count == 0
 
 
-async def test_a_folder_in_the_place_of_an_output_is_one_failure(
+async def test_a_folder_with_the_name_of_an_output_is_one_failure(
     store: OutputStore, directory: Path
 ) -> None:
     (directory / str(key(0))).mkdir()
@@ -114,9 +114,7 @@ async def test_a_directory_of_someone_else_is_refused(directory: Path) -> None:
         await OutputStore(LocalDriver(directory)).start(INSTALLATION)
 
 
-async def test_a_link_in_the_place_of_the_directory_is_refused(
-    directory: Path, tmp_path: Path
-) -> None:
+async def test_a_link_instead_of_the_directory_is_refused(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     directory.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(LocationUnusable, match=str(directory)):
@@ -271,7 +269,7 @@ async def test_a_stamp_lost_in_a_power_cut_is_put_back(
 
 
 async def test_listings_of_a_large_directory_do_not_disturb_each_other(tmp_path: Path) -> None:
-    """Each takes so long that several threads are at it."""
+    """Each needs so long that several threads list at once."""
     driver = LocalDriver(tmp_path / "outputs")
     await driver.start()
     names = sorted(str(key(number)) for number in range(20_000))

@@ -1,4 +1,4 @@
-"""What only an S3 server can get wrong."""
+"""Faults that only an S3 server can have."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

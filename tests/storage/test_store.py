@@ -1,4 +1,4 @@
-"""What the store itself adds to its drivers, over memory and injected faults."""
+"""The store's own behaviour, over memory and injected faults."""
 
 import asyncio
 import hashlib
@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from storage import (
+    ForeignLocation,
     InvalidKey,
-    LocationTaken,
     OutputConflict,
     OutputKey,
     OutputNotFound,
@@ -43,7 +43,7 @@ def down(name: str = "an output") -> OutputUnavailable:
     return OutputUnavailable(name, "memory", "injected")
 
 
-async def test_persist_tells_key_size_and_sha256(store: OutputStore) -> None:
+async def test_persist_returns_key_size_and_sha256(store: OutputStore) -> None:
     stored = await store.persist(key(), "Größe")
     assert stored.key == key()
     assert stored.size_bytes == 7
@@ -62,7 +62,7 @@ async def test_the_same_text_can_be_persisted_again(store: OutputStore) -> None:
     assert await store.read(key()) == "text"
 
 
-async def test_the_same_text_persisted_again_is_there_even_if_somebody_removed_it(
+async def test_the_same_text_persisted_again_exists_even_if_it_was_removed(
     store: OutputStore, faults: Faults
 ) -> None:
     await store.persist(key(), "text")
@@ -112,7 +112,7 @@ async def test_find_and_usage_show_no_stamp(store: OutputStore, faults: Faults) 
         OutputKey.parse(STAMP_NAME)
 
 
-async def test_counters_tell_what_was_done(store: OutputStore, faults: Faults) -> None:
+async def test_counters_count_each_operation(store: OutputStore, faults: Faults) -> None:
     for number in range(3):
         await store.persist(key(number), "12345")
     faults.inject("get", down(), times=2)
@@ -144,36 +144,36 @@ async def test_a_sweep_logs_what_it_removed(
 
 async def test_a_sweep_keeps_the_outputs_of_runs_that_need_them(store: OutputStore) -> None:
     needed, orphaned = uuid4(), uuid4()
-    asked: list[set[UUID]] = []
+    queried: list[set[UUID]] = []
 
-    async def keep(runs: set[UUID]) -> set[UUID]:
-        asked.append(runs)
+    async def find_needed(runs: set[UUID]) -> set[UUID]:
+        queried.append(runs)
         return {needed}
 
     for run in (needed, orphaned):
         await store.persist(key(run_id=run), "text")
-    report = await store.sweep(0, keep)
+    report = await store.sweep(0, find_needed)
     assert (report.removed, report.kept) == (1, 1)
-    assert asked == [{needed, orphaned}]
+    assert queried == [{needed, orphaned}]
     assert await store.read(key(run_id=needed)) == "text"
 
 
-async def test_a_sweep_asks_only_for_runs_whose_outputs_are_old(store: OutputStore) -> None:
-    async def keep(runs: set[UUID]) -> set[UUID]:
+async def test_a_sweep_queries_only_runs_whose_outputs_are_old(store: OutputStore) -> None:
+    async def find_needed(runs: set[UUID]) -> set[UUID]:
         raise AssertionError(runs)
 
     await store.persist(key(), "text")
-    assert (await store.sweep(3600, keep)).outcome is SweepOutcome.DONE
+    assert (await store.sweep(3600, find_needed)).outcome is SweepOutcome.DONE
 
 
-async def test_a_sweep_that_can_not_ask_for_the_runs_deletes_nothing_and_says_so(
+async def test_a_sweep_that_can_not_query_runs_deletes_nothing_and_reports_it(
     store: OutputStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def keep(_: set[UUID]) -> set[UUID]:
+    async def find_needed(_: set[UUID]) -> set[UUID]:
         raise ConnectionError("the database is away")
 
     await store.persist(key(), "text")
-    report = await store.sweep(0, keep)
+    report = await store.sweep(0, find_needed)
     assert (report.outcome, report.removed) == (SweepOutcome.RUNS_UNKNOWN, 0)
     assert "Nothing cleaned up in memory" in caplog.text
     assert "the database is away" in caplog.text
@@ -181,16 +181,16 @@ async def test_a_sweep_that_can_not_ask_for_the_runs_deletes_nothing_and_says_so
 
 
 async def test_one_sweep_runs_at_a_time(store: OutputStore) -> None:
-    asked, answer = asyncio.Event(), asyncio.Event()
+    queried, answer = asyncio.Event(), asyncio.Event()
 
-    async def keep(_: set[UUID]) -> set[UUID]:
-        asked.set()
+    async def find_needed(_: set[UUID]) -> set[UUID]:
+        queried.set()
         await answer.wait()
         return set()
 
     await store.persist(key(), "text")
-    first = asyncio.create_task(store.sweep(0, keep))
-    await asked.wait()
+    first = asyncio.create_task(store.sweep(0, find_needed))
+    await queried.wait()
     second = await store.sweep(0)
     assert (second.outcome, second.removed) == (SweepOutcome.ALREADY_RUNNING, 0)
     answer.set()
@@ -213,30 +213,30 @@ async def test_a_sweep_of_an_unreachable_backend_says_so_and_does_not_raise(
 
 async def test_a_location_of_another_installation_is_refused_at_start(faults: Faults) -> None:
     await OutputStore(faults).start("one")
-    with pytest.raises(LocationTaken, match="TEMP_TAKE_OVER=yes"):
+    with pytest.raises(ForeignLocation, match="TEMP_TAKE_OVER=yes"):
         await OutputStore(faults).start("another")
     await OutputStore(faults).start("one")
 
 
-async def test_a_location_can_be_taken_over_and_its_former_owner_notices(faults: Faults) -> None:
+async def test_a_location_can_be_stamped_anew_and_its_former_owner_notices(faults: Faults) -> None:
     former, latter = OutputStore(faults), OutputStore(faults)
     await former.start("former")
     await former.persist(key(), "text")
     assert await former.verify_owner()
-    await latter.start("latter", take_over=True)
+    await latter.start("latter", replace_stamp=True)
     assert not former.foreign
     assert not await former.verify_owner()
     assert former.foreign
     assert await latter.verify_owner()
 
 
-async def test_a_sweep_removes_nothing_from_a_location_taken_over(
+async def test_a_sweep_removes_nothing_from_a_foreign_location(
     faults: Faults, caplog: pytest.LogCaptureFixture
 ) -> None:
     former = OutputStore(faults)
     await former.start("former")
     await former.persist(key(), "text")
-    await OutputStore(faults).start("latter", take_over=True)
+    await OutputStore(faults).start("latter", replace_stamp=True)
     report = await former.sweep(0)
     assert (report.outcome, report.removed) == (SweepOutcome.NOT_OURS, 0)
     assert former.foreign
@@ -249,7 +249,7 @@ async def test_a_stamp_that_was_removed_is_put_back(faults: Faults) -> None:
     await store.start("one")
     await faults.delete([STAMP_NAME])
     assert await store.verify_owner()
-    with pytest.raises(LocationTaken):
+    with pytest.raises(ForeignLocation):
         await OutputStore(faults).start("another")
 
 

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def until(met: Callable[[], bool | Awaitable[bool]], *, seconds: float = 20.0) -> None:
-    """Comes back when the condition is met; fails when that takes too long."""
+    """Wait until the condition is met; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (await answer if inspect.isawaitable(answer := met()) else answer):
         assert time.monotonic() < deadline, f"not met within {seconds} s"
@@ -20,7 +20,7 @@ async def until(met: Callable[[], bool | Awaitable[bool]], *, seconds: float = 2
 
 
 async def eventually(call: Callable[[], Awaitable[T]], *, seconds: float = 20.0) -> T:
-    """What the call gives once it no longer fails; its error when that takes too long."""
+    """Return the result of the call once it succeeds; raise its error after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -52,7 +52,7 @@ class Sweeper:
         """Sweep once, now; what hinders it is logged and in the report."""
         with contextlib.suppress(DatabaseUnavailable):
             await self._tokens.sweep()
-        return await self._store.sweep(self._max_age_seconds, keep=self._queries.unsettled)
+        return await self._store.sweep(self._max_age_seconds, find_needed=self._queries.unsettled)
 
     async def aclose(self) -> None:
         if self._sweeping is not None:
