@@ -52,7 +52,7 @@ NO_DOCSTRING = re.compile(r"(?:What|Who|Whoever|Whatever|Whose|Whether|That)\b")
 _SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)[.!?][\"')\]*_]*\s+(?=\S)")
 
 # Names and terms that the words above would find.
-ALLOWED = re.compile(r"crew-capture serve[sd]?|TEMP_TAKE_OVER", re.IGNORECASE)
+ALLOWED = re.compile(r"Crew Capture serves crews|TEMP_TAKE_OVER", re.IGNORECASE)
 # Names that another library, or a contract with clients, fixes.
 ALLOWED_NAMES: set[str] = {"temp_take_over"}
 
