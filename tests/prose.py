@@ -254,7 +254,8 @@ def _messages(path: Path, tree: ast.AST) -> Iterator[Text]:
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             for argument in [*node.exc.args, *(keyword.value for keyword in node.exc.keywords)]:
                 yield from _message(path, argument)
-        if isinstance(node, ast.Call):
+        # The texts of agents and tasks are prompts.
+        if isinstance(node, ast.Call) and not ast.unparse(node.func).endswith(("Agent", "Task")):
             for keyword in node.keywords:
                 if keyword.arg in _MESSAGE_ARGUMENTS:
                     yield from _message(path, keyword.value)

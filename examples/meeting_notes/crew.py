@@ -1,4 +1,4 @@
-"""Rough notes become action items with dates, as data, and minutes to send around."""
+"""A crew that turns rough notes into action items with dates, as data, and minutes."""
 
 from datetime import date, timedelta
 
@@ -10,7 +10,7 @@ _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday",
 
 
 class ActionItem(BaseModel):
-    """What somebody said they would do; `due` is a date, or empty if none was said."""
+    """A promise; `due` is a date, or empty if none was given."""
 
     what: str
     who: str
@@ -18,7 +18,7 @@ class ActionItem(BaseModel):
 
 
 class ActionItems(BaseModel):
-    """All of a meeting's."""
+    """All promises of a meeting."""
 
     items: list[ActionItem]
 
@@ -30,15 +30,15 @@ def date_of_weekday(meeting_date: str, weekday: str) -> str:
     The meeting's date is given as YYYY-MM-DD, the weekday by its English name.
     """
     day = date.fromisoformat(meeting_date)
-    wanted = weekday.strip().lower()
-    if wanted not in _WEEKDAYS:
+    name = weekday.strip().lower()
+    if name not in _WEEKDAYS:
         return f"{weekday} is no weekday; use one of {', '.join(_WEEKDAYS)}"
-    days = (_WEEKDAYS.index(wanted) - day.weekday() - 1) % 7 + 1
+    days = (_WEEKDAYS.index(name) - day.weekday() - 1) % 7 + 1
     return (day + timedelta(days=days)).isoformat()
 
 
 def build() -> Crew:
-    """The crew, anew at each call."""
+    """A new crew at each call."""
     secretary = Agent(
         role="Meeting secretary",
         goal="Miss nothing that somebody has promised",

@@ -1,4 +1,4 @@
-"""A letter that a human looks at before it is translated."""
+"""A letter that a human reviews before it is translated."""
 
 from examples.reviewed_letter.crew import build
 

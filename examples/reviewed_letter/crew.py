@@ -1,10 +1,10 @@
-"""A letter is drafted, a human reviews the draft, and only then it is translated."""
+"""A crew that drafts a letter, waits for a human's review of the draft, and translates it."""
 
 from crewai import Agent, Crew, Task
 
 
 def build() -> Crew:
-    """The crew, anew at each call."""
+    """A new crew at each call."""
     writer = Agent(
         role="Letter writer",
         goal="Write letters that say what they must in few, friendly words",

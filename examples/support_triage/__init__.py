@@ -1,4 +1,4 @@
-"""A support message is answered, and brought to somebody's attention only if it must be."""
+"""A crew that answers a support message, and alerts the engineer on call if needed."""
 
 from examples.support_triage.crew import build
 

@@ -1,4 +1,4 @@
-"""A message is triaged; urgent ones get a note for the engineer on call; all get a reply."""
+"""A crew that triages messages, notes urgent ones for the engineer on call, and replies."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ LEVELS = ("urgent", "normal", "spam")
 
 
 def names_a_level(output: TaskOutput) -> tuple[bool, Any]:
-    """A guardrail: the first word is one of the levels, or the task is done again."""
+    """A guardrail that requires a level as the first word, or the task is executed again."""
     words = output.raw.strip().lower().replace(":", " ").split()
     if words and words[0] in LEVELS:
         return True, output.raw.strip()
@@ -18,12 +18,12 @@ def names_a_level(output: TaskOutput) -> tuple[bool, Any]:
 
 
 def is_urgent(triage: TaskOutput) -> bool:
-    """The condition of the note."""
+    """Whether the note is needed: the condition of its task."""
     return triage.raw.lower().startswith("urgent")
 
 
 def build() -> Crew:
-    """The crew, anew at each call."""
+    """A new crew at each call."""
     dispatcher = Agent(
         role="Dispatcher",
         goal="Wake nobody without need, and everybody who is needed",
