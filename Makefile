@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help setup demo serve test check bench faults audit lock clean
+.PHONY: help setup demo serve test check format bench faults audit lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,11 +30,16 @@ serve: $(VENV)/.runtime ## start the service as .env and the environment say
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev ## lint, types, import rules
+check: $(VENV)/.dev ## lint, types, import rules, words and sentences
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.prose
+
+format: $(VENV)/.dev ## format the code, and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev ## measure speed against the bare limit (tests/load)
 	$(BIN)/python -m tests.load.bench
