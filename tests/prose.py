@@ -157,30 +157,39 @@ def sentences(text: str) -> Iterator[tuple[int, str, bool]]:
             begin = end
 
 
+_FIELD = re.compile(r"`?[A-Za-z_][\w.]*`?(?:(?:,| and) `?[A-Za-z_][\w.]*`?)*: ")
+
+
 def _paragraphs(text: str) -> Iterator[tuple[int, str, bool]]:
     """Paragraphs, items, headings and table rows: their first line, their text, whether a row."""
-    begin, lines, fenced, table = 0, list[str](), False, False
+    begin, lines = 0, list[str]()
+    fenced = indented = False
+    before = ""
     for number, raw in enumerate([*text.splitlines(), ""]):
         line = raw.strip()
         fence = line.startswith("```")
-        item = re.match(r"(?:[-*+]|\d+\.|#+|>)\s+", line)
         row = line.startswith("|")
-        field = re.match(r"`?[a-z0-9_]+`?(?:(?:,| and) `?[a-z0-9_]+`?)*: ", line)
-        code = fenced or fence or raw.startswith("    ") or bool(re.match(r"<!--|<\w+", line))
-        if not line or code or item or field or row or table:
-            if lines:
-                yield begin, "\n".join(lines), False
+        item = re.match(r"(?:[-*+]|\d+\.|#+|>)\s+", line)
+        # A list of fields, as in the arguments of a docstring; a sentence may go over a line, too.
+        field = _FIELD.match(line) and (not before or before[-1] in ".:;)")
+        # A block of code stands behind an empty line; the lists of a docstring don't.
+        indented = raw.startswith("    ") and (indented or not before)
+        code = fenced or fence or indented or line.startswith("<!--")
+        if lines and (not line or code or item or field or row):
+            yield begin, "\n".join(lines), False
             lines = []
         fenced ^= fence
-        table = row
-        if row and not code:
+        before = line
+        if not line or code:
+            continue
+        if row:
             yield number, " ".join(_masked(line).split("|")), True
-        elif line and not code:
-            if not lines:
-                begin = number
-            lines.append(line[item.end() :] if item else line)
-            if item and line.startswith("#"):
-                yield begin, lines.pop(), False
+            continue
+        if not lines:
+            begin = number
+        lines.append(line[item.end() :] if item else line)
+        if item and line.startswith("#"):
+            yield begin, lines.pop(), False
 
 
 def _masked(text: str) -> str:
@@ -246,7 +255,7 @@ def _is_condition(node: ast.AST) -> bool:
         return node.returns is not None and "bool" in ast.unparse(node.returns)
     if isinstance(node, ast.AnnAssign):
         return "bool" in ast.unparse(node.annotation)
-    return False
+    return isinstance(node, ast.Assign)  # its type is not written down
 
 
 def _messages(path: Path, tree: ast.AST) -> Iterator[Text]:

@@ -73,7 +73,15 @@ def test_a_sentence_of_more_than_25_words_is_found(tmp_path: Path) -> None:
     ]
     assert findings(tmp_path, f"| A {words}end | a {words}end |", "doc.md") == []
     assert findings(tmp_path, f"- {words}\n- {words}\n", "doc.md") == []
-    assert findings(tmp_path, f'"""A call.\n\n`a`: {words}\n`b`: {words}\n"""\n') == []
+    assert findings(tmp_path, f'"""A call.\n\n`a`: {words}.\n`b`: {words}.\n"""\n') == []
+    assert findings(tmp_path, f"A {words}\nend: one.\n", "doc.md") == [(1, "long")]
+
+
+def test_the_lists_of_a_docstring_are_text_and_its_examples_are_not(tmp_path: Path) -> None:
+    docstring = "A call.\n\n    Raises:\n        RunError: what is told.\n"
+    assert findings(tmp_path, f'def f():\n    """{docstring}    """\n') == [(5, "tell")]
+    docstring = "A call:\n\n        what is told\n\n        told again\n\n    A run.\n"
+    assert findings(tmp_path, f'def f():\n    """{docstring}    """\n') == []
 
 
 def test_a_docstring_begins_with_an_imperative_or_a_noun_phrase(tmp_path: Path) -> None:
@@ -81,6 +89,9 @@ def test_a_docstring_begins_with_an_imperative_or_a_noun_phrase(tmp_path: Path) 
     assert findings(tmp_path, 'def f() -> str:\n    """Whether it runs."""\n') == [(2, "docstring")]
     assert findings(tmp_path, 'def f() -> bool:\n    """Whether it runs."""\n') == []
     assert findings(tmp_path, 'class C:\n    a: bool\n    """Whether it runs."""\n') == []
+    assert findings(tmp_path, 'class C:\n    a: str\n    """Whether it runs."""\n') == [
+        (3, "docstring")
+    ]
 
 
 def test_names_that_code_defines_are_held_to_the_words(tmp_path: Path) -> None:
