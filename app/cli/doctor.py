@@ -10,8 +10,8 @@ import click
 
 from app.crews.registry import load_crews
 from app.engine import Engine
-from app.engine.compat.pins import changed
 from app.model_setup import configured_model, models_of_crews
+from app.pins import changed
 from app.resources import open_database, open_store
 from app.settings import Settings, load_settings
 from storage import OutputKey, OutputStore
@@ -33,8 +33,8 @@ async def examine() -> int:
             with examination.of("backend", "see docs/operations.md, Backends"):
                 store = await stack.enter_async_context(open_store(settings, database))
                 examination.passed(await _round_trip(store))
-        with examination.of("crewai", "install the release that requirements.lock names"):
-            examination.passed(_known_crewai())
+        with examination.of("libraries", "install the releases that requirements.lock names"):
+            examination.passed(_check_pins())
         with examination.of("crews", "see the crew's own definition"):
             await _describe_crews(settings, examination)
         with examination.of("model", "are LLM_MODEL, LLM_BASE_URL and LLM_API_KEY right?"):
@@ -62,10 +62,10 @@ class _Examination:
         click.echo(f"✓ {self._part}: {finding}")
 
 
-def _known_crewai() -> str:
+def _check_pins() -> str:
     if lines := changed():
-        raise RuntimeError("\n".join(["has changed where the engine pins it:", *lines]))
-    return f"{version('crewai')}, as the engine knows it"
+        raise RuntimeError("\n".join(["internals that this service relies on changed:", *lines]))
+    return f"crewai {version('crewai')}; every pinned internal is unchanged"
 
 
 async def _round_trip(store: OutputStore) -> str:

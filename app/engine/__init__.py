@@ -8,7 +8,7 @@ from app.engine.compat.environment import prepare_environment
 
 prepare_environment()
 
-from app.engine.compat.pins import changed
+from app.pins import changed, crewai
 
 try:
     from app.engine.compat.models import CrewModel
@@ -41,7 +41,7 @@ try:
     )
 except Exception as error:
     # A release of CrewAI that takes a name away: say all that changed, not just the first.
-    if not (lines := changed()):
+    if not (lines := changed(crewai.PINS)):
         raise
     text = "\n".join(["the engine does not fit this release of CrewAI:", *lines])
     raise ImportError(text, name="crewai") from error

@@ -1,8 +1,8 @@
 """Where this package replaces parts of CrewAI, and why: once per process, for every crew.
 
 Each replacement does what CrewAI did unless a run of ours is under way in its context, so code
-outside of runs sees CrewAI as it is. `PINS` lists these and everything else of CrewAI's insides
-that the engine relies on; a test compares their sources with those that were read.
+outside of runs sees CrewAI as it is. `app.pins.crewai` lists these and all other internals of
+CrewAI that the engine relies on; a test compares their sources with those that were read.
 """
 
 import json

@@ -140,7 +140,7 @@ def test_the_operations_guides_entry_sweeps(crew_capture: Command, tmp_path: Pat
 def test_doctor_finds_everything_well(crew_capture: Command) -> None:
     result = crew_capture("doctor")
     assert result.returncode == 0, result.stdout
-    for part in ("settings", "database", "backend", "crewai", "crews", "model"):
+    for part in ("settings", "database", "backend", "libraries", "crews", "model"):
         assert f"✓ {part}" in result.stdout
 
 

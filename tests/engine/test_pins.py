@@ -1,7 +1,5 @@
-"""The parts of CrewAI that the engine leans on are those that it was written against."""
+"""Every internal of CrewAI that the engine relies on is pinned, and patched in one location."""
 
-import dataclasses
-import importlib.util
 import inspect
 import os
 import re
@@ -16,42 +14,12 @@ from crewai.flow.runtime import Flow
 from crewai.llms.providers.openai.completion import OpenAICompletion
 
 from app.engine import patches
-from app.engine.compat.pins import PINS, changed
 from app.engine.patches import apply, removed
+from app.pins.crewai import PINS
 from tests.engine.crews import one
 from tests.engine.recording import RecordingLLM
 
 _ENGINE = Path(patches.__file__).parent
-
-
-def test_no_touched_part_of_crewai_has_moved() -> None:
-    with removed():
-        lines = changed()
-    assert not lines, "CrewAI has changed where the engine pins it:\n" + "\n".join(lines)
-
-
-def test_a_moved_part_is_named_with_its_reason() -> None:
-    pin = dataclasses.replace(PINS[0], digest="another")
-    gone = dataclasses.replace(PINS[1], where="crewai.task:Task.no_such_method")
-    with removed():
-        moved_line, missing = changed((pin, gone))
-    assert pin.where in moved_line
-    assert pin.reason in moved_line
-    assert "no_such_method is gone" in missing
-
-
-def test_the_list_can_be_read_without_importing_the_engine() -> None:
-    # A release that takes a name away would fail the engine's import before it could be named.
-    spec = importlib.util.spec_from_file_location("lone_pins", _ENGINE / "compat" / "pins.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["lone_pins"] = module
-    try:
-        spec.loader.exec_module(module)
-        assert len(module.PINS) == len(PINS)
-    finally:
-        del sys.modules["lone_pins"]
 
 
 def test_a_release_that_the_engine_does_not_fit_is_told_by_what_has_moved(tmp_path: Path) -> None:
@@ -77,12 +45,6 @@ def test_a_release_that_the_engine_does_not_fit_is_told_by_what_has_moved(tmp_pa
     assert "handle_context_length has changed" in changed
     assert "_prepare_llm_call is gone; it matters because: called by ours" in gone
     assert "Traceback" not in started.stderr
-
-
-def test_each_touch_has_a_reason_and_is_listed_once() -> None:
-    places = [pin.where for pin in PINS]
-    assert len(set(places)) == len(places)
-    assert all(pin.reason for pin in PINS)
 
 
 def test_replacing_twice_changes_nothing_and_can_be_undone() -> None:
@@ -126,7 +88,6 @@ def test_every_private_method_of_crewai_that_the_engine_names_is_listed() -> Non
     named = {
         name
         for file in _ENGINE.rglob("*.py")
-        if file.name != "pins.py"
         for name in re.findall(r"\b_[a-z]\w*", file.read_text())
     }
     listed = {name for pin in PINS for name in re.split(r"[:.]", pin.where)}

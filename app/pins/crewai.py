@@ -1,58 +1,9 @@
-"""Every part of CrewAI's insides that this package relies on, with its reason.
+"""CrewAI's internals: `app.engine` replaces, calls or repeats them."""
 
-`changed` compares their sources with those that were read when the engine was written. After an
-upgrade of CrewAI: read what changed (`python app/engine/compat/pins.py` prints it, also where the
-engine can't be imported), run the conformance suite, then take over the new digests.
-"""
-
-import hashlib
-import importlib
-import inspect
-from dataclasses import dataclass
-from typing import Any
-
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """`where` is `module:name`, or `fields module:name` for the fields of a pydantic model."""
-
-    where: str
-    digest: str
-    reason: str
-
-
-def changed(pins: "tuple[Pin, ...] | None" = None) -> list[str]:
-    """One line for each pin whose code is not what it was."""
-    lines = []
-    for pin in pins or PINS:
-        found = digest(pin.where)
-        if found != pin.digest:
-            what = "is gone" if found is None else f"has changed ({found})"
-            lines.append(f"{pin.where} {what}; it matters because: {pin.reason}")
-    return lines
-
-
-def digest(where: str) -> str | None:
-    """A digest of the source at `where`; None if it is gone."""
-    kind, _, path = where.rpartition(" ")
-    module, _, name = path.partition(":")
-    try:
-        thing: Any = importlib.import_module(module)
-        for part in name.split("."):
-            thing = thing.__dict__[part] if inspect.isclass(thing) else getattr(thing, part)
-    except (ImportError, AttributeError, KeyError):
-        return None
-    if kind == "fields":
-        text = "\n".join(
-            f"{field}={info.default!r}" for field, info in sorted(thing.model_fields.items())
-        )
-    else:
-        text = inspect.getsource(inspect.unwrap(getattr(thing, "__func__", thing)))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
+from app.pins.pin import Pin
 
 PINS: tuple[Pin, ...] = (
-    # Replaced, once per process (crewai_internals.py)
+    # Replaced, once per process (engine/patches.py)
     Pin(
         "crewai.utilities.llm_utils:_llm_via_environment_or_fallback",
         "86fee0e217a2",
@@ -123,7 +74,7 @@ PINS: tuple[Pin, ...] = (
         "aa073cd09fd0",
         "asks again until a human has no more to say; ours pauses the run in between",
     ),
-    # A crew's own folder (folders.py), and its silence (console.py)
+    # A crew's own folder (compat/paths.py), and its silence (compat/silence.py)
     Pin(
         "crewai.knowledge.source.base_file_knowledge_source:BaseFileKnowledgeSource.convert_to_path",
         "4ae74b549e4d",
@@ -149,7 +100,7 @@ PINS: tuple[Pin, ...] = (
         "ba6a83ed4d8a",
         "makes an agent's logger as verbose as the agent",
     ),
-    # The environment (environment.py)
+    # The environment (compat/environment.py)
     Pin(
         "crewai_core.settings:get_writable_config_path",
         "8ef91acafeca",
@@ -165,7 +116,7 @@ PINS: tuple[Pin, ...] = (
         "63a9f25a6b74",
         "keeps CrewAI from asking questions on the terminal",
     ),
-    # The native executor (executor.py, native.py) calls these in the order of CrewAI's flow
+    # The native executor (native/) calls these in the order of CrewAI's flow
     Pin(
         "crewai.agents.agent_executor:AgentExecutor.initialize_reasoning",
         "e98dbae501a0",
@@ -311,7 +262,7 @@ PINS: tuple[Pin, ...] = (
         "6819d92dc643",
         "order of callbacks, inputs and agents",
     ),
-    # The recorded plan (plan.py, recording.py, coverage.py) does again what these do
+    # The recorded plan (replay/, compat/coverage.py) repeats these
     Pin(
         "crewai.crew:Crew._execute_tasks",
         "348b50d49b3a",
@@ -437,7 +388,7 @@ PINS: tuple[Pin, ...] = (
         "2c3ebd05843a",
         "the same",
     ),
-    # Flows and the crews inside of them (flows.py, inner_crews.py, flow_surroundings.py)
+    # Flows and the crews inside of them (flows/)
     Pin(
         "crewai.crew:Crew.kickoff_async",
         "27d692a8c1c3",
@@ -590,8 +541,3 @@ PINS: tuple[Pin, ...] = (
         "tells of streamed pieces only where somebody listens",
     ),
 )
-
-
-if __name__ == "__main__":
-    for line in changed():
-        print(line)  # noqa: T201

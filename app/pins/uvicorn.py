@@ -1,0 +1,54 @@
+"""Uvicorn's internals: `app.cli` bounds its connections and supervises its processes."""
+
+from app.pins.pin import Pin
+
+PINS: tuple[Pin, ...] = (
+    # Extended by connections.py
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.connection_made",
+        "6efb565ff3d3",
+        "sets `loop` and `transport`, which the deadline for headers uses",
+    ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.connection_lost",
+        "c91a4c9bf2e2",
+        "the deadline for headers ends with the connection",
+    ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.data_received",
+        "010a7ae59a5d",
+        "feeds the parser, which calls the methods below; header bytes are counted after it",
+    ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.on_message_begin",
+        "96d377fdc7c2",
+        "a further request on a connection starts its deadline here",
+    ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.on_headers_complete",
+        "1ea8589acfad",
+        "the deadline for headers ends here",
+    ),
+    # Extended and replaced by supervisor.py
+    Pin(
+        "uvicorn.supervisors.multiprocess:Multiprocess",
+        "ea4650ac0ee7",
+        "init_processes, keep_subprocess_alive and join_all are replaced; the rest calls them",
+    ),
+    Pin(
+        "uvicorn.supervisors.multiprocess:Process",
+        "c3105a4518e3",
+        "the supervisor sends the pings itself, over `parent_conn`",
+    ),
+    # Around the application (serve.py)
+    Pin(
+        "uvicorn.server:Server.capture_signals",
+        "e1bbcd4770d1",
+        "sets the signal handlers that ours call, and raises the signal again after the stop",
+    ),
+    Pin(
+        "uvicorn.server:Server.startup",
+        "2aa1d70a244b",
+        "`started` stays False, or the process exits, where the start fails",
+    ),
+)
