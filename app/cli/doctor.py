@@ -9,8 +9,6 @@ from uuid import uuid4
 import click
 
 from app.crews.registry import load_crews
-from app.engine import Engine
-from app.model_setup import configured_model, models_of_crews
 from app.pins import changed
 from app.resources import open_database, open_store
 from app.settings import Settings, load_settings
@@ -26,6 +24,9 @@ async def examine() -> int:
             examination.passed(f"backend {settings.temp_backend}, model {settings.llm_model}")
         if examination.failures:
             return 1
+        # Importing CrewAI takes seconds; a release that the engine does not fit ends the command.
+        import app.model_setup  # noqa: F401, PLC0415
+
         with examination.of("database", "is DATABASE_URL right, is the server up?"):
             database = await stack.enter_async_context(open_database(settings))
             examination.passed(f"{database.engine.dialect.name}, newest schema")
@@ -86,6 +87,9 @@ async def _round_trip(store: OutputStore) -> str:
 
 
 async def _describe_crews(settings: Settings, examination: _Examination) -> None:
+    from app.engine import Engine  # noqa: PLC0415
+    from app.model_setup import configured_model, models_of_crews  # noqa: PLC0415
+
     crews = load_crews(settings)
     engine = Engine(
         model=configured_model(settings, crews),
@@ -104,6 +108,8 @@ async def _describe_crews(settings: Settings, examination: _Examination) -> None
 
 
 async def _ask_model(settings: Settings) -> str:
+    from app.model_setup import configured_model  # noqa: PLC0415
+
     model = configured_model(settings, load_crews(settings))
     answer = await model.acall([{"role": "user", "content": "Answer with the word ready."}])
     if not str(answer).strip():

@@ -1,6 +1,7 @@
-"""How a crew runs at scale. The only package that knows CrewAI's insides.
+"""Runs crews and flows at scale. The only package that relies on CrewAI's internals.
 
-Importing it prepares the environment before CrewAI is imported: import it before any crew.
+Import it before CrewAI: it prepares the environment that CrewAI reads while it is imported. It
+imports CrewAI itself only when `Engine` or `CrewModel` is first used.
 """
 
 # ruff: noqa: E402
@@ -8,43 +9,48 @@ from app.engine.compat.environment import prepare_environment
 
 prepare_environment()
 
-from app.pins import changed, crewai
+from typing import TYPE_CHECKING
 
-try:
+from app.engine.description import CrewDescription, CrewSource, TaskDescription
+from app.engine.errors import (
+    CrewBroken,
+    CrewFailed,
+    CrewUnknown,
+    EngineClosed,
+    EngineError,
+    InputRefused,
+    ModelError,
+    NoResult,
+    RunFailed,
+)
+from app.engine.lazy_imports import lazy_imports
+from app.engine.results import (
+    CrewResult,
+    OnStep,
+    Paused,
+    Replay,
+    Review,
+    RunObserver,
+    StepFinished,
+    TaskFinished,
+    TaskOutcome,
+    TaskStarted,
+    Usage,
+    Way,
+)
+
+if TYPE_CHECKING:
     from app.engine.compat.models import CrewModel
-    from app.engine.description import CrewDescription, CrewSource, TaskDescription
     from app.engine.engine import Engine, Mode
-    from app.engine.errors import (
-        CrewBroken,
-        CrewFailed,
-        CrewUnknown,
-        EngineClosed,
-        EngineError,
-        InputRefused,
-        ModelError,
-        NoResult,
-        RunFailed,
+else:  # a type checker that saw `__getattr__` would accept any name
+    __getattr__ = lazy_imports(
+        __name__,
+        {
+            "CrewModel": "app.engine.engine",
+            "Engine": "app.engine.engine",
+            "Mode": "app.engine.engine",
+        },
     )
-    from app.engine.results import (
-        CrewResult,
-        OnStep,
-        Paused,
-        Replay,
-        Review,
-        RunObserver,
-        StepFinished,
-        TaskFinished,
-        TaskOutcome,
-        TaskStarted,
-        Usage,
-        Way,
-    )
-except Exception as error:
-    # A release of CrewAI that takes a name away: say all that changed, not just the first.
-    if not (lines := changed(crewai.PINS)):
-        raise
-    text = "\n".join(["the engine does not fit this release of CrewAI:", *lines])
-    raise ImportError(text, name="crewai") from error
 
 __all__ = [
     "CrewBroken",

@@ -4,13 +4,14 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
-
-from crewai import Crew
-from crewai.flow.flow import Flow
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app.engine.errors import CrewBroken
 from app.engine.results import Way
+
+if TYPE_CHECKING:  # importing CrewAI takes seconds
+    from crewai import Crew
+    from crewai.flow.flow import Flow
 
 # CrewAI's own pattern (crewai.utilities.string_utils): only these are ever replaced.
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_\-]*)}")
@@ -35,7 +36,7 @@ class CrewSource(Protocol):
     def folder(self) -> Path | None:
         """By which relative paths in its definition go; None: the working directory."""
 
-    def build(self) -> Crew | Flow[Any]: ...
+    def build(self) -> "Crew | Flow[Any]": ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class CrewDescription:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def task_descriptions(crew: Crew) -> tuple[TaskDescription, ...]:
+def task_descriptions(crew: "Crew") -> tuple[TaskDescription, ...]:
     """Name each task: the stem of its `output_file`, else its name, else `task_N`."""
     names: list[str] = []
     for number, task in enumerate(crew.tasks, start=1):
@@ -85,7 +86,7 @@ def task_descriptions(crew: Crew) -> tuple[TaskDescription, ...]:
     )
 
 
-def required_inputs(crew: Crew) -> tuple[str, ...]:
+def required_inputs(crew: "Crew") -> tuple[str, ...]:
     """Every placeholder that CrewAI interpolates in this crew.
 
     CrewAI's own `fetch_inputs` also returns fragments of JSON texts, and misses output files.
@@ -93,7 +94,7 @@ def required_inputs(crew: Crew) -> tuple[str, ...]:
     return tuple(sorted({name for text in _texts(crew) for name in PLACEHOLDER.findall(text)}))
 
 
-def refuse_human_input(name: str, crew: Crew, reason: str) -> None:
+def refuse_human_input(name: str, crew: "Crew", reason: str) -> None:
     """Raise CrewBroken for a crew that stock CrewAI would have wait at the server's terminal."""
     for task, description in zip(crew.tasks, task_descriptions(crew), strict=True):
         if task.human_input:
@@ -103,7 +104,7 @@ def refuse_human_input(name: str, crew: Crew, reason: str) -> None:
             )
 
 
-def _texts(crew: Crew) -> Iterator[str]:
+def _texts(crew: "Crew") -> Iterator[str]:
     for task in crew.tasks:
         yield task.description
         yield task.expected_output

@@ -168,7 +168,7 @@ class Engine:
                 raise failure from error
             finally:
                 await scope.journal.aclose()
-        output.token_usage = scope.usage.metrics()
+        output.token_usage = scope.usage_metrics()
         return CrewResult(
             raw=output.raw,
             tasks=scope.outcomes(output.tasks_output),

@@ -3,10 +3,11 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from crewai.crews.crew_output import CrewOutput
-from crewai.types.usage_metrics import UsageMetrics
+if TYPE_CHECKING:  # importing CrewAI takes seconds
+    from crewai.crews.crew_output import CrewOutput
+    from crewai.types.usage_metrics import UsageMetrics
 
 Way = Literal["plan", "native", "stock", "flow"]
 
@@ -129,7 +130,7 @@ class Usage:
     cache_creation_tokens: int = 0
     successful_requests: int = 0
 
-    def add(self, metrics: UsageMetrics) -> None:
+    def add(self, metrics: "UsageMetrics") -> None:
         self.prompt_tokens += metrics.prompt_tokens
         self.completion_tokens += metrics.completion_tokens
         self.total_tokens += metrics.total_tokens
@@ -137,18 +138,6 @@ class Usage:
         self.reasoning_tokens += metrics.reasoning_tokens
         self.cache_creation_tokens += metrics.cache_creation_tokens
         self.successful_requests += metrics.successful_requests
-
-    def metrics(self) -> UsageMetrics:
-        """The same figures in CrewAI's own form."""
-        return UsageMetrics(
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            total_tokens=self.total_tokens,
-            cached_prompt_tokens=self.cached_prompt_tokens,
-            reasoning_tokens=self.reasoning_tokens,
-            cache_creation_tokens=self.cache_creation_tokens,
-            successful_requests=self.successful_requests,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,5 +151,5 @@ class CrewResult:
     raw: str
     tasks: tuple[TaskOutcome, ...]
     usage: Usage
-    output: CrewOutput
+    output: "CrewOutput"
     way: Way

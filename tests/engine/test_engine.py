@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from crewai import Agent, Crew, Task
 from crewai.llms.base_llm import BaseLLM
+from crewai.types.usage_metrics import UsageMetrics
 
 from app.engine import (
     CrewBroken,
@@ -138,7 +140,7 @@ async def test_usage_counts_what_this_run_used_and_nothing_else(mode: Any) -> No
         result = await engine.run("crew", INPUTS)
         assert (result.usage.successful_requests, result.usage.prompt_tokens) == (3, 30)
         assert (result.usage.completion_tokens, result.usage.total_tokens) == (6, 36)
-        assert result.output.token_usage == result.usage.metrics()
+        assert result.output.token_usage == UsageMetrics(**asdict(result.usage))
     await engine.aclose()
 
 

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import pytest
@@ -267,7 +268,7 @@ async def test_usage_is_counted_across_inner_crews_and_calls_of_the_flows_own(mo
         for _ in range(2):
             result = await engine.run("flow", {})
             assert (result.usage.successful_requests, result.usage.total_tokens) == (3, 36)
-            assert result.output.token_usage == result.usage.metrics()
+            assert result.output.token_usage == UsageMetrics(**asdict(result.usage))
     of_crew = UsageMetrics(
         prompt_tokens=20, completion_tokens=4, total_tokens=24, successful_requests=2
     )

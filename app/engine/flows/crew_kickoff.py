@@ -120,7 +120,7 @@ def _stock(crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any
 
 def _counted(flow: FlowContext, scope: CrewScope, crew: Crew, output: CrewOutput) -> CrewOutput:
     # CrewAI would give the counters of its models, which other runs use as well.
-    output.token_usage = crew.usage_metrics = scope.usage.metrics()
+    output.token_usage = crew.usage_metrics = scope.usage_metrics()
     flow.task_outputs.extend(output.tasks_output)
     return output
 

@@ -2,14 +2,36 @@
 
 Everything here is a CrewAI `BaseLLM`: `call` for threads, `acall` for the event loop. Those that
 speak OpenAI's API share one pool of connections. Set `on_token` around a call to have it streamed,
-or `listener_of_call` where that is decided as each call begins.
+or `listener_of_call` where that is decided as each call begins. The names are imported on first
+use: all but the settings import CrewAI or the OpenAI SDK.
 """
 
-from app.engine.llm.create import OFFLINE, close_models, create_model, pooled
-from app.engine.llm.deferred import deferred_clients
-from app.engine.llm.offline import OfflineAnswer, OfflineModel
-from app.engine.llm.openai_client import OnToken, listener_of_call, on_token
+from typing import TYPE_CHECKING
+
+from app.engine.lazy_imports import lazy_imports
 from app.engine.llm.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from app.engine.llm.create import OFFLINE, close_models, create_model, pooled
+    from app.engine.llm.deferred import deferred_clients
+    from app.engine.llm.offline import OfflineAnswer, OfflineModel
+    from app.engine.llm.openai_client import OnToken, listener_of_call, on_token
+else:  # a type checker that saw `__getattr__` would accept any name
+    __getattr__ = lazy_imports(
+        __name__,
+        {
+            "OFFLINE": "app.engine.llm.create",
+            "OfflineAnswer": "app.engine.llm.offline",
+            "OfflineModel": "app.engine.llm.offline",
+            "OnToken": "app.engine.llm.openai_client",
+            "close_models": "app.engine.llm.create",
+            "create_model": "app.engine.llm.create",
+            "deferred_clients": "app.engine.llm.deferred",
+            "listener_of_call": "app.engine.llm.openai_client",
+            "on_token": "app.engine.llm.openai_client",
+            "pooled": "app.engine.llm.create",
+        },
+    )
 
 __all__ = [
     "OFFLINE",

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -129,6 +129,10 @@ class RunContext:
     def add_usage(self, metrics: UsageMetrics) -> None:
         with self._usage_lock:
             self.usage.add(metrics)
+
+    def usage_metrics(self) -> UsageMetrics:
+        """The usage in CrewAI's form."""
+        return UsageMetrics(**asdict(self.usage))
 
     async def start_task(self, index: int, agent: str) -> None:
         """Note a task's start, and tell of it; a second time only waits for the first telling."""
