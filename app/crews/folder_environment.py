@@ -1,4 +1,4 @@
-"""The `.env` file of a project's folder: what it may add to the environment of the service."""
+"""The `.env` file of a project's folder, and the variables that it may add to the environment."""
 
 import logging
 import os
@@ -10,17 +10,17 @@ from app.settings import Settings
 
 _logger = logging.getLogger("crew_capture.crews")
 
-# Which model is called is the service's to say: LLM_MODEL, the crew itself, or CREWS_FILE.
+# The model is named by LLM_MODEL, the crew itself, or CREWS_FILE.
 _MODEL_NAMES = frozenset({"MODEL", "MODEL_NAME", "OPENAI_MODEL_NAME"})
-# What `crewai create flow` writes where a key should stand.
+# The placeholder for a key that `crewai create flow` writes.
 _UNFILLED = "YOUR_API_KEY"
 
 
 def fill_environment(file: Path) -> None:
     """Add the variables of `file` that the environment lacks: keys that the project's tools need.
 
-    Never changed is what is set already. Never taken are settings of the service, credentials of
-    AWS (its outputs may go there) and the name of a model.
+    Variables that are set are never changed. Settings of the service, credentials of AWS (where its
+    outputs may be stored) and names of models are never added.
     """
     if not file.is_file():
         return

@@ -1,9 +1,9 @@
-"""Imports the code of a project's folder, apart from every other folder's.
+"""Imports the code of a project's folder, separately from that of every other folder.
 
-Two projects may both have a module `main` or a package `tools`, and neither may be mistaken for the
-other or for one of the service's own. So a project's modules are known to Python by another name,
-`served_projects.NAME.tools`, and what their `import` statements call `tools` is found under it.
-Neither `sys.path` nor anybody else's imports change.
+Two projects may both have a module `main` or a package `tools`, which must not be confused with
+each other or with the service's own. A project's modules therefore have a different name in Python,
+`served_projects.NAME.tools`, under which their `import` statements find `tools`. Neither `sys.path`
+nor the imports of other code change.
 """
 
 import builtins
@@ -22,10 +22,10 @@ _ROOT = "served_projects"
 
 
 def import_from(folder: Path, name: str, module: str) -> ModuleType:
-    """Import `module` of the code in `folder` for the project `name`, or find it imported.
+    """Import `module` of the code in `folder` for the project `name`, unless it is imported.
 
-    Code that calls `importlib.import_module` with the name of a module of its own must say the
-    whole name, such as `f"{__package__}.tools"`.
+    Code that calls `importlib.import_module` for a module of its own must pass the full name, such
+    as `f"{__package__}.tools"`.
     """
     _make_root()
     project = f"{_ROOT}.{name}"
@@ -51,7 +51,7 @@ def _forget(project: str) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of projects where Python would, and loads them with our import."""
+    """Finds the modules of projects as Python does, and loads them with our import."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -65,7 +65,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(SourceFileLoader):
-    """Loads a project's module so that its `import` statements, now and later, call ours."""
+    """Loads a project's module so that all its `import` statements call our import."""
 
     def exec_module(self, module: ModuleType) -> None:
         project = ".".join(module.__name__.split(".")[:2])
@@ -87,7 +87,7 @@ def _project_import(project: str) -> Any:
         if level or not _is_own(project, top):
             return builtins.__import__(name, globals_, locals_, fromlist, level)
         found = builtins.__import__(f"{project}.{name}", globals_, locals_, fromlist, 0)
-        # `import a.b` binds `a`; Python hands out the outermost package, which here is the root.
+        # `import a.b` binds `a`; Python returns the outermost package, which here is the root.
         return found if fromlist else sys.modules[f"{project}.{top}"]
 
     return import_
@@ -99,5 +99,5 @@ def _is_own(project: str, top: str) -> bool:
     spec = PathFinder.find_spec(f"{project}.{top}", sys.modules[project].__path__)
     if spec is None:
         return False
-    # A folder without `__init__.py` is a package only where nothing else has its name.
+    # A folder without `__init__.py` is a package only if nothing else has its name.
     return spec.origin is not None or find_spec(top) is None

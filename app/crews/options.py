@@ -1,4 +1,4 @@
-"""What a deployment says about its crews: the file that CREWS_FILE names."""
+"""The options of a deployment's crews: the file that CREWS_FILE names."""
 
 import os
 import tomllib
@@ -35,9 +35,9 @@ class _Table(BaseModel):
 
 
 class InputOptions(_Table):
-    """An input as it is declared. `type` is None where any will do; `max_chars` bounds each text.
+    """The declaration of an input. None as `type` allows any type; `max_chars` limits each text.
 
-    An empty or missing input becomes its `default`; one without is required if the crew names it.
+    An empty or missing input gets its `default`. Without one, it is required if the crew names it.
     """
 
     type: InputType | None = None
@@ -49,7 +49,7 @@ class InputOptions(_Table):
         """Whether a value is of the declared type."""
         if self.type is None:
             return True
-        if isinstance(value, bool):  # which Python counts as a number
+        if isinstance(value, bool):  # a number in Python
             return self.type == "boolean"
         return isinstance(value, _PYTHON_TYPES[self.type])
 
@@ -63,9 +63,9 @@ class InputOptions(_Table):
 class CrewOptions(_Table):
     """One crew's table in the file.
 
-    `model`, `base_url`, `api_key_env` (a variable of the environment) and `temperature` are of the
-    agents that name no model of their own; with `replace_models` of all agents. The limits hold for
-    each process, within those of the service.
+    `model`, `base_url`, `api_key_env` (an environment variable) and `temperature` apply to agents
+    without a model of their own; with `replace_models`, to all agents. The limits apply to each
+    process, within the limits of the service.
     """
 
     description: str = ""
@@ -94,12 +94,12 @@ class CrewOptions(_Table):
 _FILE: TypeAdapter[dict[str, CrewOptions]] = TypeAdapter(dict[str, CrewOptions])
 
 
-def read_options(file: Path, served: Collection[str]) -> Mapping[str, CrewOptions]:
-    """The options of each crew that the file has a table for.
+def read_options(file: Path, names: Collection[str]) -> Mapping[str, CrewOptions]:
+    """The options of each crew that has a table in the file. `names` are the available crews.
 
     Raises:
-        SettingsError: the file can't be read, or says what can't be; one line that names the
-            file, the crew and the field.
+        SettingsError: the file can't be read or is wrong; one line with the file, the crew and the
+            field.
     """
     where = f"CREWS_FILE={file}"
     try:
@@ -112,9 +112,9 @@ def read_options(file: Path, served: Collection[str]) -> Mapping[str, CrewOption
     except ValidationError as error:
         raise SettingsError(f"{where}: {_problem(error)}") from None
     for name in options:
-        if name not in served:
-            crews = ", ".join(sorted(served))
-            raise SettingsError(f"{where}: [{name}]: no such crew is served; there are {crews}")
+        if name not in names:
+            crews = ", ".join(sorted(names))
+            raise SettingsError(f"{where}: [{name}]: there is no such crew; available are {crews}")
     return options
 
 

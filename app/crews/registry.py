@@ -1,4 +1,4 @@
-"""The crews that are served, by name."""
+"""The available crews, by name."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,13 +21,14 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class CrewSpec:
-    """One crew or flow: how it is built, and what is known about its inputs.
+    """One crew or flow: its factory and its inputs.
 
-    `folder` is the project's, by which relative paths in its definition go. `static` says that its
-    definition is the same at every call (it comes from YAML). `inputs` are those that somebody has
-    declared; texts in others are as long as `max_input_chars` at most. `offline_answer` writes the
-    crew's reports when no model is configured: it gets the text of a prompt and returns the answer,
-    or None if the prompt is not of this crew. `options` are what the deployment says of it.
+    `folder` is the project's folder, in which relative paths of the definition are resolved.
+    `static` means that every call of `build` gives the same definition (it comes from YAML).
+    `inputs` are the declared inputs; texts in other inputs have at most `max_input_chars`
+    characters. `offline_answer` writes the crew's reports if no model is configured: it receives
+    the text of a prompt and returns the answer, or None for a prompt of another crew. `options` are
+    the deployment's.
     """
 
     name: str
@@ -42,7 +43,7 @@ class CrewSpec:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What empty or missing inputs become."""
+        """The default values of empty or missing inputs."""
         return {
             name: declared.default
             for name, declared in self.inputs.items()
@@ -64,14 +65,12 @@ class Registry:
 
 
 def load_crews(settings: Settings) -> Registry:
-    """Every crew that this installation serves: the idea crew, and those of CREWS.
+    """Every available crew: the idea crew and those of CREWS, with the options of CREWS_FILE.
 
-    CREWS_FILE says more about them.
-
-    Imports the code of the latter, and CrewAI with it: `app.engine` must have been imported.
+    Imports the code of the crews in CREWS, and CrewAI with it. Import `app.engine` before.
 
     Raises:
-        SettingsError: a crew can't be had, or CREWS_FILE is wrong; one line with what to do.
+        SettingsError: a crew can't be loaded, or CREWS_FILE is wrong; one line with the fix.
     """
     specs = [idea_crew()]
     for entry in filter(None, map(str.strip, settings.crews.split(","))):
@@ -109,7 +108,7 @@ def _crew(name: str, where: str) -> CrewSpec:
 
 
 def _with_options(spec: CrewSpec, options: CrewOptions) -> CrewSpec:
-    """The crew, with what the deployment says going before what the crew says itself."""
+    """The crew with the deployment's options, which override the crew's own."""
     inputs = dict(spec.inputs)
     for name, declared in options.inputs.items():
         default = inputs[name].default if name in inputs else None
@@ -122,7 +121,7 @@ def _with_options(spec: CrewSpec, options: CrewOptions) -> CrewSpec:
 
 
 def idea_crew() -> CrewSpec:
-    """The crew that comes with the service."""
+    """The crew that is part of the service."""
 
     return CrewSpec(
         "idea",
@@ -137,6 +136,6 @@ def idea_crew() -> CrewSpec:
 
 
 def _build_idea_crew() -> "Crew":
-    from app.crews.idea.crew import build  # noqa: PLC0415 - importing crewai takes seconds
+    from app.crews.idea.crew import build  # noqa: PLC0415 - the import of CrewAI lasts seconds
 
     return build()

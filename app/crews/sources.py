@@ -1,7 +1,7 @@
-"""From `package.module:factory`, or a project's folder, to something that builds crews.
+"""Loads the code that builds crews, from `package.module:factory` or from a project's folder.
 
-CrewAI is imported here only when a source is opened: it takes seconds, and `app.engine` must have
-been imported before.
+CrewAI is imported only when a source is opened: that lasts seconds, and `app.engine` must be
+imported before.
 """
 
 import importlib
@@ -27,15 +27,16 @@ _MAX_CHARACTERS = 300
 
 
 class SourceError(Exception):
-    """A crew can't be had from where it is said to be: one line, with what to do."""
+    """A crew can't be loaded from its source: one line with the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class CrewCode:
-    """Where crews, or flows, of one kind come from.
+    """The code of one crew or flow.
 
-    `build` gives a new one at each call. `folder` is the project's, by which its relative paths
-    go. `static` says that two calls can't differ. `defaults` are the project's own for its inputs.
+    Each call of `build` returns a new one. `folder` is the project's folder, in which relative
+    paths are resolved. `static` means that two calls can't differ. `defaults` are the project's
+    default values of inputs.
     """
 
     build: "Callable[[], Crew | Flow[Any]]"
@@ -46,10 +47,10 @@ class CrewCode:
 
 
 def open_source(name: str, where: str) -> CrewCode:
-    """Open what `where` names: `package.module:factory`, or the folder of a CrewAI project.
+    """Load the code at `where`: `package.module:factory`, or the folder of a CrewAI project.
 
     A factory is a function that returns a crew or a flow, a class decorated with `@CrewBase`, or a
-    class of flows. A project is what `crewai create crew` or `crewai create flow` writes.
+    class of flows. A project is a folder made by `crewai create crew` or `crewai create flow`.
 
     Raises:
         SourceError: it is neither, or its code can't be imported.
@@ -68,7 +69,7 @@ def open_source(name: str, where: str) -> CrewCode:
 def _from_factory(where: str) -> CrewCode:
     module_name, _, attribute = where.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # what lies beside .env can be named; it hides nothing
+        sys.path.append(str(Path.cwd()))  # modules beside .env; last, so that they shadow nothing
     module = _imported(lambda: importlib.import_module(module_name), module_name)
     if not hasattr(module, attribute):
         raise SourceError(f"the module {module_name} has no {attribute}")
@@ -103,7 +104,7 @@ def _project_table(folder: Path) -> Mapping[str, Any]:
 
 
 def _definition(folder: Path, project: Mapping[str, Any]) -> Path | None:
-    """The file that declares the project's crew or flow, if it is not written in Python."""
+    """The file that declares the project's crew or flow; None for a project in Python."""
     if named := project.get("definition"):
         file = (folder / str(named)).resolve()
         if not file.is_file() or not file.is_relative_to(folder):
@@ -144,8 +145,8 @@ def _from_module(
     folder: Path,
     files: list[Path],
     filename: str,
-    is_wanted: Callable[[object], bool],
-    wanted: str,
+    matches: Callable[[object], bool],
+    kind: str,
 ) -> CrewCode:
     if not files:
         raise SourceError(
@@ -164,11 +165,11 @@ def _from_module(
     found = [
         thing
         for thing in vars(module).values()
-        if is_wanted(thing) and getattr(thing, "__module__", "") == module.__name__
+        if matches(thing) and getattr(thing, "__module__", "") == module.__name__
     ]
     if len(found) != 1:
         has = "no" if not found else f"{len(found)} times a"
-        raise SourceError(f"src/{package.name}/{filename} has {has} {wanted}; it must have one")
+        raise SourceError(f"src/{package.name}/{filename} has {has} {kind}; it must have one")
     return CrewCode(_builder(found[0], filename), folder, description=_description(found[0]))
 
 
@@ -201,7 +202,7 @@ def _is_flow_class(thing: object) -> bool:
 
 
 def _description(made: object) -> str:
-    """The first paragraph of the docstring that somebody wrote for it, if any."""
+    """The first paragraph of its own docstring, if any."""
     text = vars(made).get("__doc__") if inspect.isclass(made) else getattr(made, "__doc__", None)
     return " ".join(inspect.cleandoc(text).partition("\n\n")[0].split()) if text else ""
 
@@ -214,6 +215,6 @@ def _imported(load: Callable[[], Any], where: str) -> Any:
             f"{where}: there is no module {error.name}; install what the crew needs beside the "
             "service"
         ) from error
-    except Exception as error:  # importing a crew runs its code: anything may come of it
+    except Exception as error:  # importing a crew runs its code, which may raise anything
         text = " ".join(str(error).split())[:_MAX_CHARACTERS]
         raise SourceError(f"{where}: {type(error).__name__}: {text}") from error

@@ -55,7 +55,7 @@ def test_what_the_file_does_not_name_stays_as_it_is(tmp_path: Path) -> None:
     [
         ("[idea", "is no TOML"),
         ("idea = 1", "[idea]"),
-        ("[poem]", "[poem]: no such crew is served; there are idea"),
+        ("[poem]", "[poem]: there is no such crew; available are idea"),
         ("[idea]\nmodle = 'x'", "[idea] modle: there is no such field"),
         ("[idea]\ntemperature = 3", "[idea] temperature: input should be less than or equal to 2"),
         ("[idea]\nmax_runs_in_flight = 0", "[idea] max_runs_in_flight: input should be greater"),
@@ -65,7 +65,7 @@ def test_what_the_file_does_not_name_stays_as_it_is(tmp_path: Path) -> None:
         ("[idea.inputs.hours]\ntype = 'number'\ndefault = true", "True is no number"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line_that_names_file_crew_and_field(
+def test_a_wrong_option_is_one_line_that_names_file_crew_and_field(
     tmp_path: Path, text: str, problem: str
 ) -> None:
     file = write(tmp_path, text)
@@ -77,6 +77,6 @@ def test_what_cannot_be_is_told_in_one_line_that_names_file_crew_and_field(
     assert "\n" not in message
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="can't be read"):
         load_crews(load_settings(crews_file=tmp_path / "none.toml"))

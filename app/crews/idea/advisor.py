@@ -11,9 +11,9 @@ from app.crews.idea.scoring import assess
 
 
 def answer(prompt: str) -> str | None:
-    """Write the markdown report that `prompt` asks for, or return None for anybody else's prompt.
+    """Write the markdown report that `prompt` requests, or return None for any other prompt.
 
-    `prompt` is the texts of all messages joined by newlines, whatever wraps the task in them.
+    `prompt` is the texts of all messages joined by newlines; any text may surround the task.
     """
     found = find_task(prompt)
     if found is None:

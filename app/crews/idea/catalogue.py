@@ -1,4 +1,4 @@
-"""What the offline advisor knows: `catalogue.yaml`, loaded once and checked."""
+"""The knowledge of the offline advisor: `catalogue.yaml`, loaded once and validated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 _FILE: Final = Path(__file__).with_name("catalogue.yaml")
 
 Range = tuple[int, int]
-"""From, to."""
+"""A lower and an upper bound."""
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,7 +21,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Skill(_Record, frozen=True):
-    """Something a person may be good at.
+    """A skill of a person.
 
     `use` says what it is worth in a business, `dislike` who should not rely on it, both as clauses
     about "you"; `learn` is how to get a little of it, as an imperative.
@@ -35,7 +35,7 @@ class Skill(_Record, frozen=True):
 
 
 class Goal(_Record, frozen=True):
-    """What somebody wants from a business. `meaning` and `success` are noun phrases."""
+    """A person's goal for a business. `meaning` and `success` are noun phrases."""
 
     name: str
     words: tuple[str, ...]
@@ -44,14 +44,14 @@ class Goal(_Record, frozen=True):
 
 
 class WorkStyle(_Record, frozen=True):
-    """With whom, or where, somebody likes to work."""
+    """A preference for company or location of work."""
 
     name: str
     words: tuple[str, ...]
 
 
 class Risk(_Record, frozen=True):
-    """What may go wrong, how it shows early, what to do then."""
+    """A risk, its early sign, and the response."""
 
     risk: str
     sign: str
@@ -59,7 +59,7 @@ class Risk(_Record, frozen=True):
 
 
 class Experiment(_Record, frozen=True):
-    """A cheap test: what to do, what it costs in US dollars, when it counts as passed."""
+    """A cheap test: the action, its cost in US dollars, and when it counts as passed."""
 
     do: str
     cost_usd: int
@@ -67,7 +67,7 @@ class Experiment(_Record, frozen=True):
 
 
 class Idea(_Record, frozen=True):
-    """One startup idea. The units and the meaning of the figures stand at the file's head."""
+    """One startup idea. The head of the file defines the units and the figures."""
 
     name: str
     pitch: str
@@ -131,7 +131,7 @@ class Area(_Record, frozen=True):
 
 
 class Catalogue(_Record, frozen=True):
-    """Everything the advisor knows."""
+    """All knowledge of the advisor."""
 
     skills: dict[str, Skill]
     goals: dict[str, Goal]

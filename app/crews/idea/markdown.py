@@ -1,4 +1,4 @@
-"""Markdown whose structure no text from outside can break."""
+"""Markdown that escapes external text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 
 
 def quote(text: str, most_characters: int = 80) -> str:
-    """Return `text` on one line, cut to `most_characters`, meaning nothing in markdown."""
+    """Return `text` on one line, cut to `most_characters`, escaped for markdown."""
     line = " ".join(_CONTROL.sub(" ", text).split())
     if len(line) > most_characters:
         line = line[: most_characters - 1].rstrip() + "…"

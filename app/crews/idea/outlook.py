@@ -1,4 +1,4 @@
-"""What an idea may bring in and cost, month by month: a sum from its planning ranges."""
+"""The income and cost of an idea, month by month, from its planning ranges."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Outlook:
 
     @property
     def break_even_month(self) -> int | None:
-        """The month from whose end on all money is back; None if that lies beyond."""
+        """The month from whose end on all money is back; None if it is later."""
         short = [month for month, usd in enumerate(self.balance_usd, 1) if usd < 0]
         month = max([self.first_paid_month, *(month + 1 for month in short)])
         return month if month <= MONTHS else None

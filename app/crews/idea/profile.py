@@ -1,4 +1,4 @@
-"""The eight fields that a person fills in, and how they are found again in a prompt."""
+"""The eight fields of a profile, and how they are found in a prompt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
         "experience_summary": NO_EXPERIENCE,
     }
 )
-"""What an empty or missing field becomes."""
+"""The default values of empty or missing fields."""
 
 _TASKS_FILE = Path(__file__).with_name("config") / "tasks.yaml"
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_\-]*)}")
@@ -34,7 +34,7 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_\-]*)}")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a person told about themselves, field by field, as they wrote it."""
+    """A person's profile, field by field, as they wrote it."""
 
     goal_type: str = DEFAULTS["goal_type"]
     time_commitment: str = DEFAULTS["time_commitment"]

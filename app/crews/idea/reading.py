@@ -1,4 +1,4 @@
-"""What a profile means in the catalogue's terms."""
+"""The interpretation of a profile in the catalogue's terms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.crews.idea.amounts import Amount, read_budget, read_hours
 from app.crews.idea.catalogue import catalogue
 from app.crews.idea.markdown import quote
 from app.crews.idea.profile import DEFAULTS, NO_EXPERIENCE, Profile
-from app.crews.idea.words import fold, phrases, told_and_denied
+from app.crews.idea.words import claimed_and_denied, fold, phrases
 
 _OPEN = re.compile(
     r"\b(?:any|anything|everything|all|open|unsure|not sure|don['’]?t know|undecided|whatever"
@@ -28,13 +28,13 @@ _YEARS = re.compile(r"\b([0-9]{1,2})\+?\s*(?:years?|yrs?)\b", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What the experience summary tells.
+    """The content of the experience summary.
 
     `shown` and `denied` are skills with the person's words for them; `phrases` is everything that
     is claimed, folded, and `written` how the person wrote it.
     """
 
-    told: bool
+    is_given: bool
     shown: Mapping[str, tuple[str, ...]]
     denied: Mapping[str, tuple[str, ...]]
     phrases: frozenset[str]
@@ -44,7 +44,7 @@ class Experience:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A profile and what could be made of it; None or empty where a field could not be read.
+    """A profile and its interpretation; None or empty if a field could not be read.
 
     `said` holds the fields as written, safe to quote within a sentence of markdown. `topics` are
     the words of the sub-interest, `topic_areas` the areas that have ideas about them.
@@ -63,11 +63,11 @@ class Reading:
     experience: Experience
     goal: str | None
     company: str | None
-    place: str | None
+    location: str | None
 
     @property
     def shown_skills(self) -> frozenset[str]:
-        """What the person names as a strength or shows by experience."""
+        """The skills that the person names as a strength or shows by experience."""
         return frozenset((*self.skills, *self.experience.shown))
 
 
@@ -91,7 +91,7 @@ def read(profile: Profile) -> Reading:
         experience=_experience(profile.experience_summary),
         goal=_index("goals").best(profile.goal_type),
         company=_index("work_styles", "solo", "partner", "team").best(profile.work_style),
-        place=_index("work_styles", "remote", "in-person").best(profile.work_style),
+        location=_index("work_styles", "remote", "in-person").best(profile.work_style),
     )
 
 
@@ -102,7 +102,7 @@ class _Worded(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """Which members of a group of the catalogue a phrase hints at; members in the file's order."""
+    """The members of a catalogue group that a phrase indicates, in the file's order."""
 
     members: tuple[str, ...]
     by_phrase: Mapping[str, tuple[str, ...]]
@@ -158,23 +158,25 @@ def _topics(text: str) -> Mapping[str, str]:
     found = phrases(text)
     if _is_open(text):
         return {}
-    telling = {folded: word for folded, word in found.items() if not _COLOURLESS.fullmatch(folded)}
-    return telling or found
+    distinctive = {
+        folded: word for folded, word in found.items() if not _COLOURLESS.fullmatch(folded)
+    }
+    return distinctive or found
 
 
 def _experience(text: str) -> Experience:
     if text.strip() in ("", NO_EXPERIENCE):
         return Experience(
-            told=False, shown={}, denied={}, phrases=frozenset(), written={}, most_years=0
+            is_given=False, shown={}, denied={}, phrases=frozenset(), written={}, most_years=0
         )
-    told, denied = told_and_denied(text)
-    shown = _index("skills").matches(told)
+    claimed, denied = claimed_and_denied(text)
+    shown = _index("skills").matches(claimed)
     lacking = _index("skills").matches(denied)
     return Experience(
-        told=True,
+        is_given=True,
         shown=shown,
         denied={skill: words for skill, words in lacking.items() if skill not in shown},
-        phrases=frozenset(told),
-        written=told,
+        phrases=frozenset(claimed),
+        written=claimed,
         most_years=max((int(years) for years in _YEARS.findall(text)), default=0),
     )

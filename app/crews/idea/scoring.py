@@ -1,4 +1,4 @@
-"""How well each idea of the catalogue fits a profile, in points with their reasons."""
+"""Scores each idea of the catalogue for a profile, in points with their reasons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BUDGET: Final = "Budget"
 
 
 class Score(NamedTuple):
-    """Points for one criterion and why. Needing more than the person has takes points off."""
+    """Points for one criterion and why. Needing more than the person has costs points."""
 
     criterion: str
     most_points: int
@@ -202,38 +202,38 @@ def _skills(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
 
 def _experience(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     experience = reading.experience
-    if not experience.told:
+    if not experience.is_given:
         return 3, "You tell nothing of your experience, so this counts as neutral"
     core, *others = candidate.idea.skills
     if core in experience.denied:
         return -6, f"It rests on {_skill(core)}, and you say that you lack that"
-    points, told = 0, []
+    points, evidence = 0, []
     if core in experience.shown:
-        points, told = 3, [experience.shown[core][0]]
+        points, evidence = 3, [experience.shown[core][0]]
     for skill in others:
         if skill in experience.shown:
             points += 2
-            told.append(experience.shown[skill][0])
+            evidence.append(experience.shown[skill][0])
             break
     for familiar, worth in ((candidate.background, 3), (candidate.area_words, 2)):
         if known := experience.phrases & familiar:
             points += worth
-            told.append(experience.written[min(known)])
-    if not told:
+            evidence.append(experience.written[min(known)])
+    if not evidence:
         return 0, "Nothing in your experience bears on it"
-    return points, f"You bring {listing([f'“{word}”' for word in dict.fromkeys(told)])}"
+    return points, f"You bring {listing([f'“{word}”' for word in dict.fromkeys(evidence)])}"
 
 
 def _work_style(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
-    wanted = [style for style in (reading.company, reading.place) if style]
-    if not wanted:
+    preferred = [style for style in (reading.company, reading.location) if style]
+    if not preferred:
         said = reading.said["work_style"]
         return 3, f"“{said}” does not tell with whom or where, so this counts as neutral"
-    missing = [style for style in wanted if style not in candidate.idea.styles]
-    points = 5 * (len(wanted) - len(missing)) // len(wanted)
+    missing = [style for style in preferred if style not in candidate.idea.styles]
+    points = 5 * (len(preferred) - len(missing)) // len(preferred)
     if missing:
         return points, f"It is hard to do {_styles(missing)}"
-    return points, f"It can be done {_styles(wanted)}"
+    return points, f"It can be done {_styles(preferred)}"
 
 
 def _goal(candidate: _Candidate, reading: Reading) -> tuple[int, str]:

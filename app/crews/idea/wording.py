@@ -21,7 +21,7 @@ def usd_range(amounts: Range) -> str:
 
 
 def number(value: float) -> str:
-    """4, 4.5 or 1,200: no more places than needed, at most one."""
+    """4, 4.5 or 1,200: no more decimals than needed, at most one."""
     return f"{value:,.1f}".removesuffix(".0")
 
 
@@ -44,7 +44,7 @@ def listing(items: Sequence[str], last: str = "and") -> str:
 
 
 def capital(text: str) -> str:
-    """`text` with its first letter a capital, the rest as it is."""
+    """`text` with its first letter a capital."""
     return text[:1].upper() + text[1:]
 
 

@@ -32,19 +32,19 @@ def fold(phrases_: Iterable[str]) -> frozenset[str]:
     return frozenset(" ".join(folded for folded, _ in _words(phrase)) for phrase in phrases_)
 
 
-def told_and_denied(text: str) -> tuple[dict[str, str], dict[str, str]]:
+def claimed_and_denied(text: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return the phrases that `text` claims and those that it denies ("no coding so far").
 
     A denial reaches from its word to the end of the clause.
     """
-    told: dict[str, str] = {}
+    claimed: dict[str, str] = {}
     denied: dict[str, str] = {}
     for clause in _CLAUSE_END.split(text):
         denial = _DENIAL.search(clause)
         cut = denial.start() if denial else len(clause)
-        told |= phrases(clause[:cut])
+        claimed |= phrases(clause[:cut])
         denied |= phrases(clause[cut:])
-    return told, denied
+    return claimed, denied
 
 
 def _words(text: str) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ HOURS = {
     "Full-time": 40,
     "soon": None,
 }
-"""What people write, and the most that it allows; None where it tells nothing."""
+"""Texts of users, and the most that they allow; None for a text without an amount."""
 
 BUDGETS = {
     "Free / Sweat-equity only": 0,

@@ -1,4 +1,4 @@
-"""Reports taken apart again, to hold what they say against each other."""
+"""Parses reports, to compare their statements."""
 
 from __future__ import annotations
 

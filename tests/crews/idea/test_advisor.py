@@ -218,8 +218,8 @@ def test_different_people_get_different_ideas_for_stated_reasons() -> None:
 )
 def test_experience_changes_the_order(experience: str, word: str, first: str) -> None:
     profile = Profile(interest_area="anything", sub_interest_area="any", skill_strength="Telepathy")
-    told = replace(profile, experience_summary=experience)
-    best = _ideas(told)[0]
+    experienced = replace(profile, experience_summary=experience)
+    best = _ideas(experienced)[0]
     assert best.name == first
     assert best.name != _ideas(profile)[0].name
     assert f"“{word}”" in best.reasons["Experience"]
@@ -237,21 +237,23 @@ def test_a_skill_that_is_denied_counts_against_ideas_that_rest_on_it() -> None:
     claimed = replace(profile, experience_summary="I have been coding for years.")
     denied = replace(profile, experience_summary="I have never done any coding.")
     points = [
-        next(idea for idea in _ideas(told) if idea.name.startswith("Plug-in")).points["Experience"]
-        for told in (claimed, profile, denied)
+        next(idea for idea in _ideas(person) if idea.name.startswith("Plug-in")).points[
+            "Experience"
+        ]
+        for person in (claimed, profile, denied)
     ]
     assert points[0] > points[1] > 0 > points[2]
     assert "you say you lack (“coding”)" in _write(_ANALYSIS, denied)
 
 
-def test_a_sub_interest_of_another_area_is_asked_about() -> None:
+def test_a_sub_interest_of_another_area_raises_a_question() -> None:
     profile = replace(Profile(), interest_area="Pets")
     questions = _write(_ANALYSIS, profile).split("## Open questions")[1]
     assert "“Chatbots” within Pets" in questions
     assert "AI / Automation" in questions
 
 
-def test_missing_experience_is_said_and_asked_for() -> None:
+def test_missing_experience_is_said_and_raises_a_question() -> None:
     report = _write(_ANALYSIS, Profile())
     assert "You gave no summary of your experience" in report
     assert "What have you been paid for so far" in report

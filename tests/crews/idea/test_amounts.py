@@ -53,7 +53,7 @@ def test_hours_are_read_by_the_week(text: str, low: float, high: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "soon", "24/7", "500 hrs/week", "it depends", "0-200 hours", "9" * 4000, "🕑"]
 )
-def test_what_tells_no_hours_is_not_guessed(text: str) -> None:
+def test_a_text_without_hours_is_not_guessed(text: str) -> None:
     assert read_hours(text) is None
 
 
@@ -99,7 +99,7 @@ def test_budgets_are_read_in_dollars(text: str, low: float, high: float) -> None
 @pytest.mark.parametrize(
     "text", ["", "some", "not much", "₹50,000", "50,000 yen", "9" * 4000, "3 or 4 or 5 hundred"]
 )
-def test_what_tells_no_sum_in_dollars_is_not_guessed(text: str) -> None:
+def test_a_text_without_a_sum_in_dollars_is_not_guessed(text: str) -> None:
     assert read_budget(text) is None
 
 

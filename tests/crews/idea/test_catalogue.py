@@ -27,14 +27,14 @@ def test_every_area_has_something_for_few_hours_and_no_money() -> None:
         ), area.name
 
 
-def test_every_goal_skill_and_work_style_is_served() -> None:
+def test_every_goal_skill_and_work_style_has_ideas() -> None:
     known = catalogue()
-    for group, served in (
+    for group, covered in (
         (known.goals, {goal for idea in _IDEAS for goal in idea.goals}),
         (known.skills, {idea.skills[0] for idea in _IDEAS}),
         (known.work_styles, {style for idea in _IDEAS for style in idea.styles}),
     ):
-        assert set(group) == served
+        assert set(group) == covered
 
 
 def test_no_idea_is_sold_as_a_full_income_that_does_not_pay_one() -> None:

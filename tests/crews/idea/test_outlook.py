@@ -35,14 +35,14 @@ _PLAIN = msgspec.structs.replace(
 )
 
 
-def test_the_cautious_case_takes_the_worse_end_of_every_range() -> None:
+def test_the_cautious_case_uses_the_worse_end_of_every_range() -> None:
     # Paid from month 2 on: 60 - 20, then 120 - 20 a month.
     outlook = cautious(_PLAIN, 1, (0, 100))
     assert outlook.balance_usd[:4] == (-100, -60, 40, 140)
     assert outlook.break_even_month == 3
 
 
-def test_the_hopeful_case_takes_the_better_end() -> None:
+def test_the_hopeful_case_uses_the_better_end() -> None:
     outlook = hopeful(_PLAIN, 1, (0, 100))
     assert outlook.balance_usd[:3] == (190, 580, 970)
     assert outlook.break_even_month == 1
@@ -103,7 +103,7 @@ def test_hope_is_never_below_caution(idea: Idea) -> None:
         assert all(a <= b for a, b in zip(low.balance_usd, high.balance_usd, strict=True))
 
 
-def test_a_person_without_money_is_told_that_only_hours_are_at_stake() -> None:
+def test_a_person_without_money_reads_that_only_hours_are_at_stake() -> None:
     report = answer(render("personalized_recommendations", Profile())) or ""
     assert "If nobody ever pays, you lose your hours and no money." in report
     rich = replace(Profile(), budget_range="$500")

@@ -50,7 +50,7 @@ def test_more_money_never_costs_points(idea: Idea) -> None:
     assert points[-1] == 15
 
 
-def test_needing_twice_what_there_is_takes_points_off() -> None:
+def test_needing_twice_what_there_is_costs_points() -> None:
     idea = next(idea for idea in _IDEAS if idea.hours_per_week[0] >= 8)
     slightly = _fit(idea, time_commitment=f"{idea.hours_per_week[0] - 1} hours")
     far = _fit(idea, time_commitment=f"{idea.hours_per_week[0] // 2} hours")
@@ -127,7 +127,7 @@ def test_interests_are_understood_in_common_words(interest: str, area: str) -> N
         ("ran a café with cats", set(), set()),
     ],
 )
-def test_experience_tells_skills_and_their_lack(
+def test_experience_shows_skills_and_their_lack(
     experience: str, shown: set[str], denied: set[str]
 ) -> None:
     read = assess(replace(Profile(), experience_summary=experience)).reading.experience

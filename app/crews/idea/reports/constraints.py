@@ -1,4 +1,4 @@
-"""What a person's hours, money and way of working allow."""
+"""The effect of a person's hours, money and work style."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FULL_WEEK_HOURS: Final = 30
 
 
 def write(assessment: Assessment) -> str:
-    """Return what the hours, the money and the way of working carry and what they rule out."""
+    """Return what the hours, the money and the work style allow and rule out."""
     reading, fits = assessment.reading, assessment.fits
     points = [_time(assessment), _money(assessment), _style(assessment)]
     if reading.hours is None and reading.budget is None:
@@ -124,7 +124,9 @@ def _money_advice(budget: Amount) -> str:
 
 def _style(assessment: Assessment) -> str:
     reading, known = assessment.reading, catalogue()
-    styles = [known.work_styles[style].name for style in (reading.company, reading.place) if style]
+    styles = [
+        known.work_styles[style].name for style in (reading.company, reading.location) if style
+    ]
     if not styles:
         return (
             f"**Way of working:** “{reading.said['work_style']}” tells neither with whom nor where "
@@ -143,5 +145,5 @@ def _style(assessment: Assessment) -> str:
         "remote": "Customers come by what they find and read about you, so be findable early.",
         "in-person": "Count travel as working hours and stay within half an hour of home.",
     }
-    chosen = reading.company or reading.place or ""
+    chosen = reading.company or reading.location or ""
     return f"**Way of working:** {listing(styles)}. {advice[chosen]}"

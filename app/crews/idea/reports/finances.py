@@ -1,4 +1,4 @@
-"""What the best idea may bring in and cost."""
+"""The expected income and cost of the best idea."""
 
 from __future__ import annotations
 

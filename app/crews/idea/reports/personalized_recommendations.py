@@ -11,7 +11,7 @@ from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import count, number_range, usd, usd_range
 
 _TELLING = ("Sub-interest", "Experience", "Skills", "Goal", "Interest area")
-"""What sets an idea apart for a person, the most telling first."""
+"""The criteria that distinguish an idea for a person, the most significant first."""
 
 
 def write(assessment: Assessment) -> str:
@@ -99,9 +99,9 @@ def _matrix(assessment: Assessment) -> str:
 
 def _risks(best: tuple[Fit, ...]) -> str:
     rows = [
-        (str(place), risk.risk, risk.sign, risk.response)
-        for place, fit in enumerate(best, start=1)
-        for risk in fit.idea.risks[: 2 if place == 1 else 1]
+        (str(rank), risk.risk, risk.sign, risk.response)
+        for rank, fit in enumerate(best, start=1)
+        for risk in fit.idea.risks[: 2 if rank == 1 else 1]
     ]
     rows.append(
         (

@@ -1,4 +1,4 @@
-"""How to begin with the best idea: its steps in weeks, and the first ninety days."""
+"""A plan for the best idea: its steps in weeks, and the first ninety days."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.crews.idea.wording import number, usd
 _WEEKS_A_MONTH: Final = 52 / 12
 _NINETY_DAYS_IN_WEEKS: Final = 13
 _WEEKS_AFTER_FIRST_PAYMENT: Final = (6, 16)
-"""When the last two steps end: what comes before them leads to the first payment."""
+"""The weeks in which the last two steps end; earlier steps lead to the first payment."""
 
 
 def write_path(assessment: Assessment) -> str:

@@ -1,4 +1,4 @@
-"""What the person wants, has and lacks, and what follows from it."""
+"""The person's goal, strengths and gaps, and the conclusions from them."""
 
 from __future__ import annotations
 
@@ -46,10 +46,12 @@ def _reading_table(assessment: Assessment) -> str:
         "any area" if reading.is_area_open else "no area of the catalogue"
     )
     topics = f"ideas about “{reading.said['sub_interest_area']}”" if reading.topics else "any"
-    styles = [known.work_styles[style].name for style in (reading.company, reading.place) if style]
+    styles = [
+        known.work_styles[style].name for style in (reading.company, reading.location) if style
+    ]
     skills = [known.skills[skill].name for skill in reading.skills]
     shown = [known.skills[skill].name for skill in reading.experience.shown]
-    untold = "no skill that I know" if reading.experience.told else "not told"
+    without = "no skill that I know" if reading.experience.is_given else "not told"
     meanings = {
         "goal_type": ("Goal", goal),
         "time_commitment": ("Time", hours),
@@ -58,7 +60,7 @@ def _reading_table(assessment: Assessment) -> str:
         "sub_interest_area": ("Sub-interest", topics),
         "work_style": ("Work style", listing(styles) or "no preference: neutral"),
         "skill_strength": ("Strength", listing(skills) or "no skill that I know: neutral"),
-        "experience_summary": ("Experience", listing(shown) or untold),
+        "experience_summary": ("Experience", listing(shown) or without),
     }
     rows = [(label, reading.said[name], meaning) for name, (label, meaning) in meanings.items()]
     return table(("Field", "You wrote", "I reckon with"), rows)
@@ -134,9 +136,9 @@ def _strengths(assessment: Assessment) -> str:
     ]
     for skill, words in reading.experience.shown.items():
         if skill not in reading.skills:
-            told = listing([f"“{word}”" for word in words[:3]])
+            quoted = listing([f"“{word}”" for word in words[:3]])
             points.append(
-                f"**{capital(known.skills[skill].name)}**, from your experience ({told}): "
+                f"**{capital(known.skills[skill].name)}**, from your experience ({quoted}): "
                 f"{known.skills[skill].use}."
             )
     if reading.experience.most_years:
@@ -144,7 +146,7 @@ def _strengths(assessment: Assessment) -> str:
             f"**{count(reading.experience.most_years, 'year')} of experience:** you know who pays "
             "in that field and what annoys them. Ask former colleagues and customers first."
         )
-    if reading.experience.told:
+    if reading.experience.is_given:
         excerpt = quote(reading.profile.experience_summary, most_characters=200)
         points.append(f"In your own words: “{excerpt}”")
     else:
@@ -170,9 +172,9 @@ def _gaps(assessment: Assessment) -> str:
         for skill, times in missing.most_common(_MOST_GAPS)
     ]
     for skill, words in reading.experience.denied.items():
-        told = listing([f"“{word}”" for word in words[:2]])
+        quoted = listing([f"“{word}”" for word in words[:2]])
         points.append(
-            f"**{capital(known.skills[skill].name)}** you say you lack ({told}). Ideas that rest "
+            f"**{capital(known.skills[skill].name)}** you say you lack ({quoted}). Ideas that rest "
             "on it lose points for that; borrow it from a partner or leave it out."
         )
     points += [
@@ -236,7 +238,7 @@ def _open_questions(assessment: Assessment) -> str:
         questions.append("Which hours of the week are these, and what do you give up for them?")
     if reading.budget is None:
         questions.append("How many dollars could you lose without harm?")
-    if not reading.experience.told:
+    if not reading.experience.is_given:
         questions.append("What have you been paid for so far, and what do colleagues ask you for?")
     elif not reading.experience.shown:
         questions.append("Which skills lie behind your experience? I could not tell them from it.")
