@@ -1,4 +1,4 @@
-"""Which model each crew gets, from the settings and CREWS_FILE."""
+"""The model of each crew, from the settings and CREWS_FILE."""
 
 import os
 from typing import TYPE_CHECKING
@@ -17,15 +17,15 @@ _MAX_BODY_BYTES = 1_000_000
 
 
 def configured_model(settings: Settings, crews: Registry) -> "BaseLLM":
-    """The model of every agent that names none of its own."""
+    """The model of every agent without a model of its own."""
     return _model(settings, crews, CrewOptions())
 
 
 def models_of_crews(settings: Settings, crews: Registry) -> dict[str, CrewModel]:
-    """The models of crews that do not use the deployment's.
+    """The models of crews that do not use the deployment's model, by crew name.
 
     Raises:
-        SettingsError: CrewAI does not know such a model, or lacks what it needs.
+        SettingsError: CrewAI does not support such a model, or lacks its package or key.
     """
     models = {}
     for crew in crews:
@@ -43,9 +43,9 @@ def models_of_crews(settings: Settings, crews: Registry) -> dict[str, CrewModel]
 
 
 def _model(settings: Settings, crews: Registry, options: CrewOptions) -> "BaseLLM":
-    """The model that `options` name, as far as they do, else the deployment's.
+    """The model that `options` define, with the deployment's settings as defaults.
 
-    A model of another provider than the deployment's is not given the deployment's address or key.
+    A model of another provider does not get the deployment's address or key.
     """
     name = options.model or settings.llm_model
     base_url, secret = options.base_url, settings.llm_api_key
@@ -67,6 +67,6 @@ def _model(settings: Settings, crews: Registry, options: CrewOptions) -> "BaseLL
 
 
 def _provider(model: str) -> str:
-    """What stands before the slash; OpenAI, where nothing does."""
+    """The prefix of the model before the slash; OpenAI if there is none."""
     provider, separator, _ = model.partition("/")
     return provider if separator or model == OFFLINE else "openai"

@@ -1,6 +1,6 @@
 """`/api/crews`: what can be run, with what inputs, so that clients can offer forms."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Router, get
@@ -10,8 +10,10 @@ from litestar.params import FromPath
 
 from app.api.errors import ErrorAnswer
 from app.crews.options import InputType
-from app.engine import Way
+from app.engine import ExecutionMode
 from app.runs import CrewInfo, RunService
+
+_DEPRECATED = {"extra": {"deprecated": True, "description": "The same as execution_mode"}}
 
 
 class InputView(msgspec.Struct):
@@ -36,13 +38,14 @@ class OutputView(msgspec.Struct):
 
 
 class CrewView(msgspec.Struct):
-    """A crew; `way` is how the service executes its runs."""
+    """A crew; `execution_mode` is how the service executes its runs."""
 
     name: str
     description: str
     inputs: list[InputView]
     outputs: list[OutputView]
-    way: Way
+    execution_mode: ExecutionMode
+    way: Annotated[ExecutionMode, msgspec.Meta(extra_json_schema=_DEPRECATED)]
 
 
 class CrewList(msgspec.Struct):
@@ -71,4 +74,11 @@ crews_router = Router("/api/crews", route_handlers=[list_crews, get_crew], tags=
 
 
 def _view(crew: CrewInfo) -> CrewView:
-    return msgspec.convert(crew, CrewView, from_attributes=True)
+    return CrewView(
+        name=crew.name,
+        description=crew.description,
+        inputs=[msgspec.convert(input_, InputView, from_attributes=True) for input_ in crew.inputs],
+        outputs=[msgspec.convert(task, OutputView, from_attributes=True) for task in crew.outputs],
+        execution_mode=crew.execution_mode,
+        way=crew.execution_mode,
+    )

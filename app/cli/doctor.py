@@ -24,7 +24,7 @@ async def examine() -> int:
             examination.passed(f"backend {settings.temp_backend}, model {settings.llm_model}")
         if examination.failures:
             return 1
-        # Importing CrewAI takes seconds; a release that the engine does not fit ends the command.
+        # Imports CrewAI, which lasts seconds. The ImportError of an unfit release ends the command.
         import app.model_setup  # noqa: F401, PLC0415
 
         with examination.of("database", "is DATABASE_URL right, is the server up?"):
@@ -102,7 +102,10 @@ async def _describe_crews(settings: Settings, examination: _Examination) -> None
         for crew in crews:
             found = engine.describe(crew.name)
             reason = f" ({found.reason})" if found.reason else ""
-            examination.passed(f"{crew.name}: {len(found.tasks)} tasks, way {found.way}{reason}")
+            examination.passed(
+                f"{crew.name}: {len(found.tasks)} tasks, "
+                f"execution mode {found.execution_mode}{reason}"
+            )
     finally:
         await engine.aclose()
 

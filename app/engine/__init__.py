@@ -26,6 +26,7 @@ from app.engine.errors import (
 from app.engine.lazy_imports import lazy_imports
 from app.engine.results import (
     CrewResult,
+    ExecutionMode,
     OnStep,
     Paused,
     Replay,
@@ -36,19 +37,18 @@ from app.engine.results import (
     TaskOutcome,
     TaskStarted,
     Usage,
-    Way,
 )
 
 if TYPE_CHECKING:
     from app.engine.compat.models import CrewModel
-    from app.engine.engine import Engine, Mode
+    from app.engine.engine import Engine, EngineMode
 else:  # a type checker that saw `__getattr__` would accept any name
     __getattr__ = lazy_imports(
         __name__,
         {
             "CrewModel": "app.engine.engine",
             "Engine": "app.engine.engine",
-            "Mode": "app.engine.engine",
+            "EngineMode": "app.engine.engine",
         },
     )
 
@@ -63,8 +63,9 @@ __all__ = [
     "Engine",
     "EngineClosed",
     "EngineError",
+    "EngineMode",
+    "ExecutionMode",
     "InputRefused",
-    "Mode",
     "ModelError",
     "NoResult",
     "OnStep",
@@ -79,6 +80,5 @@ __all__ = [
     "TaskOutcome",
     "TaskStarted",
     "Usage",
-    "Way",
     "prepare_environment",
 ]

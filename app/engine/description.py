@@ -1,4 +1,4 @@
-"""What a crew is called, what it needs and what its outputs are named."""
+"""Descriptions of crews and flows: names, required inputs and output names."""
 
 import re
 from collections.abc import Container, Iterator, Mapping
@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from app.engine.errors import CrewBroken
-from app.engine.results import Way
+from app.engine.results import ExecutionMode
 
-if TYPE_CHECKING:  # importing CrewAI takes seconds
+if TYPE_CHECKING:  # the import of CrewAI lasts seconds
     from crewai import Crew
     from crewai.flow.flow import Flow
 
@@ -20,9 +20,9 @@ _MAX_NAME_CHARACTERS = 80
 
 
 class CrewSource(Protocol):
-    """Where a crew or a flow comes from. `build` gives a new one at each call.
+    """The source of a crew or flow. Each call of `build` returns a new one.
 
-    It must not block where it builds a crew; flows are built in threads of their own.
+    `build` must not block when it builds a crew; flows are built in threads of their own.
     """
 
     @property
@@ -30,11 +30,11 @@ class CrewSource(Protocol):
 
     @property
     def static(self) -> bool:
-        """True if two calls of `build` can't differ: a crew from YAML files, read once."""
+        """True if two calls of `build` can't differ, as for a crew from YAML files, read once."""
 
     @property
     def folder(self) -> Path | None:
-        """By which relative paths in its definition go; None: the working directory."""
+        """The base of relative paths in the definition; None for the working directory."""
 
     def build(self) -> "Crew | Flow[Any]": ...
 
@@ -43,7 +43,7 @@ class CrewSource(Protocol):
 class TaskDescription:
     """A task's output name, unique within its crew, and the role of its agent (a template).
 
-    With `human_input`, a human looks at the output before the run goes on.
+    With `human_input`, a human reviews the output before the run continues.
     """
 
     name: str
@@ -55,17 +55,17 @@ class TaskDescription:
 class CrewDescription:
     """A crew or flow as it was when the engine started.
 
-    `inputs` are a crew's required placeholders, sorted; `defaults` a flow's inputs, all of which
-    may be left out, with what they are then. `tasks` are those that are known before a run: of a
-    flow only `result`. `way` is how runs are executed, `reason` why not faster (empty for plans and
-    flows). `fingerprint` changes with the crew's visible definition; it is empty for a flow, whose
-    runs always start from the beginning.
+    `inputs` are a crew's required placeholders, sorted. `defaults` are a flow's inputs with their
+    default values; all of them are optional. `tasks` are the tasks known before a run: of a flow
+    only `result`. `reason` explains why the execution mode is not a faster one; it is empty for
+    plans and flows. `fingerprint` changes with the crew's visible definition; it is empty for a
+    flow, whose runs always start from the beginning.
     """
 
     name: str
     inputs: tuple[str, ...]
     tasks: tuple[TaskDescription, ...]
-    way: Way
+    execution_mode: ExecutionMode
     reason: str
     fingerprint: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -76,8 +76,8 @@ def task_descriptions(crew: "Crew") -> tuple[TaskDescription, ...]:
     names: list[str] = []
     for number, task in enumerate(crew.tasks, start=1):
         stem = PurePosixPath(task.output_file).stem if task.output_file else ""
-        wanted = _plain(stem) or _plain(task.name or "") or f"task_{number}"
-        names.append(unique(wanted, names))
+        name = _plain(stem) or _plain(task.name or "") or f"task_{number}"
+        names.append(unique(name, names))
     return tuple(
         TaskDescription(
             name, task.agent.role.strip() if task.agent else "manager", bool(task.human_input)
@@ -95,12 +95,12 @@ def required_inputs(crew: "Crew") -> tuple[str, ...]:
 
 
 def refuse_human_input(name: str, crew: "Crew", reason: str) -> None:
-    """Raise CrewBroken for a crew that stock CrewAI would have wait at the server's terminal."""
+    """Raise CrewBroken for a crew that would wait for input at the server's terminal."""
     for task, description in zip(crew.tasks, task_descriptions(crew), strict=True):
         if task.human_input:
             raise CrewBroken(
-                f"crew {name}: task {description.name} has human_input, which can't be served: "
-                f"{reason}"
+                f"crew {name}: task {description.name} has human_input, which is not "
+                f"supported here: {reason}"
             )
 
 
@@ -120,10 +120,10 @@ def _plain(text: str) -> str:
     return re.sub(r"_{2,}", "_", text).strip("_-")[:_MAX_NAME_CHARACTERS]
 
 
-def unique(wanted: str, taken: Container[str]) -> str:
-    """The name, with a number behind it if it is taken."""
-    name, count = wanted, 1
-    while name in taken:
+def unique(name: str, used: Container[str]) -> str:
+    """The name, with a number appended if it is in use."""
+    candidate, count = name, 1
+    while candidate in used:
         count += 1
-        name = f"{wanted}_{count}"
-    return name
+        candidate = f"{name}_{count}"
+    return candidate

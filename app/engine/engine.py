@@ -1,4 +1,4 @@
-"""The engine: knows every crew, chooses how each is run, and runs it."""
+"""The engine: registers crews, chooses the execution mode of each, and runs them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from app.engine.compat.coverage import (
     check_native_covers,
     check_plan_covers,
 )
-from app.engine.compat.models import CrewModel, default_model, settle_models
-from app.engine.compat.paths import paths_from, settle_paths
+from app.engine.compat.models import CrewModel, configure_models, default_model
+from app.engine.compat.paths import configure_paths, paths_from
 from app.engine.compat.silence import silence
 from app.engine.description import (
     CrewDescription,
@@ -34,7 +34,7 @@ from app.engine.flows.runner import (
     check_flow_inputs,
     flow_defaults,
     refuse_sharing_flows,
-    refuse_unservable_flow,
+    refuse_unsupported_flow,
     result_description,
     run_flow,
 )
@@ -42,7 +42,15 @@ from app.engine.llm import deferred_clients
 from app.engine.native.runner import run_natively
 from app.engine.replay.plan import Plan
 from app.engine.replay.recorder import definition, fingerprint, record_plan
-from app.engine.results import CrewResult, OnStep, Paused, Replay, Review, RunObserver, Way
+from app.engine.results import (
+    CrewResult,
+    ExecutionMode,
+    OnStep,
+    Paused,
+    Replay,
+    Review,
+    RunObserver,
+)
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.failures import failure_of
 from app.engine.runtime.model_hooks import instrument_model
@@ -50,16 +58,18 @@ from app.engine.runtime.signals import ReviewRequired
 from app.engine.runtime.threads import WorkThreads
 from app.engine.stock import StockThreads
 
-Mode = Literal["auto", "native", "stock"]
+EngineMode = Literal["auto", "native", "stock"]
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Served:
-    """A crew or flow and its way. `plan` and `models` (its agents', in their order) belong to the
-    plan way; a static crew's runs all use these models, others those of the crew built for the run.
-    `flow` is the one that was built at start; it never runs.
+class _RegisteredCrew:
+    """A crew or flow as it was registered at start.
+
+    `plan` and `models` (one per agent, in order) belong to the execution mode "plan". Runs of a
+    static crew share these models; other runs use the models of the crew that is built for the run.
+    `flow` is the instance that was built at start; it never runs.
     """
 
     source: CrewSource
@@ -72,17 +82,17 @@ class _Served:
 class Engine:
     """Runs crews and flows. One per process and event loop.
 
-    `model` is the model of every agent that names none of its own. `mode` keeps all crews from
-    faster ways: "native" from plans, "stock" from anything but CrewAI's own kickoff.
-    `max_stock_threads` is how many runs of stock crews and of flows go at once. `models_of_crews`
-    are those of crews that do not use `model`.
+    `model` is the model of every agent that names none of its own. `mode` rules out faster
+    execution modes: "native" rules out plans, "stock" everything but CrewAI's own kickoff.
+    `max_stock_threads` limits the stock and flow runs at a time. `models_of_crews` holds the models
+    of crews that do not use `model`, by the name of the crew.
     """
 
     def __init__(
         self,
         *,
         model: BaseLLM,
-        mode: Mode,
+        mode: EngineMode,
         max_stock_threads: int,
         models_of_crews: Mapping[str, CrewModel] | None = None,
     ) -> None:
@@ -91,35 +101,35 @@ class Engine:
         self._mode = mode
         self._stock_threads = StockThreads(max_stock_threads)
         self._work_threads = WorkThreads(max_stock_threads)
-        self._served: dict[str, _Served] = {}
+        self._crews: dict[str, _RegisteredCrew] = {}
         self._closed = False
         patches.apply()
 
     async def start(self, crews: Sequence[CrewSource]) -> None:
-        """Take up `crews`: build each once and choose its way, told in one log line per crew.
+        """Register `crews`: build each once, choose its execution mode, and log it in one line.
 
-        Raises CrewBroken with one line for the first crew that can't be built or served.
+        Raises CrewBroken with one line for the first crew that can't be built or run.
         """
         for source in crews:
-            if source.name in self._served:
+            if source.name in self._crews:
                 raise CrewBroken(f"crew {source.name}: two crews have this name")
-            served = await self._prepare(source)
-            self._served[source.name] = served
-            description = served.description
-            why = f" ({description.reason})" if description.reason else ""
-            _logger.info("crew %s runs the %s way%s", source.name, description.way, why)
+            registered = await self._prepare(source)
+            self._crews[source.name] = registered
+            mode, reason = registered.description.execution_mode, registered.description.reason
+            why = f" ({reason})" if reason else ""
+            _logger.info("crew %s: execution mode %s%s", source.name, mode, why)
 
     def describe(self, name: str) -> CrewDescription:
-        """Raises CrewUnknown."""
+        """The description of a registered crew. Raises CrewUnknown."""
         return self._find(name).description
 
     def fingerprint(self, name: str) -> str:
-        """The crew's fingerprint; empty for a crew that is not served."""
-        served = self._served.get(name)
-        return served.description.fingerprint if served else ""
+        """The crew's fingerprint; empty for a crew that is not registered."""
+        registered = self._crews.get(name)
+        return registered.description.fingerprint if registered else ""
 
     def check_inputs(self, name: str, inputs: Mapping[str, object]) -> None:
-        """Raises InputRefused for an input that a flow's state can't hold, CrewUnknown."""
+        """Raise InputRefused for an input that a flow's state can't hold. Raises CrewUnknown."""
         flow = self._find(name).flow
         if flow is not None:
             check_flow_inputs(flow, inputs)
@@ -136,62 +146,64 @@ class Engine:
     ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
 
-        `replays` are tasks, by their place in the crew, that an earlier attempt at the run has
-        finished, of a crew with the same fingerprint: they are not executed or told again. A flow
-        takes none.
-        A task with `human_input` pauses the run when it is done, unless its last review approved of
-        it: run again, with the finished tasks as `replays`, and with `reviews`, all that humans
-        said so far of each task. One that was not approved of must not be among the replays.
-        `on_step` hears of the agents' steps; those of the stock way are not told.
+        `replays` are the tasks that an earlier attempt at the run finished, by task index; the crew
+        must have the same fingerprint. They are neither executed nor reported again. A flow ignores
+        them.
+
+        A finished task with `human_input` pauses the run unless its last review approved it. To
+        resume, run again with the finished tasks as `replays` and with all `reviews` so far of each
+        task. A task that was not approved must not be among the replays.
+
+        `on_step` receives the agents' steps; stock runs report none.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
-        (its factory failed just now), InputRefused, ModelError, CrewFailed, NoResult, or what the
-        observer raised.
+        (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the
+        error that the observer raised.
         """
         if self._closed:
             raise EngineClosed("the engine is closed")
-        served = self._find(name)
+        registered = self._find(name)
         self.check_inputs(name, inputs)
-        scope = self._scope(served, observer, replays, on_step)
-        scope.reviews = reviews or {}
-        folder = served.source.folder
+        run = self._new_context(registered, observer, replays, on_step)
+        run.reviews = reviews or {}
+        folder = registered.source.folder
         model = self._model_of(name).llm
-        with scope.activate(), default_model(model), paths_from(folder):
+        with run.activate(), default_model(model), paths_from(folder):
             try:
-                output, way = await self._execute(served, inputs, scope)
+                output, mode = await self._execute(registered, inputs, run)
             except ReviewRequired:
-                return scope.paused()
+                return run.paused()
             except Exception as error:
-                failure = failure_of(error, scope)
+                failure = failure_of(error, run)
                 if failure is error:
                     raise
                 raise failure from error
             finally:
-                await scope.journal.aclose()
-        output.token_usage = scope.usage_metrics()
+                await run.journal.aclose()
+        output.token_usage = run.usage_metrics()
         return CrewResult(
             raw=output.raw,
-            tasks=scope.outcomes(output.tasks_output),
-            usage=scope.usage,
+            tasks=run.outcomes(output.tasks_output),
+            usage=run.usage,
             output=output,
-            way=way,
+            execution_mode=mode,
         )
 
     async def aclose(self) -> None:
-        """Take no more runs; those under way are the caller's to cancel."""
+        """Refuse further runs. The caller cancels the active ones."""
         self._closed = True
         self._stock_threads.close()
         self._work_threads.close()
 
-    def _scope(
+    def _new_context(
         self,
-        served: _Served,
+        registered: _RegisteredCrew,
         observer: RunObserver | None,
         replays: Mapping[int, Replay] | None,
         on_step: OnStep | None,
     ) -> RunContext:
-        tasks, threads = served.description.tasks, self._work_threads
-        if served.flow is None:
+        tasks, threads = registered.description.tasks, self._work_threads
+        if registered.flow is None:
             return RunContext(
                 tasks=tasks, observer=observer, threads=threads, replays=replays, on_step=on_step
             )
@@ -200,45 +212,47 @@ class Engine:
             observer=observer,
             threads=threads,
             on_step=on_step,
-            settle=partial(_settle, model=self._model_of(served.source.name)),
+            configure=partial(_configure, model=self._model_of(registered.source.name)),
             native=self._mode != "stock",
         )
 
-    async def _prepare(self, source: CrewSource) -> _Served:
+    async def _prepare(self, source: CrewSource) -> _RegisteredCrew:
         crew = self._build(source)
         if isinstance(crew, Flow):
             return self._prepare_flow(source, crew)
         _refuse_sharing(source.name, crew, self._build_crew(source))
-        plan, way, reason = await self._choose(source, crew)
-        if way == "stock":
+        plan, mode, reason = await self._choose(source, crew)
+        if mode == "stock":
             refuse_human_input(source.name, crew, reason)
         description = CrewDescription(
             name=source.name,
             inputs=required_inputs(crew),
             tasks=task_descriptions(crew),
-            way=way,
+            execution_mode=mode,
             reason=reason,
             fingerprint=fingerprint(crew),
         )
-        return _Served(source, description, plan, _models(crew) if plan else ())
+        return _RegisteredCrew(source, description, plan, _models(crew) if plan else ())
 
-    def _prepare_flow(self, source: CrewSource, flow: Flow[Any]) -> _Served:
-        refuse_unservable_flow(source.name, flow)
+    def _prepare_flow(self, source: CrewSource, flow: Flow[Any]) -> _RegisteredCrew:
+        refuse_unsupported_flow(source.name, flow)
         refuse_sharing_flows(source.name, flow, self._build_flow(source))
         instrument_model(type(self._model_of(source.name).llm))
         description = CrewDescription(
             name=source.name,
             inputs=(),
             tasks=(result_description(flow),),
-            way="flow",
+            execution_mode="flow",
             reason="",
             fingerprint="",
             defaults=flow_defaults(flow),
         )
-        return _Served(source, description, flow=flow)
+        return _RegisteredCrew(source, description, flow=flow)
 
-    async def _choose(self, source: CrewSource, crew: Crew) -> tuple[Plan | None, Way, str]:
-        """The fastest way that is right for a crew, and what keeps it from the faster ones."""
+    async def _choose(
+        self, source: CrewSource, crew: Crew
+    ) -> tuple[Plan | None, ExecutionMode, str]:
+        """The fastest correct execution mode of a crew, and the reason against faster ones."""
         reasons = []
         if self._mode == "auto":
             try:
@@ -256,34 +270,35 @@ class Engine:
             except Unsupported as feature:
                 reasons.append(f"the native executor does not cover {feature}")
             else:
-                return None, "native", "; ".join(reasons) or "asked for by the engine's mode"
-        return None, "stock", "; ".join(reasons) or "asked for by the engine's mode"
+                return None, "native", "; ".join(reasons) or "required by the engine's mode"
+        return None, "stock", "; ".join(reasons) or "required by the engine's mode"
 
     async def _execute(
-        self, served: _Served, inputs: Mapping[str, object], scope: RunContext
-    ) -> tuple[CrewOutput, Way]:
-        if isinstance(scope, FlowContext):
-            build = partial(self._build_flow, served.source)
-            return await run_flow(build, inputs, scope, self._stock_threads), "flow"
-        crew = None if served.plan and served.source.static else self._build_crew(served.source)
-        if served.plan is not None:
+        self, registered: _RegisteredCrew, inputs: Mapping[str, object], run: RunContext
+    ) -> tuple[CrewOutput, ExecutionMode]:
+        source = registered.source
+        if isinstance(run, FlowContext):
+            build = partial(self._build_flow, source)
+            return await run_flow(build, inputs, run, self._stock_threads), "flow"
+        crew = None if registered.plan and source.static else self._build_crew(source)
+        if (plan := registered.plan) is not None:
             try:
-                models = served.models if crew is None else _models_as_planned(served.plan, crew)
-                return await served.plan.run(models, inputs, scope), "plan"
+                models = registered.models if crew is None else _models_as_planned(plan, crew)
+                return await plan.run(models, inputs, run), "plan"
             except Unsupported as feature:
-                _logger.info("crew %s: a run goes on natively: %s", served.source.name, feature)
-                scope.journal.fell_back = True
-                scope.quiet = False
-        crew = crew or self._build_crew(served.source)
-        if served.description.way != "stock":
+                _logger.info("crew %s: a run falls back to native: %s", source.name, feature)
+                run.journal.fell_back = True
+                run.suppress_events = False
+        crew = crew or self._build_crew(source)
+        if registered.description.execution_mode != "stock":
             try:
                 check_native_covers(crew)
             except Unsupported as feature:
-                _logger.info("crew %s: a run goes on as stock: %s", served.source.name, feature)
+                _logger.info("crew %s: a run falls back to stock: %s", source.name, feature)
             else:
-                return await run_natively(crew, inputs, scope), "native"
-        refuse_human_input(served.source.name, crew, "this run is stock CrewAI's")
-        return await self._stock_threads.run(crew, inputs, scope), "stock"
+                return await run_natively(crew, inputs, run), "native"
+        refuse_human_input(source.name, crew, "this run is stock CrewAI's")
+        return await self._stock_threads.run(crew, inputs, run), "stock"
 
     def _build(self, source: CrewSource) -> Crew | Flow[Any]:
         model = self._model_of(source.name)
@@ -291,7 +306,7 @@ class Engine:
             with default_model(model.llm), deferred_clients(), paths_from(source.folder):
                 built = source.build()
                 if isinstance(built, Crew):
-                    _settle(built, model)
+                    _configure(built, model)
         except Exception as error:
             raise CrewBroken(f"crew {source.name} can't be built: {one_line(error)}") from error
         if not isinstance(built, Crew | Flow):
@@ -302,32 +317,36 @@ class Engine:
     def _build_crew(self, source: CrewSource) -> Crew:
         built = self._build(source)
         if not isinstance(built, Crew):
-            raise CrewBroken(f"crew {source.name}: its factory gave a crew, now a flow")
+            raise CrewBroken(
+                f"crew {source.name}: its factory returned a crew at start and now a flow"
+            )
         return built
 
     def _build_flow(self, source: CrewSource) -> Flow[Any]:
         built = self._build(source)
         if not isinstance(built, Flow):
-            raise CrewBroken(f"crew {source.name}: its factory gave a flow, now a crew")
+            raise CrewBroken(
+                f"crew {source.name}: its factory returned a flow at start and now a crew"
+            )
         return built
 
     def _model_of(self, name: str) -> CrewModel:
         return self._models_of_crews.get(name, self._model)
 
-    def _find(self, name: str) -> _Served:
+    def _find(self, name: str) -> _RegisteredCrew:
         try:
-            return self._served[name]
+            return self._crews[name]
         except KeyError:
             raise CrewUnknown(f"no crew is named {name}") from None
 
 
-def _settle(crew: Crew, model: CrewModel) -> None:
-    """Make a crew that was just built fit for a run."""
-    settle_paths(crew)
-    for llm in settle_models(crew, model):
+def _configure(crew: Crew, model: CrewModel) -> None:
+    """Configure a newly built crew for a run."""
+    configure_paths(crew)
+    for llm in configure_models(crew, model):
         instrument_model(type(llm))
     silence(crew)
-    # The result is awaited as a whole; CrewAI's streaming would also change shared models.
+    # Callers need the whole result; CrewAI's streaming would also change shared models.
     crew.stream = False
 
 
@@ -336,9 +355,9 @@ def _models(crew: Crew) -> tuple[BaseLLM, ...]:
 
 
 def _models_as_planned(plan: Plan, crew: Crew) -> tuple[BaseLLM, ...]:
-    """The models of a crew that was built for one run, if it still is the crew that was planned.
+    """The models of a crew that was built for one run, if it is still the planned crew.
 
-    A factory is code: tomorrow it may put another date into a backstory.
+    A factory is code: it may put another date into a backstory tomorrow. Raises Unsupported.
     """
     check_plan_covers(crew)
     if definition(crew) != plan.definition:
@@ -347,10 +366,10 @@ def _models_as_planned(plan: Plan, crew: Crew) -> tuple[BaseLLM, ...]:
 
 
 def _refuse_sharing(name: str, one: Crew, other: Crew) -> None:
-    """Two runs never share an agent or a task, so a factory must not hand out the same ones."""
+    """Raise CrewBroken for a factory that returns shared objects: runs share no agent or task."""
     ours = {id(thing) for thing in (one, *one.agents, *one.tasks)}
     if any(id(thing) in ours for thing in (other, *other.agents, *other.tasks)):
         raise CrewBroken(
-            f"crew {name}: its factory hands out the same objects twice; build agents, tasks and "
-            "the crew inside of it"
+            f"crew {name}: its factory returned the same objects twice; build agents, tasks and "
+            "the crew inside the factory"
         )

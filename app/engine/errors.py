@@ -1,4 +1,4 @@
-"""Everything that can go wrong in the engine, as one tree.
+"""The errors of the engine, as one tree.
 
 Each message is safe to show to a user: it holds no path and no traceback.
 """
@@ -14,15 +14,15 @@ class EngineError(Exception):
 
 
 class CrewBroken(EngineError):
-    """A crew can't be built or can't be served; the message is one line that says why."""
+    """A crew can't be built or run; the message gives the reason in one line."""
 
 
 class CrewUnknown(EngineError):
-    """No crew of this name was given to `Engine.start`."""
+    """No crew of this name is registered."""
 
 
 class InputRefused(EngineError):
-    """An input that a flow can't take: names it, and what is wrong with it."""
+    """An input that a flow can't accept, with the field and the problem."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -47,7 +47,7 @@ class CrewFailed(RunFailed):
 
 
 class NoResult(RunFailed):
-    """The crew ran, and nothing meaningful came back: empty answers only."""
+    """The crew ran and returned no result: all answers were empty."""
 
 
 def one_line(error: BaseException) -> str:

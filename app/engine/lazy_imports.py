@@ -1,6 +1,6 @@
 """Names of a package that are imported on first use (PEP 562), because they import CrewAI.
 
-Importing CrewAI takes seconds; a command that runs no crew must not wait for it.
+The import of CrewAI lasts seconds; a command that runs no crew must not wait for it.
 """
 
 import sys

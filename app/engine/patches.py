@@ -1,7 +1,7 @@
-"""Where this package replaces parts of CrewAI, and why: once per process, for every crew.
+"""The parts of CrewAI that this package replaces, once per process, for every crew.
 
-Each replacement does what CrewAI did unless a run of ours is under way in its context, so code
-outside of runs sees CrewAI as it is. `app.pins.crewai` lists these and all other internals of
+Outside of runs, each replacement does what CrewAI's code does, so other code finds CrewAI
+unchanged. `app.pins.crewai` lists these and all other internals of
 CrewAI that the engine relies on; a test compares their sources with those that were read.
 """
 
@@ -30,7 +30,7 @@ from app.engine.flows.crew_kickoff import akickoff, kickoff, kickoff_async
 from app.engine.flows.isolation import attach_usage, detach_usage, isolate_flows
 from app.engine.native.executor import NativeExecutor
 from app.engine.results import Replay, Review
-from app.engine.runtime.context import current_context
+from app.engine.runtime.context import current_run
 from app.engine.runtime.model_hooks import count_reported
 from app.engine.runtime.signals import ContextTooLong, ExitAttempted
 
@@ -45,7 +45,7 @@ _own_run_sync = file_store._run_sync
 
 
 class NoTaskOutputStorage:
-    """Stands in for CrewAI's task output storage, which only `crew.replay` reads."""
+    """Replaces CrewAI's task output storage, which only `crew.replay` reads."""
 
     def update(self, task_index: int, log: dict[str, Any]) -> None: ...
 
@@ -68,52 +68,52 @@ def _track_usage(self: BaseLLM, usage_data: dict[str, Any]) -> None:
 def _execute_core(
     self: Task, agent: Any, context: str | None, tools: list[Any] | None
 ) -> TaskOutput:
-    scope = current_context()
-    index = scope.index_of(self) if scope is not None else None
-    if scope is None or index is None:
+    run = current_run()
+    index = run.index_of(self) if run is not None else None
+    if run is None or index is None:
         return _own_execute_core(self, agent, context, tools)
-    # Nothing of a served crew is written where a task says: the name only names the output.
+    # No file is written to `output_file`: it only names the output.
     self.output_file = None
     role = str(getattr(agent or self.agent, "role", ""))
-    if (replay := scope.replay(index, role, structured=_is_structured(self))) is not None:
+    if (replay := run.replay(index, role, structured=_is_structured(self))) is not None:
         return _replayed(self, role, replay)
-    scope.on_loop(scope.start_task(index, role))
+    run.on_loop(run.start_task(index, role))
     try:
         output = _own_execute_core(self, agent, context, tools)
     except (KeyboardInterrupt, SystemExit) as attempt:
-        # CrewAI's thread of an asynchronous task would end here, and its waiter never.
+        # CrewAI's thread of an asynchronous task would end here, and its waiter would hang.
         raise ExitAttempted(attempt) from attempt
-    scope.on_loop(scope.finish_task(index, role, output.raw, _structured(output)))
+    run.on_loop(run.finish_task(index, role, output.raw, _structured(output)))
     return output
 
 
 async def _aexecute_core(
     self: Task, agent: Any, context: str | None, tools: list[Any] | None
 ) -> TaskOutput:
-    scope = current_context()
-    index = scope.index_of(self) if scope is not None else None
-    if scope is None or index is None:
+    run = current_run()
+    index = run.index_of(self) if run is not None else None
+    if run is None or index is None:
         return await _own_aexecute_core(self, agent, context, tools)
-    scope.stop_for_review()
+    run.stop_for_review()
     self.output_file = None
     role = str(getattr(agent or self.agent, "role", ""))
-    if (replay := scope.replay(index, role, structured=_is_structured(self))) is not None:
-        scope.require_review(index)
+    if (replay := run.replay(index, role, structured=_is_structured(self))) is not None:
+        run.require_review(index)
         return _replayed(self, role, replay)
-    context = _with_feedback(context, scope.approvals())
-    with scope.as_side_task():
-        await scope.start_task(index, role)
+    context = _with_feedback(context, run.approvals())
+    with run.as_side_task():
+        await run.start_task(index, role)
         output = await _own_aexecute_core(self, agent, context, tools)
-        await scope.finish_task(index, role, output.raw, _structured(output))
-    scope.require_review(index)
+        await run.finish_task(index, role, output.raw, _structured(output))
+    run.require_review(index)
     return output
 
 
 def _with_feedback(context: str | None, approvals: list[Review]) -> str | None:
-    """The context of a task, and what humans said of the outputs before it, in CrewAI's words."""
-    words = I18N_DEFAULT.slice("feedback_instructions")
-    said = [words.format(feedback=r.feedback) for r in approvals if r.feedback.strip()]
-    return DIVIDERS.join([*([context] if context else []), *said]) if said else context
+    """A task's context, and the feedback on outputs before it in CrewAI's format."""
+    template = I18N_DEFAULT.slice("feedback_instructions")
+    feedback = [template.format(feedback=r.feedback) for r in approvals if r.feedback.strip()]
+    return DIVIDERS.join([*([context] if context else []), *feedback]) if feedback else context
 
 
 def _is_structured(task: Task) -> bool:
@@ -121,14 +121,14 @@ def _is_structured(task: Task) -> bool:
 
 
 def _structured(output: TaskOutput) -> str | None:
-    """What the raw text of an output can't hold, as JSON."""
+    """The structured part of an output as JSON; None if there is none."""
     if output.pydantic is not None:
         return output.pydantic.model_dump_json()
     return None if output.json_dict is None else json.dumps(output.json_dict)
 
 
 def _replayed(task: Task, role: str, replay: Replay) -> TaskOutput:
-    """The output of a task that an earlier attempt has finished; what comes after it reads it."""
+    """The output of a task that an earlier attempt finished; later tasks read it."""
     model = task.output_pydantic if replay.structured is not None else None
     output = TaskOutput(
         name=task.name or task.description,
@@ -145,34 +145,30 @@ def _replayed(task: Task, role: str, replay: Replay) -> TaskOutput:
 
 
 async def _ainvoke_guardrail(self: Task, *args: Any, **kwargs: Any) -> TaskOutput:
-    """A guardrail may block, and CrewAI would call it on the event loop: use a thread."""
-    scope = current_context()
-    if scope is None or scope.use_native_executor is None:
+    """Call a guardrail in a thread: it may block, and CrewAI would call it on the event loop."""
+    run = current_run()
+    if run is None or run.use_native_executor is None:
         return await _own_ainvoke_guardrail(self, *args, **kwargs)
-    return await scope.threads.run(self._invoke_guardrail_function, *args, **kwargs)
+    return await run.threads.run(self._invoke_guardrail_function, *args, **kwargs)
 
 
 def _create_manager_agent(self: Crew) -> None:
     _own_create_manager_agent(self)
-    scope = current_context()
-    if (
-        scope is not None
-        and scope.use_native_executor is not None
-        and self.manager_agent is not None
-    ):
-        scope.use_native_executor(self.manager_agent)
+    run = current_run()
+    if run is not None and run.use_native_executor is not None and self.manager_agent is not None:
+        run.use_native_executor(self.manager_agent)
 
 
 def _get_llm_response(*args: Any, **options: Any) -> Any:
     executor = options.get("executor_context")
     if isinstance(executor, NativeExecutor):
-        return executor.answer_or_ask(options)
+        return executor.answer_or_interrupt(options)
     return get_llm_response(*args, **options)
 
 
 def _emit(self: CrewAIEventsBus, source: Any, event: BaseEvent) -> Any:
-    scope = current_context()
-    if scope is not None and scope.quiet:
+    run = current_run()
+    if run is not None and run.suppress_events:
         return None
     return _own_emit(self, source, event)
 
@@ -184,7 +180,7 @@ def _handle_context_length(respect_context_window: bool, *args: Any, **kwargs: A
 
 
 class _FileStore:
-    """Answers file lookups at once as long as this process has never stored a file."""
+    """Answers file lookups immediately until this process stores a file."""
 
     def __init__(self) -> None:
         self._used = False
@@ -217,7 +213,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (Flow, "_detach_usage_aggregation_listener", detach_usage),
     (agent_executor, "handle_context_length", _handle_context_length),
     (file_store, "_run_sync", _FileStore().run_sync),
-    # Where it was imported already, and for sources that are imported later.
+    # In the modules that have imported it, and for modules that are imported later.
     (base_file_knowledge_source, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
     (excel_knowledge_source, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
     (constants, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
@@ -228,7 +224,7 @@ _originals: dict[tuple[int, str], Any] = {}
 
 
 def apply() -> None:
-    """Put every replacement in place; a second call changes nothing."""
+    """Install all replacements. A second call has no effect."""
     isolate_flows()
     for owner, name, replacement in _REPLACEMENTS:
         key = (id(owner), name)
@@ -239,7 +235,7 @@ def apply() -> None:
 
 @contextmanager
 def removed() -> Iterator[None]:
-    """CrewAI as it was installed, for comparison. Not while runs are under way."""
+    """Within this, CrewAI is unpatched, for comparison. Don't use it while runs are active."""
     installed = dict(_originals)
     for owner, name, _ in _REPLACEMENTS:
         if (id(owner), name) in installed:

@@ -1,20 +1,21 @@
-"""What a run tells while it goes, and what it gives at its end."""
+"""The events, the pauses and the result of a run."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Protocol
 
-if TYPE_CHECKING:  # importing CrewAI takes seconds
+if TYPE_CHECKING:  # the import of CrewAI lasts seconds
     from crewai.crews.crew_output import CrewOutput
     from crewai.types.usage_metrics import UsageMetrics
 
-Way = Literal["plan", "native", "stock", "flow"]
+ExecutionMode = Literal["plan", "native", "stock", "flow"]
+"""The executor of a run: a recorded plan, our native executor, stock CrewAI, CrewAI's Flow."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskStarted:
-    """A task begins. `index` counts the crew's tasks from 0; `name` is its output's name."""
+    """The start of a task. `index` counts the crew's tasks from 0; `name` is the output's name."""
 
     index: int
     name: str
@@ -23,10 +24,10 @@ class TaskStarted:
 
 @dataclass(frozen=True, slots=True)
 class TaskFinished:
-    """A task is done; `text` is its raw output. Times are in UTC.
+    """The end of a task. `text` is its raw output; times are in UTC.
 
-    `structured` is what the text alone can't hold: the task's `output_json` or `output_pydantic`
-    as JSON, None for tasks without. `usage` is what the run has used so far.
+    `structured` is the task's `output_json` or `output_pydantic` as JSON, which the text can't
+    hold; None for other tasks. `usage` is the usage of the run so far.
     """
 
     index: int
@@ -41,9 +42,9 @@ class TaskFinished:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A task that an earlier attempt at the run has finished: it is not executed again.
+    """A task that an earlier attempt at the run finished; it is not executed again.
 
-    A task with structured output whose `structured` is not known is executed all the same.
+    A task with structured output is executed again if its `structured` is unknown.
     """
 
     text: str
@@ -54,7 +55,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a human said of a task's `output`: approved, or to be done again by the feedback."""
+    """A human's review of a task's `output`: approved, or to be redone following the feedback."""
 
     output: str
     feedback: str
@@ -63,9 +64,9 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """A run that waits for a human's review of a task's output; it holds nothing of the engine's.
+    """A run that waits for a human's review of a task's output. It holds no engine resources.
 
-    `finished` are all tasks done so far, by their place, the one at `index` among them.
+    `finished` are all finished tasks by index, including the reviewed task at `index`.
     """
 
     index: int
@@ -74,7 +75,7 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """A step of an agent: a call of a tool with its result, or the answer that ends the task."""
+    """A step of an agent: a tool call with its result, or the answer that ends the task."""
 
     index: int
     name: str
@@ -86,16 +87,18 @@ class StepFinished:
 
 
 OnStep = Callable[[StepFinished], Awaitable[None]]
-"""Hears of each step; awaited on the engine's event loop, and the agent waits for it."""
+"""Receives each step. It is awaited on the engine's event loop, and the agent waits for it."""
 
 
 class RunObserver(Protocol):
-    """Hears of a run's progress. Every call is awaited on the engine's event loop, and the task
-    waits for it; tasks that run side by side call it side by side.
+    """Receives the progress of a run.
+
+    Every call is awaited on the engine's event loop, and the task waits for it. Concurrent tasks
+    call it concurrently.
     """
 
     async def task_started(self, event: TaskStarted) -> None:
-        """Called once per task that is executed (not for skipped ones)."""
+        """Called once per executed task, not for skipped ones."""
 
     async def task_finished(self, event: TaskFinished) -> None:
         """Called once per finished task. An error raised here fails the run with that error."""
@@ -103,10 +106,11 @@ class RunObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """One task of a finished run. A skipped task has an empty text and no times: a conditional
-    one, or one of a flow's crew that failed before, where the flow went on.
+    """One task of a finished run.
 
-    A replayed one was finished by an earlier attempt and not executed again.
+    A skipped task has an empty text and no times: a conditional task, or a task of a flow's crew
+    that failed earlier while the flow continued. A replayed task was finished by an earlier attempt
+    and not executed again.
     """
 
     name: str
@@ -120,7 +124,7 @@ class TaskOutcome:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens and successful model calls of one run: what the models reported, counted once."""
+    """Tokens and successful model calls of one run, as the models reported them, counted once."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -144,12 +148,12 @@ class Usage:
 class CrewResult:
     """A finished run: `raw` is the crew's result, `tasks` are in the crew's order.
 
-    `output` is CrewAI's own result object (its `token_usage` is `usage`), `way` says how the run
-    was executed. A flow's first task is `result`, then come those of its crews as they began.
+    `output` is CrewAI's own result object; its `token_usage` equals `usage`. A flow's first task is
+    `result`; the tasks of its crews follow in the order in which they started.
     """
 
     raw: str
     tasks: tuple[TaskOutcome, ...]
     usage: Usage
     output: "CrewOutput"
-    way: Way
+    execution_mode: ExecutionMode

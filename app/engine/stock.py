@@ -1,4 +1,4 @@
-"""The stock way: `crew.kickoff()` as CrewAI wrote it, each run on a thread of its own."""
+"""Execution mode "stock": CrewAI's own `crew.kickoff()`, each run in a thread of its own."""
 
 import asyncio
 import contextvars
@@ -16,39 +16,39 @@ _T = TypeVar("_T")
 
 
 class StockThreads:
-    """A pool of threads, as many as stock runs may go at once; further runs wait in order."""
+    """A thread pool as large as the limit of stock runs; further runs wait in order."""
 
     def __init__(self, max_threads: int) -> None:
         self._pool = ThreadPoolExecutor(max_threads, thread_name_prefix="crew-stock")
 
-    async def run(self, crew: Crew, inputs: Mapping[str, object], scope: RunContext) -> CrewOutput:
-        """Run a crew that nobody else uses.
+    async def run(self, crew: Crew, inputs: Mapping[str, object], run: RunContext) -> CrewOutput:
+        """Run a crew that no other run uses.
 
-        Cancelling this drops the run at once; its thread, which can't be stopped, ends at its next
+        Cancelling this cancels the run at once. Its thread can't be stopped: it ends at its next
         model call or task, and only then frees its slot.
         """
-        scope.bind(crew)
-        return await self.call(lambda: _kickoff(crew, dict(inputs), scope), scope)
+        run.bind(crew)
+        return await self.call(lambda: _kickoff(crew, dict(inputs), run), run)
 
-    async def call(self, work: Callable[[], _T], scope: RunContext) -> _T:
-        """Do a run's `work` in one of the threads. Cancelling this drops the run, as in `run`."""
+    async def call(self, work: Callable[[], _T], run: RunContext) -> _T:
+        """Execute `work` of a run in a thread. Cancelling this cancels the run, as in `run`."""
         context = contextvars.copy_context()
 
         def work_and_forget() -> _T:
             try:
                 return work()
             finally:
-                scope.forget_memory()
+                run.forget_memory()
 
         try:
             return await asyncio.wrap_future(self._pool.submit(context.run, work_and_forget))
         except BaseException:
-            # Other threads of the run may still be at work.
-            scope.drop()
+            # Other threads of the run may still be active.
+            run.cancel()
             raise
 
     async def kick_off(self, crew: Crew, inputs: Mapping[str, object]) -> CrewOutput:
-        """Run a crew outside of any run: a recording."""
+        """Run a crew outside of any run, for a recording."""
         context = contextvars.copy_context()
         return await asyncio.wrap_future(
             self._pool.submit(context.run, _kickoff, crew, dict(inputs), None)
@@ -58,13 +58,13 @@ class StockThreads:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _kickoff(crew: Crew, inputs: dict[str, object], scope: RunContext | None) -> CrewOutput:
-    if scope is not None and scope.dropped:
+def _kickoff(crew: Crew, inputs: dict[str, object], run: RunContext | None) -> CrewOutput:
+    if run is not None and run.cancelled:
         raise RunCancelled
     try:
         output = crew.kickoff(inputs=inputs)
     except (KeyboardInterrupt, SystemExit) as error:
         raise ExitAttempted(error) from error
     if not isinstance(output, CrewOutput):
-        raise TypeError(f"kickoff gave a {type(output).__name__} instead of a CrewOutput")
+        raise TypeError(f"kickoff returned a {type(output).__name__} instead of a CrewOutput")
     return output

@@ -6,7 +6,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "a2a.server.routes.jsonrpc_dispatcher:JsonRpcDispatcher.__init__",
         "590467184c93",
-        "takes the request handler, the context builder and the switch for version 0.3",
+        "accepts the request handler, the context builder and the switch for version 0.3",
     ),
     Pin(
         "a2a.server.routes.jsonrpc_dispatcher:JsonRpcDispatcher.handle_requests",

@@ -17,27 +17,27 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.task:Task._execute_core",
         "8d5a5800e3e0",
-        "tells of a stock task's start and end, and clears its output_file",
+        "reports a stock task's start and end, and clears its output_file",
     ),
     Pin(
         "crewai.task:Task._aexecute_core",
         "f2c41e73aada",
-        "the same for native tasks, which also end together",
+        "the same for native tasks, which also end together if one fails",
     ),
     Pin(
         "crewai.task:Task._ainvoke_guardrail_function",
         "0b38a9f6087e",
-        "guardrails block: they go to a thread",
+        "guardrails block: they run in a thread",
     ),
     Pin(
         "crewai.task:Task._invoke_guardrail_function",
         "17862b9a0967",
-        "what runs in that thread",
+        "runs in that thread",
     ),
     Pin(
         "crewai.crew:Crew._create_manager_agent",
         "df6fd685f6dd",
-        "the manager that CrewAI makes gets our executor, too",
+        "the manager agent that CrewAI creates gets our executor as well",
     ),
     Pin(
         "crewai.utilities.agent_utils:get_llm_response",
@@ -47,17 +47,17 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.utilities.agent_utils:handle_context_length",
         "7b16e0f6b226",
-        "raises SystemExit, which would hang or stop a worker",
+        "raises SystemExit, which would block or stop a worker",
     ),
     Pin(
         "crewai.events.event_bus:CrewAIEventsBus.emit",
         "ad75d37498c3",
-        "native runs that nobody listens to hand no events around",
+        "native runs without listeners dispatch no events",
     ),
     Pin(
         "crewai.utilities.file_store:_run_sync",
         "39f874a325a1",
-        "a thread and an event loop per file lookup, though no files are there",
+        "a thread and an event loop per file lookup, even without files",
     ),
     Pin(
         "crewai.utilities.task_output_storage_handler:TaskOutputStorageHandler",
@@ -72,13 +72,13 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.core.providers.human_input:SyncHumanInputProvider._handle_regular_feedback",
         "aa073cd09fd0",
-        "asks again until a human has no more to say; ours pauses the run in between",
+        "repeats until a human has no more feedback; ours pauses the run in between",
     ),
     # A crew's own folder (compat/paths.py), and its silence (compat/silence.py)
     Pin(
         "crewai.knowledge.source.base_file_knowledge_source:BaseFileKnowledgeSource.convert_to_path",
         "4ae74b549e4d",
-        "puts KNOWLEDGE_DIRECTORY before a file's name: ours stands for the crew's folder",
+        "prepends KNOWLEDGE_DIRECTORY to a file name: ours is the crew's folder",
     ),
     Pin(
         "crewai.knowledge.source.excel_knowledge_source:ExcelKnowledgeSource.convert_to_path",
@@ -88,7 +88,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.skills.loader:discover_skills",
         "f085d2df9526",
-        "looks for skills by the working directory: ours in the crew's folder",
+        "finds skills in the working directory: ours in the crew's folder",
     ),
     Pin(
         "crewai.crew:Crew.set_private_attrs",
@@ -114,7 +114,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.events.listeners.tracing.utils:_is_test_environment",
         "63a9f25a6b74",
-        "keeps CrewAI from asking questions on the terminal",
+        "stops CrewAI from prompting on the terminal",
     ),
     # The native executor (native/) calls these in the order of CrewAI's flow
     Pin(
@@ -200,7 +200,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.agents.agent_executor:AgentExecutor._setup_messages",
         "1e1aa3a0e69a",
-        "what a human said goes behind the messages that it makes",
+        "the reviews follow the messages that it makes",
     ),
     Pin(
         "crewai.agents.agent_executor:AgentExecutor._append_message_to_state",
@@ -210,7 +210,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.agents.agent_executor:AgentExecutor._format_feedback_message",
         "1ab9fb2a7aea",
-        "what the human said of it",
+        "the human's feedback on it",
     ),
     Pin(
         "crewai.flow.runtime:Flow._flow_post_init",
@@ -240,12 +240,12 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.utilities.agent_utils:_validate_and_finalize_llm_response",
         "0aa55839ea90",
-        "called by ours; its error message tells that nothing came back",
+        "called by ours; its error message identifies an empty answer",
     ),
     Pin(
         "crewai.crew:Crew.akickoff",
         "f3fc0ce080ee",
-        "the native way's entry",
+        "entry point of the execution mode native",
     ),
     Pin(
         "crewai.crew:Crew._aexecute_tasks",
@@ -255,7 +255,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.crew:Crew.kickoff",
         "3d02be51c261",
-        "the stock way's entry",
+        "entry point of the execution mode stock",
     ),
     Pin(
         "crewai.crews.utils:prepare_kickoff",
@@ -271,12 +271,12 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.crew:Crew._get_context",
         "9497b1cdef4c",
-        "who hears of whom",
+        "which outputs are a task's context",
     ),
     Pin(
         "crewai.utilities.formatter:aggregate_raw_outputs_from_task_outputs",
         "03e4e934aefe",
-        "puts DIVIDERS between what a task is told of: feedback comes the same way",
+        "joins a task's context by DIVIDERS: feedback is added likewise",
     ),
     Pin(
         "crewai.crew:Crew._create_crew_output",
@@ -336,7 +336,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.agent.core:Agent._use_trained_data",
         "e97d37073560",
-        "where trained agents' data lies",
+        "location of trained agents' data",
     ),
     Pin(
         "crewai.tasks.task_output:TaskOutput",
@@ -366,12 +366,12 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.project.crew_base:close_mcp_server",
         "0e579cf93909",
-        "the callback that every crew of a class carries",
+        "the callback that every crew of a @CrewBase class has",
     ),
     Pin(
         "fields crewai.crew:Crew",
         "320f25601024",
-        "which fields there are, with their defaults",
+        "the fields with their defaults",
     ),
     Pin(
         "fields crewai.agent.core:Agent",
@@ -397,7 +397,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.crew:Crew.copy",
         "703598e5d38e",
-        "a crew that is at work elsewhere is copied",
+        "a crew that runs elsewhere is copied",
     ),
     Pin(
         "crewai.types.streaming:CrewStreamingOutput._set_result",
@@ -422,7 +422,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.flow.runtime:Flow._initialize_state",
         "465ddf7c1204",
-        "how inputs go into the state: they are checked the same way",
+        "how inputs enter the state: they are checked likewise",
     ),
     Pin(
         "crewai.flow.runtime:Flow._copy_state",
@@ -432,17 +432,17 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.flow.runtime:Flow.ask",
         "8db4f8162cb8",
-        "takes None for no answer",
+        "accepts None as no answer",
     ),
     Pin(
         "crewai.flow.runtime:Flow._resolve_feedback_provider",
         "325a3a348c73",
-        "who is asked for feedback",
+        "the provider of human feedback",
     ),
     Pin(
         "crewai.flow.runtime:Flow._attach_usage_aggregation_listener",
         "404e389bdc14",
-        "a listener per flow, which hears of the calls of all flows",
+        "a listener per flow for the calls of all flows",
     ),
     Pin(
         "crewai.flow.runtime:Flow._detach_usage_aggregation_listener",
@@ -452,12 +452,12 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.flow.persistence.factory:default_flow_persistence",
         "2a9b72484589",
-        "where @persist keeps states: with the run",
+        "where @persist stores states: in the run",
     ),
     Pin(
         "crewai.memory.storage.factory:resolve_memory_storage",
         "695eebb6df22",
-        "where a flow's memory lies: with the run",
+        "where a flow's memory is stored: with the run",
     ),
     # Around the pooled model clients (llm/)
     Pin(
@@ -473,17 +473,17 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.llms.base_llm:BaseLLM._wrap_call_method",
         "ed47b60ccc00",
-        "what CrewAI puts around every model call is kept as it is",
+        "CrewAI's wrapper of every model call stays in effect",
     ),
     Pin(
         "crewai.llms.base_llm:BaseLLM._effective_stream",
         "4ee7020eee34",
-        "a watched run streams without changing the shared model",
+        "a run with subscribers streams without changing the shared model",
     ),
     Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._init_clients",
         "fa1c98ee0850",
-        "the place where HTTP clients are made: ours go over the pool",
+        "creates HTTP clients: ours send over the pool",
     ),
     Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._build_sync_client",
@@ -518,7 +518,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.llms.base_llm:BaseLLM._emit_call_started_event",
         "d10e91af1de4",
-        "told only where somebody listens",
+        "emitted only if it has listeners",
     ),
     Pin(
         "crewai.llms.base_llm:BaseLLM._emit_call_completed_event",
@@ -533,11 +533,11 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.llms.base_llm:BaseLLM._emit_stream_chunk_event",
         "5e56bd46da25",
-        "the same; whoever watches the run hears of the piece",
+        "the same; the run's token listener receives the piece",
     ),
     Pin(
         "crewai.events.stream_context:publish_stream_event",
         "1091e1ae5380",
-        "tells of streamed pieces only where somebody listens",
+        "publishes streamed pieces only if it has listeners",
     ),
 )

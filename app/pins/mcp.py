@@ -11,7 +11,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "mcp.server.streamable_http_manager:StreamableHTTPSessionManager.handle_request",
         "a675a7b9b123",
-        "serves requests without a session to keep, behind our own route",
+        "handles requests without a session, behind our own route",
     ),
     Pin(
         "mcp.server.streamable_http_manager:StreamableHTTPSessionManager._handle_stateless_request",

@@ -1,11 +1,11 @@
-"""A served crew as its clients see it, whichever way they come in."""
+"""An available crew as its clients see it."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from app.crews.options import InputOptions, InputType
 from app.crews.registry import CrewSpec
-from app.engine import CrewDescription, TaskDescription, Way
+from app.engine import CrewDescription, ExecutionMode, TaskDescription
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class CrewInfo:
     description: str
     inputs: tuple[CrewInput, ...]
     outputs: tuple[TaskDescription, ...]
-    way: Way
+    execution_mode: ExecutionMode
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ def crew_info(spec: CrewSpec, crew: CrewDescription) -> CrewInfo:
         description=f"{about.rstrip('.')}. Tasks: {tasks}." if tasks else about,
         inputs=tuple(_input(name, spec, crew) for name in names),
         outputs=crew.tasks,
-        way=crew.way,
+        execution_mode=crew.execution_mode,
     )
 
 

@@ -72,7 +72,7 @@ def test_a_crew_of_ones_own_is_run_and_examined(
     assert "tea = leaves" in run["outputs"]["research_task"]
     assert not list(tmp_path.rglob("report.md"))  # its output_file
     examined = crew_capture("doctor", **ours)
-    assert "research: 2 tasks, way plan" in examined.stdout, examined.stdout
+    assert "research: 2 tasks, execution mode plan" in examined.stdout, examined.stdout
 
 
 def test_a_crew_that_cant_be_had_is_told_in_one_line(crew_capture: Command) -> None:

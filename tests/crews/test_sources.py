@@ -1,4 +1,4 @@
-"""Where crews come from: factories and folders, and what is said of those that can't be had."""
+"""The sources of crews: factories and folders, and the errors of those that can't be loaded."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from crewai.flow.flow import Flow
 
 from app.crews.registry import load_crews
 from app.crews.sources import open_source
-from app.engine import CrewBroken, Engine, Mode
+from app.engine import CrewBroken, Engine, EngineMode
 from app.engine.llm import ModelSettings, create_model
 from app.settings import SettingsError, load_settings
 
@@ -78,7 +78,7 @@ def _files(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
-async def engine_of(crews: str, mode: Mode = "auto") -> Engine:
+async def engine_of(crews: str, mode: EngineMode = "auto") -> Engine:
     settings = load_settings(crews=crews)
     engine = Engine(model=create_model(ModelSettings()), mode=mode, max_stock_threads=2)
     await engine.start([crew for crew in load_crews(settings) if crew.name != "idea"])
@@ -105,15 +105,15 @@ def test_a_crew_is_described_by_the_first_paragraph_of_its_docstring(factories: 
     assert open_source("poem", f"{factories}:Poets").description == ""
 
 
-async def test_a_json_project_is_served_unchanged(json_project: Path) -> None:
+async def test_a_json_project_runs_unchanged(json_project: Path) -> None:
     engine = await engine_of(f"research={json_project}")
     described = engine.describe("research")
     assert [task.name for task in described.tasks] == ["research_task"]
 
 
 @pytest.mark.parametrize("mode", ["auto", "native", "stock"])
-async def test_a_classic_project_is_served_unchanged(
-    classic_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode
+async def test_a_classic_project_runs_unchanged(
+    classic_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: EngineMode
 ) -> None:
     monkeypatch.chdir(tmp_path)
     engine = await engine_of(f"research={classic_project}", mode)
@@ -126,12 +126,12 @@ async def test_a_classic_project_is_served_unchanged(
     assert not (classic_project / "report.md").exists()
 
 
-def test_a_flow_project_is_served_unchanged(flow_project: Path) -> None:
+def test_a_flow_project_runs_unchanged(flow_project: Path) -> None:
     flow = open_source("post", str(flow_project)).build()
     assert type(flow).__name__ == "ContentFlow"
 
 
-def test_a_declared_flow_project_is_served_unchanged(declared_flow_project: Path) -> None:
+def test_a_declared_flow_project_runs_unchanged(declared_flow_project: Path) -> None:
     flow = open_source("post", str(declared_flow_project)).build()
     assert isinstance(flow, Flow)
     assert flow.kickoff() == "AI agents"
@@ -230,7 +230,7 @@ def test_a_folders_environment_adds_but_never_overrides(
         ("poem={folder}/lost_definition", "definition = 'gone.jsonc', which is no file"),
     ],
 )
-async def test_a_crew_that_cant_be_had_is_told_in_one_line(
+async def test_a_crew_that_cant_be_loaded_is_reported_in_one_line(
     factories: str, tmp_path: Path, crews: str, problem: str
 ) -> None:
     for name, text in {
@@ -255,6 +255,6 @@ async def test_a_crew_that_cant_be_had_is_told_in_one_line(
     assert "\n" not in message
 
 
-async def test_a_crew_that_cant_be_built_is_told_in_one_line(factories: str) -> None:
+async def test_a_crew_that_cant_be_built_is_reported_in_one_line(factories: str) -> None:
     with pytest.raises(CrewBroken, match="crew poem: its factory returns a int, not a crew"):
         await engine_of(f"poem={factories}:number")

@@ -12,24 +12,23 @@ from crewai.tasks.task_output import TaskOutput
 from crewai.tools import tool
 from pydantic import BaseModel
 
-from tests.engine.recording import Answer, Asked, hashed
+from tests.engine.recording import Answer, Request, hashed
 
-Way = Literal["plan", "native", "stock"]
+ExecutionMode = Literal["plan", "native", "stock"]
 INPUTS: Mapping[str, Any] = {"topic": "tea", "year": 2031}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A crew, how the model answers, and the fastest way that may claim it.
+    """A crew, how the model answers, and the fastest execution mode that covers it.
 
-    `ends` is the way that its run takes in the end, where that is another; `fails` says that stock
-    raises.
+    `ends` is the mode in which its run ends, if that is another; `fails` means that stock raises.
     """
 
     name: str
     build: Callable[[BaseLLM], Crew]
-    way: Way = "plan"
-    ends: Way | None = None
+    execution_mode: ExecutionMode = "plan"
+    ends: ExecutionMode | None = None
     fails: bool = False
     inputs: Mapping[str, Any] = field(default_factory=lambda: INPUTS)
     answer: Answer = hashed
@@ -105,7 +104,7 @@ def zigzag(model: BaseLLM) -> Crew:
 
 
 def same_texts(model: BaseLLM) -> Crew:
-    """Tasks that can't be told apart by their texts."""
+    """Tasks with the same texts."""
     expert, other = agent(model), agent(model)
     t1, t2, t3 = task(expert), task(other), task(expert)
     t3.context = [t2, t1]
@@ -153,21 +152,21 @@ class Report(BaseModel):
 
 
 def react(tool_name: str, times: int = 1) -> Answer:
-    """Ask for a tool by text, `times` times, then answer."""
+    """Request a tool by text, `times` times, then answer."""
 
-    def answer(asked: Asked, nth: int) -> str:
+    def answer(request: Request, nth: int) -> str:
         if nth < times:
-            given = json.dumps({"text": f"say {nth} {asked.digest}"})
+            given = json.dumps({"text": f"say {nth} {request.digest}"})
             return f"Thought: I need a tool\nAction: {tool_name}\nAction Input: {given}"
-        return f"Thought: I know\nFinal Answer: done {asked.digest}"
+        return f"Thought: I know\nFinal Answer: done {request.digest}"
 
     return answer
 
 
 def function_calls(*names: str) -> Answer:
-    """Ask for tools by native function calling, all in the first turn, then answer."""
+    """Request tools by native function calling, all in the first turn, then answer."""
 
-    def answer(asked: Asked, nth: int) -> Any:
+    def answer(request: Request, nth: int) -> Any:
         if nth == 0:
             return [
                 {
@@ -175,26 +174,26 @@ def function_calls(*names: str) -> Answer:
                     "type": "function",
                     "function": {
                         "name": name,
-                        "arguments": json.dumps({"text": f"{name} {asked.digest}"}),
+                        "arguments": json.dumps({"text": f"{name} {request.digest}"}),
                     },
                 }
                 for number, name in enumerate(names)
             ]
-        return f"done {asked.digest}"
+        return f"done {request.digest}"
 
     return answer
 
 
-def report(asked: Asked, nth: int) -> str:
-    return json.dumps({"title": f"T {asked.digest}", "points": ["a", "b"]})
+def report(request: Request, nth: int) -> str:
+    return json.dumps({"title": f"T {request.digest}", "points": ["a", "b"]})
 
 
-def report_in_prose(asked: Asked, nth: int) -> str:
-    return f"Here you are:\n```json\n{report(asked, nth)}\n```\nGood luck."
+def report_in_prose(request: Request, nth: int) -> str:
+    return f"Here you are:\n```json\n{report(request, nth)}\n```\nGood luck."
 
 
-def report_on_second_try(asked: Asked, nth: int) -> str:
-    return f"No JSON at all {asked.digest}" if nth == 0 and asked.task else report(asked, nth)
+def report_on_second_try(request: Request, nth: int) -> str:
+    return f"No JSON at all {request.digest}" if nth == 0 and request.task else report(request, nth)
 
 
 def strict(passes_at: int) -> Callable[[TaskOutput], tuple[bool, Any]]:
@@ -248,15 +247,17 @@ def hierarchical(**options: Any) -> Callable[[BaseLLM], Crew]:
     return build
 
 
-def delegates(asked: Asked, nth: int) -> Any:
-    """Whoever can delegate does it once, to Expert 2, by text or by function call."""
-    text = "delegate_work_to_coworker" in str(asked.messages)
-    function = any(t["function"]["name"] == "delegate_work_to_coworker" for t in asked.tools or [])
+def delegates(request: Request, nth: int) -> Any:
+    """An agent that can delegate does it once, to Expert 2, by text or by function call."""
+    text = "delegate_work_to_coworker" in str(request.messages)
+    function = any(
+        t["function"]["name"] == "delegate_work_to_coworker" for t in request.tools or []
+    )
     if not (text or function):
-        return hashed(asked, nth)
+        return hashed(request, nth)
     if nth:
-        return f"Thought: fine\nFinal Answer: delegated {asked.digest}"
-    work = {"task": f"Help {asked.digest}", "context": "none", "coworker": "Expert 2 for tea"}
+        return f"Thought: fine\nFinal Answer: delegated {request.digest}"
+    work = {"task": f"Help {request.digest}", "context": "none", "coworker": "Expert 2 for tea"}
     given = json.dumps(work)
     if text:
         return f"Thought: ask\nAction: delegate_work_to_coworker\nAction Input: {given}"
@@ -297,7 +298,7 @@ def with_callbacks(model: BaseLLM) -> Crew:
 
 
 def stepped(model: BaseLLM) -> Crew:
-    """A crew that hears of each step, and adds what it heard to its result."""
+    """A crew with a step callback, which adds the steps to its result."""
     steps: list[str] = []
 
     def after(output: Any) -> Any:
@@ -313,23 +314,23 @@ def stepped(model: BaseLLM) -> Crew:
     )(model)
 
 
-def no_function_calls(asked: Asked, nth: int) -> Any:
-    """A provider that turns out not to take tools: CrewAI goes on by text."""
-    if asked.tools:
+def no_function_calls(request: Request, nth: int) -> Any:
+    """A provider that does not support tools: CrewAI continues by text."""
+    if request.tools:
         return RuntimeError("this model does not support tools")
-    return react("shout", 1)(asked, nth - 1)
+    return react("shout", 1)(request, nth - 1)
 
 
-def same_call_twice(asked: Asked, nth: int) -> Any:
+def same_call_twice(request: Request, nth: int) -> Any:
     if nth == 2:
-        return f"done {asked.digest}"
+        return f"done {request.digest}"
     arguments = json.dumps({"text": "the same"})
     call = {"name": "counter", "arguments": arguments}
     return [{"id": f"call_{nth}", "type": "function", "function": call}]
 
 
 def counting(**crew_options: Any) -> Callable[[BaseLLM], Crew]:
-    """A tool that tells how often it ran."""
+    """A tool that returns how often it ran."""
 
     def build(model: BaseLLM) -> Crew:
         count = iter(range(1, 99))
@@ -351,25 +352,25 @@ TEMPLATES = {
 }
 
 
-def empty_once(asked: Asked, nth: int) -> str:
-    return "" if nth == 0 else hashed(asked, nth)
+def empty_once(request: Request, nth: int) -> str:
+    return "" if nth == 0 else hashed(request, nth)
 
 
 def fails_times(times: int) -> Answer:
-    def answer(asked: Asked, nth: int) -> Any:
-        return RuntimeError(f"no connection {nth}") if nth < times else hashed(asked, nth)
+    def answer(request: Request, nth: int) -> Any:
+        return RuntimeError(f"no connection {nth}") if nth < times else hashed(request, nth)
 
     return answer
 
 
 def final(text: str) -> Answer:
-    return lambda asked, nth: text.replace("DIGEST", asked.digest)
+    return lambda request, nth: text.replace("DIGEST", request.digest)
 
 
-def changes_messages(asked: Asked, nth: int) -> Any:
+def changes_messages(request: Request, nth: int) -> Any:
     def act(messages: list[dict[str, Any]]) -> str:
-        messages.append({"role": "assistant", "content": f"aside {asked.digest}"})
-        return hashed(asked, nth)
+        messages.append({"role": "assistant", "content": f"aside {request.digest}"})
+        return hashed(request, nth)
 
     return act
 
@@ -403,7 +404,7 @@ CASES = [
     Case("stop words of the model", one(TEMPLATES), model={"stop": ["END", "\nObservation:"]}),
     Case("a model without stop words", two(), model={"stop_words": False}),
     Case("braces and JSON in texts", one(task_options={"description": 'Fill {"a": {topic}} {1}'})),
-    Case("inputs that nobody names", one(), inputs={**INPUTS, "more": [1, {"a": None}]}),
+    Case("inputs that no text names", one(), inputs={**INPUTS, "more": [1, {"a": None}]}),
     Case(
         "inputs of all types",
         one({"goal": "{a} {b} {c} {d}"}),
@@ -460,8 +461,8 @@ CASES = [
     ),
     Case("an answer that CrewAI deletes", three, answer=final("use {tools} DIGEST"), ends="native"),
     Case("an empty answer", three, answer=empty_once, ends="native"),
-    Case("no answer at all", two(), answer=lambda asked, nth: "", ends="native", fails=True),
-    Case("None as an answer", two(), answer=lambda asked, nth: None, ends="native", fails=True),
+    Case("no answer at all", two(), answer=lambda request, nth: "", ends="native", fails=True),
+    Case("None as an answer", two(), answer=lambda request, nth: None, ends="native", fails=True),
     Case(
         "an empty final answer",
         three,
@@ -478,7 +479,7 @@ CASES = [
         "no retries", one({"max_retry_limit": 0}), answer=fails_times(1), ends="native", fails=True
     ),
     Case("retries counted per agent", no_context, answer=fails_times(1), ends="native"),
-    Case("an answer that asks for a tool", three, answer=react("shout"), ends="native"),
+    Case("an answer that requests a tool", three, answer=react("shout"), ends="native"),
     Case(
         "an unknown tool again and again",
         one({"max_iter": 3}),
@@ -626,7 +627,7 @@ CASES = [
         model={"native_tools": True},
     ),
     Case(
-        "a model that takes no tools after all",
+        "a model that supports no tools after all",
         one({"tools": [shout]}),
         "native",
         answer=no_function_calls,

@@ -20,7 +20,7 @@ from app.engine.patches import removed
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """One model call: all that the model was sent."""
 
     task: str
@@ -47,15 +47,15 @@ class Asked:
         return sum(message["role"] == "assistant" for message in self.messages)
 
 
-Answer = Callable[[Asked, int], Any]
+Answer = Callable[[Request, int], Any]
 
 
-def hashed(asked: Asked, nth: int) -> str:
-    return f"answer {asked.digest}"
+def hashed(request: Request, nth: int) -> str:
+    return f"answer {request.digest}"
 
 
 class RecordingLLM(BaseLLM):
-    """Answers by `answer(asked, nth)`, where `nth` counts this task's calls of this agent from 0.
+    """Answers by `answer(request, nth)`, where `nth` counts this task's calls of this agent from 0.
 
     An exception that it returns is raised.
     """
@@ -64,7 +64,7 @@ class RecordingLLM(BaseLLM):
     stop_words: bool = True
     window: int = 1_000_000
     _answer: Answer = PrivateAttr()
-    _asked: list[Asked] = PrivateAttr(default_factory=list)
+    _requests: list[Request] = PrivateAttr(default_factory=list)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
     def __init__(self, answer: Answer = hashed, **options: Any) -> None:
@@ -72,8 +72,8 @@ class RecordingLLM(BaseLLM):
         self._answer = answer
 
     @property
-    def asked(self) -> list[Asked]:
-        return self._asked
+    def requests(self) -> list[Request]:
+        return self._requests
 
     def supports_function_calling(self) -> bool:
         return self.native_tools
@@ -96,7 +96,7 @@ class RecordingLLM(BaseLLM):
     ) -> Any:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        asked = Asked(
+        request = Request(
             task=from_task.description if from_task else "",
             role=from_agent.role if from_agent else "",
             messages=json.loads(json.dumps(messages, default=str)),
@@ -105,9 +105,9 @@ class RecordingLLM(BaseLLM):
             response_model=response_model.__name__ if response_model else None,
         )
         with self._lock:
-            nth = sum((a.task, a.role) == (asked.task, asked.role) for a in self._asked)
-            self._asked.append(asked)
-        answer = self._answer(asked, nth)
+            nth = sum((a.task, a.role) == (request.task, request.role) for a in self._requests)
+            self._requests.append(request)
+        answer = self._answer(request, nth)
         if isinstance(answer, BaseException):
             raise answer
         if callable(answer):
@@ -127,11 +127,11 @@ class RecordingLLM(BaseLLM):
 class Ran:
     """What a run showed to the outside: calls grouped by task and agent, and its end."""
 
-    calls: dict[tuple[str, str], list[Asked]]
+    calls: dict[tuple[str, str], list[Request]]
     output: dict[str, Any] | None = None
     error: str | None = None
     notes: list[Any] = field(default_factory=list)
-    way: str = "reference"
+    execution_mode: str = "reference"
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ class Source:
     folder: Path | None = None
 
 
-def grouped(asked: list[Asked]) -> dict[tuple[str, str], list[Asked]]:
-    groups: dict[tuple[str, str], list[Asked]] = {}
-    for call in asked:
+def grouped(request: list[Request]) -> dict[tuple[str, str], list[Request]]:
+    groups: dict[tuple[str, str], list[Request]] = {}
+    for call in request:
         groups.setdefault((call.task, call.role), []).append(call)
     return groups
 
@@ -169,7 +169,7 @@ def _plain(model: BaseModel | None) -> Any:
 def run_reference(
     build: Callable[[BaseLLM], Crew], model: RecordingLLM, inputs: Mapping[str, Any]
 ) -> Ran:
-    """Stock `crew.kickoff()`, without anything of ours in place."""
+    """Stock `crew.kickoff()`, without our patches."""
     with removed():
         return contextvars.Context().run(_kickoff, build, model, inputs)
 
@@ -181,8 +181,8 @@ def _kickoff(
     try:
         output = crew.kickoff(inputs=dict(inputs))
     except (Exception, SystemExit) as error:
-        return Ran(grouped(model.asked), error=str(error))
-    return Ran(grouped(model.asked), output=shown(output))
+        return Ran(grouped(model.requests), error=str(error))
+    return Ran(grouped(model.requests), output=shown(output))
 
 
 async def run_engine(
@@ -193,16 +193,24 @@ async def run_engine(
     *,
     static: bool = False,
 ) -> Ran:
-    """The same through the engine; `way` is the one that the run took in the end."""
+    """The same through the engine; `execution_mode` is the one in which the run ended."""
     engine = Engine(model=model, mode=mode, max_stock_threads=8)
     try:
         await engine.start([Source("crew", lambda: build(model), static)])
-        assert model.asked == [], "recording a plan must not ask the model"
+        assert model.requests == [], "recording a plan must not call the model"
         try:
             result = await engine.run("crew", inputs)
         except RunFailed as failure:
             cause = failure.__cause__
-            return Ran(grouped(model.asked), error=str(cause), way=engine.describe("crew").way)
-        return Ran(grouped(model.asked), output=shown(result.output), way=result.way)
+            return Ran(
+                grouped(model.requests),
+                error=str(cause),
+                execution_mode=engine.describe("crew").execution_mode,
+            )
+        return Ran(
+            grouped(model.requests),
+            output=shown(result.output),
+            execution_mode=result.execution_mode,
+        )
     finally:
         await engine.aclose()

@@ -78,23 +78,23 @@ async def test_when_an_asynchronous_task_fails_its_siblings_calls_end(mode: Any)
     await engine.aclose()
 
 
-async def test_a_cancelled_stock_run_is_settled_at_once_and_makes_no_further_call() -> None:
+async def test_a_cancelled_stock_run_ends_at_once_and_makes_no_further_call() -> None:
     release, began = threading.Event(), threading.Event()
 
-    def answer(asked: Any, nth: int) -> str:
+    def answer(request: Any, nth: int) -> str:
         began.set()
         release.wait(10)
         return "answer"
 
     model = RecordingLLM(answer)
-    told: list[str] = []
+    reported: list[str] = []
 
     class Observer:
         async def task_started(self, event: Any) -> None:
-            told.append(f"started {event.index}")
+            reported.append(f"started {event.index}")
 
         async def task_finished(self, event: Any) -> None:
-            told.append(f"finished {event.index}")
+            reported.append(f"finished {event.index}")
 
     def build() -> Crew:
         expert = agent(model)
@@ -112,18 +112,18 @@ async def test_a_cancelled_stock_run_is_settled_at_once_and_makes_no_further_cal
     # The slot is free again once the dropped thread has ended.
     result = await asyncio.wait_for(waiting, 20)
     assert result.raw == "answer"
-    assert told == ["started 0"]
-    assert len(model.asked) == 3, "one call of the dropped run, two of the next"
+    assert reported == ["started 0"]
+    assert len(model.requests) == 3, "one call of the dropped run, two of the next"
     await engine.aclose()
 
 
 async def test_a_stock_run_that_waits_for_a_slot_can_be_cancelled() -> None:
     release = threading.Event()
-    model = RecordingLLM(lambda asked, nth: "x" if release.wait(10) else "late")
+    model = RecordingLLM(lambda request, nth: "x" if release.wait(10) else "late")
     engine = Engine(model=model, mode="stock", max_stock_threads=1)
     await engine.start([Source("crew", lambda: one()(model))])
     first = asyncio.create_task(engine.run("crew", INPUTS))
-    await _until(lambda: len(model.asked) == 1)
+    await _until(lambda: len(model.requests) == 1)
     second = asyncio.create_task(engine.run("crew", INPUTS))
     await asyncio.sleep(0)
     second.cancel()
@@ -131,7 +131,7 @@ async def test_a_stock_run_that_waits_for_a_slot_can_be_cancelled() -> None:
         await second
     release.set()
     await asyncio.wait_for(first, 20)
-    assert len(model.asked) == 1
+    assert len(model.requests) == 1
     await engine.aclose()
 
 
@@ -162,16 +162,16 @@ async def test_cancelling_a_run_inside_a_tool_ends_what_the_tool_started() -> No
         await run
     release.set()
     await engine.aclose()
-    assert len(model.asked) == 1
+    assert len(model.requests) == 1
 
 
 async def test_a_delegated_call_ends_with_its_run() -> None:
     hanging = _Hanging()
-    asks = (
+    delegates = (
         "Thought: ask\nAction: delegate_work_to_coworker\nAction Input: "
         '{"task": "t", "context": "c", "coworker": "Two"}'
     )
-    boss = RecordingLLM(lambda asked, nth: asks)
+    boss = RecordingLLM(lambda request, nth: delegates)
 
     def build() -> Crew:
         one_, two_ = (
@@ -197,7 +197,7 @@ async def test_a_delegated_call_ends_with_its_run() -> None:
 async def test_delegations_never_wait_for_each_others_threads() -> None:
     """A delegating tool holds its thread while its coworker uses a tool of its own."""
     deep = "Action: dig\nAction Input: " + '{"text": "x"}'
-    asks = (
+    delegates = (
         "Thought: ask\nAction: delegate_work_to_coworker\nAction Input: "
         '{"task": "t", "context": "c", "coworker": "Two"}'
     )
@@ -216,7 +216,7 @@ async def test_delegations_never_wait_for_each_others_threads() -> None:
 
     class One(RecordingLLM):
         async def acall(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-            return "Final Answer: rich" if "found gold" in str(messages) else asks
+            return "Final Answer: rich" if "found gold" in str(messages) else delegates
 
     one_llm, two_llm = One(), Two()
 

@@ -1,4 +1,4 @@
-"""Every way gives what stock CrewAI gives: the same messages, parameters, calls, results."""
+"""Every execution mode equals stock CrewAI: the same messages, parameters, calls, results."""
 
 import asyncio
 import copy
@@ -22,15 +22,15 @@ def test_every_crew_has_a_name_of_its_own() -> None:
 async def test_a_crew_runs_as_stock_does(case: Case) -> None:
     reference = await asyncio.to_thread(run_reference, case.build, _model(case), case.inputs)
     assert (reference.error is not None) == case.fails, reference.error
-    for mode in _FASTER.get(case.way, ["auto"]):
+    for mode in _FASTER.get(case.execution_mode, ["auto"]):
         ours = await run_engine(case.build, _model(case), case.inputs, mode)
         assert ours.calls == reference.calls, mode
         assert ours.output == reference.output, mode
         assert ours.error == reference.error, mode
         if mode == "auto" and ours.output is not None:
-            assert ours.way == (case.ends or case.way)
+            assert ours.execution_mode == (case.ends or case.execution_mode)
         if mode == "stock":
-            assert ours.way == "stock"
+            assert ours.execution_mode == "stock"
 
 
 def _model(case: Case) -> RecordingLLM:

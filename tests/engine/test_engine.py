@@ -28,7 +28,7 @@ from app.engine import (
     TaskStarted,
 )
 from tests.engine.crews import INPUTS, agent, conditional, one, react, shout, task, three, two
-from tests.engine.recording import Asked, RecordingLLM, Source, run_engine, run_reference
+from tests.engine.recording import RecordingLLM, Request, Source, run_engine, run_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -36,20 +36,20 @@ MODES = ("auto", "native", "stock")
 
 
 class _Notes:
-    """An observer that keeps what it is told."""
+    """An observer that keeps its events."""
 
     def __init__(self) -> None:
-        self.told: list[TaskStarted | TaskFinished] = []
+        self.events: list[TaskStarted | TaskFinished] = []
         self.loops: set[int] = set()
 
     async def task_started(self, event: TaskStarted) -> None:
         self.loops.add(id(asyncio.get_running_loop()))
-        self.told.append(event)
+        self.events.append(event)
 
     async def task_finished(self, event: TaskFinished) -> None:
         await asyncio.sleep(0)
         self.loops.add(id(asyncio.get_running_loop()))
-        self.told.append(event)
+        self.events.append(event)
 
 
 async def _started(model: BaseLLM, build: Any, mode: Any = "auto", **options: Any) -> Engine:
@@ -59,18 +59,18 @@ async def _started(model: BaseLLM, build: Any, mode: Any = "auto", **options: An
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_an_observer_hears_of_each_task_on_the_engines_loop(mode: Any) -> None:
+async def test_an_observer_receives_each_task_on_the_engines_loop(mode: Any) -> None:
     model, notes = RecordingLLM(), _Notes()
     engine = await _started(model, lambda: three(model), mode)
     before = datetime.now(UTC)
     result = await engine.run("crew", INPUTS, notes)
     after = datetime.now(UTC)
     assert notes.loops == {id(asyncio.get_running_loop())}
-    starts = [event for event in notes.told if isinstance(event, TaskStarted)]
-    ends = [event for event in notes.told if isinstance(event, TaskFinished)]
+    starts = [event for event in notes.events if isinstance(event, TaskStarted)]
+    ends = [event for event in notes.events if isinstance(event, TaskFinished)]
     assert sorted(event.index for event in starts) == [0, 1, 2]
     assert sorted(event.index for event in ends) == [0, 1, 2]
-    assert notes.told.index(starts[-1]) > max(notes.told.index(end) for end in ends[:2])
+    assert notes.events.index(starts[-1]) > max(notes.events.index(end) for end in ends[:2])
     for end in ends:
         outcome = result.tasks[end.index]
         assert (outcome.name, outcome.agent, outcome.text) == (end.name, end.agent, end.text)
@@ -94,39 +94,39 @@ async def test_an_error_of_the_observer_fails_the_run_with_that_error(mode: Any)
     engine = await _started(model, lambda: two()(model), mode)
     with pytest.raises(Full, match="no space left"):
         await engine.run("crew", INPUTS, Observer())
-    assert len(model.asked) == 1, "the second task is not begun"
+    assert len(model.requests) == 1, "the second task is not begun"
     await engine.aclose()
 
 
-async def test_a_run_that_is_handed_over_tells_of_each_task_once() -> None:
+async def test_a_run_that_falls_back_reports_each_task_once() -> None:
     model = RecordingLLM(lambda a, n: "" if n == 0 and "Task 3" in a.task else f"answer {a.digest}")
     notes = _Notes()
     engine = await _started(model, lambda: three(model))
     result = await engine.run("crew", INPUTS, notes)
-    assert result.way == "native"
-    assert len(notes.told) == 6
-    assert len({(type(event), event.index) for event in notes.told}) == 6
-    assert len(model.asked) == 4, "only the empty answer is asked for again"
+    assert result.execution_mode == "native"
+    assert len(notes.events) == 6
+    assert len({(type(event), event.index) for event in notes.events}) == 6
+    assert len(model.requests) == 4, "only the empty answer is request for again"
     await engine.aclose()
 
 
-async def test_a_run_that_is_handed_over_waits_for_what_it_is_telling() -> None:
-    """Task 1's end is still being told when task 2 needs another way."""
+async def test_a_run_that_falls_back_waits_for_its_observer() -> None:
+    """The observer is still receiving task 1's end when task 2 needs another execution mode."""
     model = RecordingLLM(lambda a, n: "" if n == 0 and "Task 2" in a.task else f"answer {a.digest}")
-    first_told = asyncio.Event()
+    first_received = asyncio.Event()
 
     class Slow(_Notes):
         async def task_finished(self, event: TaskFinished) -> None:
             if event.index == 0:
-                await first_told.wait()
+                await first_received.wait()
                 raise OSError("the disk is full")
 
     engine = await _started(model, lambda: three(model))
     run = asyncio.create_task(engine.run("crew", INPUTS, Slow()))
     async with asyncio.timeout(10):
-        while len(model.asked) < 3:  # noqa: ASYNC110 - task 2 asks again, another way
+        while len(model.requests) < 3:  # noqa: ASYNC110 - task 2 calls again, natively
             await asyncio.sleep(0.001)
-    first_told.set()
+    first_received.set()
     with pytest.raises(OSError, match="the disk is full"):
         await run
     await engine.aclose()
@@ -146,7 +146,7 @@ async def test_usage_counts_what_this_run_used_and_nothing_else(mode: Any) -> No
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("calls_its_base", [False, True])
-async def test_usage_of_a_model_that_counts_its_own_way_is_counted_once(
+async def test_usage_of_a_model_with_its_own_counter_is_counted_once(
     mode: Any, calls_its_base: bool
 ) -> None:
     class OwnCount(RecordingLLM):
@@ -172,7 +172,7 @@ async def test_a_skipped_task_has_no_text_and_no_times(mode: Any) -> None:
     skipped = result.tasks[1]
     assert skipped.skipped
     assert (skipped.text, skipped.started_at, skipped.finished_at) == ("", None, None)
-    assert {event.index for event in notes.told} == {0, 2}
+    assert {event.index for event in notes.events} == {0, 2}
     assert not result.tasks[0].skipped
     await engine.aclose()
 
@@ -223,26 +223,26 @@ async def test_a_too_long_prompt_that_must_not_be_shortened_fails_the_run(mode: 
     engine = await _started(model, build, mode)
     with pytest.raises(ModelError, match="context window"):
         await asyncio.wait_for(engine.run("crew", INPUTS), 20)
-    assert len(model.asked) == 1
+    assert len(model.requests) == 1
     await engine.aclose()
 
 
 @pytest.mark.parametrize("tools", [[], [shout]])
-async def test_a_too_long_prompt_that_may_be_shortened_is_asked_again(tools: Any) -> None:
+async def test_a_too_long_prompt_that_may_be_shortened_is_sent_again(tools: Any) -> None:
     """Stock shortens it, too, but then ends the task unanswered, or repeats its last tool."""
     too_long_at = len(tools)
 
-    def answer(asked: Asked, nth: int) -> Any:
-        if asked.task and nth == too_long_at:
+    def answer(request: Request, nth: int) -> Any:
+        if request.task and nth == too_long_at:
             return RuntimeError("This model's maximum context length is 8 tokens")
-        return react("shout", too_long_at)(asked, nth) if asked.task else "in short"
+        return react("shout", too_long_at)(request, nth) if request.task else "in short"
 
     build = one({"tools": tools})
     reference_model = RecordingLLM(answer)
     reference = await asyncio.to_thread(run_reference, build, reference_model, INPUTS)
     assert reference.output is not None
     if tools:
-        assert "I tried reusing the same input" in str(reference_model.asked)
+        assert "I tried reusing the same input" in str(reference_model.requests)
     else:
         assert "produced no final output" in reference.output["raw"]
 
@@ -250,9 +250,9 @@ async def test_a_too_long_prompt_that_may_be_shortened_is_asked_again(tools: Any
     ours = await run_engine(build, model, INPUTS, "auto")
     assert ours.output is not None
     assert ours.output["raw"].startswith("done ")
-    assert "in short" in model.asked[-1].last
-    assert len(model.asked) == too_long_at + 3
-    assert "I tried reusing the same input" not in str(model.asked)
+    assert "in short" in model.requests[-1].last
+    assert len(model.requests) == too_long_at + 3
+    assert "I tried reusing the same input" not in str(model.requests)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -268,8 +268,8 @@ async def test_an_agent_without_a_model_gets_the_engines_and_others_keep_theirs(
 
     engine = await _started(engines, build, mode, static=True)
     await engine.run("crew", {})
-    assert [asked.role for asked in engines.asked] == ["First"]
-    assert [asked.role for asked in own.asked] == ["Second"]
+    assert [request.role for request in engines.requests] == ["First"]
+    assert [request.role for request in own.requests] == ["Second"]
     await engine.aclose()
 
 
@@ -315,7 +315,7 @@ def test_no_log_is_written_where_a_crew_says(
     async def run() -> None:
         build = one(crew_options={"output_log_file": named})
         engine = await _started(model, lambda: build(model), mode)
-        assert engine.describe("crew").way == ("plan" if mode == "auto" else mode)
+        assert engine.describe("crew").execution_mode == ("plan" if mode == "auto" else mode)
         assert (await engine.run("crew", INPUTS)).raw.startswith("answer ")
         await engine.aclose()
 
@@ -337,7 +337,7 @@ async def test_a_description_lists_the_placeholders_that_crewai_replaces() -> No
     await engine.aclose()
 
 
-async def test_a_crew_that_cannot_be_built_is_told_in_one_line() -> None:
+async def test_a_crew_that_cannot_be_built_is_reported_in_one_line() -> None:
     def broken() -> Crew:
         return Crew(agents=[], tasks=[Task(description="d", expected_output="e")])
 
@@ -367,20 +367,22 @@ async def test_two_crews_of_one_name_are_refused() -> None:
     await engine.aclose()
 
 
-async def test_an_unknown_crew_and_a_closed_engine_are_told_apart() -> None:
+async def test_an_unknown_crew_and_a_closed_engine_are_different_errors() -> None:
     model = RecordingLLM()
     engine = await _started(model, lambda: one()(model))
-    with pytest.raises(CrewUnknown, match="nobody"):
-        engine.describe("nobody")
-    with pytest.raises(CrewUnknown, match="nobody"):
-        await engine.run("nobody", {})
+    with pytest.raises(CrewUnknown, match="unknown"):
+        engine.describe("unknown")
+    with pytest.raises(CrewUnknown, match="unknown"):
+        await engine.run("unknown", {})
     await engine.aclose()
     with pytest.raises(EngineClosed):
         await engine.run("crew", INPUTS)
     assert issubclass(EngineClosed, EngineError)
 
 
-async def test_the_start_logs_one_line_per_crew_with_its_way_and_why(caplog: Any) -> None:
+async def test_the_start_logs_one_line_per_crew_with_its_execution_mode_and_why(
+    caplog: Any,
+) -> None:
     model = RecordingLLM()
     engine = Engine(model=model, mode="auto", max_stock_threads=1)
     with caplog.at_level(logging.INFO, logger="app.engine"):
@@ -393,10 +395,10 @@ async def test_the_start_logs_one_line_per_crew_with_its_way_and_why(caplog: Any
         )
     lines = [record.message for record in caplog.records if record.name.startswith("app.engine")]
     assert len(lines) == 3
-    assert lines[0] == "crew plain runs the plan way"
-    assert lines[1].startswith("crew tooled runs the native way (no plan covers agent ")
+    assert lines[0] == "crew plain: execution mode plan"
+    assert lines[1].startswith("crew tooled: execution mode native (no plan covers agent ")
     assert ".tools" in lines[1]
-    assert "stock way" in lines[2]
+    assert "execution mode stock" in lines[2]
     assert lines[2].count(".max_rpm") == 2
     await engine.aclose()
 

@@ -55,22 +55,22 @@ class Brief(BaseModel):
 
 
 class _Notes:
-    """An observer that keeps what it is told."""
+    """An observer that keeps its events."""
 
     def __init__(self) -> None:
-        self.told: list[TaskStarted | TaskFinished] = []
+        self.events: list[TaskStarted | TaskFinished] = []
         self.loops: set[int] = set()
 
     async def task_started(self, event: TaskStarted) -> None:
         self.loops.add(id(asyncio.get_running_loop()))
-        self.told.append(event)
+        self.events.append(event)
 
     async def task_finished(self, event: TaskFinished) -> None:
         self.loops.add(id(asyncio.get_running_loop()))
-        self.told.append(event)
+        self.events.append(event)
 
     def named(self, kind: type) -> list[tuple[int, str]]:
-        return [(event.index, event.name) for event in self.told if isinstance(event, kind)]
+        return [(event.index, event.name) for event in self.events if isinstance(event, kind)]
 
 
 @asynccontextmanager
@@ -122,7 +122,7 @@ def _two_crews(model: BaseLLM) -> type[Flow[Brief]]:
 async def test_a_flow_is_described_by_its_state_and_its_result() -> None:
     async with _serving(_two_crews(RecordingLLM())) as engine:
         found = engine.describe("flow")
-        assert (found.way, found.inputs) == ("flow", ())
+        assert (found.execution_mode, found.inputs) == ("flow", ())
         assert found.defaults == {
             "topic": "tea",
             "year": 2031,
@@ -182,15 +182,15 @@ async def test_an_input_that_the_state_cant_hold_is_refused_by_name(
             await engine.run("flow", inputs)
 
 
-async def test_flows_that_cant_be_served_stop_the_start_with_one_line() -> None:
-    class Asks(Flow[Brief]):
+async def test_unsupported_flows_stop_the_start_with_one_line() -> None:
+    class NeedsFeedback(Flow[Brief]):
         @start()
         @human_feedback(message="Is it good?")
         def draft(self) -> str:
             return "a draft"
 
     with pytest.raises(CrewBroken, match=r"flow: method draft has human_feedback"):
-        async with _serving(Asks):
+        async with _serving(NeedsFeedback):
             pass
     shared = _two_crews(RecordingLLM())()
     with pytest.raises(CrewBroken, match="same flow or state twice"):
@@ -214,7 +214,7 @@ async def test_outputs_are_the_result_and_each_inner_task(mode: Any) -> None:
     texts = {outcome.name: outcome.text for outcome in result.tasks}
     parts = [texts[name] for name in ("sources", "article", "article_2")]
     assert result.raw == texts["result"] == " | ".join(parts)
-    assert result.way == "flow"
+    assert result.execution_mode == "flow"
     assert [output.raw for output in result.output.tasks_output] == [
         texts[name] for name in names[1:]
     ]
@@ -229,11 +229,11 @@ async def test_outputs_are_the_result_and_each_inner_task(mode: Any) -> None:
     in_order = list(enumerate(names))
     assert notes.named(TaskStarted) == in_order
     assert notes.named(TaskFinished) == [*in_order[1:], in_order[0]]
-    told = {event.name: event.text for event in notes.told if isinstance(event, TaskFinished)}
-    assert told == texts
+    reported = {event.name: event.text for event in notes.events if isinstance(event, TaskFinished)}
+    assert reported == texts
 
 
-async def test_steps_of_inner_crews_are_told_as_steps_of_the_runs_tasks() -> None:
+async def test_steps_of_inner_crews_are_reported_as_steps_of_the_runs_tasks() -> None:
     model = RecordingLLM()
     steps: list[tuple[int, str, str]] = []
 
@@ -317,7 +317,7 @@ async def test_an_empty_result_is_no_result() -> None:
 
 
 async def test_routers_joins_and_loops_go_as_crewai_has_them() -> None:
-    """The same flow by stock CrewAI and by the engine: the same way through it, the same calls."""
+    """The same flow by stock CrewAI and by the engine: the same path, the same calls."""
 
     def build(model: BaseLLM) -> Flow[Any]:
         class Winding(Flow[Brief]):
@@ -351,14 +351,14 @@ async def test_routers_joins_and_loops_go_as_crewai_has_them() -> None:
 
     stock, ours = RecordingLLM(), RecordingLLM()
     with removed():
-        wanted = await asyncio.to_thread(
+        expected = await asyncio.to_thread(
             contextvars.Context().run, lambda: build(stock).kickoff(inputs={"topic": "x"})
         )
     async with _serving(lambda: build(ours), ours) as engine:
         result = await engine.run("flow", {"topic": "x"})
-    assert json.loads(result.raw) == wanted
-    assert wanted["notes"] == ["joined", "judged", "judged", "judged"]
-    assert grouped(ours.asked) == grouped(stock.asked)
+    assert json.loads(result.raw) == expected
+    assert expected["notes"] == ["joined", "judged", "judged", "judged"]
+    assert grouped(ours.requests) == grouped(stock.requests)
 
 
 # The crews inside of flows
@@ -383,7 +383,7 @@ async def test_a_crew_inside_a_flow_runs_as_stock_does(case: Case) -> None:
 
     async with _serving(Around, ours) as engine:
         await engine.run("flow", {})
-    assert grouped(ours.asked) == reference.calls
+    assert grouped(ours.requests) == reference.calls
     assert seen.get("output") == reference.output
     assert seen.get("error") == reference.error
 
@@ -411,7 +411,7 @@ async def _first(values: Awaitable[Any]) -> Any:
 
 @pytest.mark.parametrize("mode", ["auto", "stock"])
 @pytest.mark.parametrize("kickoff", _KICKOFFS)
-async def test_async_methods_kick_crews_off_in_every_way_that_crewai_has(
+async def test_async_methods_kick_crews_off_by_every_method_of_crewai(
     kickoff: str, mode: Any
 ) -> None:
     model = RecordingLLM()
@@ -426,7 +426,7 @@ async def test_async_methods_kick_crews_off_in_every_way_that_crewai_has(
         result = await engine.run("flow", {})
     assert reference.output is not None
     assert result.raw == reference.output["raw"]
-    assert grouped(model.asked) == reference.calls
+    assert grouped(model.requests) == reference.calls
     assert [t.name for t in result.tasks] == ["result", "task_1", "task_2", "task_3"]
 
 
@@ -465,20 +465,20 @@ async def test_agents_that_name_no_model_get_the_deployments() -> None:
 
     async with _serving(Plain, model) as engine:
         result = await engine.run("flow", {})
-    assert len(model.asked) == 2
-    assert json.loads(result.raw) == [f"answer {asked.digest}" for asked in model.asked]
+    assert len(model.requests) == 2
+    assert json.loads(result.raw) == [f"answer {request.digest}" for request in model.requests]
 
 
 async def test_a_crew_may_be_kicked_off_again_and_is_as_the_flow_made_it() -> None:
     model = RecordingLLM()
-    told: list[str] = []
+    reported: list[str] = []
 
     class Twice(Flow[Brief]):
         @start()
         def work(self) -> Any:
             crew = two(second={"output_file": "report.md"})(model)
             crew.before_kickoff_callbacks = [lambda inputs: {**inputs, "topic": "changed"}]
-            crew.task_callback = lambda output: told.append(output.raw)
+            crew.task_callback = lambda output: reported.append(output.raw)
             first = crew.kickoff(inputs=dict(INPUTS)).raw
             assert first == crew.tasks[1].output.raw  # type: ignore[union-attr]
             assert crew.tasks[1].output_file == "report.md"
@@ -489,8 +489,8 @@ async def test_a_crew_may_be_kicked_off_again_and_is_as_the_flow_made_it() -> No
         result = await engine.run("flow", {})
     first, second = json.loads(result.raw)
     assert first == second
-    assert len(told) == 4
-    assert all("changed" in asked.task for asked in model.asked)
+    assert len(reported) == 4
+    assert all("changed" in request.task for request in model.requests)
     assert [t.name for t in result.tasks] == [
         "result",
         "task_1",
@@ -553,10 +553,10 @@ async def test_who_waits_for_a_shared_crew_can_be_cancelled() -> None:
         for _ in range(6):
             assert await asyncio.to_thread(over.acquire, timeout=10)
     assert not model.open
-    await _until(lambda: not crew_locks._lent and not crew_locks._waiting)
+    await _until(lambda: not crew_locks._locked and not crew_locks._waiting)
 
 
-async def test_a_crew_at_work_is_not_waited_for_where_it_would_wait_for_ever() -> None:
+async def test_a_locked_crew_is_an_error_where_waiting_for_it_would_deadlock() -> None:
     model = RecordingLLM()
 
     class Tangled(Flow[Brief]):
@@ -571,7 +571,7 @@ async def test_a_crew_at_work_is_not_waited_for_where_it_would_wait_for_ever() -
                 await first
 
     async with _serving(Tangled, model) as engine:
-        with pytest.raises(CrewFailed, match="at work already"):
+        with pytest.raises(CrewFailed, match="the crew runs already"):
             await asyncio.wait_for(engine.run("flow", {}), 20)
 
 
@@ -599,7 +599,7 @@ async def test_a_crew_that_streams_gives_its_result_without_changing_shared_mode
     assert not model.stream
 
 
-async def test_skipped_tasks_of_inner_crews_are_told_as_skipped() -> None:
+async def test_skipped_tasks_of_inner_crews_are_reported_as_skipped() -> None:
     model = RecordingLLM()
 
     class Skipping(Flow[Brief]):
@@ -688,31 +688,31 @@ async def test_an_error_of_the_observer_fails_the_run_with_that_error() -> None:
     async with _serving(_two_crews(model), model) as engine:
         with pytest.raises(Full, match="no space left"):
             await engine.run("flow", {}, Observer())
-    assert len(model.asked) == 1
+    assert len(model.requests) == 1
 
 
-async def test_a_crew_that_asks_a_human_is_refused_inside_a_flow() -> None:
+async def test_a_crew_with_human_input_is_refused_inside_a_flow() -> None:
     model = RecordingLLM()
 
-    class Asking(Flow[Brief]):
+    class Questioning(Flow[Brief]):
         @start()
         def work(self) -> Any:
             return one(task_options={"human_input": True})(model).kickoff(inputs=dict(INPUTS))
 
-    async with _serving(Asking, model) as engine:
+    async with _serving(Questioning, model) as engine:
         with pytest.raises(CrewBroken, match="human_input"):
             await engine.run("flow", {})
-    assert model.asked == []
+    assert model.requests == []
 
 
-async def test_nobody_answers_at_the_servers_terminal() -> None:
+async def test_a_flow_never_reads_from_the_servers_terminal() -> None:
     class Child(Flow[Brief]):
         @start()
         @human_feedback(message="Is it good?")
         def draft(self) -> str:
             return "a draft"
 
-    class Asking(Flow[Brief]):
+    class Questioning(Flow[Brief]):
         @start()
         def work(self) -> Any:
             return {"answer": self.ask("Who are you?")}
@@ -721,8 +721,8 @@ async def test_nobody_answers_at_the_servers_terminal() -> None:
         def child(self) -> Any:
             return Child().kickoff()
 
-    async with _serving(Asking) as engine:
-        with pytest.raises(CrewBroken, match="a human's feedback"):
+    async with _serving(Questioning) as engine:
+        with pytest.raises(CrewBroken, match="requires human feedback"):
             await engine.run("flow", {})
 
 
@@ -931,7 +931,7 @@ async def test_a_cancelled_flow_in_a_sync_method_calls_no_more_models() -> None:
         release.set()
         await asyncio.to_thread(over.wait, 10)
         assert over.is_set()
-    assert model.asked == []
+    assert model.requests == []
 
 
 async def test_what_an_awaiting_method_gives_up_is_cancelled() -> None:
@@ -991,4 +991,4 @@ async def test_outside_of_runs_flows_work_as_ever() -> None:
     flow = _two_crews(model)()
     result = await asyncio.to_thread(flow.kickoff, {"topic": "coffee"})
     assert len(result.split(" | ")) == 3
-    assert len(model.asked) == 4
+    assert len(model.requests) == 4

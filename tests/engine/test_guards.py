@@ -30,13 +30,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 
 async def _run_once(build: Callable[[], Crew], model: BaseLLM) -> tuple[str, str, str]:
-    """The way of a crew, the way of one run, and why it had to change."""
+    """The execution mode of a crew, that of one run, and the reason for a difference."""
     engine = Engine(model=model, mode="auto", max_stock_threads=2)
     await engine.start([Source("crew", build)])
     result = await engine.run("crew", INPUTS)
     await engine.aclose()
     description = engine.describe("crew")
-    return description.way, result.way, description.reason
+    return description.execution_mode, result.execution_mode, description.reason
 
 
 # Fields
@@ -110,7 +110,7 @@ def test_a_field_that_no_plan_covers_is_named(
         check_plan_covers(crew)
 
 
-def test_a_field_of_a_coming_release_keeps_a_crew_from_both_faster_ways(monkeypatch: Any) -> None:
+def test_a_field_of_a_coming_release_rules_out_both_faster_modes(monkeypatch: Any) -> None:
     # To the engine, a field that it does not know by name is a new one.
     for name in ("_PLAN_AGENT", "_NATIVE_AGENT"):
         monkeypatch.setattr(coverage, name, getattr(coverage, name) - {"backstory"})
@@ -162,8 +162,8 @@ class _NoAcall(BaseLLM):
 
 async def test_a_model_without_acall_is_left_to_stock() -> None:
     model = _NoAcall(model="m")
-    way, ran, reason = await _run_once(lambda: one()(model), model)
-    assert (way, ran) == ("stock", "stock")
+    mode, ran, reason = await _run_once(lambda: one()(model), model)
+    assert (mode, ran) == ("stock", "stock")
     assert "_NoAcall" in reason
 
 
@@ -186,7 +186,7 @@ async def test_the_idea_crew_is_planned_and_equal_to_stock() -> None:
         assert ours.calls == reference.calls
         assert ours.output == reference.output
         assert reference.output is not None
-        assert ours.way == {"auto": "plan", "native": "native"}[mode]
+        assert ours.execution_mode == {"auto": "plan", "native": "native"}[mode]
 
 
 # Surroundings
@@ -194,36 +194,36 @@ async def test_the_idea_crew_is_planned_and_equal_to_stock() -> None:
 
 @contextmanager
 def _listening(event: Any) -> Iterator[list[Any]]:
-    heard: list[Any] = []
+    events: list[Any] = []
 
     def listener(source: Any, event: Any) -> None:
-        heard.append(event)
+        events.append(event)
 
     crewai_event_bus.on(event)(listener)
     try:
-        yield heard
+        yield events
     finally:
         crewai_event_bus.off(event, listener)
 
 
-async def test_a_listener_at_start_keeps_crews_from_plans_and_hears_their_runs() -> None:
+async def test_a_listener_at_start_rules_out_plans_and_receives_events_of_runs() -> None:
     model = RecordingLLM()
-    with _listening(CrewKickoffStartedEvent) as heard:
-        way, ran, reason = await _run_once(lambda: one()(model), model)
-    assert (way, ran) == ("native", "native")
+    with _listening(CrewKickoffStartedEvent) as events:
+        mode, ran, reason = await _run_once(lambda: one()(model), model)
+    assert (mode, ran) == ("native", "native")
     assert "event listener" in reason
-    assert len(heard) == 1
+    assert len(events) == 1
 
 
-async def test_a_listener_that_comes_later_is_heard_too(caplog: Any) -> None:
+async def test_a_listener_that_comes_later_is_events_too(caplog: Any) -> None:
     model = RecordingLLM()
     engine = Engine(model=model, mode="auto", max_stock_threads=2)
     await engine.start([Source("crew", lambda: one()(model))])
-    assert (await engine.run("crew", INPUTS)).way == "plan"
+    assert (await engine.run("crew", INPUTS)).execution_mode == "plan"
     with _listening(LLMCallStartedEvent), caplog.at_level(logging.INFO, logger="app.engine"):
-        assert (await engine.run("crew", INPUTS)).way == "native"
+        assert (await engine.run("crew", INPUTS)).execution_mode == "native"
     assert "an event listener" in caplog.text
-    assert (await engine.run("crew", INPUTS)).way == "plan"
+    assert (await engine.run("crew", INPUTS)).execution_mode == "plan"
     await engine.aclose()
 
 
@@ -235,11 +235,11 @@ async def test_a_hook_keeps_runs_from_plans(point: InterceptionPoint) -> None:
     await engine.start([Source("crew", lambda: one()(model))])
     register(point, seen.append)
     try:
-        assert (await engine.run("crew", INPUTS)).way == "native"
+        assert (await engine.run("crew", INPUTS)).execution_mode == "native"
     finally:
         unregister(point, seen.append)
     assert bool(seen) == (point.value not in ("pre_tool_call", "post_tool_call"))
-    assert (await engine.run("crew", INPUTS)).way == "plan"
+    assert (await engine.run("crew", INPUTS)).execution_mode == "plan"
     await engine.aclose()
 
 
@@ -261,7 +261,7 @@ async def test_a_hook_that_changes_messages_and_answers_does_so_as_in_stock() ->
     assert ours.calls == reference.calls
     assert ours.output == reference.output
     assert "(seen)" in str(ours.output)
-    assert ours.way == "native"
+    assert ours.execution_mode == "native"
 
 
 async def test_a_content_processor_is_honoured() -> None:
@@ -272,19 +272,19 @@ async def test_a_content_processor_is_honoured() -> None:
     model = RecordingLLM()
     token = _content_processor.set(Polite())
     try:
-        way, ran, reason = await _run_once(lambda: one()(model), model)
+        mode, ran, reason = await _run_once(lambda: one()(model), model)
     finally:
         _content_processor.reset(token)
-    assert (way, ran) == ("native", "native")
+    assert (mode, ran) == ("native", "native")
     assert "content processor" in reason
-    assert "tea in 2031. Please." in str(model.asked[0].messages)
+    assert "tea in 2031. Please." in str(model.requests[0].messages)
 
 
 async def test_a_model_overlay_keeps_runs_from_plans() -> None:
     model = RecordingLLM()
     with llm_overlay({"Nobody": "openai/gpt-4o"}):
-        way, _, reason = await _run_once(lambda: one()(model), model)
-    assert way == "native"
+        mode, _, reason = await _run_once(lambda: one()(model), model)
+    assert mode == "native"
     assert "model overlay" in reason
 
 
@@ -296,10 +296,10 @@ async def test_trained_agents_keep_runs_from_plans(tmp_path: Path, monkeypatch: 
     advice = {"Expert 1 for tea": {"suggestions": ["Mention the leaves"]}}
     trained = tmp_path / "trained_agents_data.pkl"
     await asyncio.to_thread(trained.write_bytes, pickle.dumps(advice))
-    assert (await engine.run("crew", INPUTS)).way == "native"
-    assert "Mention the leaves" in str(model.asked[0].messages)
+    assert (await engine.run("crew", INPUTS)).execution_mode == "native"
+    assert "Mention the leaves" in str(model.requests[0].messages)
     await asyncio.to_thread(trained.unlink)
-    assert (await engine.run("crew", INPUTS)).way == "plan"
+    assert (await engine.run("crew", INPUTS)).execution_mode == "plan"
     await engine.aclose()
 
 
@@ -315,15 +315,15 @@ async def test_a_factory_that_changes_later_is_followed_run_by_run(caplog: Any) 
 
     engine = Engine(model=model, mode="auto", max_stock_threads=2)
     await engine.start([Source("crew", build)])
-    assert (await engine.run("crew", INPUTS)).way == "plan"
+    assert (await engine.run("crew", INPUTS)).execution_mode == "plan"
     day[0] = "Tuesday"
     with caplog.at_level(logging.INFO, logger="app.engine"):
-        assert (await engine.run("crew", INPUTS)).way == "native"
+        assert (await engine.run("crew", INPUTS)).execution_mode == "native"
     assert "differs from the recorded one" in caplog.text
-    assert "Tuesday" in str(model.asked[-1].messages)
+    assert "Tuesday" in str(model.requests[-1].messages)
     day[0] = "Monday"
-    assert (await engine.run("crew", INPUTS)).way == "plan"
-    assert "Monday" in str(model.asked[-1].messages)
+    assert (await engine.run("crew", INPUTS)).execution_mode == "plan"
+    assert "Monday" in str(model.requests[-1].messages)
     await engine.aclose()
 
 
@@ -349,12 +349,12 @@ async def test_a_factory_that_changes_anything_else_is_followed_too(change: Any)
     engine = Engine(model=model, mode="auto", max_stock_threads=2)
     await engine.start([Source("crew", build)])
     options.update(change)
-    assert (await engine.run("crew", INPUTS)).way == "native"
+    assert (await engine.run("crew", INPUTS)).execution_mode == "native"
     await engine.aclose()
 
 
 @pytest.mark.parametrize("mode", ["auto", "native", "stock"])
-async def test_a_factory_may_add_a_task_while_it_is_served(mode: Any) -> None:
+async def test_a_factory_may_add_a_task_after_the_start(mode: Any) -> None:
     model = RecordingLLM()
     names = ["first"]
 
@@ -378,8 +378,8 @@ async def test_a_factory_that_never_builds_the_same_is_not_planned() -> None:
     def build() -> Crew:
         return one({"backstory": f"Number {next(count)}"})(model)
 
-    way, ran, reason = await _run_once(build, model)
-    assert (way, ran) == ("native", "native")
+    mode, ran, reason = await _run_once(build, model)
+    assert (mode, ran) == ("native", "native")
     assert "another crew each time" in reason
 
 
@@ -393,16 +393,16 @@ async def test_a_factorys_own_model_is_used_by_each_run() -> None:
     engine = Engine(model=RecordingLLM(), mode="auto", max_stock_threads=2)
     await engine.start([Source("crew", build)])
     result = await engine.run("crew", INPUTS)
-    assert result.way == "plan"
-    assert [len(model.asked) for model in models[:-1]] == [0] * (len(models) - 1)
-    assert len(models[-1].asked) == 1
+    assert result.execution_mode == "plan"
+    assert [len(model.requests) for model in models[:-1]] == [0] * (len(models) - 1)
+    assert len(models[-1].requests) == 1
     await engine.aclose()
 
 
 # What a plan sends
 
 
-async def test_a_plans_calls_carry_their_task_and_agent() -> None:
+async def test_a_plans_calls_contain_their_task_and_agent() -> None:
     seen: list[Any] = []
 
     class Curious(RecordingLLM):
@@ -414,7 +414,7 @@ async def test_a_plans_calls_carry_their_task_and_agent() -> None:
     model = Curious()
     engine = Engine(model=model, mode="auto", max_stock_threads=2)
     await engine.start([Source("crew", lambda: one()(model))])
-    assert (await engine.run("crew", INPUTS)).way == "plan"
+    assert (await engine.run("crew", INPUTS)).execution_mode == "plan"
     [(of_task, of_agent)] = seen
     assert of_task.description == "Task 1: write about tea in 2031."
     assert of_task.agent is of_agent

@@ -11,7 +11,7 @@ from crewai.core.providers.human_input import reset_provider, set_provider
 from app.engine import CrewBroken, CrewResult, Engine, Paused, Replay, Review, TaskFinished
 from app.engine.patches import removed
 from tests.engine.crews import Report, agent, one, report, shout, task
-from tests.engine.recording import Asked, RecordingLLM, Source, hashed
+from tests.engine.recording import RecordingLLM, Request, Source, hashed
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -43,7 +43,7 @@ async def _run(
 ) -> CrewResult | Paused:
     engine = Engine(model=model, mode="auto", max_stock_threads=4)
     await engine.start([Source("crew", lambda: build(model))])
-    assert engine.describe("crew").way == "native"
+    assert engine.describe("crew").execution_mode == "native"
     try:
         return await engine.run("crew", INPUTS, None, replays, reviews=reviews)
     finally:
@@ -78,12 +78,12 @@ def _rejected(paused: Paused, feedback: str) -> Reviews:
     return {paused.index: [Review(paused.finished[paused.index].text, feedback, False)]}
 
 
-async def test_a_run_pauses_when_the_task_is_done_and_goes_on_when_it_is_approved_of() -> None:
+async def test_a_run_pauses_after_the_task_and_continues_after_the_approval() -> None:
     model = RecordingLLM()
     paused = await _paused(_sequential, model)
-    assert (paused.index, sorted(paused.finished), len(model.asked)) == (1, [0, 1], 2)
+    assert (paused.index, sorted(paused.finished), len(model.requests)) == (1, [0, 1], 2)
     result = await _finished(_sequential, model, _replays(paused.finished), _approved(paused))
-    assert len(model.asked) == 3
+    assert len(model.requests) == 3
     assert [task.replayed for task in result.tasks] == [True, True, False]
     texts = [paused.finished[0].text, paused.finished[1].text]
     assert [task.text for task in result.tasks[:2]] == texts
@@ -95,37 +95,39 @@ async def test_an_approved_run_sends_what_stock_sends_when_the_human_just_hits_e
     result = await _finished(_sequential, model, _replays(paused.finished), _approved(paused))
     stock, human = await _stock(_sequential, [""])
     assert human.prompts == 1
-    assert [asked.messages for asked in model.asked] == [asked.messages for asked in stock.asked]
+    assert [request.messages for request in model.requests] == [
+        request.messages for request in stock.requests
+    ]
     assert result.raw == stock.result
 
 
-async def test_feedback_on_an_approved_output_is_context_for_the_tasks_to_come() -> None:
+async def test_feedback_on_an_approved_output_is_context_of_the_next_tasks() -> None:
     model = RecordingLLM()
     paused = await _paused(_sequential, model)
     reviews = _approved(paused, "Be {kind} to ducks.")
     result = await _finished(_sequential, model, _replays(paused.finished), reviews)
-    prompt = model.asked[-1].last
+    prompt = model.requests[-1].last
     assert "User feedback: Be {kind} to ducks." in prompt
     assert all(paused.finished[index].text in prompt for index in (0, 1))
     assert "ducks" not in result.tasks[1].text
 
 
-async def test_a_task_that_was_not_approved_of_is_done_again_and_asked_about_again() -> None:
+async def test_a_rejected_task_is_repeated_and_reviewed_again() -> None:
     model = RecordingLLM()
     first = await _paused(_sequential, model)
     rejected = _rejected(first, "Shorter!")
     second = await _paused(_sequential, model, _replays(first.finished, 1), rejected)
-    assert (second.index, len(model.asked)) == (1, 3)
-    again = model.asked[-1].messages
-    assert again[:-2] == model.asked[1].messages
+    assert (second.index, len(model.requests)) == (1, 3)
+    again = model.requests[-1].messages
+    assert again[:-2] == model.requests[1].messages
     assert again[-2] == {"role": "assistant", "content": first.finished[1].text}
     assert again[-1]["role"] == "user"
     assert "User feedback: Shorter!" in again[-1]["content"]
     assert second.finished[1].text != first.finished[1].text
-    # Then the human lets it pass: the rejected output and its feedback are nobody's context.
+    # Then the human lets it pass: the rejected output and its feedback are in no context.
     said = {1: [*rejected[1], Review(second.finished[1].text, "", True)]}
     await _finished(_sequential, model, _replays(second.finished), said)
-    prompt = model.asked[-1].last
+    prompt = model.requests[-1].last
     assert second.finished[1].text in prompt
     assert first.finished[1].text not in prompt
     assert "Shorter!" not in prompt
@@ -138,22 +140,22 @@ async def test_feedback_is_put_in_the_words_of_stock() -> None:
         _sequential, model, _replays(first.finished, 1), _rejected(first, "Shorter!\nPlease.")
     )
     stock, _ = await _stock(_sequential, ["Shorter!\nPlease.", ""])
-    assert model.asked[-1].messages[-1] == stock.asked[2].messages[-1]
+    assert model.requests[-1].messages[-1] == stock.requests[2].messages[-1]
 
 
-async def test_a_replay_that_nobody_has_looked_at_pauses_at_once() -> None:
+async def test_a_replay_without_a_review_pauses_at_once() -> None:
     model = RecordingLLM()
     first = await _paused(_sequential, model)
     second = await _paused(_sequential, model, _replays(first.finished))
-    assert (second.index, sorted(second.finished), len(model.asked)) == (1, [0, 1], 2)
+    assert (second.index, sorted(second.finished), len(model.requests)) == (1, [0, 1], 2)
 
 
-async def test_what_goes_on_beside_the_task_is_finished_first() -> None:
+async def test_concurrent_tasks_finish_before_the_pause() -> None:
     model = RecordingLLM()
     paused = await _paused(_side_by_side, model)
-    assert (paused.index, sorted(paused.finished), len(model.asked)) == (0, [0, 1], 2)
+    assert (paused.index, sorted(paused.finished), len(model.requests)) == (0, [0, 1], 2)
     await _finished(_side_by_side, model, _replays(paused.finished), _approved(paused))
-    assert len(model.asked) == 3
+    assert len(model.requests) == 3
 
 
 @pytest.mark.parametrize("options", [{}, {"output_pydantic": Report}])
@@ -163,26 +165,26 @@ async def test_the_last_task_may_be_the_one(options: dict[str, Any]) -> None:
     paused = await _paused(build, model)
     result = await _finished(build, model, _replays(paused.finished), _approved(paused, "Fine."))
     assert result.raw == paused.finished[0].text
-    assert len(model.asked) == 1
+    assert len(model.requests) == 1
 
 
-async def test_an_after_kickoff_callback_hears_of_approved_results_only() -> None:
-    heard: list[Any] = []
+async def test_an_after_kickoff_callback_receives_approved_results_only() -> None:
+    results: list[Any] = []
 
     def build(model: RecordingLLM) -> Crew:
-        options = {"after_kickoff_callbacks": [lambda result: heard.append(result) or result]}
+        options = {"after_kickoff_callbacks": [lambda result: results.append(result) or result]}
         return one(task_options={"human_input": True}, crew_options=options)(model)
 
     model = RecordingLLM()
     paused = await _paused(build, model)
-    assert heard == []
+    assert results == []
     await _finished(build, model, _replays(paused.finished), _approved(paused))
-    assert len(heard) == 1
+    assert len(results) == 1
 
 
 async def test_a_task_that_fails_beside_the_waiting_one_fails_the_run() -> None:
-    def answer(asked: Asked, nth: int) -> Any:
-        return RuntimeError("no") if asked.task.startswith("Task 1") else "an answer"
+    def answer(request: Request, nth: int) -> Any:
+        return RuntimeError("no") if request.task.startswith("Task 1") else "an answer"
 
     with pytest.raises(Exception, match="no"):
         await _run(_side_by_side, RecordingLLM(answer))
@@ -190,7 +192,7 @@ async def test_a_task_that_fails_beside_the_waiting_one_fails_the_run() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "crew_options", "why"),
-    [("stock", {}, "asked for by the engine's mode"), ("auto", {"max_rpm": 9}, "max_rpm")],
+    [("stock", {}, "required by the engine's mode"), ("auto", {"max_rpm": 9}, "max_rpm")],
 )
 async def test_a_crew_that_only_stock_can_run_is_refused_at_the_start(
     mode: Any, crew_options: dict[str, Any], why: str
@@ -199,12 +201,12 @@ async def test_a_crew_that_only_stock_can_run_is_refused_at_the_start(
     build = one(task_options={"human_input": True}, crew_options=crew_options)
     engine = Engine(model=model, mode=mode, max_stock_threads=1)
     with pytest.raises(CrewBroken, match=rf"task task_1 has human_input.*{why}"):
-        await engine.start([Source("asks", lambda: build(model))])
+        await engine.start([Source("reviewed", lambda: build(model))])
     await engine.aclose()
-    assert model.asked == []
+    assert model.requests == []
 
 
-async def test_a_crew_that_turns_to_asking_never_asks_at_the_terminal() -> None:
+async def test_a_crew_that_changes_to_human_input_never_reads_from_the_terminal() -> None:
     model, options = RecordingLLM(), [{}, {}, {}]
     engine = Engine(model=model, mode="stock", max_stock_threads=1)
 
@@ -218,12 +220,12 @@ async def test_a_crew_that_turns_to_asking_never_asks_at_the_terminal() -> None:
     await engine.aclose()
 
 
-async def test_agents_with_tools_are_told_the_feedback_too() -> None:
+async def test_agents_with_tools_receive_the_feedback_too() -> None:
     build = one(task_options={"human_input": True, "tools": [shout]})
-    model = RecordingLLM(lambda asked, nth: f"Thought: done\nFinal Answer: answer {nth}")
+    model = RecordingLLM(lambda request, nth: f"Thought: done\nFinal Answer: answer {nth}")
     first = await _paused(build, model)
     await _paused(build, model, {}, _rejected(first, "Louder!"))
-    assert "User feedback: Louder!" in model.asked[-1].last
+    assert "User feedback: Louder!" in model.requests[-1].last
 
 
 class _Human:

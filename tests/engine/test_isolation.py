@@ -44,7 +44,7 @@ def _tooled(model: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("mode", "build", "runs", "way"),
+    ("mode", "build", "runs", "execution_mode"),
     [
         ("auto", three, _RUNS, "plan"),
         ("native", three, _RUNS, "native"),
@@ -53,7 +53,7 @@ def _tooled(model: Any) -> Any:
     ],
 )
 async def test_interleaved_runs_hold_only_their_own_inputs(
-    mode: Any, build: Any, runs: int, way: str
+    mode: Any, build: Any, runs: int, execution_mode: str
 ) -> None:
     model = _Echo()
     engine = Engine(model=model, mode=mode, max_stock_threads=16)
@@ -65,7 +65,7 @@ async def test_interleaved_runs_hold_only_their_own_inputs(
     results = await asyncio.gather(*(run(number) for number in range(runs)))
     await engine.aclose()
     for number, result in enumerate(results):
-        assert result.way == way
+        assert result.execution_mode == execution_mode
         assert len(result.tasks) == 3
         for outcome in result.tasks:
             assert set(_VALUE.findall(outcome.text)) == {str(number)}
@@ -88,7 +88,7 @@ async def test_runs_that_are_handed_over_hold_only_their_own_inputs() -> None:
 
     results = await asyncio.gather(*(run(number) for number in range(60)))
     await engine.aclose()
-    assert {result.way for result in results} == {"plan", "native"}
+    assert {result.execution_mode for result in results} == {"plan", "native"}
     for number, result in enumerate(results):
         for outcome in result.tasks:
             assert set(_VALUE.findall(outcome.text)) == {str(number)}

@@ -1,4 +1,4 @@
-"""Code that runs no crew never imports CrewAI, which takes seconds."""
+"""Code that runs no crew never imports CrewAI, which lasts seconds."""
 
 import os
 import subprocess

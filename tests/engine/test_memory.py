@@ -26,7 +26,7 @@ async def test_planned_runs_leave_no_reference_cycles() -> None:
     model = RecordingLLM()
     engine = Engine(model=model, mode="auto", max_stock_threads=4)
     await engine.start([Source("crew", lambda: three(model), static=True)])
-    assert engine.describe("crew").way == "plan"
+    assert engine.describe("crew").execution_mode == "plan"
     await engine.run("crew", {"topic": "tea", "year": 1})
     while gc.collect():  # what the start left, whose finalizers leave more
         pass

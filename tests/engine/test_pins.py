@@ -22,7 +22,9 @@ from tests.engine.recording import RecordingLLM
 _ENGINE = Path(patches.__file__).parent
 
 
-def test_a_release_that_the_engine_does_not_fit_is_told_by_what_has_moved(tmp_path: Path) -> None:
+def test_a_release_that_the_engine_does_not_fit_is_reported_with_all_changes(
+    tmp_path: Path,
+) -> None:
     start = (
         "import sys, crewai.utilities.agent_utils as utils; from app.cli import main;"
         "del utils._prepare_llm_call; utils.handle_context_length = utils.aget_llm_response;"
@@ -63,7 +65,7 @@ def test_outside_of_runs_crewai_works_as_ever() -> None:
     model = RecordingLLM()
     output = one()(model).kickoff(inputs={"topic": "tea", "year": 1})
     assert output.raw.startswith("answer ")
-    assert len(model.asked) == 1
+    assert len(model.requests) == 1
 
 
 def test_every_replacement_of_crewai_is_listed() -> None:

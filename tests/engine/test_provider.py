@@ -1,4 +1,4 @@
-"""Over HTTP, too: a provider's client sends the same requests whichever way a crew runs."""
+"""Over HTTP: a provider's client sends the same requests in every execution mode."""
 
 import asyncio
 import hashlib
@@ -47,11 +47,11 @@ class _Server:
             }
         )
 
-    def taken(self) -> list[str]:
+    def pop_bodies(self) -> list[str]:
         """What was sent since the last look, in an order that does not depend on time."""
-        taken = sorted(json.dumps(body, sort_keys=True) for body in self.bodies)
+        bodies = sorted(json.dumps(body, sort_keys=True) for body in self.bodies)
         self.bodies.clear()
-        return taken
+        return bodies
 
 
 @pytest.fixture
@@ -74,11 +74,13 @@ def _tooled(model: BaseLLM) -> Crew:
 
 
 @pytest.mark.parametrize(
-    ("build", "ways"),
+    ("build", "execution_modes"),
     [(three, ["plan", "native", "stock"]), (_tooled, ["native", "native", "stock"])],
     ids=["plain", "tools"],
 )
-async def test_every_way_sends_the_same_requests(server: _Server, build: Any, ways: Any) -> None:
+async def test_every_execution_mode_sends_the_same_requests(
+    server: _Server, build: Any, execution_modes: Any
+) -> None:
     model = LLM(
         model="openai/gpt-4o-mini",
         base_url=server.url,
@@ -89,16 +91,16 @@ async def test_every_way_sends_the_same_requests(server: _Server, build: Any, wa
     )
     reference = build(model)
     output = await asyncio.to_thread(reference.kickoff, dict(INPUTS))
-    stock = server.taken()
+    stock = server.pop_bodies()
     assert stock
     sent, raw, used = [], [], []
-    for mode, way in zip(("auto", "native", "stock"), ways, strict=True):
+    for mode, execution_mode in zip(("auto", "native", "stock"), execution_modes, strict=True):
         engine = Engine(model=model, mode=mode, max_stock_threads=2)  # type: ignore[arg-type]
         await engine.start([Source("crew", lambda: build(model))])
-        assert server.bodies == [], "recording a plan must not ask the model"
+        assert server.bodies == [], "recording a plan must not call the model"
         result = await engine.run("crew", INPUTS)
-        assert result.way == way
-        sent.append(server.taken())
+        assert result.execution_mode == execution_mode
+        sent.append(server.pop_bodies())
         raw.append(result.raw)
         used.append((result.usage.total_tokens, result.usage.successful_requests))
         await engine.aclose()

@@ -1,4 +1,4 @@
-"""Crews, inputs and answers that nobody thought of: ours must be equal to stock, still."""
+"""Random crews, inputs and answers: ours must equal stock."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from app.engine.compat.coverage import Unsupported, check_native_covers
 from tests.engine.crews import TEMPLATES, agent, shout, task
-from tests.engine.recording import Asked, RecordingLLM, run_engine, run_reference
+from tests.engine.recording import RecordingLLM, Request, run_engine, run_reference
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -126,21 +126,21 @@ _ANSWERS = st.lists(
 
 
 class _Script:
-    """Answers by what was asked, never by when: runs side by side must not matter."""
+    """Answers by what was request, never by when: runs side by side must not matter."""
 
     def __init__(self, answers: list[Any]) -> None:
         self._answers = answers
 
-    def __call__(self, asked: Asked, nth: int) -> Any:
-        answer = self._answers[(int(asked.digest, 16) + nth) % len(self._answers)]
-        return answer.replace("DIGEST", asked.digest) if isinstance(answer, str) else answer
+    def __call__(self, request: Request, nth: int) -> Any:
+        answer = self._answers[(int(request.digest, 16) + nth) % len(self._answers)]
+        return answer.replace("DIGEST", request.digest) if isinstance(answer, str) else answer
 
 
 def _compare(shape: _Shape, inputs: Mapping[str, Any], answers: list[Any], mode: Any) -> None:
     try:
         check_native_covers(shape.build(RecordingLLM()))
     except (ValidationError, ValueError, Unsupported):
-        return  # no valid crew, or one that stock itself does not run the same way twice
+        return  # no valid crew, or one that stock itself does not repeat its own result
     script = _Script(answers)
     reference = run_reference(shape.build, RecordingLLM(script), inputs)
     ours = asyncio.run(run_engine(shape.build, RecordingLLM(script), inputs, mode))
@@ -149,8 +149,8 @@ def _compare(shape: _Shape, inputs: Mapping[str, Any], answers: list[Any], mode:
         assert ours.calls == reference.calls
         assert ours.output == reference.output
         return
-    # When a task fails, stock lets the tasks beside it go on; ours end. Which of two failures is
-    # told is a matter of time.
+    # When a task fails, stock continues the concurrent tasks; ours end. Timing decides which of
+    # two failures is reported.
     assert ours.error is not None
     if not any(options.get("async_execution") for _, _, options in shape.tasks):
         assert ours.error == reference.error

@@ -12,7 +12,7 @@ from tests.engine.recording import RecordingLLM, Source
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 INPUTS = {"topic": "rain", "year": 2030}
-WAYS = [("auto", "plan"), ("native", "native"), ("stock", "stock")]
+MODES = [("auto", "plan"), ("native", "native"), ("stock", "stock")]
 
 
 class _Observer:
@@ -30,14 +30,14 @@ class _Observer:
 async def _run(
     mode: Any, build: Any, replays: Mapping[int, Replay], answer: Any = None
 ) -> tuple[CrewResult, _Observer, int, str]:
-    """A run's result, what was told of it, how many model calls it made, the fingerprint."""
+    """A run's result, its observer, the number of its model calls, the fingerprint."""
     model = RecordingLLM(answer) if answer else RecordingLLM()
     engine = Engine(model=model, mode=mode, max_stock_threads=4)
     await engine.start([Source("crew", lambda: build(model))])
-    before, observer = len(model.asked), _Observer()
+    before, observer = len(model.requests), _Observer()
     result = await engine.run("crew", INPUTS, observer, replays)
     await engine.aclose()
-    return result, observer, len(model.asked) - before, engine.describe("crew").fingerprint
+    return result, observer, len(model.requests) - before, engine.describe("crew").fingerprint
 
 
 def _replays(observer: _Observer, *indices: int) -> dict[int, Replay]:
@@ -53,22 +53,22 @@ def _replays(observer: _Observer, *indices: int) -> dict[int, Replay]:
 
 
 @pytest.mark.parametrize("done", [(0,), (1,), (0, 1), (0, 1, 2)])
-@pytest.mark.parametrize(("mode", "way"), WAYS)
+@pytest.mark.parametrize(("mode", "execution_mode"), MODES)
 async def test_finished_tasks_are_not_executed_again_and_the_result_is_the_same(
-    mode: str, way: str, done: tuple[int, ...]
+    mode: str, execution_mode: str, done: tuple[int, ...]
 ) -> None:
-    whole, told, calls, _ = await _run(mode, three, {})
-    assert (whole.way, calls) == (way, 3)
-    rest, told_again, calls, _ = await _run(mode, three, _replays(told, *done))
-    assert (rest.way, calls) == (way, 3 - len(done))
+    whole, observer, calls, _ = await _run(mode, three, {})
+    assert (whole.execution_mode, calls) == (execution_mode, 3)
+    rest, observer_again, calls, _ = await _run(mode, three, _replays(observer, *done))
+    assert (rest.execution_mode, calls) == (execution_mode, 3 - len(done))
     assert rest.raw == whole.raw
     assert [t.text for t in rest.tasks] == [t.text for t in whole.tasks]
     assert [t.agent for t in rest.tasks] == [t.agent for t in whole.tasks]
     assert [t.replayed for t in rest.tasks] == [index in done for index in range(3)]
     assert not any(t.skipped for t in rest.tasks)
-    assert not set(done) & {*told_again.started, *told_again.finished}
+    assert not set(done) & {*observer_again.started, *observer_again.finished}
     for index in done:
-        assert rest.tasks[index].finished_at == told.finished[index].finished_at
+        assert rest.tasks[index].finished_at == observer.finished[index].finished_at
 
 
 @pytest.mark.parametrize("mode", ["native", "stock"])
@@ -80,25 +80,25 @@ async def test_structured_output_comes_back_with_its_type(mode: str) -> None:
         first = task(one, output_pydantic=Report)
         return Crew(agents=[one], tasks=[first, task(one, 2, context=[first])])
 
-    whole, told, calls, _ = await _run(mode, build, {}, report)
-    assert told.finished[0].structured is not None
-    rest, _, calls_again, _ = await _run(mode, build, _replays(told, 0), report)
+    whole, observer, calls, _ = await _run(mode, build, {}, report)
+    assert observer.finished[0].structured is not None
+    rest, _, calls_again, _ = await _run(mode, build, _replays(observer, 0), report)
     assert calls_again == calls - 1
     assert rest.output.tasks_output[0].pydantic == whole.output.tasks_output[0].pydantic
-    unknown = {0: Replay("text alone", None, *_times(told))}
+    unknown = {0: Replay("text alone", None, *_times(observer))}
     again, _, calls_again, _ = await _run(mode, build, unknown, report)
     assert calls_again == calls
     assert not again.tasks[0].replayed
 
 
-def _times(told: _Observer) -> tuple[Any, Any]:
-    return told.finished[0].started_at, told.finished[0].finished_at
+def _times(observer: _Observer) -> tuple[Any, Any]:
+    return observer.finished[0].started_at, observer.finished[0].finished_at
 
 
 @pytest.mark.parametrize("mode", ["auto", "native"])
-async def test_usage_so_far_is_told_with_each_task(mode: str) -> None:
-    result, told, _, _ = await _run(mode, three, {})
-    assert told.finished[2].usage == result.usage
+async def test_usage_so_far_is_reported_with_each_task(mode: str) -> None:
+    result, observer, _, _ = await _run(mode, three, {})
+    assert observer.finished[2].usage == result.usage
 
 
 async def test_the_fingerprint_is_of_the_definition() -> None:

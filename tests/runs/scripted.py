@@ -87,7 +87,7 @@ class ScriptedEngine:
             name=name,
             inputs=("topic",),
             tasks=tasks,
-            way="plan",
+            execution_mode="plan",
             reason="",
             fingerprint=FINGERPRINT,
         )

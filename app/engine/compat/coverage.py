@@ -1,6 +1,6 @@
-"""Which crews the faster ways cover: named fields, everything else at its default.
+"""The crews that the faster execution modes cover: only listed fields differ from their default.
 
-A field that isn't named here, of this release or the next, keeps a crew from the faster way.
+An unlisted field, of this release of CrewAI or the next, rules out the faster mode for a crew.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Set by CrewAI itself in every object that it builds; they say nothing about the definition.
+# CrewAI sets these in every object that it builds; they are not part of the definition.
 _OWN = _names("id i18n tools_handler cache_handler security_config")
 _PLAN_AGENT = _names(
     """
@@ -67,11 +67,11 @@ _NATIVE_CREW = _PLAN_CREW | _names(
 
 
 class Unsupported(Exception):
-    """A crew, or a run of one, that the way can't do; the message names the feature."""
+    """An execution mode does not support a crew or a run of it; the message names the feature."""
 
 
 def check_plan_covers(crew: Crew) -> None:
-    """Raise Unsupported for a crew that always sending the same texts would not do justice."""
+    """Raise Unsupported for a crew that a recorded plan does not cover."""
     _check_types(crew, (Task,))
     _check_fields(crew, "crew", _PLAN_CREW)
     for callback in crew.after_kickoff_callbacks:
@@ -93,7 +93,7 @@ def check_plan_covers(crew: Crew) -> None:
 
 
 def check_native_covers(crew: Crew) -> None:
-    """Raise Unsupported for a crew that our executor does not run as CrewAI's own does."""
+    """Raise Unsupported for a crew that our executor would run differently from CrewAI's."""
     _check_types(crew, (Task, ConditionalTask))
     _check_fields(crew, "crew", _NATIVE_CREW)
     agents = list(crew.agents)
@@ -110,7 +110,7 @@ def check_native_covers(crew: Crew) -> None:
 
 
 def check_environment() -> None:
-    """Raise Unsupported while somebody listens in on CrewAI or changes its texts."""
+    """Raise Unsupported while hooks, listeners or overlays observe CrewAI or change its texts."""
     if hooks_are_set():
         hooked = [point.value for point, hooks in _global_hooks.items() if hooks]
         raise Unsupported(f"a hook on {', '.join(hooked) or 'this run'}")
@@ -126,12 +126,12 @@ def check_environment() -> None:
 
 
 def hooks_are_set() -> bool:
-    """Whether anybody has hooked into CrewAI, for all runs or for this one."""
+    """Whether CrewAI has hooks, for all runs or for this one."""
     return any(_global_hooks.values()) or bool(_scoped_hooks_var.get())
 
 
 def foreign_listeners() -> bool:
-    """Whether anybody but CrewAI itself listens to its events."""
+    """Whether listeners other than CrewAI's own are subscribed to its events."""
     bus = crewai_event_bus
     known = (len(bus._sync_handlers), len(bus._async_handlers), _count(bus._sync_handlers))
     if _seen.get("known") != known or bus._async_handlers:
@@ -175,7 +175,7 @@ def _check_fields(thing: BaseModel, name: str, covered: frozenset[str]) -> None:
         if field in covered:
             continue
         value = values.get(field, default)
-        # Empty is as good as absent: CrewAI asks `if agent.apps`, never `is not None`.
+        # Empty equals absent: CrewAI tests `if agent.apps`, never `is not None`.
         if value == default or (not value and not default):
             continue
         raise Unsupported(f"{name}.{field}")
@@ -202,7 +202,7 @@ def _check_async(llm: object) -> None:
 
 
 def _check_agents_are_alone(crew: Crew) -> None:
-    """One agent in two tasks at the same time: CrewAI's executor refuses, or mixes them up."""
+    """Raise Unsupported for an agent with two concurrent tasks, which CrewAI can't run."""
     busy: list[BaseAgent | None] = []
     for task in crew.tasks:
         agent = crew.manager_agent if crew.process is Process.hierarchical else task.agent
@@ -219,7 +219,7 @@ def _context(task: Task) -> list[Task]:
 
 
 def _closes_mcp_servers(callback: Any) -> bool:
-    """The callback that CrewAI itself puts on every crew of a @CrewBase class."""
+    """Whether this is the callback that CrewAI adds to every crew of a @CrewBase class."""
     if not _is_crewais(callback):
         return False
     with contextlib.suppress(AttributeError, ValueError):

@@ -1,4 +1,4 @@
-"""What must stand in the environment before CrewAI is imported."""
+"""The environment that CrewAI needs before it is imported."""
 
 import os
 import tempfile
@@ -6,26 +6,26 @@ from pathlib import Path
 
 
 def prepare_environment() -> None:
-    """Make CrewAI fit for a server: nothing sent home, nothing asked, nothing left behind.
+    """Configure CrewAI for a server: no telemetry, no prompts, no files in the home directory.
 
-    CrewAI reads these once, while it is being imported. What it keeps for itself goes to a folder
-    in the system's temporary directory, unless CREWAI_STORAGE_DIR names another.
+    CrewAI reads these variables once, while it is imported. Its own files go to a folder in the
+    system's temporary directory, unless CREWAI_STORAGE_DIR names another.
     """
     os.environ["CREWAI_DISABLE_TELEMETRY"] = "true"
     # "false", not unset: only an explicit value keeps CrewAI from collecting traces.
     os.environ["CREWAI_TRACING_ENABLED"] = "false"
-    # CrewAI's word for "nobody is there to be asked": else the first run offers to share traces.
+    # Without it, the first run prompts on the terminal for permission to share traces.
     os.environ["CREWAI_TESTING"] = "true"
-    # The console formatter would ask the package index for the newest version.
+    # The console formatter would query the package index for the newest version.
     os.environ["CREWAI_DISABLE_VERSION_CHECK"] = "true"
-    # An absolute path is taken as it stands; a bare name would land in the home directory.
+    # CrewAI uses an absolute path unchanged and puts a bare name into the home directory.
     default = Path(tempfile.gettempdir()) / f"crew_capture_crewai_{os.getuid()}"
     storage = Path(os.environ.setdefault("CREWAI_STORAGE_DIR", str(default)))
     _keep_out_of_home(storage)
 
 
 def _keep_out_of_home(storage: Path) -> None:
-    """CrewAI's import makes a settings file and a key in the home directory: put them aside."""
+    """CrewAI's import creates a settings file and a key: keep them out of the home directory."""
     from crewai_core import settings  # noqa: PLC0415
     from crewai_core.token_manager import TokenManager  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Which model an agent uses: its own, or the deployment's."""
+"""The model of an agent: its own, or the deployment's."""
 
 import contextvars
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _default: contextvars.ContextVar[BaseLLM | None] = contextvars.ContextVar(
 
 @dataclass(frozen=True, slots=True)
 class CrewModel:
-    """The model of a crew's agents that name none of their own; of all of them if it `replaces`."""
+    """The default model of a crew's agents; the model of all of them if it `replaces` theirs."""
 
     llm: BaseLLM
     replaces: bool = False
@@ -26,9 +26,9 @@ class CrewModel:
 
 @contextmanager
 def default_model(model: BaseLLM) -> Iterator[None]:
-    """Within this, whatever names no model gets `model`: agents, memories, planners.
+    """Within this, agents, memories and planners without a model of their own get `model`.
 
-    CrewAI would build an OpenAI client from the environment instead, and ask for its key.
+    CrewAI would build an OpenAI client from the environment instead, which requires a key.
     """
     token = _default.set(model)
     try:
@@ -41,30 +41,29 @@ def current_default_model() -> BaseLLM | None:
     return _default.get()
 
 
-def settle_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
-    """Settle which models a crew that was just built uses, and return them.
+def configure_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
+    """Configure the models of a newly built crew, and return them.
 
-    What CrewAI would give a model name of its own gets `model`, as does everything if `model`
-    replaces all others. Models that speak OpenAI's API go
-    over the process's pool of connections, with all their settings.
+    The planner gets `model` if it has none; everything gets it if `model` replaces all others.
+    Models that speak OpenAI's API use the process's connection pool, with all their settings.
     """
     if crew.planning and crew.planning_llm is None:
         crew.planning_llm = model.llm
     holders = [crew.manager_agent, *crew.agents, *(task.agent for task in crew.tasks)]
     agents = {id(agent): agent for agent in holders if agent is not None}
-    settled: dict[int, BaseLLM] = {}
+    configured: dict[int, BaseLLM] = {}
 
-    def settle(llm: Any) -> Any:
+    def configure(llm: Any) -> Any:
         if not isinstance(llm, BaseLLM):
             return llm
         if model.replaces:
             llm = model.llm
-        if id(llm) not in settled:
-            settled[id(llm)] = pooled(llm)
-        return settled[id(llm)]
+        if id(llm) not in configured:
+            configured[id(llm)] = pooled(llm)
+        return configured[id(llm)]
 
     for agent in agents.values():
-        agent.llm = settle(agent.llm)
+        agent.llm = configure(agent.llm)
     for field in ("manager_llm", "planning_llm"):
-        setattr(crew, field, settle(getattr(crew, field)))
-    return list(settled.values())
+        setattr(crew, field, configure(getattr(crew, field)))
+    return list(configured.values())

@@ -1,6 +1,6 @@
-"""Relative paths in a crew's definition go by its own folder, not by the service's.
+"""Relative paths in a crew's definition are resolved in its own folder, not in the service's.
 
-CrewAI takes them by the working directory, of which a process has only one.
+CrewAI resolves them in the working directory, of which a process has only one.
 """
 
 import contextvars
@@ -21,9 +21,9 @@ _own_discover_skills = loader.discover_skills
 
 @contextmanager
 def paths_from(folder: Path | None) -> Iterator[None]:
-    """Within this, knowledge, skills and prompt files are looked for in `folder`, if there is one.
+    """Within this, knowledge, skills and prompt files are resolved in `folder`, if there is one.
 
-    What a crew's own code opens is not changed.
+    Paths that a crew's own code opens are unchanged.
     """
     token = _folder.set(folder)
     try:
@@ -32,19 +32,19 @@ def paths_from(folder: Path | None) -> Iterator[None]:
         _folder.reset(token)
 
 
-def settle_paths(crew: Crew) -> None:
-    """Make the paths of a crew that was just built absolute."""
+def configure_paths(crew: Crew) -> None:
+    """Make the paths of a newly built crew absolute."""
     if crew.prompt_file is not None:
         crew.prompt_file = str(_located(Path(crew.prompt_file)))
 
 
 def discover_skills(path: Path, *args: Any, **kwargs: Any) -> Any:
-    """CrewAI's, in the crew's folder."""
+    """CrewAI's `discover_skills`, in the crew's folder."""
     return _own_discover_skills(_located(path), *args, **kwargs)
 
 
 class _KnowledgeDirectory(str):
-    """CrewAI puts the name of a file behind it; it must be the crew's own folder then."""
+    """A prefix to which CrewAI appends a file name; it becomes the crew's own folder."""
 
     __slots__ = ()
 

@@ -1,6 +1,6 @@
-"""A served crew logs nothing of its own: it would show what users gave and got.
+"""Crews log nothing of their own: CrewAI's logs would show users' inputs and outputs.
 
-That holds for the console and for the file that `output_log_file` names.
+This holds for the console and for the file that `output_log_file` names.
 """
 
 from crewai import Crew
@@ -8,7 +8,7 @@ from crewai.events.event_listener import EventListener
 
 
 def silence(crew: Crew) -> None:
-    """Make a crew that was just built quiet, whatever its `verbose` and `output_log_file` say."""
+    """Silence a newly built crew, whatever its `verbose` and `output_log_file` are."""
     crew.verbose = False
     crew.output_log_file = None
     crew._logger.verbose = False
@@ -17,6 +17,6 @@ def silence(crew: Crew) -> None:
         if agent is not None:
             agent.verbose = False
             agent._logger.verbose = False
-    # CrewAI keeps one for the process and sets it by the crew that was built last.
+    # CrewAI has one per process and configures it by the crew that was built last.
     listener = EventListener()
     listener.verbose = listener.formatter.verbose = False

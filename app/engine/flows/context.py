@@ -1,4 +1,4 @@
-"""What belongs to one run of a flow: the run itself, and each kickoff of a crew inside of it."""
+"""The state of one run of a flow, and of each kickoff of a crew inside it."""
 
 import asyncio
 import contextlib
@@ -20,21 +20,21 @@ from app.engine.results import (
     TaskOutcome,
     TaskStarted,
 )
-from app.engine.runtime.context import RunContext, current_context
+from app.engine.runtime.context import RunContext, current_run
 from app.engine.runtime.threads import WorkThreads
 
 RESULT = 0
-"""The place of a flow's own task, `result`; those of its crews come behind it."""
+"""The index of a flow's own task, `result`; the tasks of its crews follow it."""
 
 _T = TypeVar("_T")
 Count = Callable[[UsageMetrics], None]
 
 
 class FlowContext(RunContext):
-    """A run of a flow. Its code works in threads and an event loop of its own.
+    """A run of a flow. The flow's code runs in threads and an event loop of its own.
 
-    `settle` makes a crew that was just built fit for a run; `native` says whether crews may take
-    the native way.
+    `configure` prepares a newly built crew for a run. `native` allows the native executor for the
+    flow's crews.
     """
 
     def __init__(
@@ -44,67 +44,67 @@ class FlowContext(RunContext):
         observer: RunObserver | None,
         threads: WorkThreads,
         on_step: OnStep | None,
-        settle: Callable[[Crew], None],
+        configure: Callable[[Crew], None],
         native: bool,
     ) -> None:
         super().__init__(tasks=(result,), observer=observer, threads=threads, on_step=on_step)
         self.result = result
-        self.settle = settle
+        self.configure = configure
         self.native = native
         self.task_outputs: list[TaskOutput] = []
         self._lock = threading.Lock()
-        self._crews: set[CrewScope] = set()
+        self._crews: set[CrewContext] = set()
         self._counts: list[Count] = []
         self._stop: Callable[[], object] | None = None
 
     @contextmanager
-    def kickoff(self, crew: Crew) -> Iterator["CrewScope"]:
-        """A crew of the flow's goes to work: its tasks become tasks of the run."""
-        self.check()
+    def kickoff(self, crew: Crew) -> Iterator["CrewContext"]:
+        """Within this, a crew of the flow runs: its tasks become tasks of the run."""
+        self.check_cancelled()
         with self._lock:
             first = len(self._descriptions)
             names = [task.name for task in self._descriptions]
             for task in task_descriptions(crew):
                 names.append(unique(task.name, names))
                 self._descriptions += (TaskDescription(names[-1], task.agent),)
-            scope = CrewScope(self, crew, first)
-            self._crews.add(scope)
+            run = CrewContext(self, crew, first)
+            self._crews.add(run)
         try:
-            with scope.activate():
-                scope.check()
-                yield scope
+            with run.activate():
+                run.check_cancelled()
+                yield run
         finally:
-            self._crews.discard(scope)
+            self._crews.discard(run)
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """In the flow's own event loop: within this, dropping the run cancels this task."""
+        """In the flow's own event loop: within this, cancelling the run cancels this task."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # noqa: S101
         self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
         try:
-            self.check()
+            self.check_cancelled()
             yield
         finally:
             self._stop = None
 
-    def drop(self) -> None:
-        super().drop()
+    def cancel(self) -> None:
+        super().cancel()
         with self._lock:
             crews = list(self._crews)
         for crew in crews:
-            crew.drop()
+            crew.cancel()
         if (stop := self._stop) is not None:
-            with contextlib.suppress(RuntimeError):  # its loop has just ended
+            with contextlib.suppress(RuntimeError):  # its loop has ended
                 stop()
 
     async def from_own_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """From the flow's own event loop: have the engine's do `work`.
+        """From the flow's own event loop: execute `work` on the engine's.
 
         Cancelling this cancels the work.
         """
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        with self.relayed(future):
+        with self.cancelled_with_run(future):
             return await asyncio.wrap_future(future)
 
     def add_usage(self, metrics: UsageMetrics) -> None:
@@ -113,7 +113,7 @@ class FlowContext(RunContext):
             count(metrics)
 
     def count_with(self, count: Count) -> None:
-        """From now on, tell `count` of all that the run uses."""
+        """Call `count` with all further usage of the run."""
         self._counts.append(count)
 
     def stop_counting(self, count: Count) -> None:
@@ -121,10 +121,10 @@ class FlowContext(RunContext):
             self._counts.remove(count)
 
     def outcomes(self, outputs: list[TaskOutput]) -> tuple[TaskOutcome, ...]:
-        """Every known task's outcome; those that have not finished count as skipped."""
+        """The outcome of every known task; tasks that have not finished count as skipped."""
         found = []
         for index, task in enumerate(self._descriptions):
-            finished = self._finished.get(index)
+            finished = self._finished(index)
             found.append(
                 TaskOutcome(
                     name=task.name,
@@ -139,16 +139,16 @@ class FlowContext(RunContext):
         return tuple(found)
 
 
-class CrewScope(RunContext):
-    """One kickoff of a crew inside a flow. What it tells and uses is the flow's as well."""
+class CrewContext(RunContext):
+    """One kickoff of a crew inside a flow. Its events and usage also belong to the flow."""
 
     def __init__(self, flow: FlowContext, crew: Crew, first: int) -> None:
-        told = _AsTasksOfTheFlow(flow, first)
+        observer = _TasksOfTheFlow(flow, first)
         super().__init__(
             tasks=task_descriptions(crew),
-            observer=told,
+            observer=observer,
             threads=flow.threads,
-            on_step=told.step_finished if flow.tells_steps else None,
+            on_step=observer.step_finished if flow.reports_steps else None,
             loop=flow._loop,
         )
         self.model_errors = flow.model_errors
@@ -161,8 +161,8 @@ class CrewScope(RunContext):
         self._flow.add_usage(metrics)
 
 
-class _AsTasksOfTheFlow:
-    """Tells the flow's observer of a crew's tasks, in their places behind those before them."""
+class _TasksOfTheFlow:
+    """Reports a crew's tasks to the flow's observer, with indices from `first`."""
 
     def __init__(self, flow: FlowContext, first: int) -> None:
         self._flow = flow
@@ -188,6 +188,6 @@ class _AsTasksOfTheFlow:
 
 
 def current_flow() -> FlowContext | None:
-    """The flow whose own code is at work here; None inside of its crews."""
-    scope = current_context()
-    return scope if isinstance(scope, FlowContext) else None
+    """The flow whose own code runs here; None inside its crews."""
+    run = current_run()
+    return run if isinstance(run, FlowContext) else None

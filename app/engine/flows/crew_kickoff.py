@@ -1,4 +1,4 @@
-"""Kickoffs of crews inside a flow: on our native executor where it covers the crew, else stock."""
+"""Kickoffs of crews inside a flow: by the native executor if it covers the crew, else stock."""
 
 import asyncio
 import contextvars
@@ -14,8 +14,8 @@ from crewai.types.streaming import CrewStreamingOutput, StreamChunk
 
 from app.engine.compat.coverage import Unsupported, check_native_covers
 from app.engine.description import refuse_human_input
-from app.engine.flows.context import CrewScope, FlowContext, current_flow
-from app.engine.flows.crew_locks import acquire, acquire_async, kept_as_it_is, release
+from app.engine.flows.context import CrewContext, FlowContext, current_flow
+from app.engine.flows.crew_locks import acquire, acquire_async, release, restored_afterwards
 from app.engine.native.runner import run_natively
 from app.engine.runtime.signals import ExitAttempted
 from app.engine.runtime.threads import in_own_thread
@@ -30,7 +30,7 @@ Given = Mapping[str, Any] | None
 
 
 def kickoff(self: Crew, inputs: Given = None, *args: Any, **more: Any) -> Any:
-    """In place of `Crew.kickoff`; called in one of the flow's threads."""
+    """Replaces `Crew.kickoff`; called in one of the flow's threads."""
     flow = current_flow()
     if flow is None:
         return _own_kickoff(self, inputs, *args, **more)  # type: ignore[arg-type]
@@ -40,14 +40,14 @@ def kickoff(self: Crew, inputs: Given = None, *args: Any, **more: Any) -> Any:
 
 
 async def kickoff_async(self: Crew, inputs: Given = None, *args: Any, **more: Any) -> Any:
-    """In place of `Crew.kickoff_async`, which would hold a thread."""
+    """Replaces `Crew.kickoff_async`, which would hold a thread."""
     if current_flow() is None:
         return await _own_kickoff_async(self, inputs, *args, **more)  # type: ignore[arg-type]
     return await akickoff(self, inputs or {}, *args, **more)
 
 
 async def akickoff(self: Crew, inputs: Given = None, *args: Any, **more: Any) -> Any:
-    """In place of `Crew.akickoff`; called on the flow's own event loop."""
+    """Replaces `Crew.akickoff`; called on the flow's own event loop."""
     flow = current_flow()
     if flow is None:
         return await _own_akickoff(self, inputs, *args, **more)  # type: ignore[arg-type]
@@ -59,45 +59,45 @@ async def akickoff(self: Crew, inputs: Given = None, *args: Any, **more: Any) ->
 def _kickoff(
     flow: FlowContext, crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]
 ) -> CrewOutput:
-    loan = acquire(crew, flow)
+    lock = acquire(crew, flow)
     try:
-        with _at_work(flow, crew) as scope:
+        with _prepared(flow, crew) as run:
             if _is_native(flow, crew, args, more):
-                return _counted(flow, scope, crew, flow.on_loop(run_natively(crew, inputs, scope)))
-            # In a thread: CrewAI's does not work where an event loop runs, as in an async method.
+                return _counted(flow, run, crew, flow.on_loop(run_natively(crew, inputs, run)))
+            # In a thread: CrewAI's kickoff fails where an event loop runs, as in an async method.
             context = contextvars.copy_context()
             work = functools.partial(context.run, _stock, crew, inputs, args, more)
-            return _counted(flow, scope, crew, in_own_thread(work).result())
+            return _counted(flow, run, crew, in_own_thread(work).result())
     finally:
-        release(loan)
+        release(lock)
 
 
 async def _akickoff(
     flow: FlowContext, crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]
 ) -> CrewOutput:
-    loan = await acquire_async(crew)
+    lock = await acquire_async(crew)
     try:
-        with _at_work(flow, crew) as scope:
+        with _prepared(flow, crew) as run:
             if _is_native(flow, crew, args, more):
-                output = await flow.from_own_loop(run_natively(crew, inputs, scope))
+                output = await flow.from_own_loop(run_natively(crew, inputs, run))
             else:
                 output = await asyncio.to_thread(_stock, crew, inputs, args, more)
-            return _counted(flow, scope, crew, output)
+            return _counted(flow, run, crew, output)
     finally:
-        release(loan)
+        release(lock)
 
 
 @contextmanager
-def _at_work(flow: FlowContext, crew: Crew) -> Iterator[CrewScope]:
+def _prepared(flow: FlowContext, crew: Crew) -> Iterator[CrewContext]:
     refuse_human_input(crew.name or "inside the flow", crew, "a flow can't wait for a human")
-    with kept_as_it_is(crew):
-        flow.settle(crew)
-        with flow.kickoff(crew) as scope:
-            yield scope
+    with restored_afterwards(crew):
+        flow.configure(crew)
+        with flow.kickoff(crew) as run:
+            yield run
 
 
 def _is_native(flow: FlowContext, crew: Crew, args: tuple[Any, ...], more: dict[str, Any]) -> bool:
-    # What is beside the inputs: files, and checkpoints to go on from.
+    # Arguments beside the inputs: files, and checkpoints to resume from.
     if not flow.native or any(arg is not None for arg in (*args, *more.values())):
         return False
     try:
@@ -114,19 +114,19 @@ def _stock(crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any
     except (KeyboardInterrupt, SystemExit) as error:
         raise ExitAttempted(error) from error
     if not isinstance(output, CrewOutput):
-        raise TypeError(f"kickoff gave a {type(output).__name__} instead of a CrewOutput")
+        raise TypeError(f"kickoff returned a {type(output).__name__} instead of a CrewOutput")
     return output
 
 
-def _counted(flow: FlowContext, scope: CrewScope, crew: Crew, output: CrewOutput) -> CrewOutput:
-    # CrewAI would give the counters of its models, which other runs use as well.
-    output.token_usage = crew.usage_metrics = scope.usage_metrics()
+def _counted(flow: FlowContext, run: CrewContext, crew: Crew, output: CrewOutput) -> CrewOutput:
+    # CrewAI would return the counters of its models, which other runs share.
+    output.token_usage = crew.usage_metrics = run.usage_metrics()
     flow.task_outputs.extend(output.tasks_output)
     return output
 
 
 def _streamed(run: Callable[[], CrewOutput]) -> CrewStreamingOutput:
-    """What `Crew(stream=True)` gives, without chunks: CrewAI's would change shared models."""
+    """The result of `Crew(stream=True)`, without chunks: CrewAI's would change shared models."""
 
     def chunks() -> Iterator[StreamChunk]:
         streaming._set_result(run())

@@ -1,7 +1,7 @@
-"""Crews that are shared work for one kickoff at a time.
+"""Locks on crews: a shared crew runs one kickoff at a time.
 
-A flow's crew is its own object: it may kick it off again, look at it afterwards, or, at the level
-of a module, share it with all runs. Two kickoffs at once would mix their inputs.
+A flow owns its crew objects: it may kick a crew off again, read it afterwards, or share a crew at
+module level with all runs. Two concurrent kickoffs would mix their inputs.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from crewai import Crew
 from app.engine.flows.context import FlowContext
 from app.engine.runtime.signals import RunCancelled
 
-# What the engine and its ways change in crews, tasks and agents.
+# The fields of crews, tasks and agents that the engine changes.
 _CHANGED = (
     "stream",
     "output_log_file",
@@ -28,64 +28,62 @@ _CHANGED = (
     "executor_class",
 )
 
-_lock = threading.Lock()
-_lent: set[int] = set()
+CrewLock = frozenset[int]
+"""A lock on a crew, its agents and its tasks: their identities."""
+
+_mutex = threading.Lock()
+_locked: set[int] = set()
+_waiting: list[tuple[CrewLock, Future[None]]] = []
 
 
-Loan = frozenset[int]
-"""A crew with its agents and tasks, by their identities."""
+def acquire(crew: Crew, flow: FlowContext) -> CrewLock:
+    """Lock a crew with its agents and tasks, and wait while any of them is locked.
 
-_waiting: list[tuple[Loan, Future[None]]] = []
-
-
-def acquire(crew: Crew, flow: FlowContext) -> Loan:
-    """Take a crew with its agents and tasks, when nobody else has any of them.
-
-    From one of the flow's threads. Raises RunCancelled if the run ends meanwhile.
+    Called in one of the flow's threads. Raises RunCancelled if the run ends in the meantime.
     """
-    loan = frozenset(map(id, _parts(crew)))
-    turn = _ask(loan)
-    if turn is not None:
-        # Who has it may need this very event loop to go on.
-        if _on_an_event_loop() and turn.cancel():
-            raise RuntimeError("the crew is at work already: await its akickoff, or build another")
-        with flow.relayed(turn):
+    lock = frozenset(map(id, _parts(crew)))
+    granted = _acquire_or_wait(lock)
+    if granted is not None:
+        # The holder may need this event loop to continue.
+        if _on_an_event_loop() and granted.cancel():
+            raise RuntimeError("the crew runs already: await its akickoff, or build another crew")
+        with flow.cancelled_with_run(granted):
             try:
-                turn.result()
+                granted.result()
             except CancelledError:
                 raise RunCancelled from None
-    return loan
+    return lock
 
 
-async def acquire_async(crew: Crew) -> Loan:
-    """The same from the flow's event loop."""
-    loan = frozenset(map(id, _parts(crew)))
-    turn = _ask(loan)
-    if turn is not None:
+async def acquire_async(crew: Crew) -> CrewLock:
+    """Lock a crew as `acquire` does, from the flow's event loop."""
+    lock = frozenset(map(id, _parts(crew)))
+    granted = _acquire_or_wait(lock)
+    if granted is not None:
         try:
-            await asyncio.wrap_future(turn)
+            await asyncio.wrap_future(granted)
         except asyncio.CancelledError:
-            if not turn.cancelled():  # its turn came at the same moment
-                release(loan)
+            if not granted.cancelled():  # the lock was granted at the same moment
+                release(lock)
             raise
-    return loan
+    return lock
 
 
-def release(loan: Loan) -> None:
-    """Let the next kickoff have it."""
-    with _lock:
-        _lent.difference_update(loan)
-        for wanted, turn in list(_waiting):
-            if _lent.isdisjoint(wanted):
-                _waiting.remove((wanted, turn))
-                if turn.set_running_or_notify_cancel():
-                    _lent.update(wanted)
-                    turn.set_result(None)
+def release(lock: CrewLock) -> None:
+    """Unlock a crew; the next kickoff that needs it continues."""
+    with _mutex:
+        _locked.difference_update(lock)
+        for requested, granted in list(_waiting):
+            if _locked.isdisjoint(requested):
+                _waiting.remove((requested, granted))
+                if granted.set_running_or_notify_cancel():
+                    _locked.update(requested)
+                    granted.set_result(None)
 
 
 @contextmanager
-def kept_as_it_is(crew: Crew) -> Iterator[None]:
-    """Put back at the end what a run changes in a crew."""
+def restored_afterwards(crew: Crew) -> Iterator[None]:
+    """Within this, a run may change the crew; afterwards its fields are restored."""
     before = [
         (part.__dict__, {name: part.__dict__[name] for name in _CHANGED if name in part.__dict__})
         for part in _parts(crew)
@@ -97,15 +95,15 @@ def kept_as_it_is(crew: Crew) -> Iterator[None]:
             values.update(kept)
 
 
-def _ask(wanted: Loan) -> Future[None] | None:
-    """Take it now; or else stand in line, for the turn that this returns."""
-    with _lock:
-        if _lent.isdisjoint(wanted):
-            _lent.update(wanted)
+def _acquire_or_wait(lock: CrewLock) -> Future[None] | None:
+    """Acquire the lock now and return None, or return a future that is set when it is granted."""
+    with _mutex:
+        if _locked.isdisjoint(lock):
+            _locked.update(lock)
             return None
-        turn: Future[None] = Future()
-        _waiting.append((wanted, turn))
-        return turn
+        granted: Future[None] = Future()
+        _waiting.append((lock, granted))
+        return granted
 
 
 def _parts(crew: Crew) -> list[Any]:

@@ -1,8 +1,7 @@
-"""What a flow finds around it, for as long as its run lasts: where `@persist` keeps states, where
-its memory lies, and who answers its questions. Crews find their memory in the same way.
+"""The environment of a flow, apart for each run: `@persist` states, memory, and human input.
 
-By default CrewAI keeps the states and memories of all runs of a machine together, and asks at
-the terminal.
+The memory of crews is separated likewise. By default, CrewAI stores the states and memories
+of all runs of a machine together, and reads input from the terminal.
 """
 
 import logging
@@ -23,7 +22,7 @@ from pydantic_core import from_json, to_json
 
 from app.engine.errors import CrewBroken
 from app.engine.flows.context import current_flow
-from app.engine.runtime.context import RunContext, current_context
+from app.engine.runtime.context import RunContext, current_run
 
 _logger = logging.getLogger(__name__)
 
@@ -34,15 +33,15 @@ _DEFAULT_MEMORY = "lancedb"
 
 
 def isolate_flows() -> None:
-    """Put these in place, for the whole process. Outside of runs all is as CrewAI has it."""
+    """Install the replacements in this process. Outside of runs, CrewAI's defaults apply."""
     set_flow_persistence_factory(StatesOfTheRun)
     set_memory_storage_factory(_memory_of_the_run)
-    flow_config.input_provider = flow_config.input_provider or NobodyToAsk()
-    flow_config.hitl_provider = flow_config.hitl_provider or NobodyToAsk()
+    flow_config.input_provider = flow_config.input_provider or NoTerminal()
+    flow_config.hitl_provider = flow_config.hitl_provider or NoTerminal()
 
 
 class StatesOfTheRun(FlowPersistence):
-    """What `@persist` keeps where it is told no other place: for the run, and for it alone."""
+    """The default storage of `@persist`: in the run, and for this run only."""
 
     persistence_type: str = "StatesOfTheRun"
 
@@ -51,31 +50,31 @@ class StatesOfTheRun(FlowPersistence):
     def save_state(
         self, flow_uuid: str, method_name: str, state_data: dict[str, Any] | BaseModel
     ) -> None:
-        scope = current_context()
-        if scope is None:
+        run = current_run()
+        if run is None:
             SQLiteFlowPersistence().save_state(flow_uuid, method_name, state_data)
         else:
-            scope.flow_states[flow_uuid] = to_json(state_data, fallback=str)
+            run.flow_states[flow_uuid] = to_json(state_data, fallback=str)
 
     def load_state(self, flow_uuid: str) -> dict[str, Any] | None:
-        scope = current_context()
-        if scope is None:
+        run = current_run()
+        if run is None:
             return SQLiteFlowPersistence().load_state(flow_uuid)
-        kept = scope.flow_states.get(flow_uuid)
+        kept = run.flow_states.get(flow_uuid)
         return None if kept is None else from_json(kept)
 
 
 class _MemoryOfTheRun:
-    """CrewAI's memory storage, opened when it is first used: every flow is given one."""
+    """CrewAI's memory storage, opened on first use: every flow has one."""
 
-    def __init__(self, scope: RunContext) -> None:
-        self._scope = scope
+    def __init__(self, run: RunContext) -> None:
+        self._run = run
         self._opened: Any = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        with self._scope.memory_lock:  # memories save in threads of their own
+        with self._run.memory_lock:  # memories are saved in threads of their own
             if self._opened is None:
                 self._opened = self._open()
         return getattr(self._opened, name)
@@ -83,39 +82,39 @@ class _MemoryOfTheRun:
     def _open(self) -> Any:
         from crewai.memory.storage.lancedb_storage import LanceDBStorage  # noqa: PLC0415
 
-        scope = self._scope
-        if scope.memory_folder is None:
-            scope.memory_folder = mkdtemp(prefix="memory_of_a_run_", dir=db_storage_path())
-        return LanceDBStorage(path=scope.memory_folder)
+        run = self._run
+        if run.memory_folder is None:
+            run.memory_folder = mkdtemp(prefix="memory_of_a_run_", dir=db_storage_path())
+        return LanceDBStorage(path=run.memory_folder)
 
 
 def _memory_of_the_run(storage: str) -> Any:
-    scope = current_flow() or current_context()
-    if scope is None or storage != _DEFAULT_MEMORY:
+    run = current_flow() or current_run()
+    if run is None or storage != _DEFAULT_MEMORY:
         return None
-    return _MemoryOfTheRun(scope)
+    return _MemoryOfTheRun(run)
 
 
-class NobodyToAsk:
-    """Answers a flow's questions: nobody sits at the server's terminal."""
+class NoTerminal:
+    """Replaces the terminal for a flow's questions: a server has none."""
 
     def request_input(self, message: str, flow: Any, metadata: dict[str, Any] | None = None) -> Any:
-        """For `Flow.ask`, where None is CrewAI's word for no answer."""
+        """Called by `Flow.ask`. None means no answer."""
         if current_flow() is None:
             return ConsoleProvider().request_input(message, flow, metadata)
-        _logger.warning("a flow asks, and there is nobody to answer")
+        _logger.warning("a flow called ask(): it gets no answer, since a server has no terminal")
         return None
 
     def request_feedback(self, context: Any, flow: Any) -> Any:
         if current_flow() is None:
             return ConsoleProvider().request_feedback(context, flow)
-        raise CrewBroken("the flow waits for a human's feedback, which can't be served")
+        raise CrewBroken("the flow requires human feedback, which is not supported in flows")
 
 
 def attach_usage(self: Flow[Any]) -> None:
-    """In place of CrewAI's: an event listener per flow, which hears the calls of all flows."""
-    scope = current_flow()
-    if scope is None or type(self).is_crewai_internal:
+    """Replaces CrewAI's method, which adds a listener per flow for the calls of all flows."""
+    run = current_flow()
+    if run is None or type(self).is_crewai_internal:
         return _own_attach(self)
     if self._usage_aggregation_handler is not None:
         return None
@@ -126,12 +125,13 @@ def attach_usage(self: Flow[Any]) -> None:
             used.add_usage_metrics(metrics)
 
     self._usage_aggregation_handler = count
-    scope.count_with(count)
+    run.count_with(count)
     return None
 
 
 def detach_usage(self: Flow[Any]) -> None:
-    scope = current_flow()
-    if scope is not None and self._usage_aggregation_handler is not None:
-        scope.stop_counting(self._usage_aggregation_handler)
+    """Replaces CrewAI's method, as `attach_usage` does."""
+    run = current_flow()
+    if run is not None and self._usage_aggregation_handler is not None:
+        run.stop_counting(self._usage_aggregation_handler)
     _own_detach(self)

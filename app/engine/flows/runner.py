@@ -1,7 +1,7 @@
-"""The way of a flow: CrewAI's own Flow, in a thread and an event loop of its own.
+"""Execution mode "flow": CrewAI's own Flow, in a thread and an event loop of its own.
 
-Its methods are anybody's code, and may block wherever they are, so none of it is on the engine's
-event loop. The crews that it kicks off are (inner_crews.py).
+The methods of a flow are users' code and may block, so none of them runs on the engine's event
+loop. The crews that the flow kicks off do run there (crew_kickoff.py).
 """
 
 import asyncio
@@ -27,42 +27,44 @@ from app.engine.stock import StockThreads
 
 _TRIGGER = "crewai_trigger_payload"
 _ID = "id"
-# Of one flow's methods that go side by side; CrewAI's are six on two cores, for all flows.
+# Concurrent methods of one flow; CrewAI allows six on two cores, for all flows together.
 _MAX_METHOD_THREADS = 64
 
 
 def result_description(flow: Flow[Any]) -> TaskDescription:
-    """The one output of a flow that is known before it runs."""
+    """The one output of a flow that is known before a run."""
     return TaskDescription("result", flow._definition.name)
 
 
 def flow_defaults(flow: Flow[Any]) -> dict[str, Any]:
-    """A flow's inputs with their defaults: the fields of its state, and a trigger's payload."""
+    """A flow's inputs with their defaults: the fields of its state and a trigger's payload."""
     return {**from_json(_state_as_json(flow)), _TRIGGER: None}
 
 
-def refuse_unservable_flow(name: str, flow: Flow[Any]) -> None:
-    """Raise CrewBroken for a flow that would wait for somebody at the server's terminal."""
+def refuse_unsupported_flow(name: str, flow: Flow[Any]) -> None:
+    """Raise CrewBroken for a flow that would wait for input at the server's terminal."""
     for method, definition in flow._definition.methods.items():
         if definition.human_feedback is not None:
             raise CrewBroken(
-                f"crew {name}: method {method} has human_feedback, which can't be served"
+                f"crew {name}: method {method} has human_feedback, which is not supported in flows"
             )
 
 
 def refuse_sharing_flows(name: str, one: Flow[Any], other: Flow[Any]) -> None:
-    """Raise CrewBroken for a factory that hands out one flow, or one state, twice."""
+    """Raise CrewBroken for a factory that returns one flow, or one state, twice."""
     if one is other or one.state is other.state:
         raise CrewBroken(
-            f"crew {name}: its factory hands out the same flow or state twice; build them inside "
-            "of it"
+            f"crew {name}: its factory returned the same flow or state twice; build them inside "
+            "the factory"
         )
 
 
 def check_flow_inputs(flow: Flow[Any], inputs: Mapping[str, Any]) -> None:
     """Raise InputRefused for an input that the flow's state can't hold."""
     if _ID in inputs:
-        raise InputRefused(_ID, "names a flow's state, and each run has one of its own")
+        raise InputRefused(
+            _ID, "identifies a flow's state, and each run has its own state: leave it out"
+        )
     state = flow.state
     if isinstance(state, BaseModel):
         try:
@@ -76,57 +78,57 @@ def check_flow_inputs(flow: Flow[Any], inputs: Mapping[str, Any]) -> None:
 async def run_flow(
     build: Callable[[], Flow[Any]],
     inputs: Mapping[str, Any],
-    scope: FlowContext,
+    run: FlowContext,
     stock_threads: StockThreads,
 ) -> CrewOutput:
     """Run a flow from its beginning.
 
-    Cancelling this drops the run at once: model connections of its crews are closed, what its
-    async methods wait for is cancelled. A sync method at work can't be stopped; its thread ends at
-    its next crew or model call.
+    Cancelling this cancels the run at once: the model connections of its crews are closed, and its
+    async methods are cancelled. An active sync method can't be stopped; its thread ends at its next
+    crew or model call.
     """
-    role = scope.result.agent
-    # A task of its own: what the observer sets for model calls is not for the whole flow.
-    await asyncio.create_task(scope.start_task(RESULT, role))
-    scope.quiet = not foreign_listeners()
-    text = await stock_threads.call(lambda: _run(build, inputs, scope), scope)
+    role = run.result.agent
+    # In a separate asyncio task: context variables that the observer sets must not last.
+    await asyncio.create_task(run.start_task(RESULT, role))
+    run.suppress_events = not foreign_listeners()
+    text = await stock_threads.call(lambda: _run(build, inputs, run), run)
     if not text.strip():
-        raise NoResult("the flow gave an empty result")
-    await scope.finish_task(RESULT, role, text)
-    return CrewOutput(raw=text, tasks_output=scope.task_outputs)
+        raise NoResult("the flow returned an empty result")
+    await run.finish_task(RESULT, role, text)
+    return CrewOutput(raw=text, tasks_output=run.task_outputs)
 
 
-def _run(build: Callable[[], Flow[Any]], inputs: Mapping[str, Any], scope: FlowContext) -> str:
-    scope.check()
+def _run(build: Callable[[], Flow[Any]], inputs: Mapping[str, Any], run: FlowContext) -> str:
+    run.check_cancelled()
     try:
         flow = build()
         with asyncio.Runner() as runner:
             methods = ThreadPoolExecutor(_MAX_METHOD_THREADS, thread_name_prefix="crew-flow")
             runner.get_loop().set_default_executor(methods)
-            value = runner.run(_kick_off(flow, inputs, scope))
+            value = runner.run(_kick_off(flow, inputs, run))
         return _as_text(value, flow)
     except asyncio.CancelledError:
-        if scope.dropped:
+        if run.cancelled:
             raise RunCancelled from None
         raise RuntimeError("the flow cancelled itself") from None
     except (KeyboardInterrupt, SystemExit) as attempt:
         raise ExitAttempted(attempt) from attempt
 
 
-async def _kick_off(flow: Flow[Any], inputs: Mapping[str, Any], scope: FlowContext) -> Any:
-    # A dict that a class gives as its state is copied by CrewAI, but not what is in it.
+async def _kick_off(flow: Flow[Any], inputs: Mapping[str, Any], run: FlowContext) -> Any:
+    # CrewAI copies a dict that a class defines as its state, but not the values in it.
     flow._state = flow._copy_state()
-    # The result is awaited as a whole.
+    # Callers need the whole result.
     flow.stream = False
-    with scope.stoppable():
+    with run.stoppable():
         value = await flow.kickoff_async(inputs=copy.deepcopy(dict(inputs)) or None)
     if isinstance(value, HumanFeedbackPending):
-        raise CrewBroken("the flow waits for a human's feedback, which can't be served")
+        raise CrewBroken("the flow requires human feedback, which is not supported in flows")
     return value
 
 
 def _as_text(value: Any, flow: Flow[Any]) -> str:
-    """What `Flow.kickoff` returned, as text; the flow's state if it returned nothing."""
+    """The return value of `Flow.kickoff` as text; the flow's state if it is None."""
     if value is None:
         return _state_as_json(flow).decode()
     if isinstance(value, str):

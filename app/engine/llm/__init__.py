@@ -1,9 +1,9 @@
-"""Models as agents call them: offline, or any that CrewAI knows.
+"""The models that agents call: the offline model, or any that CrewAI supports.
 
-Everything here is a CrewAI `BaseLLM`: `call` for threads, `acall` for the event loop. Those that
-speak OpenAI's API share one pool of connections. Set `on_token` around a call to have it streamed,
-or `listener_of_call` where that is decided as each call begins. The names are imported on first
-use: all but the settings import CrewAI or the OpenAI SDK.
+Every model is a CrewAI `BaseLLM`: `call` for threads, `acall` for the event loop. Models that speak
+OpenAI's API share one connection pool. Set `on_token` around a call to stream it, or set
+`listener_of_call` to decide that at the start of each call. The names are imported on first use:
+all but the settings import CrewAI or the OpenAI SDK.
 """
 
 from typing import TYPE_CHECKING

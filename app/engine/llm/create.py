@@ -1,4 +1,4 @@
-"""From settings to a model that agents can call."""
+"""Creates the model that the settings name."""
 
 import logging
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ _pool = ModelPool()
 def create_model(
     settings: ModelSettings, *, offline_answers: Sequence[OfflineAnswer] = ()
 ) -> BaseLLM:
-    """The model that `settings` names; one instance serves any number of runs at once.
+    """The model that `settings` name; one instance handles any number of concurrent runs.
 
     The limits of `settings` become those of the process's one pool of model connections.
-    `offline_answers` are what the offline model can answer; other models ignore them.
+    `offline_answers` are the answers of the offline model; other models ignore them.
 
     Raises:
-        ImportError, ValueError: CrewAI knows no such model, or lacks a package or a key for it.
+        ImportError, ValueError: CrewAI does not support the model, or lacks a package or a key.
     """
     if settings.model == OFFLINE:
         return OfflineModel(offline_answers)
@@ -38,33 +38,33 @@ def create_model(
 
 
 def pooled(llm: BaseLLM) -> BaseLLM:
-    """`llm` over the process's pool of connections, with all its settings.
+    """`llm` over the process's connection pool, with all its settings.
 
-    Only OpenAI's own API and compatible servers are pooled; other models, and models with an
-    HTTP client of their own, come back unchanged.
+    Only OpenAI's own API and compatible servers are pooled. Other models, and models with an HTTP
+    client of their own, are returned unchanged.
     """
     return pooled_over(llm, _pool)
 
 
 async def close_models() -> None:
-    """Close the model connections of the running event loop, and those that threads use."""
+    """Close the model connections of the running event loop and of threads."""
     await _pool.aclose()
 
 
 def _crewai_model(settings: ModelSettings) -> LLM:
     if settings.base_url is None:
-        # Without a key, CrewAI looks for the provider's own variable.
+        # Without a key, CrewAI reads the provider's own variable.
         return LLM(model=settings.model, api_key=settings.api_key, temperature=settings.temperature)
     return LLM(
         model=settings.model,
         temperature=settings.temperature,
         custom_openai=True,
         base_url=settings.base_url,
-        # Never OPENAI_API_KEY, which is OpenAI's: a server of one's own often wants none.
+        # Never OPENAI_API_KEY, which is OpenAI's: a private server often needs no key.
         api_key=settings.api_key or "none",
     )
 
 
 def _is_no_usage_line(record: logging.LogRecord) -> bool:
-    # CrewAI's OpenAI model writes one at INFO for every call; usage is told with the run.
+    # CrewAI's OpenAI model logs one at INFO for every call; the run reports its usage.
     return not str(record.msg).startswith("OpenAI API usage:")

@@ -1,8 +1,7 @@
-"""OpenAI models without clients: 43 ms of CPU less for each that a crew's factory makes.
+"""OpenAI models whose HTTP clients are built on first use: saves 43 ms of CPU per model.
 
-CrewAI builds both of a model's HTTP clients, and reads the system's certificates for each, when
-the model is made, though it can build them at the first call as well. A model that goes over the
-pool never uses them.
+CrewAI builds both HTTP clients of a model when the model is created, and reads the system's
+certificates for each, although it can build them at the first call. A pooled model never uses them.
 """
 
 import contextvars
@@ -18,7 +17,7 @@ _deferring: contextvars.ContextVar[bool] = contextvars.ContextVar("deferring", d
 
 @contextmanager
 def deferred_clients() -> Iterator[None]:
-    """OpenAI models that are made within this build their clients when they first need them."""
+    """Within this, new OpenAI models build their clients on first use."""
     token = _deferring.set(True)
     try:
         yield
@@ -29,12 +28,12 @@ def deferred_clients() -> Iterator[None]:
 def _unless_deferring(build: Callable[[OpenAICompletion], Any]) -> Callable[..., Any]:
     @wraps(build)
     def build_or_leave(self: OpenAICompletion) -> Any:
-        # None is CrewAI's own word for a client that is still to be built.
+        # In CrewAI, None stands for a client that is not built yet.
         return None if _deferring.get() else build(self)
 
     return build_or_leave
 
 
-# On the class: pydantic has compiled the validator that calls these, not these.
+# On the class: pydantic has compiled the validator that calls these methods, not the methods.
 OpenAICompletion._build_sync_client = _unless_deferring(OpenAICompletion._build_sync_client)  # type: ignore[method-assign]
 OpenAICompletion._build_async_client = _unless_deferring(OpenAICompletion._build_async_client)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The offline model: an answer to every prompt, without a model and without a network."""
+"""The offline model: answers every prompt without a language model or a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crewai.utilities.types import LLMMessage
 
 OfflineAnswer = Callable[[str], str | None]
-"""Takes the whole prompt; returns its answer, or None if the prompt is not its own."""
+"""Receives the whole prompt; returns its answer, or None for a prompt that it does not know."""
 
 _TASK_MARK = "Current Task:"
 _FINAL_ANSWER_MARK = "Final Answer:"
@@ -28,12 +28,12 @@ _TASK_CHARACTERS = 160
 class OfflineModel(BaseLLM):
     """Answers from `answers`, and otherwise with a line that says it is offline.
 
-    The texts of all messages, joined by newlines, go to each of `answers` in turn; the first
-    that is not None is the answer. The same messages always get the same answer. Tools are
-    never asked for. A call that wants a pydantic model gets an instance of it whose texts say
-    that they are offline, or the plain answer where no instance can be made up.
+    Each of `answers` receives the texts of all messages, joined by newlines; the first result that
+    is not None is the answer. The same messages always get the same answer. The model never
+    requests tools. A call with a response model gets a generated instance of it, or the plain
+    answer if no instance can be generated.
 
-    No token is counted: none is used.
+    It uses and counts no tokens.
     """
 
     llm_type: Literal["offline"] = "offline"
@@ -56,14 +56,14 @@ class OfflineModel(BaseLLM):
         response_model: type[BaseModel] | None = None,
     ) -> str | Any:
         """The answer to `messages`."""
-        if response_model is not None and (made_up := _instance_of(response_model)) is not None:
-            return made_up
+        if response_model is not None and (generated := _instance_of(response_model)) is not None:
+            return generated
         prompt = _joined(messages)
         answer = _first_answer(self.answers, prompt)
         if answer is None:
             answer = _placeholder(prompt)
         if _FINAL_ANSWER_MARK in prompt:
-            # Agents with tools parse their model's text, and take this form as the last word.
+            # Agents with tools parse their model's text; this form ends their task.
             return f"Thought: I now know the final answer\n{_FINAL_ANSWER_MARK} {answer}"
         return answer
 
@@ -78,15 +78,15 @@ class OfflineModel(BaseLLM):
         from_agent: BaseAgent | None = None,
         response_model: type[BaseModel] | None = None,
     ) -> str | Any:
-        """The same as `call`; there is nothing to wait for."""
+        """The same as `call`, which never blocks."""
         return self.call(messages, response_model=response_model)
 
     def supports_function_calling(self) -> bool:
-        """False: with tools, agents are to take the text as it is."""
+        """False, so that agents with tools parse the text."""
         return False
 
     def get_context_window_size(self) -> int:
-        """So large that no prompt is ever summarised for it, in tokens."""
+        """In tokens: large enough that no prompt is ever summarised for it."""
         return 10_000_000
 
 
@@ -108,7 +108,7 @@ def _placeholder(prompt: str) -> str:
 
 
 def _instance_of(model: type[BaseModel]) -> BaseModel | None:
-    # polyfactory comes with litestar and takes long to import; few crews need it.
+    # polyfactory (a dependency of litestar) is slow to import, and few crews need it.
     from polyfactory.factories.pydantic_factory import ModelFactory  # noqa: PLC0415
 
     class OfflineFactory(ModelFactory[BaseModel]):

@@ -1,9 +1,9 @@
-"""The OpenAI SDK's clients over the pool, and a short way for plain chat completions.
+"""The OpenAI SDK's clients over the pool, with a shortcut for plain chat completions.
 
-To send a request its own way costs the SDK about 0.7 ms of CPU beside the network: it walks the
-type of every field of the body, and makes a request and a response by httpx. Most calls of a crew
-need none of it: their parameters are the body as they stand, and go straight to the pool.
-Whatever is not plain goes through the SDK, over the same pool.
+A request costs the SDK about 0.7 ms of CPU beside the network: it walks the type of every field of
+the body, and builds an httpx request and response. Most calls of a crew need none of it: their
+parameters are the body, which goes directly to the pool. All other calls go through the SDK, over
+the same pool.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from app.engine.llm.transport import (
 )
 
 OnToken = Callable[[str], None]
-"""Takes the pieces of an answer's text as they arrive, some joined; must not block."""
+"""Receives the pieces of an answer's text as they arrive, some joined; must not block."""
 
 on_token: contextvars.ContextVar[OnToken | None] = contextvars.ContextVar("on_token", default=None)
-"""Set around a call, it makes the model stream, and gets the pieces of this call's answer."""
+"""Set around a call, it makes the model stream, and receives the pieces of the answer."""
 
 listener_of_call: contextvars.ContextVar[Callable[[], OnToken | None] | None] = (
     contextvars.ContextVar("listener_of_call", default=None)
 )
-"""Asked as each call begins: what it gives is that call's `on_token`."""
+"""Called at the start of each model call; its result is the `on_token` of that call."""
 
 is_reported: contextvars.ContextVar[bool] = contextvars.ContextVar("is_reported", default=True)
-"""Whether CrewAI's events tell of a call: then the model itself tells each piece of its answer."""
+"""Whether CrewAI's events report a call. If so, the model itself reports each piece of text."""
 
 _Model = TypeVar("_Model", bound=SdkModel)
 
-# To wake for each token costs more than all the rest of a call; nobody reads as fast.
+# Waking for each token costs more than the rest of the call; no reader is as fast.
 _GATHER_SECONDS = 0.2
 
 # Parameters of the SDK's `create` that are not fields of the body.
@@ -61,7 +61,7 @@ _BODY_FIELDS = frozenset(inspect.signature(AsyncCompletions.create).parameters) 
 
 
 def async_client(pool: ModelPool, endpoint: Endpoint) -> AsyncOpenAI:
-    """The SDK's client for the event loop, over `pool`, plain chat completions the short way."""
+    """The SDK's client for the event loop, over `pool`, with the shortcut for plain completions."""
     transport = AsyncTransport(pool, endpoint)
     return _ShortcutOpenAI(
         pool,
@@ -78,7 +78,7 @@ def sync_client(pool: ModelPool, endpoint: Endpoint) -> OpenAI:
 
 
 def _sdk_options(endpoint: Endpoint) -> dict[str, Any]:
-    # The pool tries again, so the SDK must not: the two would multiply.
+    # The pool retries, so the SDK must not: the attempts would multiply.
     return {
         **endpoint.client_options,
         "timeout": endpoint.timeout_seconds,
@@ -115,7 +115,7 @@ class _Completions(AsyncCompletions):
         query = {name: str(value) for name, value in client.default_query.items()}
         self._url = URL(str(self._request.url)).update_query(query)
         headers = {**client.default_headers, **client.auth_headers}
-        # What is not a string stands for a header that the SDK leaves out.
+        # A value that is no string stands for a header that the SDK leaves out.
         self._headers = {name: text for name, text in headers.items() if isinstance(text, str)}
 
     @cached_property
@@ -131,7 +131,7 @@ class _Completions(AsyncCompletions):
         return (await self.fetch(body)).parse()
 
     def body_of(self, params: Mapping[str, Any]) -> bytes | None:
-        """The request body, or None if only the SDK can make it."""
+        """The request body, or None if only the SDK can build it."""
         if "Authorization" not in self._headers or not _BODY_FIELDS.issuperset(params):
             return None
         try:
@@ -146,7 +146,7 @@ class _Completions(AsyncCompletions):
         return _RawCompletion(reply, self._accepted)
 
     async def _begin(self, body: bytes) -> AsyncIterator[ChatCompletionChunk]:
-        # Opened here and not in the iterator: a refusal is raised by the call, as the SDK does.
+        # Opened here and not in the iterator: the call raises an error response, as in the SDK.
         async with AsyncExitStack() as opened:
             with as_sdk_errors(self._request):
                 stream = await opened.enter_async_context(self._pool.stream(self._posted(body)))
@@ -185,7 +185,7 @@ class _RawCompletions(AsyncCompletionsWithRawResponse):
 
 
 class _RawCompletion:
-    """What CrewAI uses of the SDK's raw response: the text, and the completion in it."""
+    """The parts of the SDK's raw response that CrewAI uses: the text and the completion."""
 
     def __init__(self, reply: HttpReply, http_response: httpx.Response) -> None:
         self._body = reply.body
@@ -208,37 +208,38 @@ class _RawCompletion:
 async def _chunks(
     stream: HttpStream, listener: OnToken | None, opened: AsyncExitStack, request: httpx.Request
 ) -> AsyncIterator[ChatCompletionChunk]:
-    """The chunks of an answer. A listener gets its text as it comes, before CrewAI does: that gets
-    neighbours that bring only text as one, since the SDK's model of each chunk is dear.
+    """The chunks of an answer. A listener gets the text as it arrives, before CrewAI does.
+
+    CrewAI then gets consecutive chunks of text as one, since the SDK's model of a chunk is costly.
     """
     text = _JoinedText()
     async with opened:
-        with _heard_by(listener), as_sdk_errors(request):
+        with _reported_only_to(listener), as_sdk_errors(request):
             async for lines in _lines(stream, _GATHER_SECONDS if listener else 0):
                 for data in _data_of(lines):
                     if listener is not None and (piece := text.add(data)) is not None:
-                        _tell(listener, piece)
+                        _report(listener, piece)
                         continue
-                    if joined := text.take():
+                    if joined := text.pop():
                         yield _chunk(joined, request)
                     if data == b"[DONE]":
                         return
                     chunk = _chunk(data, request)
                     if listener is not None and chunk.choices:
-                        _tell(listener, chunk.choices[0].delta.content)
+                        _report(listener, chunk.choices[0].delta.content)
                     yield chunk
-            if joined := text.take():
+            if joined := text.pop():
                 yield _chunk(joined, request)
 
 
-def _tell(listener: OnToken, piece: str | None) -> None:
+def _report(listener: OnToken, piece: str | None) -> None:
     if piece:
         listener(piece)
 
 
 @contextmanager
-def _heard_by(listener: OnToken | None) -> Iterator[None]:
-    """What a listener hears from here, it is not told by the model again."""
+def _reported_only_to(listener: OnToken | None) -> Iterator[None]:
+    """Within this, the model does not report to `listener` as well."""
     if listener is None:
         yield
         return
@@ -250,7 +251,7 @@ def _heard_by(listener: OnToken | None) -> Iterator[None]:
 
 
 async def _lines(stream: HttpStream, every_seconds: float) -> AsyncIterator[list[bytes]]:
-    """The whole lines of each piece that comes."""
+    """The complete lines of each piece that arrives."""
     rest = b""
     async for piece in stream.chunks(every_seconds):
         *lines, rest = (rest + piece).split(b"\n")
@@ -277,7 +278,7 @@ class _TextChoice(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _TextChunk(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A chunk that brings text and nothing else; what all chunks of an answer repeat, kept."""
+    """A chunk that contains only text, with the fields that all chunks of an answer repeat."""
 
     id: str
     choices: tuple[_TextChoice]
@@ -294,14 +295,14 @@ _text_chunk = msgspec.json.Decoder(_TextChunk)
 
 
 class _JoinedText:
-    """Chunks that bring only text, made one."""
+    """Joins chunks that contain only text."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._last: _TextChunk | None = None
 
     def add(self, data: bytes) -> str | None:
-        """Take a chunk and give its text; None if it brings anything else."""
+        """Add a chunk and return its text; None if it contains anything else."""
         try:
             self._last = _text_chunk.decode(data)
         except msgspec.MsgspecError:
@@ -310,8 +311,8 @@ class _JoinedText:
         self._pieces.append(piece)
         return piece
 
-    def take(self) -> bytes | None:
-        """What was taken since the last time, as one chunk; None if there is nothing."""
+    def pop(self) -> bytes | None:
+        """The chunks added since the last call, as one chunk; None if there are none."""
         if self._last is None:
             return None
         self._last.choices[0].delta.content = "".join(self._pieces)
@@ -338,7 +339,7 @@ def _model_of(model: type[_Model], data: bytes) -> _Model:
     try:
         return model.model_validate_json(data)
     except ValidationError:
-        # Compatible servers leave fields out; the SDK takes such answers, unchecked, and so do we.
+        # Compatible servers leave fields out; the SDK accepts such answers, unchecked, as we do.
         fields = json.loads(data)
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object") from None

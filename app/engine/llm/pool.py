@@ -16,28 +16,28 @@ from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
 from app.engine.llm.retries import backoff_seconds, is_retryable
-from app.engine.llm.slots import Semaphore
+from app.engine.llm.semaphore import Semaphore
 
 _T = TypeVar("_T")
-_Answer = TypeVar("_Answer", "HttpReply", aiohttp.ClientResponse)
+_Response = TypeVar("_Response", "HttpReply", aiohttp.ClientResponse)
 
-# The connection broke. A timeout of the whole call is neither: there is no time left.
+# The connection broke. A timeout of the whole call is not listed: there is no time left.
 _LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
 _CONNECT_TIMEOUT_SECONDS = 30.0
 _IDLE_CONNECTION_SECONDS = 60.0
 
 
 class PoolError(ConnectionError):
-    """No whole answer came back; the message names the host and the cause."""
+    """No complete response arrived; the message names the host and the cause."""
 
 
 class PoolTimeout(PoolError):
-    """The time for the call was up."""
+    """The call timed out."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One request. `timeout_seconds` bounds all of its `attempts` and the waits between them."""
+    """One request. `timeout_seconds` limits all of its `attempts` with the waits between them."""
 
     url: URL
     body: bytes = field(repr=False)
@@ -49,7 +49,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """A whole answer, whatever its status."""
+    """A complete response with any status."""
 
     status: int
     headers: Mapping[str, str]
@@ -57,7 +57,7 @@ class HttpReply:
 
 
 class HttpStream:
-    """An answer that is still coming."""
+    """A response that is still arriving."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -65,9 +65,9 @@ class HttpStream:
         self.headers: Mapping[str, str] = response.headers
 
     async def chunks(self, every_seconds: float = 0) -> AsyncIterator[bytes]:
-        """The body, as it arrives; gathered for `every_seconds` or until its end.
+        """The body as it arrives, in chunks of `every_seconds` each.
 
-        Raises PoolError if it breaks off.
+        Raises PoolError if the connection breaks.
         """
         content = self._response.content
         gathered = asyncio.Event()
@@ -77,7 +77,7 @@ class HttpStream:
                 yield chunk
                 if every_seconds and not content.is_eof():
                     gathered.clear()
-                    # A timeout would cancel and catch, at several times the cost.
+                    # asyncio.timeout would cancel and catch, at several times the cost.
                     timer = asyncio.get_running_loop().call_later(every_seconds, gathered.set)
                     await gathered.wait()
                     timer.cancel()
@@ -90,23 +90,22 @@ class HttpStream:
 
 
 class ModelPool:
-    """Sends requests over pooled connections, no more than `max_concurrency` at once.
+    """Sends requests over pooled connections, at most `max_concurrency` at a time.
 
-    A request that fails for a passing reason (connection lost, 408, 409, 429, 5xx) is sent again,
-    at most `attempts` times in all, after an exponentially growing, random wait or the server's
-    own `Retry-After`. A wait that would outlast the request's time ends it at once. A request
-    that waits for a second try keeps its place among the `max_concurrency`: a server that refuses
-    calls is not helped by more of them.
+    A request that fails for a transient reason (connection lost, 408, 409, 429, 5xx) is retried, up
+    to `attempts` times in all, after exponential backoff with jitter or the server's own
+    `Retry-After`. A wait beyond the request's timeout ends the request immediately. A request that
+    waits for a retry keeps its slot, so that a server that rejects calls does not get more of them.
 
-    `timeout_seconds` is for callers who know no better for their requests.
+    `timeout_seconds` is the default for requests.
 
-    Cancelling a request closes its connection at once. One instance serves any number of event
-    loops and threads, each loop over connections of its own.
+    Cancelling a request closes its connection at once. One instance works for any number of event
+    loops and threads; each loop has connections of its own.
     """
 
     def __init__(self, *, max_concurrency: int = 4000, timeout_seconds: float = 120.0) -> None:
         self.timeout_seconds = timeout_seconds
-        self._slots = Semaphore(max_concurrency)
+        self._semaphore = Semaphore(max_concurrency)
         self._sessions: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, aiohttp.ClientSession
         ] = weakref.WeakKeyDictionary()
@@ -115,34 +114,34 @@ class ModelPool:
         self._lock = threading.Lock()
 
     def configure(self, *, max_concurrency: int, timeout_seconds: float) -> None:
-        """Take other limits; requests under way keep theirs."""
+        """Change the limits; active requests keep theirs."""
         self.timeout_seconds = timeout_seconds
-        self._slots.resize(max_concurrency)
+        self._semaphore.resize(max_concurrency)
 
     async def fetch(self, request: HttpRequest) -> HttpReply:
-        """The whole answer to `request`. Raises PoolError, PoolTimeout."""
-        async with self._slots:
-            return await self._tried(request, self._fetch_once)
+        """The complete response to `request`. Raises PoolError, PoolTimeout."""
+        async with self._semaphore:
+            return await self._with_retries(request, self._fetch_once)
 
     @asynccontextmanager
     async def stream(self, request: HttpRequest) -> AsyncIterator[HttpStream]:
-        """The answer to `request` as it comes; what was begun is not tried again.
+        """The response to `request` as it arrives. A response that has begun is not retried.
 
         Raises PoolError, PoolTimeout.
         """
-        async with self._slots:
-            response = await self._tried(request, self._open)
+        async with self._semaphore:
+            response = await self._with_retries(request, self._open)
             try:
                 yield HttpStream(response)
             finally:
                 response.close()
 
     def wait_for(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Do `work` on a loop of the pool's own, and block this thread until it is done."""
+        """Execute `work` on the pool's own event loop, and block this thread until it is done."""
         return asyncio.run_coroutine_threadsafe(work, self._own_loop()).result()
 
     async def aclose(self) -> None:
-        """Close the connections of the running loop; cancel what threads wait for."""
+        """Close the connections of the running loop; cancel the requests of threads."""
         await self._close_session()
         with self._lock:
             loop, self._thread_loop = self._thread_loop, None
@@ -162,29 +161,29 @@ class ModelPool:
         if session is not None:
             await session.close()
 
-    async def _tried(
-        self, request: HttpRequest, once: Callable[[HttpRequest, float], Awaitable[_Answer]]
-    ) -> _Answer:
+    async def _with_retries(
+        self, request: HttpRequest, once: Callable[[HttpRequest, float], Awaitable[_Response]]
+    ) -> _Response:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + request.timeout_seconds
         attempt = 1
         while True:
-            answer, loss = None, None
+            response, loss = None, None
             try:
-                answer = await once(request, deadline)
-                if not is_retryable(answer):
-                    return answer
+                response = await once(request, deadline)
+                if not is_retryable(response):
+                    return response
             except (aiohttp.ClientError, OSError) as error:
                 loss = error
                 if not isinstance(error, _LOST):
                     raise _pool_error(request.url, error) from error
-            pause = backoff_seconds(attempt, answer)
+            pause = backoff_seconds(attempt, response)
             if attempt >= request.attempts or loop.time() + pause >= deadline:
-                if answer is not None:
-                    return answer
+                if response is not None:
+                    return response
                 raise _pool_error(request.url, loss) from loss
-            if isinstance(answer, aiohttp.ClientResponse):
-                answer.close()  # a refusal, still open, that nobody will read
+            if isinstance(response, aiohttp.ClientResponse):
+                response.close()  # an open response that is not read
             await asyncio.sleep(pause)
             attempt += 1
 
@@ -207,16 +206,16 @@ class ModelPool:
         )
 
     def _new_session(self, loop: asyncio.AbstractEventLoop) -> aiohttp.ClientSession:
-        # The slots bound the connections: a limit of aiohttp's own would wait on the call's time.
+        # The semaphore limits the connections: a wait in aiohttp would count as time of the call.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_CONNECTION_SECONDS)
         session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         self._sessions[loop] = session
         return session
 
     def _route_to(self, url: URL) -> dict[str, Any]:
-        """The certificates and proxy for a host, looked up once, as the OpenAI client would.
+        """The certificates and the proxy for a host, looked up once, as the OpenAI client does.
 
-        That is SSL_CERT_FILE and SSL_CERT_DIR; HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+        They come from SSL_CERT_FILE and SSL_CERT_DIR; HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
         """
         key = (url.scheme, url.host)
         route = self._routes.get(key)

@@ -1,4 +1,4 @@
-"""CrewAI's OpenAI models over the pool: its own code, with other clients under it."""
+"""CrewAI's OpenAI models over the pool: CrewAI's code with different HTTP clients."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ from app.engine.llm.transport import Endpoint
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
 
-def _tried_by_the_pool(call: _Call) -> _Call:
-    # CrewAI wraps each model class's `call` and `acall` into three attempts of its own, unless
-    # this mark says that it is done. The pool's attempts are within the call: they would multiply.
+def _retried_by_the_pool(call: _Call) -> _Call:
+    # CrewAI wraps each model class's `call` and `acall` into three attempts, unless this mark is
+    # set. The pool retries within the call: the attempts would multiply.
     call._crewai_rate_limit_wrapped = True  # type: ignore[attr-defined]
     return call
 
 
 class _Pooled(OpenAICompletion):
-    """An OpenAI model whose clients send over `_pool`. Keeps nothing of a call.
+    """An OpenAI model whose clients send over `_pool`. It keeps no state of a call.
 
-    A call is at most `1 + max_retries` requests, three by default. CrewAI's agents make a call
-    that failed or came back empty up to three times, so a server that stays down gets up to nine.
+    A call makes at most `1 + max_retries` requests, three by default. CrewAI's agents repeat a call
+    that failed or returned nothing up to three times, so a server that is down gets up to nine.
     """
 
     _pool: ModelPool = PrivateAttr()
 
     @override
-    @_tried_by_the_pool
+    @_retried_by_the_pool
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        with _one_attempt(), _reported_if_heard(), _streamed_if_wanted():
+        with _one_attempt(), _reported_if_observed(), _streamed_if_requested():
             return super().call(*args, **kwargs)
 
     @override
-    @_tried_by_the_pool
+    @_retried_by_the_pool
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
-        with _one_attempt(), _reported_if_heard(), _streamed_if_wanted():
+        with _one_attempt(), _reported_if_observed(), _streamed_if_requested():
             return await super().acall(*args, **kwargs)
 
     @override
@@ -124,15 +124,15 @@ _POOLED: dict[type[BaseLLM], type[_Pooled]] = {
 
 
 def pooled_over(llm: BaseLLM, pool: ModelPool) -> BaseLLM:
-    """The same model over `pool`, with all its settings; its token counts are the same object.
+    """The same model over `pool`, with all its settings; both share one token counter.
 
-    Models of other providers, subclasses of a user's own, and models that bring an HTTP client or
-    an interceptor come back unchanged.
+    Models of other providers, users' subclasses, and models with an HTTP client or an interceptor
+    of their own are returned unchanged.
     """
     kind = _POOLED.get(type(llm))
-    if kind is None or not isinstance(llm, OpenAICompletion) or _brings_a_client(llm):
+    if kind is None or not isinstance(llm, OpenAICompletion) or _has_own_client(llm):
         return llm
-    # Not validated again: the fields are those of a model that was.
+    # Without validation: the fields are those of a validated model.
     twin = kind.model_construct(_fields_set=llm.model_fields_set, **vars(llm))
     twin.__pydantic_private__ = {
         **(llm.__pydantic_private__ or {}),
@@ -143,7 +143,7 @@ def pooled_over(llm: BaseLLM, pool: ModelPool) -> BaseLLM:
     return twin
 
 
-def _brings_a_client(llm: OpenAICompletion) -> bool:
+def _has_own_client(llm: OpenAICompletion) -> bool:
     return llm.interceptor is not None or "http_client" in (llm.client_params or {})
 
 
@@ -161,9 +161,9 @@ def _one_attempt() -> Iterator[None]:
 
 
 @contextmanager
-def _reported_if_heard() -> Iterator[None]:
-    """Decided once for a call: an end without its start would confuse CrewAI's event scopes."""
-    token = is_reported.set(_anyone_hears())
+def _reported_if_observed() -> Iterator[None]:
+    """Decide once per call: an end event without a start would break CrewAI's event scopes."""
+    token = is_reported.set(_has_listeners())
     try:
         yield
     finally:
@@ -171,8 +171,8 @@ def _reported_if_heard() -> Iterator[None]:
 
 
 @contextmanager
-def _streamed_if_wanted() -> Iterator[None]:
-    """Decided once for a call, too: CrewAI asks several times whether to stream."""
+def _streamed_if_requested() -> Iterator[None]:
+    """Decide once per call: CrewAI checks several times whether to stream."""
     ask = listener_of_call.get()
     if ask is None:
         yield
@@ -190,13 +190,13 @@ _CALL_EVENTS = (
     LLMCallFailedEvent,
     LLMStreamChunkEvent,
 )
-# CrewAI's console listener, which stands in every process: of these events it only draws what is
-# streamed on a terminal.
+# CrewAI's console listener, which every process has: of these events, it only draws streamed text
+# on a terminal.
 _CONSOLE = "crewai.events.event_listener"
 
 
-def _anyone_hears() -> bool:
-    """Whether an event of a model call would reach anything but CrewAI's console.
+def _has_listeners() -> bool:
+    """Whether events of model calls have a listener other than CrewAI's console.
 
     Two events cost 0.5 ms of CPU, more than the call itself.
     """

@@ -1,4 +1,4 @@
-"""When a request to a model server is sent again, and after how long."""
+"""The retry policy of requests to model servers: which responses are retried, after which wait."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 
-# Beside server errors: a timeout, a lock that was held, a rate limit.
-_PASSING_STATUSES = frozenset({408, 409, 429})
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 8.0
+# Beside server errors: a timeout, a lock conflict, a rate limit.
+_TRANSIENT_STATUSES = frozenset({408, 409, 429})
+_FIRST_BACKOFF_SECONDS = 0.5
+_LONGEST_BACKOFF_SECONDS = 8.0
 
 
-class Answer(Protocol):
-    """What the policy looks at, of an answer with any status."""
+class Response(Protocol):
+    """The parts of a response that the policy reads."""
 
     @property
     def status(self) -> int: ...
@@ -23,31 +23,31 @@ class Answer(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
 
-def is_retryable(answer: Answer) -> bool:
-    """Whether a second try may fare better than this answer."""
-    if answer.status < 400:
+def is_retryable(response: Response) -> bool:
+    """Whether a retry may succeed after this response."""
+    if response.status < 400:
         return False
-    # OpenAI's own word; "false" for a rate limit that no waiting cures.
-    verdict = answer.headers.get("x-should-retry")
+    # OpenAI's own header; "false" for a rate limit that no wait resolves.
+    verdict = response.headers.get("x-should-retry")
     if verdict in ("true", "false"):
         return verdict == "true"
-    return answer.status in _PASSING_STATUSES or answer.status >= 500
+    return response.status in _TRANSIENT_STATUSES or response.status >= 500
 
 
-def backoff_seconds(attempt: int, answer: Answer | None) -> float:
-    """The wait after the `attempt`-th try, which ended in `answer` or in no answer at all.
+def backoff_seconds(attempt: int, response: Response | None) -> float:
+    """The wait after attempt number `attempt`, which ended in `response` or without one.
 
-    What the server asks for, or else twice as long each time, less up to half at random.
+    The server's `Retry-After`, or else exponential backoff with up to 50% jitter.
     """
-    asked = None if answer is None else _retry_after_seconds(answer.headers)
-    if asked is not None:
-        return asked
-    longest: float = min(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), _LONGEST_PAUSE_SECONDS)
+    requested = None if response is None else _retry_after_seconds(response.headers)
+    if requested is not None:
+        return requested
+    longest: float = min(_FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1), _LONGEST_BACKOFF_SECONDS)
     return random.uniform(longest / 2, longest)  # noqa: S311
 
 
 def _retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """A number of seconds, of milliseconds, or a date; None if nothing clear is said."""
+    """The wait in seconds, from seconds, milliseconds or a date; None if there is no valid one."""
     milliseconds, value = headers.get("retry-after-ms"), headers.get("retry-after")
     try:
         if milliseconds is not None:

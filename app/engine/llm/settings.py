@@ -1,20 +1,20 @@
-"""What a deployment says about its model."""
+"""The settings of a model."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The model of every agent that names none of its own, and the limits of all model calls.
+    """The model of every agent without a model of its own, and the limits of all model calls.
 
-    `model` is `offline` or any name CrewAI accepts. With `base_url` set, `model` is whatever
-    the OpenAI-compatible server at that address calls it, with or without `openai/` before it.
-    `api_key` never shows in a repr or an error.
+    `model` is `offline` or any name that CrewAI accepts. With `base_url`, `model` is its name on
+    the OpenAI-compatible server at that address, with or without the prefix `openai/`. `api_key`
+    never appears in a repr or an error.
 
-    `timeout_seconds` bounds one model call with all its attempts, from when it is sent.
-    `max_concurrency` is how many model calls of this process may be under way at once; further
-    calls wait. `max_connections` bounds the open connections (None: as many as calls).
-    `temperature` None leaves it to the model.
+    `timeout_seconds` limits one model call with all its attempts, from the first request.
+    `max_concurrency` limits the concurrent model calls of this process; further calls wait.
+    `max_connections` limits the open connections (None: as many as calls). With `temperature` None,
+    the model's default applies.
     """
 
     model: str = "offline"

@@ -1,4 +1,4 @@
-"""Carries what the OpenAI SDK sends, which is httpx's, over the pool."""
+"""httpx transports that send the OpenAI SDK's requests over the pool."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.engine.llm.pool import (
     PoolTimeout,
 )
 
-# These describe the bytes that came over the connection, which the pool has unpacked.
+# These describe the bytes on the connection, which the pool has decoded.
 _CONNECTION_HEADERS = frozenset({"content-encoding", "transfer-encoding", "content-length"})
 # Shorter ones are placeholders such as "none", and ordinary words of an error message.
 _SECRET_CHARACTERS = 8
@@ -29,7 +29,7 @@ _SECRET_CHARACTERS = 8
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where calls go, and their bounds: all `attempts` of a call within `timeout_seconds`.
+    """The server of model calls, and their limits: all `attempts` within `timeout_seconds`.
 
     `client_options` are the parameters of the SDK's clients: key, address, headers and so on.
     """
@@ -41,7 +41,7 @@ class Endpoint:
 
 @contextmanager
 def as_sdk_errors(request: httpx.Request) -> Iterator[None]:
-    """What CrewAI handles as the loss of a connection, with the pool's words for it."""
+    """Raise the pool's errors as the SDK's connection errors, which CrewAI handles."""
     try:
         yield
     except PoolTimeout as error:
@@ -66,7 +66,7 @@ def _body_headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _without_key(body: bytes, endpoint: Endpoint) -> bytes:
-    """Some servers repeat the key that they refuse."""
+    """The body without the API key: some servers repeat a key that they reject."""
     key = endpoint.client_options.get("api_key")
     if isinstance(key, str) and len(key) >= _SECRET_CHARACTERS:
         return body.replace(key.encode(), b"***")
@@ -74,7 +74,7 @@ def _without_key(body: bytes, endpoint: Endpoint) -> bytes:
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):
-    """Carries what the SDK sends itself over the pool."""
+    """Sends the SDK's requests over the pool."""
 
     def __init__(self, pool: ModelPool, endpoint: Endpoint) -> None:
         self._pool = pool
@@ -115,7 +115,7 @@ class _AsyncBody(httpx.AsyncByteStream):
 
 
 class SyncTransport(httpx.BaseTransport):
-    """The same for a thread, which waits while the pool's own loop does the work."""
+    """The same for a thread, which blocks while the pool's own event loop sends the request."""
 
     def __init__(self, pool: ModelPool, endpoint: Endpoint) -> None:
         self._pool = pool

@@ -1,8 +1,8 @@
 """CrewAI's agent executor without its flow: the same steps in the same order, on the event loop.
 
 CrewAI sends every step of an agent through the loop's default executor, six threads on two cores,
-and holds one of them for as long as a model call takes. Here the steps are CrewAI's own methods;
-only the model calls between them are awaited, and steps that run tools go to threads.
+and holds a thread for the whole model call. Here the steps are CrewAI's own methods; only the model
+calls between them are awaited, and steps that run tools go to threads.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from crewai.utilities.agent_utils import (
     _validate_and_finalize_llm_response,
 )
 
-from app.engine.runtime.context import RunContext, current_context
+from app.engine.runtime.context import RunContext, current_run
 
 
-class _AnswerWanted(BaseException):
+class _AnswerRequired(BaseException):
     """A step reached its model call. Not an Exception: the step must not handle it."""
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -27,36 +27,36 @@ class _AnswerWanted(BaseException):
 
 
 class NativeExecutor(AgentExecutor):
-    """Runs one agent's task on the event loop; from a thread, it has the loop do it."""
+    """Executes one agent's task on the event loop, also when it is called in a thread."""
 
     _answer: Callable[[], Any] | None = None
 
     def _flow_post_init(self, definition: Any = None) -> None:
-        """No flow runs, so none is set up: this alone saves a pydantic class per executor."""
+        """Set up no flow, since none runs: this saves a pydantic class per executor."""
         if self._state is None:
             self._state = AgentExecutorState()
         object.__setattr__(self, "_flow_post_init_done", True)
 
     def _setup_messages(self, inputs: dict[str, Any]) -> None:
-        """CrewAI's, with what a human said of the task's earlier outputs, in CrewAI's words."""
+        """CrewAI's messages, then the reviews of the task's earlier outputs in CrewAI's format."""
         super()._setup_messages(inputs)
-        for review in _scope().rejections(self.task):
+        for review in _current_run().rejections(self.task):
             self._append_message_to_state(review.output)
             self.state.messages.append(self._format_feedback_message(review.feedback))
 
-    def answer_or_ask(self, options: dict[str, Any]) -> Any:
-        """What a step's model call gets: the awaited answer, or a stop until there is one."""
+    def answer_or_interrupt(self, options: dict[str, Any]) -> Any:
+        """The answer to a step's model call. Interrupts the step if the answer is not there yet."""
         if self._answer is None:
-            raise _AnswerWanted(options)
+            raise _AnswerRequired(options)
         return self._answer()
 
     def kickoff(self, *args: Any, **kwargs: Any) -> Any:
-        """Called in a thread: by a tool that delegates, or a guardrail that wants a new answer."""
-        return _scope().on_loop(self.kickoff_async())
+        """Called in a thread: by a tool that delegates, or a guardrail that needs a new answer."""
+        return _current_run().on_loop(self.kickoff_async())
 
     async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
         """The executor's flow for an agent without a plan of todos, as one loop."""
-        threads = _scope().threads
+        threads = _current_run().threads
         self.initialize_reasoning()
         label = ""
         while True:
@@ -71,13 +71,13 @@ class NativeExecutor(AgentExecutor):
                 if label == "parsed":
                     label = self.route_by_answer_type()
             if label == "native_tool_calls":
-                said = len(self.state.messages)
+                first = len(self.state.messages)
                 label = await threads.run(self.execute_native_tool)
-                await self._tell_of_calls(self.state.messages[said:])
+                await self._report_calls(self.state.messages[first:])
             elif label == "execute_tool":
                 action = self.state.current_answer
                 label = await threads.run(self.execute_tool_action)
-                await self._tell_of_action(action)
+                await self._report_action(action)
             if label == "parser_error":
                 self.recover_from_parser_error()
             elif label == "context_error":
@@ -89,72 +89,72 @@ class NativeExecutor(AgentExecutor):
             else:
                 self.increment_and_continue()
         self.finalize()
-        await self._tell_of_answer(label, self.state.current_answer)
+        await self._report_answer(label, self.state.current_answer)
 
-    async def _tell_of_answer(self, label: str, answer: Any) -> None:
-        if not _scope().tells_steps or label == "tool_result_is_final":
-            return  # the result of a tool that ends the task was told of as such
+    async def _report_answer(self, label: str, answer: Any) -> None:
+        if not _current_run().reports_steps or label == "tool_result_is_final":
+            return  # reported already, as the result of the tool
         if isinstance(answer, AgentFinish):
             output = answer.output
             text = output if isinstance(output, str) else output.model_dump_json()
-            await self._tell_of_step(thought=answer.thought, result=text)
+            await self._report_step(thought=answer.thought, result=text)
 
-    async def _tell_of_action(self, action: Any) -> None:
-        """An action that the model asked for by text: CrewAI notes its result in it."""
-        if _scope().tells_steps and isinstance(action, AgentAction):
-            await self._tell_of_step(
+    async def _report_action(self, action: Any) -> None:
+        """Report an action that the model requested by text; CrewAI stores the result in it."""
+        if _current_run().reports_steps and isinstance(action, AgentAction):
+            await self._report_step(
                 thought=action.thought,
                 tool=action.tool,
                 tool_input=action.tool_input,
                 result=str(action.result),
             )
 
-    async def _tell_of_calls(self, messages: list[Any]) -> None:
-        """Calls that the model made as functions: CrewAI notes them as messages."""
-        if not _scope().tells_steps:
+    async def _report_calls(self, messages: list[Any]) -> None:
+        """Report the function calls of the model, which CrewAI stores as messages."""
+        if not _current_run().reports_steps:
             return
-        asked = {
+        requested = {
             call["id"]: call["function"]
             for message in messages
             for call in message.get("tool_calls") or ()
         }
         for message in messages:
             if message.get("role") == "tool":
-                function = asked.get(message.get("tool_call_id"), {})
-                await self._tell_of_step(
+                function = requested.get(message.get("tool_call_id"), {})
+                await self._report_step(
                     thought="",
                     tool=message.get("name"),
                     tool_input=function.get("arguments"),
                     result=str(message.get("content")),
                 )
 
-    async def _tell_of_step(self, **step: Any) -> None:
-        scope = _scope()
-        index = scope.index_of(self.task) if self.task is not None else None
-        await scope.finish_step(index, getattr(self.agent, "role", ""), **step)
+    async def _report_step(self, **step: Any) -> None:
+        run = _current_run()
+        index = run.index_of(self.task) if self.task is not None else None
+        await run.finish_step(index, getattr(self.agent, "role", ""), **step)
 
     async def _force_final_answer(self) -> None:
-        """The step calls the model itself, in its thread: let the event loop make the call."""
+        """The step calls the model itself in its thread; the call is made on the event loop."""
         model = self.llm
         object.__setattr__(self, "llm", _OnLoop(model))
         try:
-            await _scope().threads.run(self.ensure_force_final_answer)
+            await _current_run().threads.run(self.ensure_force_final_answer)
         finally:
             object.__setattr__(self, "llm", model)
 
     async def _with_answer(self, step: Callable[[], str]) -> str:
-        """Run a step that calls the model: up to the call, then again with the answer in hand."""
+        """Run a step that calls the model: up to the call, then again with the answer."""
         try:
             return step()
-        except _AnswerWanted as wanted:
-            self._answer = await self._ask(wanted.options)
+        except _AnswerRequired as required:
+            self._answer = await self._call_model(required.options)
         try:
             # The step may call the crew's step_callback, which may block.
-            return await _scope().threads.run(step) if self.step_callback else step()
+            return await _current_run().threads.run(step) if self.step_callback else step()
         finally:
             self._answer = None
 
-    async def _ask(self, options: dict[str, Any]) -> Callable[[], Any]:
+    async def _call_model(self, options: dict[str, Any]) -> Callable[[], Any]:
         try:
             answer = await self._aget_llm_response(**options)
         except Exception as error:
@@ -173,14 +173,15 @@ class NativeExecutor(AgentExecutor):
         tools: Any = None,
         **options: Any,
     ) -> Any:
-        """CrewAI's `aget_llm_response`, which counts tokens in a thread before every call, even
-        where there is nothing to shorten yet.
+        """CrewAI's `aget_llm_response`, but without its count of tokens where none is needed.
+
+        CrewAI counts in a thread before every call, even if there is nothing to shorten yet.
         """
-        scope = _scope()
+        run = _current_run()
         options["tools"] = tools
         with _prepare_llm_call(executor_context, messages, printer, verbose=verbose) as prepared:
             if self.respect_context_window and not _is_first_request(prepared):
-                await scope.threads.run(
+                await run.threads.run(
                     _proactively_summarize_context,
                     llm=llm,
                     messages=prepared,
@@ -188,7 +189,7 @@ class NativeExecutor(AgentExecutor):
                     verbose=verbose,
                     **options,
                 )
-            answer = await scope.answer(
+            answer = await run.answer(
                 self.task,
                 prepared,
                 lambda: llm.acall(prepared, available_functions=available_functions, **options),
@@ -199,20 +200,20 @@ class NativeExecutor(AgentExecutor):
 
 
 class _OnLoop:
-    """A model for code in a thread: its calls are made, and can be cancelled, on the loop."""
+    """A model for code in a thread. Its calls run on the event loop and can be cancelled."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        return _scope().on_loop(self._model.acall(*args, **kwargs))
+        return _current_run().on_loop(self._model.acall(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
 
 def _is_first_request(messages: list[Any]) -> bool:
-    """Nothing but one user's message: CrewAI never shortens that."""
+    """Whether there is only one user message, which CrewAI never shortens."""
     spoken = [message for message in messages if message.get("role") != "system"]
     return len(spoken) == 1 and spoken[0].get("role") == "user"
 
@@ -224,8 +225,8 @@ def _raiser(error: Exception) -> Callable[[], Any]:
     return answer
 
 
-def _scope() -> RunContext:
-    scope = current_context()
-    if scope is None:
-        raise RuntimeError("a native executor works only inside a run")
-    return scope
+def _current_run() -> RunContext:
+    run = current_run()
+    if run is None:
+        raise RuntimeError("a native executor requires an active run")
+    return run

@@ -1,4 +1,4 @@
-"""The native way: CrewAI's own Crew, Task and Agent on the event loop, with our executor."""
+"""Execution mode "native": CrewAI's Crew, Task and Agent on the event loop, with our executor."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -16,71 +16,71 @@ from app.engine.runtime.threads import WorkThreads
 
 
 def use_native_executor(agent: BaseAgent) -> None:
-    """Have an agent run on the event loop."""
+    """Make an agent run on the event loop."""
     object.__setattr__(agent, "executor_class", NativeExecutor)
 
 
 async def run_natively(
-    crew: Crew, inputs: Mapping[str, object] | None, scope: RunContext
+    crew: Crew, inputs: Mapping[str, object] | None, run: RunContext
 ) -> CrewOutput:
-    """Run a crew that nobody else uses. Cancelling this cancels its model calls."""
-    scope.bind(crew)
-    scope.use_native_executor = use_native_executor
-    scope.reviewed = frozenset(i for i, task in enumerate(crew.tasks) if task.human_input)
+    """Run a crew that no other run uses. Cancelling this cancels its model calls."""
+    run.bind(crew)
+    run.use_native_executor = use_native_executor
+    run.tasks_to_review = frozenset(i for i, task in enumerate(crew.tasks) if task.human_input)
     for task in crew.tasks:
-        task.human_input = False  # CrewAI would ask at the server's terminal
+        task.human_input = False  # CrewAI would read from the server's terminal
     for agent in _agents(crew):
         use_native_executor(agent)
-    scope.quiet = not foreign_listeners()
-    _take_callbacks_off_the_loop(crew, scope.threads)
+    run.suppress_events = not foreign_listeners()
+    _call_callbacks_in_threads(crew, run.threads)
     before: list[Any] = []
     after: list[Any] = []
     if not hooks_are_set():
-        # Hooks come before and after these, which is why they then stay where they are.
+        # Hooks run before and after these callbacks, so with hooks the callbacks stay in CrewAI.
         before, crew.before_kickoff_callbacks = crew.before_kickoff_callbacks, []
         after, crew.after_kickoff_callbacks = crew.after_kickoff_callbacks, []
 
     given: Any = None if inputs is None else dict(inputs)
     for callback in before:
-        given = await scope.threads.run(callback, {} if given is None else given)
-    output = await _run_and_clear(crew, given, scope)
+        given = await run.threads.run(callback, {} if given is None else given)
+    output = await _run_and_clear(crew, given, run)
     for callback in after:
-        output = await scope.threads.run(callback, output)
+        output = await run.threads.run(callback, output)
     if not isinstance(output, CrewOutput):
-        raise TypeError(f"the crew gave a {type(output).__name__} instead of a CrewOutput")
+        raise TypeError(f"the crew returned a {type(output).__name__} instead of a CrewOutput")
     return output
 
 
-async def _run_and_clear(crew: Crew, inputs: Any, scope: RunContext) -> Any:
-    """Kick off; whatever ends it, no asynchronous task of the crew outlives it.
+async def _run_and_clear(crew: Crew, inputs: Any, run: RunContext) -> Any:
+    """Kick off, and end all asynchronous tasks of the crew with it.
 
-    Raises ReviewRequired where a human is to look at an output before the crew goes on.
+    Raises ReviewRequired if a human must review an output before the crew continues.
     """
     main = asyncio.create_task(crew.akickoff(inputs=inputs))
-    scope.main = main
+    run.main = main
     try:
         output = await main
-        if scope.review_required:
+        if run.review_required:
             raise ReviewRequired
         return output
     except ReviewRequired:
-        # What is under way is finished and captured: it need not be done again.
-        await asyncio.gather(*scope.side_tasks, return_exceptions=True)
-        if scope.task_error is not None:
-            raise scope.task_error from None
+        # Active tasks finish and are captured, so that they are not executed again.
+        await asyncio.gather(*run.side_tasks, return_exceptions=True)
+        if run.task_error is not None:
+            raise run.task_error from None
         raise
     except asyncio.CancelledError:
-        if scope.task_error is not None and not _is_cancelled():
-            raise scope.task_error from None
+        if run.task_error is not None and not _is_cancelled():
+            raise run.task_error from None
         raise
     finally:
         if not main.done():
             main.cancel()
-        for task in scope.side_tasks:
+        for task in run.side_tasks:
             task.cancel()
-        await asyncio.gather(main, *scope.side_tasks, return_exceptions=True)
+        await asyncio.gather(main, *run.side_tasks, return_exceptions=True)
         if main.cancelled() or main.exception() is not None:
-            scope.drop()
+            run.cancel()
 
 
 def _is_cancelled() -> bool:
@@ -95,8 +95,8 @@ def _agents(crew: Crew) -> list[BaseAgent]:
     return agents
 
 
-def _take_callbacks_off_the_loop(crew: Crew, threads: WorkThreads) -> None:
-    """Callbacks of the crew may block: let CrewAI await them while a thread calls them."""
+def _call_callbacks_in_threads(crew: Crew, threads: WorkThreads) -> None:
+    """Run the crew's callbacks in threads, since they may block; CrewAI awaits them."""
     wrapped: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
 
     def wrap(callback: Callable[..., Any]) -> Callable[..., Any]:

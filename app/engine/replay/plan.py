@@ -1,4 +1,4 @@
-"""The recorded plan: what a crew of plain agents always sends, with holes where values go."""
+"""The recorded plan: the messages of a crew of plain agents, with holes for values."""
 
 import asyncio
 import re
@@ -15,7 +15,7 @@ from crewai.tasks.task_output import TaskOutput
 from crewai.utilities.agent_utils import _llm_stop_words_applied, process_llm_response
 
 from app.engine.compat.coverage import Unsupported, check_environment
-from app.engine.runtime.call_journal import Journal
+from app.engine.runtime.call_journal import CallJournal
 from app.engine.runtime.context import RunContext
 
 # CrewAI reads these inputs itself, whether or not a text names them.
@@ -24,7 +24,7 @@ _SPECIAL_INPUTS = ("crewai_trigger_payload", "crew_chat_messages")
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """A place for a value: an input's (its name) or an earlier task's output (its index)."""
+    """A slot for a value: an input (its name) or the output of an earlier task (its index)."""
 
     value: str | int
 
@@ -43,7 +43,7 @@ class Text:
     def fill(self, values: Mapping[str | int, str]) -> str:
         """The text with `values` in its holes.
 
-        Raises Unsupported if they bring in a placeholder that CrewAI would replace in its turn.
+        Raises Unsupported if a value contains a placeholder that CrewAI would replace as well.
         """
         pieces = self._pieces.copy()
         for position, value in self._holes:
@@ -56,7 +56,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A recorded message: its content has holes, its other keys are sent as they are."""
+    """A recorded message: its content has holes, its other keys are sent unchanged."""
 
     content: Text
     rest: Mapping[str, Any]
@@ -70,7 +70,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class PlannedAgent:
-    """What a model may want to know of the agent that asks it."""
+    """The fields of the calling agent that a model may read."""
 
     id: UUID
     role: str
@@ -80,7 +80,7 @@ class PlannedAgent:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTask:
-    """What a model may want to know of the task that it is asked for."""
+    """The fields of the calling task that a model may read."""
 
     id: UUID
     name: str | None
@@ -123,7 +123,7 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A crew's recording, and the run of it."""
+    """The recording of a crew, which a run replays."""
 
     definition: object
     variables: frozenset[str]
@@ -131,16 +131,17 @@ class Plan:
     steps: tuple[PlannedStep, ...]
 
     def values(self, inputs: Mapping[str, object]) -> dict[str | int, str]:
-        """The inputs as they go into texts. Raises Unsupported for inputs that CrewAI refuses or
-        treats in a way of its own.
+        """The inputs as text.
+
+        Raises Unsupported for inputs that CrewAI rejects or handles specially.
         """
         if not inputs and self.variables:
-            raise Unsupported("a run without inputs, which leaves placeholders as they are")
+            raise Unsupported("a run without inputs, which leaves placeholders unchanged")
         for name, value in inputs.items():
             if name in _SPECIAL_INPUTS:
                 raise Unsupported(f"the input {name}")
             if type(value) is not str and not _is_plain(value):
-                raise Unsupported("an input of a type that CrewAI refuses")
+                raise Unsupported("an input of a type that CrewAI rejects")
         if not self.variables <= inputs.keys():
             raise Unsupported("a missing input")
         return {name: str(inputs[name]) for name in self.variables}
@@ -149,49 +150,49 @@ class Plan:
         self,
         models: Sequence[BaseLLM],
         inputs: Mapping[str, object],
-        scope: RunContext,
+        run: RunContext,
     ) -> CrewOutput:
-        """Run the crew; `models` are its agents' in their order.
+        """Run the crew with `models`, one for each agent in order.
 
-        Raises Unsupported when this run needs more than the recording has: then the scope's journal
-        holds what was asked and answered, and the run goes on from there another way.
+        Raises Unsupported if this run needs more than the recording has. The run's journal then
+        holds the model calls so far, and the run falls back to another execution mode from there.
         """
-        journal = scope.journal
+        journal = run.journal
         check_environment()
-        scope.quiet = True
+        run.suppress_events = True
         values = self.values(inputs)
         agents = [texts.fill(values) for texts in self.agents]
         outputs: list[TaskOutput | None] = [None] * len(self.steps)
         pending: list[asyncio.Task[None]] = []
 
-        async def do(index: int) -> None:
+        async def execute(index: int) -> None:
             step = self.steps[index]
             agent = agents[step.agent]
-            if (replay := scope.replay(index, agent.role)) is not None:
+            if (replay := run.replay(index, agent.role)) is not None:
                 values[index] = replay.text
                 outputs[index] = self.task_output(index, values)
                 return
-            await scope.start_task(index, agent.role)
+            await run.start_task(index, agent.role)
             if journal.fell_back:
                 return
             finish = await self._answer(index, step, agent, models[step.agent], values, journal)
             if journal.fell_back:
                 return
             text = str(finish.output)
-            await scope.finish_step(index, agent.role, thought=finish.thought, result=text)
+            await run.finish_step(index, agent.role, thought=finish.thought, result=text)
             values[index] = text
             outputs[index] = self.task_output(index, values)
-            await scope.finish_task(index, agent.role, text)
+            await run.finish_task(index, agent.role, text)
 
         for index, step in enumerate(self.steps):
             if step.asynchronous:
-                task = asyncio.create_task(do(index))
+                task = asyncio.create_task(execute(index))
                 journal.side_tasks.append(task)
                 pending.append(task)
                 continue
             await _all_of(pending)
             pending = []
-            await do(index)
+            await execute(index)
         await _all_of(pending)
         done = [output for output in outputs if output is not None]
         return CrewOutput(raw=done[-1].raw, tasks_output=done)
@@ -215,7 +216,7 @@ class Plan:
         agent: PlannedAgent,
         model: BaseLLM,
         values: Mapping[str | int, str],
-        journal: Journal,
+        journal: CallJournal,
     ) -> AgentFinish:
         messages = [message.fill(values) for message in step.messages]
         task = PlannedTask(
@@ -225,7 +226,7 @@ class Plan:
             step.expected_output.fill(values),
             agent,
         )
-        called = journal.call(index, messages)
+        call = journal.record(index, messages)
         try:
             # CrewAI's own rule for joining the executor's stop words with the model's.
             with _llm_stop_words_applied(model, SimpleNamespace(stop_words=list(step.stop_words))):  # type: ignore[arg-type]
@@ -239,27 +240,27 @@ class Plan:
                     response_model=None,
                 )
         except Exception as error:
-            called.answer.set_exception(error)
-            called.answer.exception()  # asyncio warns of errors that nobody looked at
+            call.answer.set_exception(error)
+            call.answer.exception()  # asyncio warns of errors that are never retrieved
             raise Unsupported("a failed model call") from error
         except BaseException:
-            called.answer.cancel()
+            call.answer.cancel()
             raise
-        called.answer.set_result(answer)
-        if called.after != called.sent:
+        call.answer.set_result(answer)
+        if call.after != call.sent:
             raise Unsupported("a model that changes its messages")
         if not isinstance(answer, str) or not answer:
             raise Unsupported("an empty answer, or one that is not text")
         finish = process_llm_response(answer, model.supports_stop_words())
         if not isinstance(finish, AgentFinish):
-            raise Unsupported("an answer that asks for a tool")
+            raise Unsupported("an answer that requests a tool")
         if not isinstance(finish.output, str) or not finish.output:
             raise Unsupported("an empty final answer")
         return finish
 
 
 async def _all_of(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for tasks; the first failure counts at once."""
+    """Wait for tasks, until the first failure."""
     if tasks:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     for task in tasks:

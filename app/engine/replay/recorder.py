@@ -1,4 +1,4 @@
-"""Record a crew's plan from CrewAI itself: its texts are never written down here."""
+"""Records a crew's plan from CrewAI itself: this code contains none of CrewAI's texts."""
 
 import hashlib
 import re
@@ -20,13 +20,13 @@ from app.engine.replay.plan import AgentTexts, Hole, Message, Plan, PlannedStep,
 Build = Callable[[], Crew]
 KickOff = Callable[[Crew, Mapping[str, object]], Awaitable[CrewOutput]]
 
-# CrewAI replaces these itself, one after the other, in texts that hold inputs and answers.
+# CrewAI itself replaces these, one after the other, in texts that contain inputs and answers.
 _RESERVED = ("goal", "role", "backstory", "input", "tools", "tool_names")
 
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """What a recording puts in: texts for the inputs and for the tasks' answers."""
+    """The texts that a recording uses for the inputs and for the tasks' answers."""
 
     inputs: Mapping[str, str]
     answers: tuple[str, ...]
@@ -62,7 +62,7 @@ class _Recorder:
 
 
 class RecordingModel(BaseLLM):
-    """Answers each task with a given text and keeps what it was sent."""
+    """Answers each task with a given text and records the messages."""
 
     _recorder: _Recorder = PrivateAttr()
 
@@ -92,7 +92,7 @@ class RecordingModel(BaseLLM):
 
 
 def definition(crew: Crew) -> object:
-    """What of a crew its plan depends on, for comparison: texts, settings, who hears of whom."""
+    """The parts of a crew that its plan depends on, for comparison: texts, settings, context."""
     agents, tasks = list(crew.agents), list(crew.tasks)
 
     def index(thing: object, among: Iterable[object]) -> int:
@@ -131,9 +131,9 @@ def definition(crew: Crew) -> object:
 
 
 def fingerprint(crew: Crew) -> str:
-    """A short mark of what a crew does: texts, settings, tools, forms of output.
+    """A digest of a crew's visible definition: texts, settings, tools, forms of output.
 
-    It is the same in every process, and for another model.
+    It is the same in every process, and independent of the models.
     """
     tools = [[tool.name for tool in agent.tools or []] for agent in crew.agents]
     forms = [
@@ -146,9 +146,9 @@ def fingerprint(crew: Crew) -> str:
 
 
 async def record_plan(build: Build, kick_off: KickOff) -> Plan:
-    """Record a crew with marks for values, and prove it with two more recordings.
+    """Record a crew with marks for values, and verify the plan by two more recordings.
 
-    Raises Unsupported, naming the feature, for a crew that a plan would not do justice.
+    Raises Unsupported, with the name of the feature, for a crew that a plan does not cover.
     """
     crew = build()
     check_plan_covers(crew)
@@ -163,7 +163,7 @@ async def record_plan(build: Build, kick_off: KickOff) -> Plan:
             raise Unsupported("a factory that builds another crew each time")
         recorded = await _record(again, values, kick_off)
         if _rendered(plan, values) != _recorded(again, recorded):
-            raise Unsupported("texts that don't follow from the inputs and answers alone")
+            raise Unsupported("texts that depend on more than the inputs and answers")
     return plan
 
 
@@ -195,12 +195,12 @@ async def _record(crew: Crew, values: _Values, kick_off: KickOff) -> _Recording:
             if not isinstance(message.get("content"), str):
                 raise Unsupported("messages that are not text")
     if [output.raw for output in output.tasks_output] != list(values.answers):
-        raise Unsupported("answers that are changed on their way")
+        raise Unsupported("answers that are changed after the model")
     return _Recording(calls, output)
 
 
 def _marks(crew: Crew, variables: Iterable[str]) -> _Values:
-    # Marks go by index and a nonce: two tasks may have equal descriptions.
+    # Marks consist of an index and a nonce, since two tasks may have equal descriptions.
     nonce = secrets.token_hex(6)
     return _Values(
         {name: f"\u27e6in:{i}:{nonce}\u27e7" for i, name in enumerate(sorted(variables))},
@@ -209,7 +209,7 @@ def _marks(crew: Crew, variables: Iterable[str]) -> _Values:
 
 
 def _ordinary(crew: Crew, variables: Iterable[str]) -> _Values:
-    """Values as people write them; that they end in white space shows where CrewAI strips."""
+    """Values as users write them. Their trailing white space shows where CrewAI strips."""
     return _Values(
         {
             name: f'50% of \u00fcber-{i}, "so" <b>\\1</b> \n'
@@ -266,7 +266,7 @@ def _cut(
 
 
 def _rendered(plan: Plan, values: _Values) -> list[Any]:
-    """All texts that the plan makes of `values`, in the shape of `_recorded`."""
+    """All texts that the plan renders from `values`, in the shape of `_recorded`."""
     filled = values.all()
     return [
         (

@@ -1,4 +1,4 @@
-"""What a planned run has asked and been answered, for when it must go on another way."""
+"""The model calls of a planned run, kept for the native executor if the run falls back to it."""
 
 import asyncio
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ Messages = list[dict[str, Any]]
 
 
 @dataclass(slots=True)
-class Called:
-    """A task's model call: what was sent, its answer or error, and the sent messages afterwards
-    (a model may change them, and CrewAI then goes on with the changed ones).
+class ModelCall:
+    """A task's model call: the sent messages, the answer or error, and the messages afterwards.
+
+    A model may change its messages; CrewAI then continues with the changed ones.
     """
 
     sent: Messages
@@ -18,28 +19,28 @@ class Called:
     answer: asyncio.Future[Any]
 
 
-class Journal:
-    """The calls of a run, one per task. Calls under way go on while the run is handed over."""
+class CallJournal:
+    """The model calls of a run, one per task. Active calls continue while the run falls back."""
 
     def __init__(self) -> None:
         self.fell_back = False
         self.side_tasks: list[asyncio.Task[None]] = []
-        self._calls: dict[int, Called] = {}
+        self._calls: dict[int, ModelCall] = {}
 
-    def call(self, index: int, messages: Messages) -> Called:
-        """Note that the task at `index` calls its model."""
+    def record(self, index: int, messages: Messages) -> ModelCall:
+        """Record that the task at `index` calls its model."""
         answer = asyncio.get_running_loop().create_future()
-        called = Called([dict(message) for message in messages], messages, answer)
-        self._calls[index] = called
-        return called
+        call = ModelCall([dict(message) for message in messages], messages, answer)
+        self._calls[index] = call
+        return call
 
-    def take(self, index: int, messages: Messages) -> Called | None:
-        """The call that was made already, if it is the one that would be made now; only once."""
-        called = self._calls.pop(index, None)
-        return called if called is not None and called.sent == messages else None
+    def pop(self, index: int, messages: Messages) -> ModelCall | None:
+        """Remove the call of the task and return it if it sent exactly `messages`; else None."""
+        call = self._calls.pop(index, None)
+        return call if call is not None and call.sent == messages else None
 
     async def aclose(self) -> None:
-        """End the calls that are still under way, and let go of all."""
+        """Cancel the active calls and release all."""
         for task in self.side_tasks:
             task.cancel()
         if self.side_tasks:

@@ -1,6 +1,4 @@
-"""What belongs to one run, and to no other: carried by a context variable into every thread and
-asyncio task that the run starts.
-"""
+"""The state of one run. A context variable propagates it to the run's threads and asyncio tasks."""
 
 import asyncio
 import contextvars
@@ -9,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -32,7 +30,7 @@ from app.engine.results import (
     TaskStarted,
     Usage,
 )
-from app.engine.runtime.call_journal import Journal
+from app.engine.runtime.call_journal import CallJournal
 from app.engine.runtime.signals import ReviewRequired, RunCancelled
 from app.engine.runtime.threads import WorkThreads
 
@@ -43,8 +41,18 @@ _current: contextvars.ContextVar["RunContext | None"] = contextvars.ContextVar(
 )
 
 
+@dataclass(slots=True)
+class _TaskState:
+    """The progress of one task. `notified` is set once the observer has received its last event."""
+
+    started_at: datetime
+    finished: TaskFinished | None = None
+    replayed: bool = False
+    notified: asyncio.Future[None] | None = None
+
+
 class RunContext:
-    """One run's identity: its tasks, observer, token usage, and errors of its models."""
+    """One run: its tasks, observer, token usage, and the errors of its models."""
 
     def __init__(
         self,
@@ -56,30 +64,30 @@ class RunContext:
         on_step: OnStep | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """`loop` is the engine's, by default the running one."""
+        """`loop` is the engine's event loop, by default the running one."""
         self.replays = replays or {}
-        # What humans have said of the tasks' outputs, by their places.
+        # The humans' reviews of the tasks' outputs, by task index.
         self.reviews: Mapping[int, Sequence[Review]] = {}
-        # The tasks that a human is to review, and the one that waits for it, by their places.
-        self.reviewed: frozenset[int] = frozenset()
-        self._asked: int | None = None
+        # The indices of the tasks that need a review, and of the task that waits for one.
+        self.tasks_to_review: frozenset[int] = frozenset()
+        self._awaiting_review: int | None = None
         self._on_step = on_step
         self.threads = threads
-        self.journal = Journal()
+        self.journal = CallJournal()
         self.usage = Usage()
-        # What the models of this run have raised, to tell their failures from the crew's.
+        # The errors of this run's models, to distinguish their failures from the crew's.
         self.model_errors: list[BaseException] = []
         self.observer_error: BaseException | None = None
-        self.dropped = False
-        # What `@persist` keeps by default, as JSON, by the id of a flow's state.
+        self.cancelled = False
+        # The states that `@persist` stores by default, as JSON, by the id of a flow's state.
         self.flow_states: dict[str, bytes] = {}
-        # Where the memory lies that CrewAI would keep for all runs; None until it is used.
+        # The folder of the memory that CrewAI would keep for all runs; None until it is used.
         self.memory_folder: str | None = None
         self.memory_lock = threading.Lock()
-        # Nobody listens to this run's CrewAI events: they need not be handed around.
-        self.quiet = False
-        # Of a native run: what has an agent run on the event loop; the asyncio task that executes
-        # the crew, those of its asynchronous tasks, and the first failure among these.
+        # Without listeners, CrewAI's events of this run need not be dispatched.
+        self.suppress_events = False
+        # Of a native run: the function that makes an agent run on the event loop; the asyncio task
+        # that executes the crew, those of its asynchronous tasks, and the first failure of these.
         self.use_native_executor: Callable[[BaseAgent], None] | None = None
         self.main: asyncio.Task[Any] | None = None
         self.side_tasks: set[asyncio.Task[Any]] = set()
@@ -89,14 +97,12 @@ class RunContext:
         self._observer = observer
         self._loop = loop or asyncio.get_running_loop()
         self._indices: dict[int, int] = {}
-        self._finished: dict[int, TaskFinished] = {}
-        self._replayed: dict[int, TaskFinished] = {}
-        self._started: dict[int, datetime] = {}
-        self._tellings: dict[int, asyncio.Future[None]] = {}
-        self._relayed: set[Future[Any]] = set()
+        self._tasks: dict[int, _TaskState] = {}
+        self._waited_for: set[Future[Any]] = set()
 
     @contextmanager
     def activate(self) -> Iterator[None]:
+        """Within this, `current_run` returns this run."""
         token = _current.set(self)
         try:
             yield
@@ -104,22 +110,23 @@ class RunContext:
             _current.reset(token)
 
     def forget_memory(self) -> None:
-        """Remove what the run has remembered, where it was told no other place for it."""
+        """Remove the run's memory, unless the crew stores it elsewhere."""
         if self.memory_folder is not None:
             shutil.rmtree(self.memory_folder, ignore_errors=True)
 
-    def drop(self) -> None:
-        """The run was cancelled: stop it wherever it asks next, and forget what it says."""
-        self.dropped = True
-        for future in list(self._relayed):
+    def cancel(self) -> None:
+        """Stop the run at its next model call or task, and ignore what its threads still report."""
+        self.cancelled = True
+        for future in list(self._waited_for):
             future.cancel()
 
-    def check(self) -> None:
-        if self.dropped:
+    def check_cancelled(self) -> None:
+        """Raise RunCancelled if the run was cancelled."""
+        if self.cancelled:
             raise RunCancelled
 
     def bind(self, crew: Crew) -> None:
-        """Tell which objects are this run's tasks. A factory may have built other ones by now."""
+        """Use the tasks of `crew`, which may differ from those at start, as this run's tasks."""
         self._indices = {id(task): index for index, task in enumerate(crew.tasks)}
         self._descriptions = task_descriptions(crew)
 
@@ -135,25 +142,27 @@ class RunContext:
         return UsageMetrics(**asdict(self.usage))
 
     async def start_task(self, index: int, agent: str) -> None:
-        """Note a task's start, and tell of it; a second time only waits for the first telling."""
-        self.check()
-        if index in self._started:
-            return await self._wait_until_told(index)
-        self._started[index] = datetime.now(UTC)
+        """Record a task's start and notify the observer.
+
+        A further call only waits until the observer is notified.
+        """
+        self.check_cancelled()
+        if index in self._tasks:
+            return await self._wait_until_notified(index)
+        self._tasks[index] = _TaskState(datetime.now(UTC))
         if self._observer is not None:
             event = TaskStarted(index, self._descriptions[index].name, agent)
-            await self._tell(index, self._observer.task_started(event))
+            await self._notify(index, self._observer.task_started(event))
         return None
 
     def replay(self, index: int, agent: str, *, structured: bool = False) -> Replay | None:
-        """What an earlier attempt has for this task, noted as finished and told to nobody."""
-        self.check()
+        """The task's replay, if there is one. Records the task as finished without an event."""
+        self.check_cancelled()
         replay = self.replays.get(index)
         if replay is None or (structured and replay.structured is None):
             return None
-        if index not in self._finished:
-            self._started[index] = replay.started_at
-            self._finished[index] = self._replayed[index] = TaskFinished(
+        if self._finished(index) is None:
+            finished = TaskFinished(
                 index,
                 self._descriptions[index].name,
                 agent,
@@ -163,61 +172,70 @@ class RunContext:
                 replay.structured,
                 self.usage,
             )
+            self._tasks[index] = _TaskState(replay.started_at, finished, replayed=True)
         return replay
 
     async def finish_task(
         self, index: int, agent: str, text: str, structured: str | None = None
     ) -> None:
-        """Note a task's end, and tell of it; a second time only waits for the first telling."""
-        self.check()
-        if index in self._finished:
-            return await self._wait_until_told(index)
-        name, started_at = self._descriptions[index].name, self._started[index]
+        """Record a task's end and notify the observer.
+
+        A further call only waits until the observer is notified.
+        """
+        self.check_cancelled()
+        task = self._tasks[index]
+        if task.finished is not None:
+            return await self._wait_until_notified(index)
+        name, started_at = self._descriptions[index].name, task.started_at
         with self._usage_lock:
             usage = replace(self.usage)
         event = TaskFinished(
             index, name, agent, text, started_at, datetime.now(UTC), structured, usage
         )
-        self._finished[index] = event
+        task.finished = event
         if self._observer is not None:
-            await self._tell(index, self._observer.task_finished(event))
+            await self._notify(index, self._observer.task_finished(event))
         return None
 
     def require_review(self, index: int) -> None:
-        """Have the run pause for a human if one is to review this finished task and has not yet.
+        """Pause the run if this finished task needs a human's approval and has none yet.
 
-        The crew's main line stops here. Tasks beside it are finished first.
+        The crew's main line stops here. Concurrent tasks finish first.
         """
-        if index in self.reviewed and not any(r.is_approved for r in self.reviews.get(index, ())):
-            self._asked = index if self._asked is None else self._asked
+        approved = any(review.is_approved for review in self.reviews.get(index, ()))
+        if index in self.tasks_to_review and not approved and self._awaiting_review is None:
+            self._awaiting_review = index
         self.stop_for_review()
 
     def stop_for_review(self) -> None:
-        """Nothing more is begun while a human is wanted."""
-        if self._asked is not None and asyncio.current_task() is self.main:
+        """Start no further task on the crew's main line while the run awaits a review."""
+        if self._awaiting_review is not None and asyncio.current_task() is self.main:
             raise ReviewRequired
 
     @property
     def review_required(self) -> bool:
-        return self._asked is not None
+        return self._awaiting_review is not None
 
     def paused(self) -> Paused:
-        if self._asked is None:
+        """The paused run. Raises RuntimeError if the run awaits no review."""
+        if self._awaiting_review is None:
             raise RuntimeError("the run is not paused")
-        return Paused(self._asked, dict(self._finished))
+        finished = {i: task.finished for i, task in self._tasks.items() if task.finished}
+        return Paused(self._awaiting_review, finished)
 
     def rejections(self, task: Task | None) -> list[Review]:
-        """What a human found wrong with the task's earlier outputs."""
+        """The reviews that did not approve the task's earlier outputs."""
         index = self.index_of(task) if task is not None else None
         reviews = self.reviews.get(index, ()) if index is not None else ()
         return [review for review in reviews if not review.is_approved]
 
     def approvals(self) -> list[Review]:
-        """What humans said of outputs that they let pass: for the tasks to come."""
+        """The reviews that approved outputs; their feedback is for the next tasks."""
         return [r for reviews in self.reviews.values() for r in reviews if r.is_approved]
 
     @property
-    def tells_steps(self) -> bool:
+    def reports_steps(self) -> bool:
+        """Whether steps have a receiver."""
         return self._on_step is not None
 
     async def finish_step(
@@ -230,32 +248,36 @@ class RunContext:
         tool: str | None = None,
         tool_input: str | None = None,
     ) -> None:
-        """Tell of a step, if somebody wants to hear and it is of one of the crew's own tasks."""
+        """Report a step of one of the crew's own tasks, if steps have a receiver."""
         if self._on_step is not None and index is not None:
             name = self._descriptions[index].name
             await self._on_step(StepFinished(index, name, agent, thought, tool, tool_input, result))
 
-    async def _tell(self, index: int, telling: Coroutine[Any, Any, None]) -> None:
-        told = self._tellings[index] = self._loop.create_future()
+    def _finished(self, index: int) -> TaskFinished | None:
+        task = self._tasks.get(index)
+        return task.finished if task is not None else None
+
+    async def _notify(self, index: int, notification: Coroutine[Any, Any, None]) -> None:
+        notified = self._tasks[index].notified = self._loop.create_future()
         try:
-            await telling
+            await notification
         except Exception as error:
             self.observer_error = self.observer_error or error
             raise
         finally:
-            if not told.done():
-                told.set_result(None)
+            if not notified.done():
+                notified.set_result(None)
 
-    async def _wait_until_told(self, index: int) -> None:
-        """A run that was handed over may come by while its first telling is still under way."""
-        if index in self._tellings:
-            await asyncio.shield(self._tellings[index])
+    async def _wait_until_notified(self, index: int) -> None:
+        """Wait for the observer: a run that fell back may be here before the first call returns."""
+        if (notified := self._tasks[index].notified) is not None:
+            await asyncio.shield(notified)
         if self.observer_error is not None:
             raise self.observer_error
 
     @contextmanager
     def as_side_task(self) -> Iterator[None]:
-        """One task of the crew. If it fails beside the main one, the whole run ends now."""
+        """Within this, a task of the crew runs. If a concurrent task fails, the run ends."""
         task = asyncio.current_task()
         if task is None or task is self.main:
             yield
@@ -272,53 +294,54 @@ class RunContext:
     async def answer(
         self, task: Task | None, messages: list[Any], call: Callable[[], Awaitable[Any]]
     ) -> Any:
-        """The answer to an agent's model call: the journal's, if the call was made already."""
-        self.check()
+        """The answer to an agent's model call: the journal's if it has the same call."""
+        self.check_cancelled()
         index = self.index_of(task) if task is not None else None
-        called = self.journal.take(index, messages) if index is not None else None
-        if called is None:
+        made = self.journal.pop(index, messages) if index is not None else None
+        if made is None:
             return await call()
-        answer = await called.answer
-        messages[:] = called.after
+        answer = await made.answer
+        messages[:] = made.after
         return answer
 
     def on_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """From a thread of this run: have the event loop do `work`, and wait for it."""
-        if self.dropped:
+        """Execute `work` on the event loop and block this thread of the run until it is done."""
+        if self.cancelled:
             work.close()
             raise RunCancelled
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        with self.relayed(future):
+        with self.cancelled_with_run(future):
             try:
                 return future.result()
             except (asyncio.CancelledError, Exception) as error:
-                if self.dropped:
+                if self.cancelled:
                     raise RunCancelled from error
                 raise
 
     @contextmanager
-    def relayed(self, future: Future[Any]) -> Iterator[None]:
-        """Within this, dropping the run cancels what a thread of it waits for."""
-        self._relayed.add(future)
-        if self.dropped:
+    def cancelled_with_run(self, future: Future[Any]) -> Iterator[None]:
+        """Within this, cancelling the run cancels `future`, which one of its threads waits for."""
+        self._waited_for.add(future)
+        if self.cancelled:
             future.cancel()
         try:
             yield
         finally:
-            self._relayed.discard(future)
+            self._waited_for.discard(future)
 
     def outcomes(self, outputs: list[TaskOutput]) -> tuple[TaskOutcome, ...]:
-        """Every task's outcome; those that never started were skipped."""
+        """The outcome of every task; tasks that never finished were skipped."""
         found = []
         for index, output in enumerate(outputs):
-            finished = self._finished.get(index)
+            task = self._tasks.get(index)
+            finished = task.finished if task is not None else None
             found.append(
                 TaskOutcome(
                     name=self._descriptions[index].name,
                     agent=output.agent,
                     text=output.raw,
                     skipped=finished is None,
-                    replayed=finished is not None and finished is self._replayed.get(index),
+                    replayed=task is not None and task.replayed,
                     started_at=finished.started_at if finished else None,
                     finished_at=finished.finished_at if finished else None,
                 )
@@ -326,6 +349,6 @@ class RunContext:
         return tuple(found)
 
 
-def current_context() -> RunContext | None:
-    """The run that this thread or asyncio task works for."""
+def current_run() -> RunContext | None:
+    """The run of this thread or asyncio task; None outside of runs."""
     return _current.get()

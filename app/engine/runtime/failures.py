@@ -1,4 +1,4 @@
-"""Tell whose failure it was: the model's, the crew's, or nobody's."""
+"""Classify the error that ended a run: the model failed, the crew failed, or no result."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from app.engine.errors import CrewFailed, EngineError, ModelError, NoResult, one
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.signals import ContextTooLong
 
-# CrewAI says these with plain ValueErrors: an empty answer to every attempt, and no task output.
+# CrewAI's ValueErrors for empty answers to all attempts, and for runs without task output.
 NOTHING_CAME_BACK = (
     "Invalid response from LLM call - None or empty.",
     "No valid task outputs available to create crew output.",
@@ -14,17 +14,17 @@ NOTHING_CAME_BACK = (
 )
 
 
-def failure_of(error: BaseException, scope: RunContext) -> BaseException:
-    """What a caller of the engine sees for `error`, which ended the run of `scope`."""
-    if scope.observer_error is not None:
-        return scope.observer_error
+def failure_of(error: BaseException, run: RunContext) -> BaseException:
+    """The error that the engine raises for `error`, which ended `run`."""
+    if run.observer_error is not None:
+        return run.observer_error
     chain = list(_chain(error))
     if any(isinstance(link, EngineError) for link in chain[:1]):
         return error
     if any(isinstance(link, ContextTooLong) for link in chain):
         return ModelError(str(error))
     for link in chain:
-        if any(link is known for known in scope.model_errors):
+        if any(link is known for known in run.model_errors):
             return ModelError(f"the model failed: {one_line(link)}")
     if isinstance(error, ValueError) and str(error) in NOTHING_CAME_BACK:
         return NoResult("the crew gave no result: every answer was empty")

@@ -1,4 +1,4 @@
-"""Watch models for the runs that call them: what they used, what they raised."""
+"""Instrumentation of model classes: each run records the usage and errors of its model calls."""
 
 import contextvars
 import functools
@@ -10,43 +10,43 @@ from crewai.hooks.dispatch import HookAborted
 from crewai.llms.base_llm import BaseLLM, LLMCallBlockedError
 from crewai.types.usage_metrics import UsageMetrics
 
-from app.engine.runtime.context import current_context
+from app.engine.runtime.context import current_run
 
-_watched: set[type[BaseLLM]] = set()
+_instrumented: set[type[BaseLLM]] = set()
 _usage_lock = threading.Lock()
-# True inside of a class's own counting, which may call its base's.
+# True inside a class's own counting, which may call its base's.
 _counting: contextvars.ContextVar[bool] = contextvars.ContextVar("counting", default=False)
 
 
 def instrument_model(kind: type[BaseLLM]) -> None:
-    """Have all models of this class tell the run that calls them of failures and usage.
+    """Instrument all models of this class: calls record failures and usage in the current run.
 
-    Outside of runs they work as ever. A second call changes nothing.
+    Outside of runs, models are unchanged. A second call has no effect.
     """
-    if kind in _watched:
+    if kind in _instrumented:
         return
-    _watched.add(kind)
-    kind.call = _watched_call(kind.call)  # type: ignore[method-assign]
+    _instrumented.add(kind)
+    kind.call = _instrumented_call(kind.call)  # type: ignore[method-assign]
     if kind.acall is not BaseLLM.acall:
-        kind.acall = _watched_acall(kind.acall)  # type: ignore[method-assign]
+        kind.acall = _instrumented_acall(kind.acall)  # type: ignore[method-assign]
     if "_track_token_usage_internal" in vars(kind):
-        kind._track_token_usage_internal = _watched_usage(  # type: ignore[method-assign]
+        kind._track_token_usage_internal = _instrumented_usage(  # type: ignore[method-assign]
             kind._track_token_usage_internal
         )
 
 
 def count_reported(usage_data: dict[str, Any]) -> None:
-    """Count what a model of CrewAI's own kind has reported."""
-    scope = current_context()
-    if scope is not None and not _counting.get():
+    """Add the usage that one of CrewAI's own model classes reported to the current run."""
+    run = current_run()
+    if run is not None and not _counting.get():
         metrics = UsageMetrics.from_provider_dict(usage_data)
         if metrics is not None:
-            scope.add_usage(metrics)
+            run.add_usage(metrics)
 
 
-def _watched_call(call: Callable[..., Any]) -> Callable[..., Any]:
+def _instrumented_call(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def instrumented(*args: Any, **kwargs: Any) -> Any:
         _check_run()
         try:
             return call(*args, **kwargs)
@@ -54,14 +54,14 @@ def _watched_call(call: Callable[..., Any]) -> Callable[..., Any]:
             _note(error)
             raise
 
-    return watched
+    return instrumented
 
 
-def _watched_acall(
+def _instrumented_acall(
     acall: Callable[..., Coroutine[Any, Any, Any]],
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     @functools.wraps(acall)
-    async def watched(*args: Any, **kwargs: Any) -> Any:
+    async def instrumented(*args: Any, **kwargs: Any) -> Any:
         _check_run()
         try:
             return await acall(*args, **kwargs)
@@ -69,13 +69,13 @@ def _watched_acall(
             _note(error)
             raise
 
-    return watched
+    return instrumented
 
 
-def _watched_usage(track: Callable[..., None]) -> Callable[..., None]:
-    """For a class that counts its own way: take what its counters grew by."""
+def _instrumented_usage(track: Callable[..., None]) -> Callable[..., None]:
+    """Usage of a class with a counter of its own: the increase of that counter."""
 
-    def watched(self: BaseLLM, usage_data: dict[str, Any]) -> None:
+    def instrumented(self: BaseLLM, usage_data: dict[str, Any]) -> None:
         with _usage_lock:
             before = self.get_token_usage_summary()
             token = _counting.set(True)
@@ -84,21 +84,21 @@ def _watched_usage(track: Callable[..., None]) -> Callable[..., None]:
             finally:
                 _counting.reset(token)
             used = self.get_token_usage_summary().delta_since(before)
-        scope = current_context()
-        if scope is not None and not _counting.get():
-            scope.add_usage(used)
+        run = current_run()
+        if run is not None and not _counting.get():
+            run.add_usage(used)
 
-    return watched
+    return instrumented
 
 
 def _check_run() -> None:
-    scope = current_context()
-    if scope is not None:
-        scope.check()
+    run = current_run()
+    if run is not None:
+        run.check_cancelled()
 
 
 def _note(error: Exception) -> None:
-    scope = current_context()
+    run = current_run()
     # A hook that stops a call is the crew's decision, not the model's failure.
-    if scope is not None and not isinstance(error, HookAborted | LLMCallBlockedError):
-        scope.model_errors.append(error)
+    if run is not None and not isinstance(error, HookAborted | LLMCallBlockedError):
+        run.model_errors.append(error)

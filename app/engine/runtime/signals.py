@@ -1,19 +1,19 @@
-"""Reasons to stop a run that CrewAI must not retry: it passes every HookAborted straight on."""
+"""Exceptions that stop a run without a retry: CrewAI never retries a HookAborted."""
 
 from crewai.hooks.dispatch import HookAborted
 
 
 class RunCancelled(HookAborted):
-    """The run was cancelled; this ends what is left of it in a thread."""
+    """The run was cancelled; this ends its remaining work in a thread."""
 
     def __init__(self) -> None:
         super().__init__("the run was cancelled")
 
 
 class ReviewRequired(BaseException):
-    """A human is to look at a task's output before the crew goes on.
+    """A human must review a task's output before the crew continues.
 
-    Not an Exception: nothing of CrewAI's must take it for a failure.
+    Not an Exception, so that CrewAI does not handle it as a failure.
     """
 
 
@@ -28,7 +28,7 @@ class ContextTooLong(HookAborted):
 
 
 class ExitAttempted(HookAborted):
-    """Code of the crew called exit(). That ends its run, never the process."""
+    """The crew's code called exit(), which ends its run, never the process."""
 
     def __init__(self, attempt: BaseException) -> None:
         super().__init__(f"the crew tried to end the process ({attempt})")

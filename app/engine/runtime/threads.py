@@ -1,4 +1,4 @@
-"""Threads for what blocks: tools, callbacks and guardrails of runs on the event loop."""
+"""Threads for blocking code: tools, callbacks and guardrails of runs on the event loop."""
 
 import asyncio
 import contextvars
@@ -21,7 +21,7 @@ class WorkThreads:
     """A pool of threads for the blocking steps of all runs.
 
     A step that waits for another agent (delegation) holds its thread while that agent's own steps
-    need more: those get threads of their own, so a full pool can't wait for itself.
+    need more threads. Nested steps get threads of their own, so a full pool can't deadlock.
     """
 
     def __init__(self, max_threads: int) -> None:
@@ -30,7 +30,7 @@ class WorkThreads:
     async def run(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
         """Call `function` in a thread, in a copy of this context.
 
-        Cancelling this leaves the thread to itself. An attempt to end the process becomes an
+        Cancelling this does not stop the thread. An attempt to end the process raises
         ExitAttempted.
         """
         context = contextvars.copy_context()
@@ -48,7 +48,7 @@ class WorkThreads:
         return await asyncio.wrap_future(self._pool.submit(context.run, call))
 
     async def call_back(self, callback: Callable[..., Any], *args: Any) -> Any:
-        """Call a callback of the crew's, which may be an async one, away from the event loop."""
+        """Call a callback of the crew, sync or async, in a thread."""
 
         def call() -> Any:
             result = callback(*args)

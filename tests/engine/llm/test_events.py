@@ -1,4 +1,4 @@
-"""CrewAI's events of model calls: all of them where somebody listens, none where nobody does."""
+"""CrewAI's events of model calls: all of them with listeners, none without."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from tests.load.stub_model import Failure
 KINDS = (LLMCallStartedEvent, LLMStreamChunkEvent, LLMCallCompletedEvent, LLMCallFailedEvent)
 
 
-async def _heard(model: Any, *kinds: type) -> list[Any]:
+async def _events_of(model: Any, *kinds: type) -> list[Any]:
     """The events that a listener for `kinds` gets of one call."""
     events: list[Any] = []
     with crewai_event_bus.scoped_handlers():
@@ -34,24 +34,24 @@ async def _heard(model: Any, *kinds: type) -> list[Any]:
     return sorted(events, key=lambda event: event.emission_sequence)
 
 
-def _told(events: list[Any]) -> list[Any]:
-    told = ("type", "model", "messages", "response", "chunk", "usage", "finish_reason", "error")
-    return [[getattr(event, name, None) for name in told] for event in events]
+def _fields_of(events: list[Any]) -> list[Any]:
+    fields = ("type", "model", "messages", "response", "chunk", "usage", "finish_reason", "error")
+    return [[getattr(event, name, None) for name in fields] for event in events]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_listener_hears_of_a_call_what_crewai_tells(server: Server, stream: bool) -> None:
-    ours = await _heard(server.pooled(stream=stream), *KINDS)
-    own = await _heard(server.own(stream=stream), *KINDS)
+async def test_a_listener_receives_the_events_of_crewai(server: Server, stream: bool) -> None:
+    ours = await _events_of(server.pooled(stream=stream), *KINDS)
+    own = await _events_of(server.own(stream=stream), *KINDS)
     assert len(ours) > (5 if stream else 1)
-    assert _told(ours) == _told(own)
+    assert _fields_of(ours) == _fields_of(own)
 
 
-async def test_who_watches_beside_a_listener_hears_each_piece_once(server: Server) -> None:
+async def test_a_subscriber_beside_a_listener_receives_each_piece_once(server: Server) -> None:
     pieces: list[str] = []
     token = on_token.set(pieces.append)
     try:
-        events = await _heard(server.pooled(), LLMStreamChunkEvent, LLMCallCompletedEvent)
+        events = await _events_of(server.pooled(), LLMStreamChunkEvent, LLMCallCompletedEvent)
     finally:
         on_token.reset(token)
     *chunks, completed = events
@@ -60,20 +60,20 @@ async def test_who_watches_beside_a_listener_hears_each_piece_once(server: Serve
     assert "".join(pieces) == completed.response
 
 
-async def test_a_listener_hears_of_a_failure(server: Server) -> None:
+async def test_a_listener_receives_a_failure(server: Server) -> None:
     server.stub.failures = {1: Failure(status=400), 2: Failure(status=400)}
-    ours = await _heard(server.pooled(), *KINDS)
-    own = await _heard(server.own(), *KINDS)
+    ours = await _events_of(server.pooled(), *KINDS)
+    own = await _events_of(server.own(), *KINDS)
     assert LLMCallFailedEvent in map(type, ours)
-    assert _told(ours) == _told(own)
+    assert _fields_of(ours) == _fields_of(own)
 
 
-async def test_a_listener_for_the_end_alone_hears_it_inside_its_scope(server: Server) -> None:
-    (event,) = await _heard(server.pooled(), LLMCallCompletedEvent)
+async def test_a_listener_for_the_end_alone_receives_it_inside_its_scope(server: Server) -> None:
+    (event,) = await _events_of(server.pooled(), LLMCallCompletedEvent)
     assert event.started_event_id is not None
 
 
-async def test_where_nobody_listens_no_event_is_made(
+async def test_without_listeners_no_event_is_made(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emitted: list[Any] = []
@@ -89,11 +89,11 @@ async def test_stop_words_of_one_call_cut_no_other_call_of_the_same_model(server
     server.stub.delay_seconds = 0.05
     model = server.pooled()
 
-    async def ask(stop: list[str] | None) -> str:
+    async def call_model(stop: list[str] | None) -> str:
         with call_stop_override(model, stop):
             return str(await model.acall("for user-0123abcd"))
 
-    cut, whole = await asyncio.gather(ask(["Start small"]), ask(None))
+    cut, whole = await asyncio.gather(call_model(["Start small"]), call_model(None))
     assert "Start small" not in cut
     assert whole.startswith(cut)
     assert "Start small" in whole

@@ -14,7 +14,7 @@ def test_the_name_offline_gives_the_offline_model() -> None:
     assert isinstance(create_model(ModelSettings(model="offline")), OfflineModel)
 
 
-def test_answers_are_asked_in_turn_and_the_first_that_is_not_none_counts() -> None:
+def test_answers_are_tried_in_turn_and_the_first_that_is_not_none_counts() -> None:
     prompts: list[str] = []
 
     def declines(prompt: str) -> str | None:
@@ -49,7 +49,7 @@ async def test_acall_gives_what_call_gives() -> None:
     assert await model.acall("abc") == model.call("abc") == "ABC"
 
 
-async def test_a_thousand_calls_at_once_take_no_time_to_speak_of() -> None:
+async def test_a_thousand_concurrent_calls_need_almost_no_time() -> None:
     model = OfflineModel()
     started = time.perf_counter()
     await asyncio.gather(*(model.acall("Current Task: x") for _ in range(1000)))
@@ -68,7 +68,7 @@ class Report(BaseModel):
     tags: list[str] = Field(min_length=2)
 
 
-def test_a_wanted_pydantic_model_is_made_up_the_same_each_time_and_says_so() -> None:
+def test_a_response_model_is_generated_equally_each_time_and_says_so() -> None:
     first = OfflineModel().call("x", response_model=Report)
     assert isinstance(first, Report)
     assert first.title == "[offline model]"

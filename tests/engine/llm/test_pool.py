@@ -53,8 +53,8 @@ def _chunk_of(text: str) -> bytes:
     return b'data: {%b, "choices": %b}\n\n' % (about, choices)
 
 
-async def ask(model: BaseLLM, way: str) -> Any:
-    if way == "acall":
+async def call_model(model: BaseLLM, method: str) -> Any:
+    if method == "acall":
         return await model.acall(MESSAGES)
     return await asyncio.to_thread(model.call, MESSAGES)
 
@@ -102,16 +102,16 @@ LASTING = {
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("way", ["acall", "call"])
+@pytest.mark.parametrize("method", ["acall", "call"])
 @pytest.mark.parametrize("failure", LASTING)
 async def test_three_attempts_in_all_then_the_error(
-    server: Server, failure: str, way: str, stream: bool, no_pauses: list[float]
+    server: Server, failure: str, method: str, stream: bool, no_pauses: list[float]
 ) -> None:
     planned, error = LASTING[failure]
     server.stub.failures = dict.fromkeys(range(1, 100), planned)
     model = server.pooled(stream=stream)
     with pytest.raises((error, APIConnectionError) if stream else error):
-        await ask(model, way)
+        await call_model(model, method)
     assert server.stub.calls == 3
     assert server.stub.in_flight == 0
 
@@ -189,15 +189,15 @@ def test_the_server_s_word_on_retries_counts() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("way", ["acall", "call"])
+@pytest.mark.parametrize("method", ["acall", "call"])
 async def test_a_server_that_never_answers_ends_in_a_timeout(
-    server: Server, way: str, stream: bool
+    server: Server, method: str, stream: bool
 ) -> None:
     server.stub.failures = dict.fromkeys(range(1, 10), Failure("hang"))
     model = server.pooled(timeout=0.3, stream=stream)
     started = time.monotonic()
     with pytest.raises(Exception, match="timed out"):
-        await ask(model, way)
+        await call_model(model, method)
     assert 0.3 <= time.monotonic() - started < 5
     assert server.stub.calls == 1
 
@@ -285,12 +285,12 @@ async def test_a_thousand_calls_at_once_each_get_their_own_answer(server: Server
     server.stub.record = False
     model = server.pooled()
 
-    async def ask(number: int) -> None:
+    async def call_model(number: int) -> None:
         marker = f"user-{number:08x}"
         answer = await model.acall([{"role": "user", "content": f"Current Task: for {marker}"}])
         assert f"For {marker}." in answer
 
-    await asyncio.gather(*(ask(number) for number in range(1000)))
+    await asyncio.gather(*(call_model(number) for number in range(1000)))
     assert server.stub.calls == server.stub.peak_in_flight == 1000
     assert model.get_token_usage_summary().successful_requests == 1000
 
@@ -299,26 +299,26 @@ async def test_watching_one_call_streams_no_other(server: Server) -> None:
     server.stub.delay_seconds = 0.05
     model = server.pooled()
 
-    async def ask(number: int) -> None:
+    async def call_model(number: int) -> None:
         pieces: list[str] = []
         if number % 2:
             on_token.set(pieces.append)
         answer = await model.acall([{"role": "user", "content": f"for user-{number:08x}"}])
         assert "".join(pieces) == (answer if number % 2 else "")
 
-    await asyncio.gather(*(asyncio.create_task(ask(number)) for number in range(20)))
+    await asyncio.gather(*(asyncio.create_task(call_model(number)) for number in range(20)))
     assert sum(body.get("stream", False) for body in server.stub.bodies) == 10
 
 
-async def test_whether_a_call_streams_is_asked_as_it_begins(server: Server) -> None:
+async def test_whether_a_call_streams_is_decided_at_its_start(server: Server) -> None:
     model = server.pooled()
     listeners: list[Any] = []
     pieces: list[str] = []
 
-    def ask() -> Any:
+    def call_model() -> Any:
         return listeners[-1]
 
-    token = listener_of_call.set(ask)
+    token = listener_of_call.set(call_model)
     try:
         for listener in (None, pieces.append, None):
             listeners.append(listener)
@@ -330,7 +330,7 @@ async def test_whether_a_call_streams_is_asked_as_it_begins(server: Server) -> N
     assert streamed == [False, True, False]
 
 
-async def test_a_watcher_hears_of_an_answer_before_its_end(server: Server) -> None:
+async def test_a_subscriber_receives_an_answer_before_its_end(server: Server) -> None:
     go_on = asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -358,7 +358,7 @@ async def test_a_watcher_hears_of_an_answer_before_its_end(server: Server) -> No
     assert len(pieces) > 1
 
 
-async def test_a_watcher_hears_text_in_whatever_chunk_it_comes(server: Server) -> None:
+async def test_a_subscriber_receives_text_in_any_kind_of_chunk(server: Server) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -416,12 +416,12 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("way", ["acall", "call"])
+@pytest.mark.parametrize("method", ["acall", "call"])
 @pytest.mark.parametrize("leak", LEAKS)
 async def test_no_error_and_no_log_line_holds_the_key(
     server: Server,
     leak: str,
-    way: str,
+    method: str,
     stream: bool,
     no_pauses: list[float],
     caplog: pytest.LogCaptureFixture,
@@ -429,7 +429,7 @@ async def test_no_error_and_no_log_line_holds_the_key(
     server.stub.failures = dict.fromkeys(range(1, 100), LEAKS[leak])
     model = server.pooled(stream=stream)
     with pytest.raises(Exception) as caught:  # noqa: PT011
-        await ask(model, way)
+        await call_model(model, method)
     links: list[BaseException] = [caught.value]
     while links[-1].__context__ is not None and links[-1].__context__ not in links:
         links.append(links[-1].__context__)
@@ -486,15 +486,15 @@ async def test_max_connections_bounds_the_calls_too() -> None:
     assert stub.peak_in_flight == 3
 
 
-def test_one_model_serves_one_event_loop_after_another() -> None:
-    async def ask() -> str:
+def test_one_model_works_on_one_event_loop_after_another() -> None:
+    async def call_model() -> str:
         async with run_stub(StubModel(delay_seconds=0)) as base_url:
             model = create_model(ModelSettings(model="x", base_url=base_url))
             answer = await model.acall(MESSAGES)
             await close_models()
             return str(answer)
 
-    assert asyncio.run(ask()) == asyncio.run(ask())
+    assert asyncio.run(call_model()) == asyncio.run(call_model())
 
 
 async def test_closing_ends_the_calls_that_threads_wait_for(server: Server) -> None:
@@ -513,8 +513,8 @@ async def test_nothing_is_left_open_after_closing(server: Server) -> None:
     model = pooled_over(server.own(), pool)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        await ask(model, "acall")
-        await ask(model, "call")
+        await call_model(model, "acall")
+        await call_model(model, "call")
         thread = next(t for t in threading.enumerate() if t.name == "model-calls")
         await pool.aclose()
         await asyncio.to_thread(thread.join, 5)

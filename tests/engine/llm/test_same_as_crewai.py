@@ -96,10 +96,10 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 
 
-async def _outcome(model: LLM, way: str, call: dict[str, Any]) -> Any:
+async def _outcome(model: LLM, method: str, call: dict[str, Any]) -> Any:
     """What a call gives, in a form that can be compared."""
     try:
-        if way == "acall":
+        if method == "acall":
             given = await model.acall(**call)
         else:
             given = await asyncio.to_thread(model.call, **call)
@@ -122,28 +122,28 @@ async def test_bodies_and_results_are_equal(server: Server, settings: str) -> No
     server.stub.respond = _respond
     own, ours = server.own(**SETTINGS[settings]), server.pooled(**SETTINGS[settings])
 
-    for call, way in product(CALLS.values(), ("acall", "call")):
+    for call, method in product(CALLS.values(), ("acall", "call")):
         server.stub.reset()
-        expected = await _outcome(own, way, call)
-        asked = server.stub.calls
-        assert asked or isinstance(expected, tuple)
-        assert await _outcome(ours, way, call) == expected
+        expected = await _outcome(own, method, call)
+        sent = server.stub.calls
+        assert sent or isinstance(expected, tuple)
+        assert await _outcome(ours, method, call) == expected
         bodies = server.stub.bodies
-        assert bodies[:asked] == bodies[asked:]
+        assert bodies[:sent] == bodies[sent:]
         for name in ("authorization", "openai-organization", "x-team", "x-param", "x-extra"):
             assert len({headers.get(name) for headers in server.stub.headers}) <= 1, name
     assert ours.get_token_usage_summary() == own.get_token_usage_summary()
 
 
-@pytest.mark.parametrize("way", ["acall", "call"])
+@pytest.mark.parametrize("method", ["acall", "call"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_native_tool_calls_come_back_as_crewai_gives_them(
-    server: Server, way: str, stream: bool
+    server: Server, method: str, stream: bool
 ) -> None:
     server.stub.respond = lambda _: TOOL_CALL
     call = {"messages": MESSAGES, "tools": [TOOL]}
-    expected = await _outcome(server.own(stream=stream), way, call)
-    got = await _outcome(server.pooled(stream=stream), way, call)
+    expected = await _outcome(server.own(stream=stream), method, call)
+    got = await _outcome(server.pooled(stream=stream), method, call)
     assert len(got) == 2
     assert got == expected
 
@@ -156,7 +156,7 @@ async def test_native_tool_calls_come_back_as_crewai_gives_them(
     server.stub.reset()
     server.stub.respond = None
     for model in (server.own(stream=stream), server.pooled(stream=stream)):
-        await _outcome(model, way, {"messages": answered, "tools": [TOOL]})
+        await _outcome(model, method, {"messages": answered, "tools": [TOOL]})
     assert server.stub.bodies[0] == server.stub.bodies[1]
 
 
@@ -191,15 +191,15 @@ STRANGE_ANSWERS: dict[str, Failure] = {
 }
 
 
-@pytest.mark.parametrize("way", ["acall", "call"])
+@pytest.mark.parametrize("method", ["acall", "call"])
 @pytest.mark.parametrize("answer", STRANGE_ANSWERS)
 async def test_refusals_and_strange_answers_end_as_with_crewai(
-    server: Server, answer: str, way: str
+    server: Server, answer: str, method: str
 ) -> None:
     server.stub.failures = {1: STRANGE_ANSWERS[answer], 2: STRANGE_ANSWERS[answer]}
     call = {"messages": MESSAGES}
-    expected = await _outcome(server.own(), way, call)
-    assert await _outcome(server.pooled(), way, call) == expected
+    expected = await _outcome(server.own(), method, call)
+    assert await _outcome(server.pooled(), method, call) == expected
 
 
 async def test_a_parameter_the_server_refuses_is_left_out_as_crewai_does(server: Server) -> None:
@@ -219,16 +219,16 @@ async def test_a_refused_stream_is_an_error_of_the_call(server: Server) -> None:
         await server.pooled(stream=True).acall(MESSAGES)
 
 
-@pytest.mark.parametrize("way", ["acall", "call"])
+@pytest.mark.parametrize("method", ["acall", "call"])
 async def test_watched_calls_stream_and_their_pieces_join_to_the_answer(
-    server: Server, way: str
+    server: Server, method: str
 ) -> None:
     model = server.pooled()
-    plain = await _outcome(model, way, {"messages": MESSAGES})
+    plain = await _outcome(model, method, {"messages": MESSAGES})
     pieces: list[str] = []
     token = on_token.set(pieces.append)
     try:
-        streamed = await _outcome(model, way, {"messages": MESSAGES})
+        streamed = await _outcome(model, method, {"messages": MESSAGES})
     finally:
         on_token.reset(token)
     assert streamed == plain == "".join(pieces)

@@ -1,4 +1,4 @@
-"""A limit on how much goes on at once, across threads and event loops."""
+"""A semaphore across threads and event loops."""
 
 import asyncio
 import threading
@@ -7,9 +7,9 @@ from types import TracebackType
 
 
 class Semaphore:
-    """`async with slots:` holds one of `limit` slots; who comes when none is free waits in line.
+    """`async with semaphore:` holds one of `limit` slots; further coroutines wait in order.
 
-    Unlike `asyncio.Semaphore`, one instance serves coroutines of several event loops.
+    Unlike `asyncio.Semaphore`, one instance works for coroutines of several event loops.
     """
 
     def __init__(self, limit: int) -> None:
@@ -19,7 +19,7 @@ class Semaphore:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def resize(self, limit: int) -> None:
-        """Take another limit; slots already held stay held."""
+        """Change the limit; slots that are held stay held."""
         with self._lock:
             self._free += limit - self._limit
             self._limit = limit
@@ -33,16 +33,16 @@ class Semaphore:
             if self._free > 0:
                 self._free -= 1
                 return
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            granted = asyncio.get_running_loop().create_future()
+            self._waiting.append(granted)
         try:
-            await turn
+            await granted
         except asyncio.CancelledError:
             with self._lock:
-                given = turn not in self._waiting
-                if not given:
-                    self._waiting.remove(turn)
-            if given and turn.done() and not turn.cancelled():
+                was_granted = granted not in self._waiting
+                if not was_granted:
+                    self._waiting.remove(granted)
+            if was_granted and granted.done() and not granted.cancelled():
                 self._release()
             raise
 
@@ -55,21 +55,21 @@ class Semaphore:
         self._release()
 
     def _release(self) -> None:
-        """Pass a slot on to the next in line, or back."""
+        """Grant the slot to the next waiting coroutine, or free it."""
         while True:
             with self._lock:
                 if not self._waiting:
                     self._free += 1
                     return
-                turn = self._waiting.popleft()
+                granted = self._waiting.popleft()
             try:
-                turn.get_loop().call_soon_threadsafe(self._give, turn)
-            except RuntimeError:  # its loop is closed: nobody waits there any more
+                granted.get_loop().call_soon_threadsafe(self._grant, granted)
+            except RuntimeError:  # its event loop is closed
                 continue
             return
 
-    def _give(self, turn: asyncio.Future[None]) -> None:
-        if turn.done():  # cancelled in the meantime
+    def _grant(self, granted: asyncio.Future[None]) -> None:
+        if granted.done():  # cancelled in the meantime
             self._release()
         else:
-            turn.set_result(None)
+            granted.set_result(None)
