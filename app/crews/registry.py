@@ -26,7 +26,7 @@ class CrewSpec:
     `folder` is the project's folder, in which relative paths of the definition are resolved.
     `static` means that every call of `build` gives the same definition (it comes from YAML).
     `inputs` are the declared inputs; texts in other inputs have at most `max_input_chars`
-    characters. `offline_answer` writes the crew's reports if no model is configured: it receives
+    characters. `offline_answer` writes the crew's reports if no model is configured. It receives
     the text of a prompt and returns the answer, or None for a prompt of another crew. `options` are
     the deployment's.
     """

@@ -108,9 +108,9 @@ class RunObserver(Protocol):
 class TaskOutcome:
     """One task of a finished run.
 
-    A skipped task has an empty text and no times: a conditional task, or a task of a flow's crew
-    that failed earlier while the flow continued. A replayed task was finished by an earlier attempt
-    and not executed again.
+    A skipped task has an empty text and no times. It is a conditional task, or a task of a flow's
+    crew that failed earlier while the flow continued. A replayed task was finished by an
+    earlier attempt and not executed again.
     """
 
     name: str

@@ -23,8 +23,8 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Skill(_Record, frozen=True):
     """A skill of a person.
 
-    `use` says what it is worth in a business, `dislike` who should not rely on it, both as clauses
-    about "you"; `learn` is how to get a little of it, as an imperative.
+    `use` is its value in a business, and `dislike` a reason not to rely on it, both as clauses
+    about "you". `learn` is a first step to learn it, as an imperative.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Locks on crews: a shared crew runs one kickoff at a time.
 
-A flow owns its crew objects: it may kick a crew off again, read it afterwards, or share a crew at
+A flow owns its crew objects. It may kick a crew off again, read it afterwards, or share a crew at
 module level with all runs. Two concurrent kickoffs would mix their inputs.
 """
 

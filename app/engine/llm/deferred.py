@@ -1,7 +1,7 @@
 """OpenAI models whose HTTP clients are built on first use: saves 43 ms of CPU per model.
 
-CrewAI builds both HTTP clients of a model when the model is created, and reads the system's
-certificates for each, although it can build them at the first call. A pooled model never uses them.
+CrewAI builds both HTTP clients with the model, and reads the system's certificates for each. It can
+also build them at the first call. A pooled model never uses them.
 """
 
 import contextvars

@@ -93,7 +93,7 @@ class ModelPool:
     """Sends requests over pooled connections, at most `max_concurrency` at a time.
 
     A request that fails for a transient reason (connection lost, 408, 409, 429, 5xx) is retried, up
-    to `attempts` times in all, after exponential backoff with jitter or the server's own
+    to `attempts` times in all. The wait is exponential backoff with jitter, or the server's own
     `Retry-After`. A wait beyond the request's timeout ends the request immediately. A request that
     waits for a retry keeps its slot, so that a server that rejects calls does not get more of them.
 

@@ -173,11 +173,11 @@ def _reported_if_observed() -> Iterator[None]:
 @contextmanager
 def _streamed_if_requested() -> Iterator[None]:
     """Decide once per call: CrewAI checks several times whether to stream."""
-    ask = listener_of_call.get()
-    if ask is None:
+    choose = listener_of_call.get()
+    if choose is None:
         yield
         return
-    token = on_token.set(ask())
+    token = on_token.set(choose())
     try:
         yield
     finally:

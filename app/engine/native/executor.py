@@ -1,8 +1,8 @@
 """CrewAI's agent executor without its flow: the same steps in the same order, on the event loop.
 
-CrewAI sends every step of an agent through the loop's default executor, six threads on two cores,
-and holds a thread for the whole model call. Here the steps are CrewAI's own methods; only the model
-calls between them are awaited, and steps that run tools go to threads.
+CrewAI sends every step of an agent through the loop's default executor: six threads on two cores. A
+model call holds a thread for its whole duration. Here the steps are CrewAI's own methods; only the
+model calls between them are awaited, and steps that run tools go to threads.
 """
 
 from collections.abc import Callable

@@ -111,8 +111,8 @@ async def _outcome(model: LLM, method: str, call: dict[str, Any]) -> Any:
 
 
 def _respond(body: dict[str, Any]) -> dict[str, Any] | None:
-    wants_json = "json" in str(body.get("response_format"))
-    if wants_json:
+    needs_json = "json" in str(body.get("response_format"))
+    if needs_json:
         return {"role": "assistant", "content": '{"name": "soup", "minutes": 5}'}
     return None
 

@@ -10,7 +10,7 @@ from app.crews.idea.reports.startup_ideas_research import limits
 from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import count, number_range, usd, usd_range
 
-_TELLING = ("Sub-interest", "Experience", "Skills", "Goal", "Interest area")
+_DISTINCTIVE = ("Sub-interest", "Experience", "Skills", "Goal", "Interest area")
 """The criteria that distinguish an idea for a person, the most significant first."""
 
 
@@ -62,7 +62,7 @@ def _choice(fit: Fit) -> str:
     scores = {score.criterion: score for score in fit.scores}
     reasons = [
         scores[criterion].reason
-        for criterion in _TELLING
+        for criterion in _DISTINCTIVE
         if scores[criterion].points > scores[criterion].most_points / 2
     ]
     if reasons:

@@ -19,13 +19,13 @@ def write(assessment: Assessment) -> str:
         note(),
         "## Executive summary",
         _summary(assessment, shown),
-        *(_idea(place, fit, assessment) for place, fit in enumerate(shown, start=1)),
+        *(_idea(rank, fit, assessment) for rank, fit in enumerate(shown, start=1)),
     ]
     return "\n\n".join(parts)
 
 
 def limits(fit: Fit, reading: Reading) -> str:
-    """Return in a few words whether the person's limits carry the idea."""
+    """Return in a few words whether the person's limits allow the idea."""
     needs = [
         need
         for need, is_within in (("time", fit.is_within_hours), ("money", fit.is_within_budget))
@@ -50,7 +50,7 @@ def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
         ),
         (
             (
-                str(place),
+                str(rank),
                 fit.idea.name,
                 str(fit.total),
                 usd_range(fit.idea.startup_cost_usd),
@@ -59,7 +59,7 @@ def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
                 f"{count(fit.idea.ramp_months, 'month')}",
                 limits(fit, assessment.reading),
             )
-            for place, fit in enumerate(shown, start=1)
+            for rank, fit in enumerate(shown, start=1)
         ),
     )
     criteria = listing(
@@ -116,11 +116,11 @@ def _just_outside(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
     )
 
 
-def _idea(place: int, fit: Fit, assessment: Assessment) -> str:
+def _idea(rank: int, fit: Fit, assessment: Assessment) -> str:
     idea = fit.idea
     return "\n\n".join(
         (
-            f"## Idea {place}: {idea.name} ({fit.total}/100)",
+            f"## Idea {rank}: {idea.name} ({fit.total}/100)",
             idea.pitch,
             f"### Fit\n\n{_fit(fit)}",
             f"### Market\n\nCustomers: {idea.customer}. {idea.market}",
