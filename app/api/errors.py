@@ -6,9 +6,11 @@ stack trace, a path or a secret.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from litestar import Request, Response
@@ -40,12 +42,13 @@ RETRY_AFTER_SECONDS = 5
 # JSON-RPC, MCP and A2A have no code for it; this one is for whatever has none.
 _RPC_INTERNAL_ERROR = -32603
 
-# How a failed run is answered, by the `error_type` of its row.
+# The response to a run that ended without success, by its `error_type`; any other is a 500. None is
+# a 503, after which clients submit again.
 STATUS_OF_FAILED_RUN: Mapping[str, int] = {
     "no_results": 422,
     "model_error": 502,
-    "storage_unavailable": 503,
     "run_timeout": 504,
+    "cancelled": 409,
 }
 
 _REFUSED: Mapping[int, str] = {
@@ -61,6 +64,28 @@ class ErrorAnswer(msgspec.Struct):
     error: str
     error_type: str
     success: bool = False
+    run_id: UUID | msgspec.UnsetType = msgspec.UNSET
+
+
+class RunAccepted(msgspec.Struct):
+    """A run that is accepted and has not ended here: `location` shows how it ends.
+
+    Don't submit it again.
+    """
+
+    run_id: UUID
+    location: str
+    message: str
+    success: bool = False
+
+
+@contextmanager
+def accepted(run_id: UUID) -> Iterator[None]:
+    """Report an outage of the database as `RunMoved`: the run is accepted all the same."""
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        raise RunMoved(run_id) from error
 
 
 class MessageRefused(Exception):
@@ -106,16 +131,26 @@ def amp_responses(*statuses: int) -> dict[int, ResponseSpec]:
     }
 
 
-def error_response(status_code: int, error_type: str, error: str) -> Response[ErrorAnswer]:
-    """An error as it is answered; 503 says when to come again."""
+def error_response(
+    status_code: int, error_type: str, error: str, run_id: UUID | msgspec.UnsetType = msgspec.UNSET
+) -> Response[ErrorAnswer]:
+    """An error response; `run_id` names the run if one was accepted. A 503 has `Retry-After`."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status_code == 503 else {}
-    return Response(ErrorAnswer(error, error_type), status_code=status_code, headers=headers)
+    content = ErrorAnswer(error, error_type, run_id=run_id)
+    return Response(content, status_code=status_code, headers=headers)
+
+
+def run_location(run_id: UUID) -> str:
+    """The path of a run as a resource."""
+    return f"/api/runs/{run_id}"
 
 
 def error_text(error: Exception) -> str:
     """What is said of an error where no HTTP status goes with it."""
     if isinstance(error, LimitReached):
         return f"{error}; try again in {error.retry_after_seconds} s"
+    if isinstance(error, RunMoved):
+        return f"{error}; don't submit it again: GET {run_location(error.run_id)} shows how it ends"
     if isinstance(error, RunError):
         return str(error)
     if isinstance(error, DatabaseUnavailable):
@@ -142,9 +177,19 @@ def _not_awaiting_human(
 
 
 def _conflict(
-    _: Request[Any, Any, Any], error: RunUnsettled | IdempotencyConflict | AwaitingHuman
+    _: Request[Any, Any, Any], error: RunUnsettled | IdempotencyConflict
 ) -> Response[ErrorAnswer]:
     return error_response(409, "conflict", str(error))
+
+
+def _awaiting_human(_: Request[Any, Any, Any], error: AwaitingHuman) -> Response[ErrorAnswer]:
+    return error_response(409, "conflict", str(error), error.run_id)
+
+
+def _run_moved(_: Request[Any, Any, Any], error: RunMoved) -> Response[RunAccepted]:
+    location = run_location(error.run_id)
+    content = RunAccepted(error.run_id, location, error_text(error))
+    return Response(content, status_code=202, headers={"Location": location})
 
 
 def _limit_reached(_: Request[Any, Any, Any], error: LimitReached) -> Response[ErrorAnswer]:
@@ -163,9 +208,7 @@ def _message_refused(_: Request[Any, Any, Any], error: MessageRefused) -> Respon
     return Response(answer, status_code=200, headers=error.headers)
 
 
-def _not_now(
-    _: Request[Any, Any, Any], error: Overloaded | ShuttingDown | RunMoved
-) -> Response[ErrorAnswer]:
+def _not_now(_: Request[Any, Any, Any], error: Overloaded | ShuttingDown) -> Response[ErrorAnswer]:
     return error_response(503, "overloaded", str(error))
 
 
@@ -240,12 +283,11 @@ _HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[ErrorAnswer]]] 
     UnknownOutput: _not_found,
     NotAwaitingHuman: _not_awaiting_human,
     RunUnsettled: _conflict,
-    AwaitingHuman: _conflict,
+    AwaitingHuman: _awaiting_human,
     IdempotencyConflict: _conflict,
     LimitReached: _limit_reached,
     Overloaded: _not_now,
     ShuttingDown: _not_now,
-    RunMoved: _not_now,
     DatabaseUnavailable: _database_unavailable,
     ValidationException: _validation,
     HTTPException: _http,
@@ -253,4 +295,4 @@ _HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[ErrorAnswer]]] 
 }
 EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Any] = {
     kind: _in_the_words_of_the_path(handler) for kind, handler in _HANDLERS.items()
-} | {MessageRefused: _message_refused}
+} | {MessageRefused: _message_refused, RunMoved: _run_moved}

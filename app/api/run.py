@@ -6,9 +6,17 @@ from uuid import UUID
 import msgspec
 from litestar import Response, post
 from litestar.datastructures import State
+from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody
 
-from app.api.errors import STATUS_OF_FAILED_RUN, ErrorAnswer, error_answers, error_response
+from app.api.errors import (
+    STATUS_OF_FAILED_RUN,
+    ErrorAnswer,
+    RunAccepted,
+    accepted,
+    error_answers,
+    error_response,
+)
 from app.api.middleware.auth import CallerRequest
 from app.runs import Run, RunService
 
@@ -55,15 +63,23 @@ class RunAnswer(msgspec.Struct):
     summary="Run the idea crew and wait for its reports",
     responses=error_answers(
         {
-            400: "An input can't be taken; the error names the field",
+            400: "An input is invalid; the error names the field",
+            409: "The run was cancelled, or waits for a human",
             413: "The body is too large",
-            422: "Nothing meaningful came back",
+            422: "The crew produced no meaningful output",
             500: "The run failed",
             502: "The model failed",
-            503: "Not now: Retry-After says when",
-            504: "The run took too long",
+            503: "Nothing was accepted; Retry-After says when to try again",
+            504: "The run exceeded its time limit",
         }
-    ),
+    )
+    | {
+        202: ResponseSpec(
+            RunAccepted,
+            description="The run is accepted and has not ended here; Location shows how it ends",
+            generate_examples=False,
+        )
+    },
 )
 async def run_idea_crew(
     data: JSONBody[Profile], state: State, request: CallerRequest
@@ -72,14 +88,16 @@ async def run_idea_crew(
     service: RunService = state.runs
     given = {name: value for name, value in msgspec.structs.asdict(data).items() if value}
     run = await service.submit(_CREW, given, request.user)
-    return _answer(await service.wait(run, request.user))
+    with accepted(run.run_id):
+        return _answer(await service.wait(run, request.user))
 
 
 def _answer(run: Run) -> Response[RunAnswer] | Response[ErrorAnswer]:
     if run.outputs is None or run.raw_result is None:
         error_type = run.error_type or "internal_error"
         status_code = STATUS_OF_FAILED_RUN.get(error_type, 500)
-        return error_response(status_code, error_type, run.error or "internal error")
+        error = run.error or "internal error"
+        return error_response(status_code, error_type, error, run.run_id)
     answer = RunAnswer(
         run.run_id,
         run.inputs,

@@ -11,7 +11,7 @@ from litestar.datastructures import State
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from app.api.errors import error_answers
+from app.api.errors import error_answers, run_location
 from app.api.markdown import to_safe_html
 from app.api.middleware.auth import CallerRequest
 from app.runs import (
@@ -182,8 +182,8 @@ async def start_run(
     runs: RunService = state.runs
     options = RunOptions(data.stream, idempotency_key, webhooks_at(data.webhook_url))
     run = await runs.submit(data.crew, data.inputs, request.user, options)
-    location = f"/api/runs/{run.run_id}"
-    return Response(await _view(runs, run), status_code=202, headers={"Location": location})
+    headers = {"Location": run_location(run.run_id)}
+    return Response(await _view(runs, run), status_code=202, headers=headers)
 
 
 @post(

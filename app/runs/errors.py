@@ -71,6 +71,10 @@ class NotAwaitingHuman(RunError):
 class AwaitingHuman(RunError):
     """The run continues only after a human's review."""
 
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__(f"run {run_id} waits for a human")
+        self.run_id = run_id
+
 
 class UnknownOutput(RunError):
     """The run has no output of this name, or does not have it yet."""

@@ -162,7 +162,7 @@ class RunService:
         if ended is None:  # cancelled before it was claimed, or it does not end in this process
             ended = await self.get(run.run_id, caller)
             if ended.status is RunStatus.AWAITING_HUMAN:
-                raise AwaitingHuman(f"run {run.run_id} waits for a human")
+                raise AwaitingHuman(run.run_id)
             if not ended.is_settled:
                 raise RunMoved(run.run_id)
         return ended

@@ -34,6 +34,7 @@ from a2a.utils.errors import (
 )
 
 from app.access.api_keys import Role as KeyRole
+from app.db import DatabaseUnavailable
 from app.runs.models import UserRun
 from tests.api.crews import IDEA_AND_POEM, LETTER, REPORTS, Gate, Letters
 from tests.runs.scripted import until
@@ -572,3 +573,33 @@ async def test_a_message_beyond_the_quota_is_refused(
         gate.open.set()
         await sending
         assert len(await service.rows()) == 1
+
+
+async def test_a_task_that_continues_elsewhere_is_working(serve: Serve, gate: Gate) -> None:
+    async with (
+        serve(gate.crews, engine="stock") as service,
+        connected(service, "idea") as client,
+    ):
+        sending = asyncio.create_task(task_of(client, new_data_part({})))
+        await asyncio.to_thread(gate.asked.wait, 20)
+        stopping = asyncio.create_task(service.inside.stop(0))
+        task = await sending
+        gate.open.set()
+        await stopping
+        (run,) = await service.rows()
+    assert (task.id, task.status.state) == (str(run.run_id), WORKING)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_message_that_loses_the_database_names_its_accepted_task(
+    service: Running, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    async def fail(*_: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    monkeypatch.setattr("app.runs.persistence.queries.RunQueries.get", fail)
+    async with connected(service, "idea", streaming=streaming) as client:
+        with pytest.raises(InternalError) as raised:
+            await sent(client, new_data_part({}))
+    (run,) = await service.rows()
+    assert f"GET /api/runs/{run.run_id} shows how it ends" in str(raised.value)

@@ -17,6 +17,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.shared.exceptions import McpError
 
 from app.access.api_keys import Role
+from app.db import DatabaseUnavailable
 from app.runs.models import UserRun
 from tests.api.crews import IDEA_AND_POEM, LETTER, REPORTS, Gate, Letters
 from tests.runs.scripted import until
@@ -525,3 +526,33 @@ async def test_a_call_that_can_not_be_taken_now_is_an_error(serve: Serve, gate: 
         assert "at most 1 runs are under way" in _text(await session.call_tool("idea", {}))
         gate.open.set()
         await calling
+
+
+async def test_a_call_whose_run_continues_elsewhere_names_it(serve: Serve, gate: Gate) -> None:
+    async with serve(gate.crews, engine="stock") as service, connected(service) as session:
+        calling = asyncio.create_task(session.call_tool("idea", {}))
+        await asyncio.to_thread(gate.asked.wait, 20)
+        stopping = asyncio.create_task(service.inside.stop(0))
+        result = await calling
+        gate.open.set()
+        await stopping
+        (run,) = await service.rows()
+    assert result.isError
+    assert _text(result) == (
+        f"run {run.run_id} is accepted and continues in another process; "
+        f"don't submit it again: GET /api/runs/{run.run_id} shows how it ends"
+    )
+
+
+async def test_a_call_that_loses_the_database_names_its_accepted_run(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    monkeypatch.setattr("app.runs.persistence.queries.RunQueries.get", fail)
+    async with connected(service) as session:
+        result = await session.call_tool("idea", {})
+    (run,) = await service.rows()
+    assert result.isError
+    assert f"GET /api/runs/{run.run_id} shows how it ends" in _text(result)

@@ -11,6 +11,9 @@ import pytest
 
 from app.crews.idea.profile import DEFAULTS
 from app.crews.registry import Registry, idea_crew
+from app.db import DatabaseUnavailable
+from storage import StorageError
+from tests.api.crews import Gate
 from tests.serving import Running, Serve
 
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
@@ -149,8 +152,86 @@ async def test_more_runs_than_allowed_are_told_to_come_again(serve: Serve) -> No
         assert int(response.headers["Retry-After"]) >= 1
 
 
+async def _unfinished_run_id(service: Running, gate: Gate) -> UUID:
+    """The id of the only run, once its model is called."""
+    assert await asyncio.to_thread(gate.asked.wait, 20)
+    (row,) = await service.rows()
+    return row.run_id
+
+
+async def test_a_run_that_continues_elsewhere_is_accepted_and_not_to_be_submitted_again(
+    serve: Serve, gate: Gate
+) -> None:
+    async with serve(gate.crews, engine="stock") as service:
+        waiting = asyncio.create_task(service.http.post("/api/run", json={}))
+        run_id = await _unfinished_run_id(service, gate)
+        stopping = asyncio.create_task(service.inside.stop(0))
+        response = await waiting
+        gate.open.set()
+        await stopping
+        assert [row.run_id for row in await service.rows()] == [run_id]
+    assert response.status_code == 202
+    location = f"/api/runs/{run_id}"
+    assert response.headers["Location"] == location
+    assert "Retry-After" not in response.headers
+    answer = response.json()
+    assert answer.pop("message")
+    assert answer == {"success": False, "run_id": str(run_id), "location": location}
+
+
+async def test_a_run_whose_end_cannot_be_read_is_accepted(
+    serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    async with serve(gate.crews, engine="stock") as service:
+        waiting = asyncio.create_task(service.http.post("/api/run", json={}))
+        run_id = await _unfinished_run_id(service, gate)
+        monkeypatch.setattr("app.runs.persistence.queries.RunQueries.get", fail)
+        stopping = asyncio.create_task(service.inside.stop(0))
+        response = await waiting
+        gate.open.set()
+        await stopping
+    assert (response.status_code, response.json()["run_id"]) == (202, str(run_id))
+    assert "Retry-After" not in response.headers
+
+
+async def test_a_run_that_is_cancelled_meanwhile_is_a_conflict(serve: Serve, gate: Gate) -> None:
+    async with serve(gate.crews, engine="stock") as service:
+        waiting = asyncio.create_task(service.http.post("/api/run", json={}))
+        run_id = await _unfinished_run_id(service, gate)
+        await service.http.post(f"/api/runs/{run_id}/cancel")
+        response = await waiting
+        gate.open.set()
+    assert response.status_code == 409
+    assert response.json() == {
+        "success": False,
+        "error": "cancelled",
+        "error_type": "cancelled",
+        "run_id": str(run_id),
+    }
+
+
+async def test_a_run_that_failed_for_storage_is_not_to_be_submitted_again(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(service.inside.store, "persist", fail)
+    response = await service.http.post("/api/run", json={})
+    (row,) = await service.rows()
+    assert response.status_code == 500
+    assert "Retry-After" not in response.headers
+    assert response.json()["error_type"] == "storage_unavailable"
+    assert response.json()["run_id"] == str(row.run_id)
+
+
 async def test_the_schema_describes_the_call(service: Running) -> None:
     schema = (await service.http.get("/schema/openapi.json")).json()
     operation = schema["paths"]["/api/run"]["post"]
-    assert {"200", "400", "413", "422", "500", "502", "503", "504"} <= set(operation["responses"])
+    assert {"200", "202", "400", "409", "413", "422", "500", "502", "503", "504"} <= set(
+        operation["responses"]
+    )
     assert set(schema["components"]["schemas"]["Profile"]["properties"]) == set(DEFAULTS)

@@ -43,7 +43,7 @@ from a2a.utils.errors import (
 
 from app.access.callers import Caller
 from app.api.a2a.messages import HOW_TO_ANSWER, answer_in, inputs_in
-from app.api.errors import error_text
+from app.api.errors import accepted, error_text
 from app.runs import (
     UNSETTLED,
     Event,
@@ -87,11 +87,12 @@ class CrewAgents(RequestHandler):
         """
         with _told():
             run_id, after_seq = await self._take(params.message, context)
-            if not params.configuration.return_immediately:
-                async with aclosing(self._follow(run_id, after_seq, context)) as events:
-                    async for _ in events:
-                        pass
-            return _task(await self._run(run_id, context))
+            with accepted(run_id):
+                if not params.configuration.return_immediately:
+                    async with aclosing(self._follow(run_id, after_seq, context)) as events:
+                        async for _ in events:
+                            pass
+                return _task(await self._run(run_id, context))
 
     @validate_request_params
     async def on_message_send_stream(
@@ -100,9 +101,10 @@ class CrewAgents(RequestHandler):
         """The same, told of as it happens."""
         with _told():
             run_id, after_seq = await self._take(params.message, context)
-            async with aclosing(self._updates(run_id, after_seq, context)) as updates:
-                async for update in updates:
-                    yield update
+            with accepted(run_id):
+                async with aclosing(self._updates(run_id, after_seq, context)) as updates:
+                    async for update in updates:
+                        yield update
 
     @validate_request_params
     async def on_subscribe_to_task(

@@ -12,7 +12,7 @@ from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from starlette.requests import Request
 
 from app.access.callers import Caller
-from app.api.errors import error_text
+from app.api.errors import accepted, error_text
 from app.runs import (
     UNSETTLED,
     CrewInfo,
@@ -117,7 +117,8 @@ class CrewTools:
                 run = await self._resume(arguments, caller)
             else:
                 run = await self._start(name, arguments, request, caller)
-            return await self._followed(run, caller)
+            with accepted(run.run_id):
+                return await self._followed(run, caller)
         except IdempotencyConflict:
             return _error("the id of this request was used before in this session")
         except Exception as error:
