@@ -17,12 +17,22 @@ async def test_the_crews_that_are_served_are_listed_with_inputs_and_outputs(
     assert response.status_code == 200
     (idea,) = response.json()["crews"]
     assert idea["name"] == "idea"
-    assert idea["way"] == "plan"
+    assert idea["execution_mode"] == idea["way"] == "plan"
     assert {field["name"]: field["default"] for field in idea["inputs"]} == dict(DEFAULTS)
     assert not any(field["required"] for field in idea["inputs"])
     assert [output["name"] for output in idea["outputs"]] == REPORTS
     assert all(output["agent"] for output in idea["outputs"])
     assert (await service.http.get("/api/crews/idea")).json() == idea
+
+
+async def test_the_old_name_of_the_execution_mode_is_deprecated_in_the_schema(
+    service: Running,
+) -> None:
+    schema = (await service.http.get("/schema/openapi.json")).json()
+    fields = schema["components"]["schemas"]["CrewView"]["properties"]
+    assert fields["way"]["deprecated"] is True
+    assert "deprecated" not in fields["execution_mode"]
+    assert fields["way"]["enum"] == fields["execution_mode"]["enum"]
 
 
 async def test_an_unknown_crew_is_not_found(service: Running) -> None:
