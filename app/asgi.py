@@ -3,14 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 from litestar import Litestar
 
 from app.access.callers import Quota
-from app.api.a2a.routes import a2a_app, a2a_router
-from app.api.amp import amp_router
+from app.api.a2a.routes import a2a_router, create_a2a_app
+from app.api.amp.errors import in_dialect_of_path
+from app.api.amp.routes import amp_router
 from app.api.crews import crews_router
+from app.api.dependencies import DEPENDENCIES
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
 from app.api.mcp.routes import mcp, open_mcp
@@ -24,14 +25,11 @@ from app.crews.registry import Registry
 from app.logs import configure_logging
 from app.settings import Settings, load_settings
 
-if TYPE_CHECKING:  # app.engine must be imported before crewai is
-    pass
-
 _MAX_BODY_BYTES = 1_000_000
 
 
 def create_app(settings: Settings | None = None, crews: Registry | None = None) -> Litestar:
-    """The ASGI application; everything it holds is opened and closed with its lifespan."""
+    """Create the ASGI application; its lifespan opens and closes the service."""
     settings = settings or load_settings()
     configure_logging(settings.log_level, settings.log_format)
 
@@ -41,8 +39,8 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
             for part in fields(service):
                 app.state[part.name] = getattr(service, part.name)
             app.state.needs_key = settings.auth == "keys"
-            app.state.a2a = a2a_app(service.runs)
-            async with open_mcp(service.runs) as app.state.mcp:
+            app.state.a2a_app = create_a2a_app(service.runs)
+            async with open_mcp(service.runs) as app.state.mcp_app:
                 yield
 
     return Litestar(
@@ -57,7 +55,8 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
                 is_rate_limited=bool(settings.rates),
             ),
         ],
-        exception_handlers=dict(EXCEPTION_HANDLERS),
+        dependencies=DEPENDENCIES,
+        exception_handlers=in_dialect_of_path(EXCEPTION_HANDLERS),
         before_send=[add_security_headers],
         request_max_body_size=_MAX_BODY_BYTES,
         openapi_config=openapi_config(needs_key=settings.auth == "keys"),
@@ -67,6 +66,6 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
 
 
 def _quota(settings: Settings) -> Quota | None:
-    """What each caller may have; None: any number."""
+    """The default quota of each caller; None if nothing is limited."""
     quota = Quota(settings.max_runs_per_caller, settings.runs_per_day, settings.tokens_per_day)
     return None if quota == Quota() else quota

@@ -1,25 +1,25 @@
-"""`/api/crews`: what can be run, with what inputs, so that clients can offer forms."""
+"""`/api/crews`: the available crews with their inputs, from which clients can make forms."""
 
 from typing import Annotated, Any
 
 import msgspec
 from litestar import Router, get
-from litestar.datastructures import State
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 
+from app.api.dependencies import Runs
 from app.api.errors import ErrorAnswer
 from app.crews.options import InputType
 from app.engine import ExecutionMode
-from app.runs import CrewInfo, RunService
+from app.runs import CrewInfo
 
 _DEPRECATED = {"extra": {"deprecated": True, "description": "The same as execution_mode"}}
 
 
 class InputView(msgspec.Struct):
-    """An input: an empty or missing one becomes its default, or is refused if it is required.
+    """An input. If it is empty or missing, its default applies; without one it is required.
 
-    `type` is null where any will do. Texts in it have at most `max_chars` characters.
+    A null `type` allows any type. Texts have at most `max_chars` characters.
     """
 
     name: str
@@ -31,7 +31,7 @@ class InputView(msgspec.Struct):
 
 
 class OutputView(msgspec.Struct):
-    """An output: a task's, and the role of the agent that has the task."""
+    """An output: the name of a task, and the role of its agent."""
 
     name: str
     agent: str
@@ -49,24 +49,22 @@ class CrewView(msgspec.Struct):
 
 
 class CrewList(msgspec.Struct):
-    """The crews that are served."""
+    """The available crews."""
 
     crews: list[CrewView]
 
 
-@get("/", summary="The crews that are served")
-async def list_crews(state: State) -> CrewList:
-    runs: RunService = state.runs
+@get("/", summary="List the available crews")
+async def list_crews(runs: Runs) -> CrewList:
     return CrewList([_view(crew) for crew in runs.crews()])
 
 
 @get(
     "/{name:str}",
-    summary="A crew, its inputs and its outputs",
+    summary="Get a crew, its inputs and its outputs",
     responses={404: ResponseSpec(ErrorAnswer, description="No such crew")},
 )
-async def get_crew(name: FromPath[str], state: State) -> CrewView:
-    runs: RunService = state.runs
+async def get_crew(name: FromPath[str], runs: Runs) -> CrewView:
     return _view(runs.crew(name))
 
 

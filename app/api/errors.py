@@ -1,14 +1,13 @@
-"""The one place where errors become HTTP answers.
+"""Maps errors to HTTP responses; no other module decides on a status code for an error.
 
-Every error answer is `{"success": false, "error": TEXT, "error_type": WORD}`, and below `/crews/`
-`{"error": KIND, "message": TEXT}`, as clients of CrewAI's hosted platform know it; none shows a
-stack trace, a path or a secret.
+The body of every error response is `{"success": false, "error": TEXT, "error_type": WORD}`, with
+`run_id` if a run was accepted. No body contains a stack trace, a path or a secret. Below `/crews/`
+`app.api.amp.errors` translates these responses.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +25,7 @@ from app.runs import (
     LimitReached,
     NotAwaitingHuman,
     Overloaded,
+    Run,
     RunError,
     RunMoved,
     RunUnsettled,
@@ -39,27 +39,28 @@ logger = logging.getLogger("crew_capture.api")
 
 RETRY_AFTER_SECONDS = 5
 
-# JSON-RPC, MCP and A2A have no code for it; this one is for whatever has none.
+# JSON-RPC, MCP and A2A define no code for a rate limit. This one is for errors without a code.
 _RPC_INTERNAL_ERROR = -32603
 
-# The response to a run that ended without success, by its `error_type`; any other is a 500. None is
-# a 503, after which clients submit again.
-STATUS_OF_FAILED_RUN: Mapping[str, int] = {
+# Statuses of runs that ended without success, by `error_type`; 500 for all others. Never 503: it
+# means that nothing was accepted, so that clients submit again.
+_STATUS_OF_UNSUCCESSFUL_RUN: Mapping[str, int] = {
+    "cancelled": 409,
     "no_results": 422,
     "model_error": 502,
     "run_timeout": 504,
-    "cancelled": 409,
 }
 
-_REFUSED: Mapping[int, str] = {
-    400: "Something can't be taken; the error names it",
-    401: "An API key is needed, where the service has them",
-    429: "Too many, where the service has limits: Retry-After says when",
+REFUSALS: Mapping[int, str] = {
+    400: "A value is invalid; the error names it",
+    401: "An API key is required, if the service uses keys",
+    429: "A limit is reached, if the service has limits; Retry-After says when to try again",
 }
+"""Errors that any request can get, with their descriptions."""
 
 
 class ErrorAnswer(msgspec.Struct):
-    """What every error answers."""
+    """The body of every error response; `run_id` names the run if one was accepted."""
 
     error: str
     error_type: str
@@ -68,7 +69,7 @@ class ErrorAnswer(msgspec.Struct):
 
 
 class RunAccepted(msgspec.Struct):
-    """A run that is accepted and has not ended here: `location` shows how it ends.
+    """A run that is accepted but did not end here; `location` shows how it ends.
 
     Don't submit it again.
     """
@@ -79,19 +80,19 @@ class RunAccepted(msgspec.Struct):
     success: bool = False
 
 
-@contextmanager
-def accepted(run_id: UUID) -> Iterator[None]:
-    """Report an outage of the database as `RunMoved`: the run is accepted all the same."""
-    try:
-        yield
-    except DatabaseUnavailable as error:
-        raise RunMoved(run_id) from error
+class RunUnsuccessful(Exception):
+    """A run ended without success."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.error)
+        self.run = run
 
 
 class MessageRefused(Exception):
-    """A JSON-RPC message of a caller who has asked too much: its id, and the refusal.
+    """A JSON-RPC message from a caller who has reached a rate limit: its id, and the refusal.
 
-    Clients of the protocols take an HTTP status for the end of the connection, an answer not.
+    The response is a JSON-RPC error, because clients of the protocols treat an HTTP error as the
+    end of the connection.
     """
 
     def __init__(self, message_id: object, refusal: TooManyRequestsException) -> None:
@@ -100,41 +101,18 @@ class MessageRefused(Exception):
         self.headers = refusal.headers or {}
 
 
-def error_answers(descriptions: Mapping[int, str]) -> dict[int, ResponseSpec]:
-    """What a call may answer beside its result, for the schema; every call may be refused."""
+def error_responses(descriptions: Mapping[int, str]) -> dict[int, ResponseSpec]:
+    """Error responses for the schema: these, and the refusals that any request can get."""
     return {
         status: ResponseSpec(ErrorAnswer, description=description, generate_examples=False)
-        for status, description in sorted({**_REFUSED, **descriptions}.items())
-    }
-
-
-class AmpError(msgspec.Struct, omit_defaults=True):
-    """What every error below `/crews/` answers."""
-
-    error: str
-    message: str
-    details: dict[str, Any] = {}
-
-
-def is_amp(path: str) -> bool:
-    """Whether the clients of this path know CrewAI's hosted platform."""
-    return path.startswith("/crews/")
-
-
-def amp_responses(*statuses: int) -> dict[int, ResponseSpec]:
-    """Errors below `/crews/`, for the schema; every call may be refused."""
-    return {
-        status: ResponseSpec(
-            AmpError, description=HTTPStatus(status).phrase, generate_examples=False
-        )
-        for status in sorted({*_REFUSED, *statuses})
+        for status, description in sorted({**REFUSALS, **descriptions}.items())
     }
 
 
 def error_response(
     status_code: int, error_type: str, error: str, run_id: UUID | msgspec.UnsetType = msgspec.UNSET
 ) -> Response[ErrorAnswer]:
-    """An error response; `run_id` names the run if one was accepted. A 503 has `Retry-After`."""
+    """An error response. A 503 has `Retry-After`."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status_code == 503 else {}
     content = ErrorAnswer(error, error_type, run_id=run_id)
     return Response(content, status_code=status_code, headers=headers)
@@ -145,8 +123,17 @@ def run_location(run_id: UUID) -> str:
     return f"/api/runs/{run_id}"
 
 
+@contextmanager
+def accepted(run_id: UUID) -> Iterator[None]:
+    """Report an outage of the database as `RunMoved`, because the run is accepted."""
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        raise RunMoved(run_id) from error
+
+
 def error_text(error: Exception) -> str:
-    """What is said of an error where no HTTP status goes with it."""
+    """The text of an error for a protocol that has no HTTP status for it."""
     if isinstance(error, LimitReached):
         return f"{error}; try again in {error.retry_after_seconds} s"
     if isinstance(error, RunMoved):
@@ -158,6 +145,19 @@ def error_text(error: Exception) -> str:
         return "the database is unavailable; try again"
     logger.error("A request failed", exc_info=error)
     return "internal error"
+
+
+def _run_moved(_: Request[Any, Any, Any], error: RunMoved) -> Response[RunAccepted]:
+    location = run_location(error.run_id)
+    content = RunAccepted(error.run_id, location, error_text(error))
+    return Response(content, status_code=202, headers={"Location": location})
+
+
+def _run_unsuccessful(_: Request[Any, Any, Any], error: RunUnsuccessful) -> Response[ErrorAnswer]:
+    run = error.run
+    error_type = run.error_type or "internal_error"
+    status_code = _STATUS_OF_UNSUCCESSFUL_RUN.get(error_type, 500)
+    return error_response(status_code, error_type, run.error or "internal error", run.run_id)
 
 
 def _invalid_input(_: Request[Any, Any, Any], error: InvalidInput) -> Response[ErrorAnswer]:
@@ -186,12 +186,6 @@ def _awaiting_human(_: Request[Any, Any, Any], error: AwaitingHuman) -> Response
     return error_response(409, "conflict", str(error), error.run_id)
 
 
-def _run_moved(_: Request[Any, Any, Any], error: RunMoved) -> Response[RunAccepted]:
-    location = run_location(error.run_id)
-    content = RunAccepted(error.run_id, location, error_text(error))
-    return Response(content, status_code=202, headers={"Location": location})
-
-
 def _limit_reached(_: Request[Any, Any, Any], error: LimitReached) -> Response[ErrorAnswer]:
     response = error_response(429, "too_many_requests", str(error))
     response.headers.update(limit_headers(error.limit, -1, error.retry_after_seconds))
@@ -208,15 +202,16 @@ def _message_refused(_: Request[Any, Any, Any], error: MessageRefused) -> Respon
     return Response(answer, status_code=200, headers=error.headers)
 
 
-def _not_now(_: Request[Any, Any, Any], error: Overloaded | ShuttingDown) -> Response[ErrorAnswer]:
+def _overloaded(
+    _: Request[Any, Any, Any], error: Overloaded | ShuttingDown
+) -> Response[ErrorAnswer]:
     return error_response(503, "overloaded", str(error))
 
 
 def _database_unavailable(
     _: Request[Any, Any, Any], error: DatabaseUnavailable
 ) -> Response[ErrorAnswer]:
-    logger.warning("The database is unavailable: %s", error)
-    return error_response(503, "database_unavailable", "the database is unavailable; try again")
+    return error_response(503, "database_unavailable", error_text(error))
 
 
 def _validation(_: Request[Any, Any, Any], error: ValidationException) -> Response[ErrorAnswer]:
@@ -228,7 +223,7 @@ def _problem(problem: Mapping[str, str]) -> str:
     field, message = problem.get("key", "data"), problem["message"].replace("`", "")
     if field == "data":
         field = "body"
-        message = "expected a JSON object" if message == "'data'" else message  # there is none
+        message = "expected a JSON object" if message == "'data'" else message  # no body
     return f"{field}: {message[0].lower()}{message[1:]}"
 
 
@@ -262,21 +257,9 @@ def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[E
     return error_response(500, "internal_error", "internal error")
 
 
-def _in_the_words_of_the_path(handler: Callable[..., Response[ErrorAnswer]]) -> Any:
-    def handle(
-        request: Request[Any, Any, Any], error: Exception
-    ) -> Response[ErrorAnswer] | Response[AmpError]:
-        response = handler(request, error)
-        if not is_amp(request.scope["path"]):
-            return response
-        status = HTTPStatus(response.status_code or 500)
-        amp_error = AmpError(status.phrase, response.content.error)
-        return Response(amp_error, status_code=status, headers=response.headers)
-
-    return handle
-
-
-_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[ErrorAnswer]]] = {
+EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[Any]]] = {
+    RunMoved: _run_moved,
+    RunUnsuccessful: _run_unsuccessful,
     InvalidInput: _invalid_input,
     UnknownCrew: _not_found,
     UnknownRun: _not_found,
@@ -286,13 +269,12 @@ _HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[ErrorAnswer]]] 
     AwaitingHuman: _awaiting_human,
     IdempotencyConflict: _conflict,
     LimitReached: _limit_reached,
-    Overloaded: _not_now,
-    ShuttingDown: _not_now,
+    MessageRefused: _message_refused,
+    Overloaded: _overloaded,
+    ShuttingDown: _overloaded,
     DatabaseUnavailable: _database_unavailable,
     ValidationException: _validation,
     HTTPException: _http,
     Exception: _unexpected,
 }
-EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Any] = {
-    kind: _in_the_words_of_the_path(handler) for kind, handler in _HANDLERS.items()
-} | {MessageRefused: _message_refused, RunMoved: _run_moved}
+"""The application's exception handlers."""

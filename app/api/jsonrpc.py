@@ -1,4 +1,4 @@
-"""Passes requests on to applications of other frameworks."""
+"""JSON-RPC requests, forwarded to the ASGI applications of protocol SDKs."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str
     """The body of a request, and the JSON-RPC message in it.
 
     Raises:
-        InvalidInput: that is not what it is.
-        MessageRefused: the caller has asked too much. For a message that gets no answer, the
-            TooManyRequestsException itself.
+        InvalidInput: the body is not one JSON-RPC message.
+        MessageRefused: the caller has reached a rate limit. For a message without a response it is
+            the TooManyRequestsException itself.
     """
     body = await request.body()
     refusal: TooManyRequestsException | None = request.scope["state"].get("refusal")
@@ -33,9 +33,9 @@ async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str
 
 
 def forward(app: Any, body: bytes) -> ASGIApp:
-    """The application, for one request whose body was read already (and found small enough)."""
+    """The application, for one request whose body is already read (and small enough)."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         unread: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_again() -> Any:
@@ -43,4 +43,4 @@ def forward(app: Any, body: bytes) -> ASGIApp:
 
         await app(scope, receive_again, send)
 
-    return answer
+    return respond

@@ -1,9 +1,9 @@
-"""Markdown that a model wrote, as HTML that can be shown: nothing in it is trusted."""
+"""Untrusted markdown, written by a model, rendered as HTML that is safe to show."""
 
 import nh3
 from markdown_it import MarkdownIt
 
-# HTML in the text is shown as text; what is left is cut down to harmless tags all the same.
+# HTML in the text is shown as text. The rendered HTML is sanitized all the same.
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 _LINKS = {"http", "https", "mailto"}
 

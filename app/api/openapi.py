@@ -1,4 +1,4 @@
-"""The description of this API that clients and tools read, at `/schema`."""
+"""The OpenAPI description of this API, at `/schema`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 
 from app.api.middleware.auth import PUBLIC
+from app.version import VERSION
 
 if TYPE_CHECKING:
     from litestar._openapi.schema_generation import SchemaCreator
 
 
 def openapi_config(*, needs_key: bool) -> OpenAPIConfig:
-    """The description's frame; it may be read without a key."""
+    """The configuration of the description; reading it requires no key."""
     config = OpenAPIConfig(
         title="Crew Capture",
-        version="0.1.0",
+        version=VERSION,
         openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt=PUBLIC),
     )
     if needs_key:
@@ -32,7 +33,7 @@ def openapi_config(*, needs_key: bool) -> OpenAPIConfig:
 
 
 class ClosedObjects(OpenAPISchemaPlugin):
-    """Says of objects that take no other fields that they take none, which Litestar leaves out."""
+    """Sets `additionalProperties` to false for structs that forbid unknown fields."""
 
     def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
         if field_definition.is_union or not field_definition.is_subclass_of(msgspec.Struct):

@@ -4,21 +4,13 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from litestar import Response, post
-from litestar.datastructures import State
+from litestar import post
 from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody
 
-from app.api.errors import (
-    STATUS_OF_FAILED_RUN,
-    ErrorAnswer,
-    RunAccepted,
-    accepted,
-    error_answers,
-    error_response,
-)
+from app.api.dependencies import Runs
+from app.api.errors import RunAccepted, RunUnsuccessful, accepted, error_responses
 from app.api.middleware.auth import CallerRequest
-from app.runs import Run, RunService
 
 _CREW = "idea"
 
@@ -26,7 +18,7 @@ Text = Annotated[str, msgspec.Meta(max_length=4000)] | None
 
 
 class Profile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What a person tells about themselves; the crew has a default for each field."""
+    """A person's profile; the crew has a default for each field."""
 
     goal_type: Text = None
     time_commitment: Text = None
@@ -47,7 +39,7 @@ class Reports(msgspec.Struct):
 
 
 class RunAnswer(msgspec.Struct):
-    """A run that succeeded, and the inputs that it ran with."""
+    """A run that succeeded, with the inputs that it had."""
 
     run_id: UUID
     inputs: dict[str, Any]
@@ -57,11 +49,19 @@ class RunAnswer(msgspec.Struct):
     success: bool = True
 
 
+_ACCEPTED = ResponseSpec(
+    RunAccepted,
+    description="The run is accepted but did not end here; Location shows how it ends",
+    generate_examples=False,
+)
+
+
 @post(
     "/api/run",
     status_code=200,
     summary="Run the idea crew and wait for its reports",
-    responses=error_answers(
+    responses={202: _ACCEPTED}
+    | error_responses(
         {
             400: "An input is invalid; the error names the field",
             409: "The run was cancelled, or waits for a human",
@@ -72,37 +72,20 @@ class RunAnswer(msgspec.Struct):
             503: "Nothing was accepted; Retry-After says when to try again",
             504: "The run exceeded its time limit",
         }
-    )
-    | {
-        202: ResponseSpec(
-            RunAccepted,
-            description="The run is accepted and has not ended here; Location shows how it ends",
-            generate_examples=False,
-        )
-    },
+    ),
 )
-async def run_idea_crew(
-    data: JSONBody[Profile], state: State, request: CallerRequest
-) -> Response[RunAnswer] | Response[ErrorAnswer]:
-    """The run goes on, is saved and cleaned up even if the client goes away."""
-    service: RunService = state.runs
+async def run_idea_crew(data: JSONBody[Profile], runs: Runs, request: CallerRequest) -> RunAnswer:
+    """The run continues, is saved and cleaned up even if the client disconnects."""
     given = {name: value for name, value in msgspec.structs.asdict(data).items() if value}
-    run = await service.submit(_CREW, given, request.user)
+    run = await runs.submit(_CREW, given, request.user)
     with accepted(run.run_id):
-        return _answer(await service.wait(run, request.user))
-
-
-def _answer(run: Run) -> Response[RunAnswer] | Response[ErrorAnswer]:
+        run = await runs.wait(run, request.user)
     if run.outputs is None or run.raw_result is None:
-        error_type = run.error_type or "internal_error"
-        status_code = STATUS_OF_FAILED_RUN.get(error_type, 500)
-        error = run.error or "internal error"
-        return error_response(status_code, error_type, error, run.run_id)
-    answer = RunAnswer(
+        raise RunUnsuccessful(run)
+    return RunAnswer(
         run.run_id,
         run.inputs,
         Reports(**run.outputs),
         run.raw_result,
         run.waited_seconds or 0.0,
     )
-    return Response(answer, status_code=200)

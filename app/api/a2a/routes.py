@@ -1,6 +1,7 @@
-"""`/a2a`: each served crew as an agent of the A2A protocol, by JSON-RPC."""
+"""`/a2a`: each available crew as an agent of the A2A protocol, by JSON-RPC."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from a2a.server.context import ServerCallContext
 from a2a.server.request_handlers.response_helpers import agent_card_to_dict
@@ -17,68 +18,77 @@ from a2a.types import (
     StringList,
 )
 from litestar import Request, Router, get, post
-from litestar.datastructures import State
+from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.types import ASGIApp
 from starlette.requests import Request as StarletteRequest
 
 from app.api.a2a.handlers import CrewAgents
-from app.api.errors import error_answers
+from app.api.dependencies import Runs
+from app.api.errors import error_responses
 from app.api.jsonrpc import forward, read_message
 from app.api.middleware.auth import PUBLIC, RPC
-from app.runs import CrewInfo, CrewInput, RunService, UnknownCrew
+from app.runs import CrewInfo, CrewInput, RunService
+from app.version import VERSION
 
-_VERSION = "0.1.0"
 _PROTOCOLS = ("1.0", "0.3")
 
 
-@get("/", summary="The cards of all agents", opt=PUBLIC)
-async def list_agents(request: Request[Any, Any, State], state: State) -> list[dict[str, Any]]:
-    """Each served crew is an agent."""
-    return [_card(crew, request, state) for crew in _crews(state).values()]
+NeedsKey: TypeAlias = NamedDependency[bool]
+
+
+@get("/", summary="List the cards of all agents", opt=PUBLIC)
+async def list_agents(
+    request: Request[Any, Any, Any], runs: Runs, needs_key: NeedsKey
+) -> list[dict[str, Any]]:
+    """Each available crew is an agent."""
+    return [_card(crew, request, needs_key=needs_key) for crew in runs.crews()]
 
 
 @get(
     "/{crew:str}/.well-known/agent-card.json",
-    summary="The card of an agent",
-    responses=error_answers({404: "No such crew"}),
+    summary="Get the card of an agent",
+    responses=error_responses({404: "No such crew"}),
     opt=PUBLIC,
 )
 async def get_agent_card(
-    crew: FromPath[str], request: Request[Any, Any, State], state: State
+    crew: FromPath[str], request: Request[Any, Any, Any], runs: Runs, needs_key: NeedsKey
 ) -> dict[str, Any]:
-    """What the agent does, which inputs it takes, and where and how it is asked."""
-    return _card(_known(crew, state), request, state)
+    """The agent's purpose, its inputs, and the address and protocols for requests to it."""
+    return _card(runs.crew(crew), request, needs_key=needs_key)
 
 
 @post("/{crew:str}", include_in_schema=False, opt=RPC)
-async def ask_agent(
-    crew: FromPath[str], request: Request[Any, Any, State], state: State
+async def call_agent(
+    crew: FromPath[str],
+    request: Request[Any, Any, Any],
+    runs: Runs,
+    a2a_app: NamedDependency[Callable[..., Any]],
 ) -> ASGIApp:
-    """One request to an agent; its answer, or a stream of events."""
-    _known(crew, state)
+    """Handle one request to an agent with one response, or a stream of events."""
+    runs.crew(crew)  # raises UnknownCrew
     body, _ = await read_message(request)
-    return forward(state.a2a, body)
+    return forward(a2a_app, body)
 
 
 a2a_router = Router(
-    "/a2a", route_handlers=[list_agents, get_agent_card, ask_agent], tags=["agents"]
+    "/a2a", route_handlers=[list_agents, get_agent_card, call_agent], tags=["agents"]
 )
 
 
-def a2a_app(runs: RunService) -> Any:
+def create_a2a_app(runs: RunService) -> Callable[..., Any]:
     """The SDK's application behind `/a2a/NAME`."""
     dispatcher = JsonRpcDispatcher(CrewAgents(runs), _Context(), enable_v0_3_compat=True)
 
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
+    async def respond(scope: Any, receive: Any, send: Any) -> None:
         response = await dispatcher.handle_requests(StarletteRequest(scope, receive))
         await response(scope, receive, send)
 
-    return answer
+    return respond
 
 
 class _Context(ServerCallContextBuilder):
-    """Tells `CrewAgents` who asks which crew."""
+    """Gives `CrewAgents` the crew and the caller of a request."""
 
     def build(self, request: StarletteRequest) -> ServerCallContext:
         return ServerCallContext(
@@ -90,24 +100,12 @@ class _Context(ServerCallContextBuilder):
         )
 
 
-def _crews(state: State) -> dict[str, CrewInfo]:
-    runs: RunService = state.runs
-    return {crew.name: crew for crew in runs.crews()}
-
-
-def _known(crew: str, state: State) -> CrewInfo:
-    known = _crews(state).get(crew)
-    if known is None:
-        raise UnknownCrew(f"no crew is named {crew}")
-    return known
-
-
-def _card(crew: CrewInfo, request: Request[Any, Any, State], state: State) -> dict[str, Any]:
+def _card(crew: CrewInfo, request: Request[Any, Any, Any], *, needs_key: bool) -> dict[str, Any]:
     url = f"{request.base_url}a2a/{crew.name}"
     card = AgentCard(
         name=crew.name,
         description=crew.description,
-        version=_VERSION,
+        version=VERSION,
         supported_interfaces=[
             AgentInterface(url=url, protocol_binding="JSONRPC", protocol_version=version)
             for version in _PROTOCOLS
@@ -124,7 +122,7 @@ def _card(crew: CrewInfo, request: Request[Any, Any, State], state: State) -> di
             )
         ],
     )
-    if state.needs_key:
+    if needs_key:
         bearer = HTTPAuthSecurityScheme(scheme="bearer")
         card.security_schemes["key"].CopyFrom(SecurityScheme(http_auth_security_scheme=bearer))
         card.security_requirements.append(SecurityRequirement(schemes={"key": StringList()}))
@@ -132,12 +130,14 @@ def _card(crew: CrewInfo, request: Request[Any, Any, State], state: State) -> di
 
 
 def _about_inputs(crew: CrewInfo) -> str:
-    """How a message gives the crew its inputs."""
+    """The sentences of a card that describe the crew's inputs."""
     needed = ", ".join(_about(input_) for input_ in crew.inputs if input_.required)
     others = ", ".join(_about(input_) for input_ in crew.inputs if not input_.required)
-    told = [f"Needs {needed}." if needed else "", f"Takes {others}." if others else ""]
-    one = f"a text is {crew.required[0]}" if len(crew.required) == 1 else "a text is JSON of inputs"
-    return " ".join([*filter(None, told), f"Send inputs as data; {one}."])
+    about = [f"Needs {needed}." if needed else "", f"Accepts {others}." if others else ""]
+    text = (
+        f"a text is {crew.required[0]}" if len(crew.required) == 1 else "a text is JSON of inputs"
+    )
+    return " ".join([*filter(None, about), f"Send inputs as data; {text}."])
 
 
 def _about(input_: CrewInput) -> str:

@@ -1,44 +1,47 @@
-"""`/mcp`: each served crew as a tool of an MCP server, by streamable HTTP.
+"""`/mcp`: each available crew as a tool of an MCP server, by streamable HTTP.
 
-No process keeps a session, so any process may get any request. What a session is needed for is
-cancellation: it names the request that is to be cancelled, and comes in a request of its own. The
-run is found by the idempotency key that is made of the session's id and the request's.
+No process keeps a session, so any process can handle any request. Only cancellation needs one: a
+separate request names the request to cancel. The run is found by its idempotency key, which is made
+of the ids of the session and the request.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 from litestar import Response, post
-from litestar.datastructures import State
 from litestar.datastructures.headers import MutableScopeHeaders
+from litestar.di import NamedDependency
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from mcp.server.lowlevel import server as sdk
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
+from app.api.dependencies import Runs
 from app.api.jsonrpc import forward, read_message
 from app.api.mcp.handlers import CrewTools, run_key
 from app.api.middleware.auth import RPC, CallerRequest
 from app.runs import RunService
 
 # The SDK collects warnings while it handles a request, by replacing the process's hook. Requests
-# overlap, so that at the end all warnings would go to the list of one that has ended.
+# overlap, so that all later warnings would end up in the list of a finished request.
 sdk.warnings = SimpleNamespace(catch_warnings=lambda record: nullcontext([]))  # type: ignore[assignment, attr-defined]
 
 
 @post("/mcp", include_in_schema=False, opt=RPC)
-async def mcp(request: CallerRequest, state: State) -> ASGIApp:
-    """Takes one message of a client; its answer, if it has one, is a stream of events."""
+async def mcp(
+    request: CallerRequest, runs: Runs, mcp_app: NamedDependency[Callable[..., Any]]
+) -> ASGIApp:
+    """Handle one message of a client; its response, if it has one, is a stream of events."""
     body, message = await read_message(request)
     method = message.get("method")
     if method == "notifications/cancelled":
-        await _cancel(request, state.runs, message.get("params"))
+        await _cancel(request, runs, message.get("params"))
         return Response(None, status_code=202).to_asgi_response(None, request)
-    answer = forward(state.mcp, body)
-    return _begins_session(answer) if method == "initialize" else answer
+    app = forward(mcp_app, body)
+    return _with_session_id(app) if method == "initialize" else app
 
 
 @asynccontextmanager
@@ -50,7 +53,7 @@ async def open_mcp(runs: RunService) -> AsyncIterator[Any]:
 
 
 async def _cancel(request: CallerRequest, runs: RunService, params: object) -> None:
-    """Cancel the run of a call. As the protocol has it, nobody is told if there is none."""
+    """Cancel the run of a call. If there is none, the protocol expects no error."""
     session_id = request.headers.get(MCP_SESSION_ID_HEADER)
     if session_id is None or not isinstance(params, dict):
         return
@@ -59,10 +62,10 @@ async def _cancel(request: CallerRequest, runs: RunService, params: object) -> N
         await runs.cancel(run_id, request.user)
 
 
-def _begins_session(app: ASGIApp) -> ASGIApp:
-    """The application, its answer with an id for a session."""
+def _with_session_id(app: ASGIApp) -> ASGIApp:
+    """The application; its response contains the id of a new session."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableScopeHeaders(message)[MCP_SESSION_ID_HEADER] = uuid4().hex
@@ -70,4 +73,4 @@ def _begins_session(app: ASGIApp) -> ASGIApp:
 
         await app(scope, receive, send_with_id)
 
-    return answer
+    return respond

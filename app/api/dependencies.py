@@ -1,0 +1,22 @@
+"""Parts of the running service that handlers receive by name (dependency injection)."""
+
+from typing import Any, TypeAlias
+
+from litestar.datastructures import State
+from litestar.di import NamedDependency, Provide
+
+from app.runs import RunService
+
+Runs: TypeAlias = NamedDependency[RunService]
+"""The type of a handler's parameter `runs`."""
+
+
+def _part(name: str) -> Provide:
+    def provide(state: State) -> Any:
+        return state[name]
+
+    return Provide(provide, sync_to_thread=False)
+
+
+DEPENDENCIES = {name: _part(name) for name in ("runs", "mcp_app", "a2a_app", "needs_key")}
+"""Names that every handler can have as parameters: attributes of the application's state."""

@@ -1,0 +1,150 @@
+"""Responses of `/api/runs`, and how they are made of runs."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from app.runs import (
+    Delivery,
+    DeliveryStatus,
+    ListedRun,
+    Run,
+    RunService,
+    RunStatus,
+)
+
+
+class BatchAnswer(msgspec.Struct):
+    """The runs' ids, in the order of their inputs."""
+
+    run_ids: list[UUID]
+
+
+class AwaitingView(msgspec.Struct):
+    """The task for a human to review, and its output."""
+
+    task: str
+    output: str
+
+
+class TaskView(msgspec.Struct):
+    """A task of a run; `status` is pending, running, finished, awaiting_human or skipped.
+
+    An earlier attempt at the run finished a replayed task.
+    """
+
+    name: str
+    agent: str
+    status: str
+    replayed: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class DeliveryView(msgspec.Struct):
+    """A delivery of an event to one of the run's webhooks.
+
+    `id` is the value of its `webhook-id` header, `role` is `run` for a `webhook_url`. `last_result`
+    is the result of the last attempt: an HTTP status, or the reason for having none.
+    `next_attempt_at` is null after the last attempt.
+    """
+
+    id: str
+    role: str
+    event: str
+    host: str
+    status: DeliveryStatus
+    attempts: int
+    last_result: str | None
+    created_at: datetime
+    attempted_at: datetime | None
+    next_attempt_at: datetime | None
+
+
+class RunSummary(msgspec.Struct):
+    """A run as an item of a list."""
+
+    run_id: UUID
+    crew: str
+    status: RunStatus
+    inputs: dict[str, Any]
+    error: str | None
+    error_type: str | None
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    waited_seconds: float | None
+    usage: dict[str, int] | None
+
+
+class RunView(RunSummary):
+    """A run with its tasks and webhooks.
+
+    `outputs` has a value once the run has succeeded, `awaiting` while it waits for a human.
+    """
+
+    outputs: dict[str, str] | None
+    awaiting: AwaitingView | None
+    tasks: list[TaskView]
+    webhooks: list[DeliveryView]
+
+
+class RunList(msgspec.Struct):
+    """Runs, newest first; pass `next_cursor` as `cursor` for the next page."""
+
+    runs: list[RunSummary]
+    next_cursor: str | None
+
+
+async def run_view(runs: RunService, run: Run) -> RunView:
+    """The run in full; reads its tasks and deliveries."""
+    tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
+    webhooks = [_delivery_view(delivery) for delivery in await runs.deliveries(run)]
+    human = run.awaiting
+    return RunView(
+        **_summary_fields(run),
+        outputs=run.outputs,
+        awaiting=AwaitingView(human.task, human.output) if human is not None else None,
+        tasks=tasks,
+        webhooks=webhooks,
+    )
+
+
+def _delivery_view(delivery: Delivery) -> DeliveryView:
+    return DeliveryView(
+        id=delivery.id,
+        role=delivery.role,
+        event=delivery.event,
+        host=delivery.host,
+        status=delivery.status,
+        attempts=delivery.attempts,
+        last_result=delivery.last_result,
+        created_at=delivery.created_at,
+        attempted_at=delivery.attempted_at,
+        next_attempt_at=delivery.due_at,
+    )
+
+
+def run_summary(run: ListedRun) -> RunSummary:
+    """The run as an item of a list."""
+    return RunSummary(**_summary_fields(run))
+
+
+def _summary_fields(run: ListedRun) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "crew": run.crew,
+        "status": run.status,
+        "inputs": run.inputs,
+        "error": run.error,
+        "error_type": run.error_type,
+        "attempt": run.attempt,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "waited_seconds": run.waited_seconds,
+        "usage": run.usage,
+    }
