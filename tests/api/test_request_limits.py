@@ -1,11 +1,14 @@
-"""What any request is held to, and what any answer carries."""
+"""Request size and time limits; response security headers."""
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
+from litestar.exceptions import HTTPException
 
-from app.api.middleware import request_limits as bounds
+from app.api.middleware import request_limits
+from app.api.middleware.request_limits import RequestLimits
 from tests.runs.scripted import until
 from tests.serving import Running
 
@@ -38,7 +41,7 @@ async def test_headers_beyond_the_limit_are_refused(service: Running) -> None:
 async def test_a_body_that_does_not_arrive_is_given_up(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounds, "_BODY_SECONDS", 0.05)
+    monkeypatch.setattr(request_limits, "_BODY_SECONDS", 0.05)
     url = service.http.base_url
     reader, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(
@@ -48,6 +51,34 @@ async def test_a_body_that_does_not_arrive_is_given_up(
     assert b" 408 " in await asyncio.wait_for(reader.readline(), 30)
     writer.close()
     assert await service.rows() == []
+
+
+async def test_a_trickled_body_does_not_restart_its_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    clock, received = loop.time(), 0
+    monkeypatch.setattr(loop, "time", lambda: clock)
+
+    async def receive() -> Any:
+        nonlocal clock, received
+        clock, received = clock + request_limits._BODY_SECONDS / 4, received + 1
+        await asyncio.sleep(0)  # the loop runs the timers that are due
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b" ", "more_body": received < 100}
+
+    async def read_body(_: Any, receive: Any, __: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+
+    async def send(_: Any) -> None:
+        raise AssertionError("no response")
+
+    scope: Any = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    with pytest.raises(HTTPException) as raised:
+        await RequestLimits().handle(scope, receive, send, read_body)
+    assert raised.value.status_code == 408
+    assert received == 4
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/a2a/idea", "/api/run", "/api/runs", "/api/runs/batch"])

@@ -1,4 +1,4 @@
-"""What any request is held to before it is looked at, and what any answer carries."""
+"""Request size and time limits; response security headers."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,6 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 MAX_HEADER_BYTES = 32_768
 _BODY_SECONDS = 60.0
 
-# What is answered is data: no browser is to run it, frame it, guess its type or keep it.
 _SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
@@ -19,19 +18,20 @@ _SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-# The pages that show the API's description load their scripts and styles.
+# The pages that show the API's description load scripts and styles.
 _PAGES = "/schema"
 
 
 class RequestLimits(ASGIMiddleware):
-    """Refuses headers that are too large (431) and bodies that take too long to arrive (408).
+    """Refuses headers that are too large (431) and bodies that arrive too slowly (408).
 
-    A client that goes away before its body has arrived is no error: nobody hears the answer (400).
-    Each handler's own limit on a body's size is Litestar's.
+    A body has one deadline, which no part of it extends. A client that disconnects before its body
+    has arrived is not logged as an error (400, which no client receives). Litestar enforces each
+    handler's own limit on a body's size.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        # With what stands around each (": ", CRLF), so that many small ones count, too.
+        # Each header counts with its separators (": ", CRLF), so that many small ones count, too.
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
             raise HTTPException(problem, status_code=431)
@@ -41,7 +41,7 @@ class RequestLimits(ASGIMiddleware):
 
         async def receive_in_time() -> Any:
             nonlocal arrived
-            if arrived:  # what may still come is that the client goes away
+            if arrived:  # only a disconnect can follow
                 return await receive()
             try:
                 async with asyncio.timeout_at(deadline):
@@ -49,9 +49,9 @@ class RequestLimits(ASGIMiddleware):
             except TimeoutError:
                 problem = f"the body did not arrive within {_BODY_SECONDS:g} s"
                 raise HTTPException(problem, status_code=408) from None
-            # Litestar would take it for a fault of its own. What has no body only looks for this.
+            # Litestar would respond with 500. A GET has no body; its handlers wait for this message.
             if message["type"] == "http.disconnect" and scope.get("method") == "POST":
-                raise ClientException("the client went away before its body had arrived")
+                raise ClientException("the client disconnected before its body had arrived")
             arrived = not message.get("more_body", False)
             return message
 
@@ -59,7 +59,10 @@ class RequestLimits(ASGIMiddleware):
 
 
 async def add_security_headers(message: Message, scope: Scope) -> None:
-    """For Litestar's `before_send`: the headers that every answer carries, errors too."""
+    """Add the security headers to a response, as Litestar's `before_send` hook.
+
+    Every response sets headers that disable script execution, framing, MIME sniffing and caching.
+    """
     if message["type"] == "http.response.start" and not scope["path"].startswith(_PAGES):
         headers = MutableScopeHeaders(message)
         for name, value in _SECURITY_HEADERS.items():
