@@ -1,4 +1,4 @@
-"""Who asks: the `Caller` of every request, to mounted applications too."""
+"""Authentication: the `Caller` of every request, including requests to SDK applications."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -22,21 +22,21 @@ CallerRequest: TypeAlias = Request[Caller, Any, State]
 """A request whose `user` is the `Caller`."""
 
 PUBLIC = {"public": True}
-"""The `opt` of a handler that needs no key."""
+"""The `opt` of a handler that requires no key."""
 
 RPC = {"rpc": True}
-"""The `opt` of a handler that itself answers who may ask no more, by `read_message`."""
+"""The `opt` of a handler whose `read_message` responds to callers beyond their rate limit."""
 
 _MAX_ADDRESS_CHARACTERS = 64
-# Ours have 59 characters.
+# Keys of this service have 59 characters.
 _MAX_KEY_CHARACTERS = 200
 
 
 class AuthMiddleware(ASGIMiddleware):
-    """Puts the `Caller` at `scope["user"]`, which Litestar calls `request.user`.
+    """Sets `scope["user"]`, which is `request.user`, to the `Caller`.
 
-    Raises NotAuthorizedException (401), TooManyRequestsException (429) and ClientException (400),
-    for a handler's or a router's own `exception_handlers` to answer.
+    Raises NotAuthorizedException (401), TooManyRequestsException (429) and ClientException (400).
+    The `exception_handlers` of a handler or a router apply to them.
     """
 
     def __init__(
@@ -47,9 +47,10 @@ class AuthMiddleware(ASGIMiddleware):
         quota: Quota | None = None,
         is_rate_limited: bool = False,
     ) -> None:
-        """`allowed_hosts`: names that this service is asked by, with any port; None: any name.
+        """Configure the checks.
 
-        `quota` is what a caller may have unless its key says otherwise.
+        `allowed_hosts`: host names of this service, with any port; None allows any name.
+        `quota`: the default quota of a caller; its key can override parts of it.
         """
         self._needs_key = needs_key
         self._hosts = None if allowed_hosts is None else {h.encode() for h in allowed_hosts}
@@ -59,22 +60,22 @@ class AuthMiddleware(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         self._check_host(scope)
         client = scope["client"]
-        # Behind a proxy it is what the proxy wrote.
+        # Behind a proxy, the server sets it from the proxy's header.
         address = client[0][:_MAX_ADDRESS_CHARACTERS] if client else None
         if scope["route_handler"].opt.get("public"):
             scope["user"] = Caller(None, is_admin=not self._needs_key, address=address)
         else:
             scope["user"] = caller = await self._caller(scope, address)
             if self._is_rate_limited:
-                send = await self._counted(scope, send, caller.owner, address)
+                send = await self._count(scope, send, caller.owner, address)
         await next_app(scope, receive, send)
 
-    async def _counted(
+    async def _count(
         self, scope: Scope, send: Send, owner: str | None, address: str | None
     ) -> Send:
-        """Count the request; its `send` tells what is left."""
+        """Count the request; the returned `send` adds `RateLimit-*` headers."""
         try:
-            return _telling(send, await _count(scope, owner, address))
+            return _with_limit_headers(send, await _count_request(scope, owner, address))
         except TooManyRequestsException as error:
             if not scope["route_handler"].opt.get("rpc"):
                 raise
@@ -88,22 +89,27 @@ class AuthMiddleware(ASGIMiddleware):
             key = await _key(scope)
         except NotAuthorizedException as error:
             if self._is_rate_limited:
-                error.headers = {**(error.headers or {}), **await _count(scope, None, address)}
+                limits = await _count_request(scope, None, address)
+                error.headers = {**(error.headers or {}), **limits}
             raise
         quota = self._quota
         if key.runs_per_day is not None or key.tokens_per_day is not None:
-            usual = quota or Quota()
+            default = quota or Quota()
             quota = replace(
-                usual,
-                runs_per_day=key.runs_per_day or usual.runs_per_day,
-                tokens_per_day=key.tokens_per_day or usual.tokens_per_day,
+                default,
+                runs_per_day=key.runs_per_day or default.runs_per_day,
+                tokens_per_day=key.tokens_per_day or default.tokens_per_day,
             )
         return Caller(key.key_id, is_admin=key.role == Role.ADMIN, address=address, quota=quota)
 
     def _check_host(self, scope: Scope) -> None:
-        """A page of another site whose name was bound to this address must not ask as this user."""
+        """Refuse a foreign Host header, as protection against DNS rebinding.
+
+        DNS rebinding: a malicious site can point its hostname at 127.0.0.1 and send requests from a
+        visitor's browser.
+        """
         host = _header(scope, b"host")
-        if self._hosts is None or host is None:  # every browser sends one
+        if self._hosts is None or host is None:  # every browser sends the header
             return
         name, _, port = host.rpartition(b":")
         if host.lower() not in self._hosts and not (port.isdigit() and name.lower() in self._hosts):
@@ -111,7 +117,7 @@ class AuthMiddleware(ASGIMiddleware):
 
 
 async def _key(scope: Scope) -> ApiKey:
-    """The key that a request came with."""
+    """The API key of a request. Raises NotAuthorizedException."""
     given = _header(scope, b"authorization")
     if given is None:
         raise _unauthorized("an API key is needed, as Authorization: Bearer KEY")
@@ -126,14 +132,16 @@ async def _key(scope: Scope) -> ApiKey:
     return found
 
 
-async def _count(scope: Scope, owner: str | None, address: str | None) -> Mapping[str, str]:
-    """Count a request; the headers that tell what is left. Raises TooManyRequestsException."""
+async def _count_request(
+    scope: Scope, owner: str | None, address: str | None
+) -> Mapping[str, str]:
+    """Count a request; returns its `RateLimit-*` headers. Raises TooManyRequestsException."""
     rates: RateLimits = scope["litestar_app"].state.rate_limits
     return await rates.count([name for name in (owner, address) if name] or [""])
 
 
-def _telling(send: Send, limits: Mapping[str, str]) -> Send:
-    """Adds the headers to an answer that tells of no limit yet."""
+def _with_limit_headers(send: Send, limits: Mapping[str, str]) -> Send:
+    """A `send` that adds the headers to a response without limit headers of its own."""
     fields = [(name.lower().encode(), value.encode()) for name, value in limits.items()]
 
     async def send_with_limits(message: Message) -> None:
@@ -150,5 +158,5 @@ def _unauthorized(problem: str, challenge: str = "") -> NotAuthorizedException:
     return NotAuthorizedException(problem, headers={"WWW-Authenticate": f"Bearer{challenge}"})
 
 
-def _header(scope: Scope, wanted: bytes) -> bytes | None:
-    return next((value for name, value in scope["headers"] if name == wanted), None)
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    return next((value for key, value in scope["headers"] if key == name), None)
