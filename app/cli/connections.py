@@ -1,4 +1,4 @@
-"""What a connection is held to until a request's headers have arrived."""
+"""Time and size limits of a connection until the headers of a request have arrived."""
 
 import asyncio
 
@@ -11,12 +11,12 @@ _HEADER_SECONDS = 20.0
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Uvicorn's, which bounds no headers, but gives up those that are too late (408) or long (431).
+    """Uvicorn's protocol, with limits for headers: 408 if they are late, 431 if they are too long.
 
-    Headers that arrived whole are the application's to judge.
+    Uvicorn limits no headers. The application checks headers that have arrived completely.
     """
 
-    _deadline: asyncio.TimerHandle | None = None  # while headers are to come
+    _deadline: asyncio.TimerHandle | None = None  # set while headers are expected
     _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

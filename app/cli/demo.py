@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import click
 from rich.console import Console
 
 from app.cli.reports import write_reports
@@ -31,8 +32,22 @@ _START_SECONDS = 120
 _HEAD_LINES = 6
 
 
-def show(output_dir: Path) -> int:
-    """Run the demonstration; the process's exit code."""
+@click.command()
+@click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    metavar="DIR",
+    help="The folder for the reports.",
+)
+def demo(output_dir: Path) -> None:
+    """Start the real service, run one profile through it, and leave only its reports."""
+    sys.exit(_show(output_dir))
+
+
+def _show(output_dir: Path) -> int:
+    """Run the demonstration; returns the exit code."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="crew-capture-demo-") as scratch:
         port = _free_port()
@@ -41,7 +56,7 @@ def show(output_dir: Path) -> int:
         with log.open("wb") as lines:
             service = subprocess.Popen(
                 [sys.executable, "-m", "app.cli", "serve"],
-                cwd=scratch,  # no .env of the caller's, and everything it writes goes with it
+                cwd=scratch,  # without the caller's .env; all files are removed with the folder
                 env=_environment(scratch, port),
                 stdout=lines,
                 stderr=subprocess.STDOUT,
@@ -54,9 +69,10 @@ def show(output_dir: Path) -> int:
                 return 1
             console.print(f"The service is ready at {url}")
             with console.status("POST /api/run: three agents work on one profile"):
-                begun = time.perf_counter()
+                started_at = time.perf_counter()
                 answer = _post(f"{url}/api/run", _PROFILE)
-            console.print(f"Run {answer['run_id']} took {time.perf_counter() - begun:.2f} s")
+            seconds = time.perf_counter() - started_at
+            console.print(f"Run {answer['run_id']} lasted {seconds:.2f} s")
         finally:
             service.terminate()
             service.wait()
@@ -75,7 +91,7 @@ def _free_port() -> int:
 
 
 def _environment(scratch: str, port: int) -> dict[str, str]:
-    """The caller's environment without settings of ours, and those that the demo needs."""
+    """The caller's environment without this service's settings, and the demo's own settings."""
     settings = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in settings} | {
         "PORT": str(port),

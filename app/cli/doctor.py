@@ -1,5 +1,7 @@
-"""`crew-capture doctor`: what works, what doesn't, and what to mend."""
+"""`crew-capture doctor`: what works, what doesn't, and how to fix it."""
 
+import asyncio
+import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
@@ -15,8 +17,14 @@ from app.settings import Settings, load_settings
 from storage import OutputKey, OutputStore
 
 
-async def examine() -> int:
-    """Check every part in turn and print a line for each; 1 if something must be mended."""
+@click.command()
+def doctor() -> None:
+    """Check settings, database, output backend and model, and say how to fix them."""
+    sys.exit(asyncio.run(_examine()))
+
+
+async def _examine() -> int:
+    """Check every part in turn and print a line for each; 1 if a part needs a fix."""
     examination = _Examination()
     async with AsyncExitStack() as stack:
         with examination.of("settings", "correct it in the environment or in .env"):
@@ -24,8 +32,8 @@ async def examine() -> int:
             examination.passed(f"backend {settings.temp_backend}, model {settings.llm_model}")
         if examination.failures:
             return 1
-        # Imports CrewAI, which lasts seconds. The ImportError of an unfit release ends the command.
-        import app.model_setup  # noqa: F401, PLC0415
+        # Importing CrewAI lasts seconds. A release that the engine does not fit ends the command.
+        import app.model_setup  # noqa: F401
 
         with examination.of("database", "is DATABASE_URL right, is the server up?"):
             database = await stack.enter_async_context(open_database(settings))
@@ -39,25 +47,25 @@ async def examine() -> int:
         with examination.of("crews", "see the crew's own definition"):
             await _describe_crews(settings, examination)
         with examination.of("model", "are LLM_MODEL, LLM_BASE_URL and LLM_API_KEY right?"):
-            examination.passed(await _ask_model(settings))
+            examination.passed(await _call_model(settings))
     return 1 if examination.failures else 0
 
 
 class _Examination:
-    """Prints a line for each part, and counts those that need mending."""
+    """Prints a line for each part, and counts the parts that need a fix."""
 
     def __init__(self) -> None:
         self.failures = 0
         self._part = ""
 
     @contextmanager
-    def of(self, part: str, remedy: str) -> Iterator[None]:
+    def of(self, part: str, fix: str) -> Iterator[None]:
         self._part = part
         try:
             yield
-        except Exception as error:  # whatever is wrong with a part, the others are examined
+        except Exception as error:  # any error of a part; the other parts are examined, too
             self.failures += 1
-            click.echo(f"✗ {part}: {str(error) or type(error).__name__}\n    to mend: {remedy}")
+            click.echo(f"✗ {part}: {str(error) or type(error).__name__}\n    fix: {fix}")
 
     def passed(self, finding: str) -> None:
         click.echo(f"✓ {self._part}: {finding}")
@@ -75,7 +83,7 @@ async def _round_trip(store: OutputStore) -> str:
     try:
         await store.persist(key, text)
         if await store.read(key) != text:
-            raise OSError("the backend gave back another text than was written")
+            raise OSError("the backend returned another text than was written")
     finally:
         await store.delete([key])
     usage = await store.usage()
@@ -87,8 +95,8 @@ async def _round_trip(store: OutputStore) -> str:
 
 
 async def _describe_crews(settings: Settings, examination: _Examination) -> None:
-    from app.engine import Engine  # noqa: PLC0415
-    from app.model_setup import configured_model, models_of_crews  # noqa: PLC0415
+    from app.engine import Engine
+    from app.model_setup import configured_model, models_of_crews
 
     crews = load_crews(settings)
     engine = Engine(
@@ -102,16 +110,14 @@ async def _describe_crews(settings: Settings, examination: _Examination) -> None
         for crew in crews:
             found = engine.describe(crew.name)
             reason = f" ({found.reason})" if found.reason else ""
-            examination.passed(
-                f"{crew.name}: {len(found.tasks)} tasks, "
-                f"execution mode {found.execution_mode}{reason}"
-            )
+            mode = f"execution mode {found.execution_mode}{reason}"
+            examination.passed(f"{crew.name}: {len(found.tasks)} tasks, {mode}")
     finally:
         await engine.aclose()
 
 
-async def _ask_model(settings: Settings) -> str:
-    from app.model_setup import configured_model  # noqa: PLC0415
+async def _call_model(settings: Settings) -> str:
+    from app.model_setup import configured_model
 
     model = configured_model(settings, load_crews(settings))
     answer = await model.acall([{"role": "user", "content": "Answer with the word ready."}])

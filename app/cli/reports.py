@@ -1,4 +1,4 @@
-"""Reports of a run as files."""
+"""The reports of a run as files."""
 
 from pathlib import Path
 

@@ -1,7 +1,10 @@
 """`crew-capture run`: one run of a crew in the terminal, with its progress."""
 
+import asyncio
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -9,14 +12,76 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from app.access.callers import OPERATOR
-from app.bootstrap import open_service
 from app.cli.reports import write_reports
-from app.engine import EngineError
-from app.runs import CrewInfo, Event, InvalidInput, Run, RunError
-from app.settings import Settings
+from app.crews.idea.profile import DEFAULTS
+from app.logs import configure_logging
+from app.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from app.runs import CrewInfo, Event, Run
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-async def run_once(
+def _profile_options(command: F) -> F:
+    for name, default in reversed(list(DEFAULTS.items())):
+        command = click.option(
+            f"--{name.replace('_', '-')}", name, metavar="TEXT", help=f"Default: {default}"
+        )(command)
+    return command
+
+
+def _inputs(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    given = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE")
+        given[name] = value
+    return given
+
+
+@click.command()
+@click.option("--crew", default="idea", show_default=True, metavar="NAME", help="The crew to run.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    callback=_inputs,
+    metavar="NAME=VALUE",
+    help="An input; as JSON if its declared type is not a string. May be repeated.",
+)
+@_profile_options
+@click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write each report to DIR/NAME.md.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the run as JSON and nothing else.")
+def run(
+    crew: str,
+    inputs: dict[str, str],
+    output_dir: Path | None,
+    as_json: bool,
+    **profile: str | None,
+) -> None:
+    """Run a crew once, here, without a server: the idea crew, or one of CREWS.
+
+    The idea crew's inputs are options, too.
+    """
+    settings = load_settings()
+    # The command prints its own output; beside it, only warnings are worth a line.
+    configure_logging("WARNING", settings.log_format)
+    of_profile = {name: value for name, value in profile.items() if value is not None}
+    if of_profile and crew != "idea":
+        option = next(iter(of_profile)).replace("_", "-")
+        raise click.UsageError(f"--{option} is the idea crew's; use --input NAME=VALUE")
+    given = of_profile | inputs
+    sys.exit(asyncio.run(_run_once(settings, crew, given, output_dir, as_json=as_json)))
+
+
+async def _run_once(
     settings: Settings,
     crew: str,
     given: dict[str, str],
@@ -24,7 +89,11 @@ async def run_once(
     *,
     as_json: bool,
 ) -> int:
-    """Run the crew and show or write its reports; the process's exit code."""
+    """Run the crew and show or write its reports; returns the exit code."""
+    from app.bootstrap import open_service
+    from app.engine import EngineError
+    from app.runs import RunError
+
     progress = _RunProgress(quiet=as_json)
     try:
         async with open_service(settings) as service:
@@ -33,8 +102,8 @@ async def run_once(
                 run.run_id, OPERATOR, after_seq=-1, heartbeat_seconds=60
             )
             with progress:
-                async for happened in events:
-                    for event in happened:
+                async for batch in events:
+                    for event in batch:
                         progress.show(event)
             run = await service.runs.wait(run, OPERATOR)
     except (RunError, EngineError) as error:
@@ -54,8 +123,10 @@ async def run_once(
     return 0
 
 
-def _typed(crew: CrewInfo, given: dict[str, str]) -> dict[str, Any]:
-    """What was given as text, as what it is declared to be."""
+def _typed(crew: "CrewInfo", given: dict[str, str]) -> dict[str, Any]:
+    """The inputs with their declared types, decoded from JSON where that is not a string."""
+    from app.runs import InvalidInput
+
     other = {input_.name for input_ in crew.inputs if input_.type not in (None, "string")}
     inputs: dict[str, Any] = dict(given)
     for name in other & given.keys():
@@ -66,7 +137,7 @@ def _typed(crew: CrewInfo, given: dict[str, str]) -> dict[str, Any]:
     return inputs
 
 
-def _as_dict(run: Run) -> dict[str, Any]:
+def _as_dict(run: "Run") -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "status": run.status,
@@ -99,7 +170,7 @@ class _RunProgress:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, event: Event) -> None:
+    def show(self, event: "Event") -> None:
         if event.type == "task.started":
             self._lines[event.data["index"]] = self._progress.add_task(
                 f"{event.data['name']} ({event.data['agent'].strip()})", total=None

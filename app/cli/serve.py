@@ -1,4 +1,4 @@
-"""`crew-capture serve`: the HTTP API on one address, by one or several processes."""
+"""`crew-capture serve`: the HTTP API on one address, from one or several processes."""
 
 import asyncio
 import gc
@@ -9,44 +9,53 @@ import sys
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import uvicorn
-from litestar import Litestar
-from litestar.types import ASGIApp
-from uvicorn.config import STARTUP_FAILURE
+import click
 
-from app.asgi import create_app
-from app.cli.connections import BoundedHttpProtocol
-from app.cli.supervisor import Supervisor
-from app.db import DatabaseUnavailable
-from app.engine import EngineError
+from app.cli.errors import OPERATOR_ERRORS
 from app.file_limits import raise_open_file_limit
 from app.logs import configure_logging
-from app.settings import Settings, SettingsError, load_settings
-from storage import StorageError
+from app.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+    from litestar.types import ASGIApp
 
 logger = logging.getLogger("crew_capture.serve")
 
-# A burst of clients waits in the kernel until the loop comes to it; it cuts this to somaxconn.
+# Connections of a burst wait in the kernel until the loop accepts them. The kernel limits this
+# number to somaxconn.
 _BACKLOG = 8192
-# What an operator can mend: its message says how, a stack trace would only hide it.
-OPERATOR_ERRORS = (SettingsError, DatabaseUnavailable, StorageError, EngineError)
-# How long a thread that computes keeps the interpreter from one that asks for it. Storing an output
-# asks several times, and each of many tools that compute takes its turn before: with 60 of them and
-# Python's own 5 ms, storage is as good as away. Less would cost the tools more than it gives.
+# The time after which a computing thread releases the interpreter to a waiting one. Storing an
+# output needs the interpreter several times, each time behind all computing tools. With 60 tools
+# and Python's default of 5 ms, storage nearly stops. A shorter time costs the tools too much.
 _SWITCH_SECONDS = 0.001
-# A terminal and a service manager signal all processes, and the supervisor then signals its own
-# once more. Within this time that is one signal.
+# A terminal or a service manager signals all processes, and then the supervisor signals its own
+# once more. Within this time, these count as one signal.
 _ONE_SIGNAL_SECONDS = 1.0
 
 
-def serve(settings: Settings) -> None:
-    """Serve until a signal says stop; exits the process with 3 if the start fails."""
+@click.command()
+@click.option("--host", help="Address to listen on, instead of HOST.")
+@click.option("--port", type=int, help="Port to listen on, instead of PORT.")
+def serve(**options: object) -> None:
+    """Serve the HTTP API."""
+    _serve(load_settings(**{name: value for name, value in options.items() if value}))
+
+
+def _serve(settings: Settings) -> None:
+    """Serve until a stop signal; exits the process with 3 if the start fails."""
+    import uvicorn
+    from uvicorn.config import STARTUP_FAILURE
+
+    from app.cli.connections import BoundedHttpProtocol
+    from app.cli.supervisor import Supervisor
+
     configure_logging(settings.log_level, settings.log_format)
     raise_open_file_limit()
     config = uvicorn.Config(
-        "app.cli.serve:served_app",
+        "app.cli.serve:create_process_app",
         factory=True,
         http=BoundedHttpProtocol,
         host=settings.host,
@@ -56,9 +65,9 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        # Our own stop is done by then.
+        # The service's own stop has ended by then.
         timeout_graceful_shutdown=round(settings.shutdown_seconds) + 10,
-        # How long a restart by SIGHUP waits for each new process to serve.
+        # The time that a restart by SIGHUP waits for each new process to be ready.
         timeout_worker_healthcheck=60,
     )
     if settings.workers > 1:
@@ -74,22 +83,24 @@ def serve(settings: Settings) -> None:
         sys.exit(STARTUP_FAILURE)
 
 
-def served_app() -> ASGIApp:
-    """The application of one serving process."""
+def create_process_app() -> "ASGIApp":
+    """Create the application of one server process."""
+    from app.asgi import create_app
+
     settings = load_settings()
     return _Process(create_app(settings), settings.shutdown_seconds)
 
 
 class _Process:
-    """An application with what concerns its process: how it starts and how it stops.
+    """An application with the start and stop of its process.
 
-    Why a start failed is said in one line, where that is something to mend. A signal to stop
-    lets runs under way end for a while; a second one hands them back at once.
+    A start that fails for an operator error logs one line. A stop signal waits a while for active
+    runs to end; a second signal releases them at once.
     """
 
-    def __init__(self, app: Litestar, shutdown_seconds: float) -> None:
+    def __init__(self, app: "Litestar", shutdown_seconds: float) -> None:
         self._app = app
-        self._patience = [0.0, shutdown_seconds]
+        self._wait_seconds = [0.0, shutdown_seconds]
         self._signalled_at = -math.inf
         self._stops: set[asyncio.Task[None]] = set()
 
@@ -115,33 +126,33 @@ class _Process:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
 
     def _stop_on_signals(self) -> None:
-        """Let go of runs before the server waits for their clients, which wait for the runs."""
+        """Stop runs before the server waits for their clients, which wait for the runs."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            of_server = signal.getsignal(number)
+            handler = signal.getsignal(number)
 
-            def on_signal(number: int, frame: FrameType | None, of_server: Any = of_server) -> None:
+            def on_signal(number: int, frame: FrameType | None, handler: Any = handler) -> None:
                 loop.call_soon_threadsafe(self._stop, time.monotonic())
-                of_server(number, frame)
+                handler(number, frame)  # the server's
 
-            if callable(of_server):
+            if callable(handler):
                 signal.signal(number, on_signal)
 
     def _stop(self, signalled_at: float) -> None:
-        before, self._signalled_at = self._signalled_at, signalled_at
-        if signalled_at - before < _ONE_SIGNAL_SECONDS:
+        previous, self._signalled_at = self._signalled_at, signalled_at
+        if signalled_at - previous < _ONE_SIGNAL_SECONDS:
             return
-        seconds = self._patience.pop() if self._patience else 0.0
-        # Kept here, for the loop alone would not keep it.
+        seconds = self._wait_seconds.pop() if self._wait_seconds else 0.0
+        # Kept here, because the loop has only a weak reference to a task.
         self._stops.add(asyncio.ensure_future(self._app.state.stop(seconds)))
 
 
 def _tune_garbage_collection() -> None:
-    """Keep the collector away from what lives as long as the process.
+    """Exclude objects that live as long as the process from garbage collection.
 
-    CrewAI and its dependencies make some 400,000 objects at import. With the default thresholds
-    each full collection walks all of them, several times in every thousand runs. A planned run
-    frees its memory itself; the collector is there for what users' crews leave.
+    CrewAI and its dependencies create some 400,000 objects at import. With the default thresholds
+    each full collection visits all of them, several times in every thousand runs. A planned run
+    frees its memory itself; the collector frees cycles that users' crews leave behind.
     """
     gc.collect()
     gc.freeze()

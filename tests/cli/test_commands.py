@@ -153,11 +153,11 @@ def test_doctor_finds_everything_well(crew_capture: Command) -> None:
         ({"LLM_MODEL": "openai/x", "LLM_BASE_URL": "http://127.0.0.1:1/v1"}, "model"),
     ],
 )
-def test_doctor_says_what_to_mend(crew_capture: Command, wrong: dict[str, str], part: str) -> None:
+def test_doctor_says_what_to_fix(crew_capture: Command, wrong: dict[str, str], part: str) -> None:
     result = crew_capture("doctor", **wrong, LLM_API_KEY="secret", LLM_TIMEOUT_SECONDS="5")
     assert result.returncode == 1
     assert f"✗ {part}" in result.stdout
-    assert "to mend:" in result.stdout
+    assert "fix:" in result.stdout
     assert "secret" not in result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
 

@@ -71,7 +71,7 @@ def test_a_frozen_process_is_not_waited_for(supervisor: Supervisor) -> None:
 def test_a_process_that_stays_frozen_is_replaced(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_UNANSWERED_LOOKS", 3)
+    monkeypatch.setattr(module, "_MAX_UNANSWERED_CHECKS", 3)
     frozen, other = supervisor.processes
     psutil.Process(frozen.pid).suspend()
     _until(lambda: psutil.Process(frozen.pid).status() == psutil.STATUS_STOPPED)

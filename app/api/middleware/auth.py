@@ -132,9 +132,7 @@ async def _key(scope: Scope) -> ApiKey:
     return found
 
 
-async def _count_request(
-    scope: Scope, owner: str | None, address: str | None
-) -> Mapping[str, str]:
+async def _count_request(scope: Scope, owner: str | None, address: str | None) -> Mapping[str, str]:
     """Count a request; returns its `RateLimit-*` headers. Raises TooManyRequestsException."""
     rates: RateLimits = scope["litestar_app"].state.rate_limits
     return await rates.count([name for name in (owner, address) if name] or [""])

@@ -49,7 +49,7 @@ class RequestLimits(ASGIMiddleware):
             except TimeoutError:
                 problem = f"the body did not arrive within {_BODY_SECONDS:g} s"
                 raise HTTPException(problem, status_code=408) from None
-            # Litestar would respond with 500. A GET has no body; its handlers wait for this message.
+            # Litestar would respond with 500. Handlers of GET have no body and wait for this.
             if message["type"] == "http.disconnect" and scope.get("method") == "POST":
                 raise ClientException("the client disconnected before its body had arrived")
             arrived = not message.get("more_body", False)
