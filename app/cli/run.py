@@ -91,7 +91,6 @@ async def _run_once(
 ) -> int:
     """Run the crew and show or write its reports; returns the exit code."""
     from app.bootstrap import open_service
-    from app.engine import EngineError
     from app.runs import RunError
 
     progress = _RunProgress(quiet=as_json)
@@ -106,7 +105,7 @@ async def _run_once(
                     for event in batch:
                         progress.show(event)
             run = await service.runs.wait(run, OPERATOR)
-    except (RunError, EngineError) as error:
+    except RunError as error:
         click.echo(f"crew-capture: {error}", err=True)
         return 1
     if as_json:

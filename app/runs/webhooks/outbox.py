@@ -15,7 +15,8 @@ from app.db import Database, GroupCommit, insert_new
 from app.runs.events.event import Event
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
 from app.runs.records import DeliveryStatus, Webhook, WebhookKind, Webhooks, webhook_id
-from app.runs.webhooks.payloads import SUBSCRIBED_EVENTS, EventSnapshot, body
+from app.runs.webhooks.event_snapshot import EventSnapshot
+from app.runs.webhooks.payloads import SUBSCRIBED_EVENTS, body
 
 # The number of due deliveries from which some are chosen.
 _DUE_PER_QUERY: Final = 500
