@@ -1,4 +1,4 @@
-"""How log lines look: for people (`console`) or for machines (`json`)."""
+"""The format of log lines: for people (`console`) or for machines (`json`)."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ import structlog
 
 
 def configure_logging(level: str, log_format: Literal["console", "json"]) -> None:
-    """Send every log line of the process to standard error in the format asked for."""
+    """Send every log line of the process to standard error in the given format."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -23,7 +23,7 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
     else:
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            # The rich one takes seconds for each trace, and holds up the event loop meanwhile.
+            # The rich formatter needs seconds for each trace and blocks the event loop meanwhile.
             exception_formatter=structlog.dev.plain_traceback,
         )
     handler = logging.StreamHandler()
@@ -34,12 +34,12 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    # The SDK of MCP logs what it can't take, inputs and all, and does so through the root logger.
+    # The MCP SDK logs requests that it refuses, with their inputs, through the root logger.
     logging.getLogger().addFilter(lambda record: record.levelno >= logging.ERROR)
-    # One line per request of each library helps nobody who watches thousands of runs.
+    # A line for each request of each library would hide the lines about thousands of runs.
     for name in ("httpx", "botocore", "aiosqlite", "alembic", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # They tell of what clients do wrong, inputs and all; the clients are told, too.
+    # They log clients' mistakes, with inputs; the clients receive these errors, too.
     logging.getLogger("mcp").setLevel(logging.ERROR)
     logging.getLogger("a2a").setLevel(logging.CRITICAL)
 
@@ -47,5 +47,5 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
 def _without_color_message(
     _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    event.pop("color_message", None)  # uvicorn's own copy of the message
+    event.pop("color_message", None)  # uvicorn's copy of the message
     return event

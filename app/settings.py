@@ -1,6 +1,6 @@
 """One frozen Settings object, read from the environment and `.env`.
 
-Every setting is listed with its default in `.env.example`; a test holds the two together.
+`.env.example` lists every setting with its default; a test keeps the two in agreement.
 """
 
 import base64
@@ -27,7 +27,7 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseSettings):
-    """What an operator can set; names in the environment are these in capitals."""
+    """The settings of an operator; their names in the environment are these in capitals."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
@@ -129,14 +129,14 @@ class Settings(BaseSettings):
             raise ValueError(f"S3_BUCKET is empty: TEMP_BACKEND={self.temp_backend} needs a bucket")
         if self.auth == "off" and not self.auth_off_anywhere and not _is_loopback(self.host):
             raise ValueError(
-                f"HOST={self.host}: with AUTH=off only a loopback address is served; "
+                f"HOST={self.host}: with AUTH=off only a loopback address is allowed; "
                 "set AUTH=keys, or AUTH_OFF_ANYWHERE=yes if something else guards this address"
             )
         return self
 
     @property
     def host_names(self) -> frozenset[str] | None:
-        """The names that the service is asked by, with any port; None: it does not matter."""
+        """The host names of this service, with any port; None allows any name."""
         names = {name.strip().lower() for name in self.allowed_hosts.split(",")} - {""}
         if "*" in names or (not names and self.auth == "keys"):
             return None
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
 
     @property
     def rates(self) -> Sequence[RateLimitItem]:
-        """How many requests a caller may make in which times; none are limited if empty."""
+        """The rate limits of each caller's requests; without any, requests are not limited."""
         return parse_many(self.rate_limit) if self.rate_limit else []
 
     @property
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
 
     @property
     def webhook_secret_bytes(self) -> bytes | None:
-        """What webhooks are signed with; None: there are none."""
+        """The key that signs webhooks; None disables webhooks."""
         return None if self.webhook_secret is None else _secret_bytes(self.webhook_secret)
 
 
@@ -175,14 +175,14 @@ def _lines(error: ValidationError) -> list[str]:
 
 def _line(name: str, message: str, value: object) -> str:
     message = message.removeprefix("Value error, ")
-    if not name:  # a rule between settings names them itself
+    if not name:  # the message of a rule between settings names them
         return message
     shown = "***" if name.endswith(("_key", "_url", "_secret")) else value
     return f"{name.upper()}={shown}: {message[0].lower()}{message[1:]}"
 
 
 def _secret_bytes(secret: SecretStr) -> bytes | None:
-    """The bytes that a secret in the form of Standard Webhooks stands for, None in another form."""
+    """The bytes of a secret in the format of Standard Webhooks; None for another format."""
     prefix, _, encoded = secret.get_secret_value().partition("_")
     try:
         return base64.b64decode(encoded, validate=True) if prefix == "whsec" else None

@@ -169,11 +169,11 @@ async def test_wrong_inputs_are_refused_with_what_would_be_right(
     cases: list[tuple[str, list[Part], str]] = [
         ("poem", [new_data_part({"x": 1})], "topic: missing; the crew poem needs it"),
         ("poem", [new_data_part({"topic": "a"}), new_text_part("b")], "topic: given twice"),
-        ("idea", [new_text_part("my secret")], "idea takes goal_type, time_commitment,"),
+        ("idea", [new_text_part("my secret")], "idea accepts goal_type, time_commitment,"),
         ("idea", [new_text_part("[1]")], "parts: expected an object of inputs"),
         ("idea", [new_text_part("[" * 100_000)], "parts: expected an object of inputs"),
         ("idea", [new_data_part(["x"])], "parts: expected an object of inputs"),
-        ("idea", [new_raw_part(b"x")], "parts: files are not taken"),
+        ("idea", [new_raw_part(b"x")], "parts: files are not accepted"),
         ("idea", [new_data_part({"work_style": "\x00"})], "work_style: control character"),
     ]
     async with serve(IDEA_AND_POEM) as service:
@@ -229,7 +229,7 @@ async def test_a_task_is_looked_at_subscribed_to_and_cancelled(serve: Serve, gat
             await client.cancel_task(CancelTaskRequest(id=task.id))
         with pytest.raises(UnsupportedOperationError):
             await anext(watcher.subscribe(SubscribeToTaskRequest(id=task.id)))
-        with pytest.raises(UnsupportedOperationError, match="takes no message"):
+        with pytest.raises(UnsupportedOperationError, match="accepts no message"):
             await sent(client, new_text_part("go on"), task_id=task.id)
 
 
@@ -470,7 +470,7 @@ async def test_an_answer_that_can_not_be_taken_is_refused(serve: Serve, letters:
             "feedback: given twice",
         ),
         ([new_text_part("\x00")], InvalidParamsError, "feedback: control character"),
-        ([new_raw_part(b"x")], InvalidParamsError, "files are not taken"),
+        ([new_raw_part(b"x")], InvalidParamsError, "files are not accepted"),
         (
             [new_data_part({"approve": True, "task": "translation"})],
             UnsupportedOperationError,
@@ -489,7 +489,7 @@ async def test_an_answer_that_can_not_be_taken_is_refused(serve: Serve, letters:
                 await sent(client, new_text_part("approve"), task_id=stranger)
         assert len(letters.asked) == 1
         await task_of(client, new_text_part("approve"), task_id=task.id)
-        with pytest.raises(UnsupportedOperationError, match="is succeeded and takes no message"):
+        with pytest.raises(UnsupportedOperationError, match="is succeeded and accepts no message"):
             await sent(client, new_text_part("approve"), task_id=task.id)
 
 

@@ -1,4 +1,4 @@
-"""Runs as tasks of A2A's agents. Rows are the only truth: nothing is kept here."""
+"""Runs as tasks of A2A agents. The database is the only state: nothing is kept in memory."""
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -42,10 +42,9 @@ from a2a.utils.errors import (
 )
 
 from app.access.callers import Caller
-from app.api.a2a.messages import HOW_TO_ANSWER, answer_in, inputs_in
+from app.api.a2a.messages import HOW_TO_ANSWER, inputs_in, review_in
 from app.api.errors import accepted, error_text
 from app.runs import (
-    UNSETTLED,
     Event,
     HumanInput,
     InvalidInput,
@@ -59,7 +58,7 @@ from app.runs import (
 
 _MAX_CONTEXT_CHARACTERS = 255
 
-# A run in any other state is at work.
+# A run in any other state is working.
 _STATES: Mapping[str, TaskState] = {
     RunStatus.QUEUED: TaskState.TASK_STATE_SUBMITTED,
     RunStatus.AWAITING_HUMAN: TaskState.TASK_STATE_INPUT_REQUIRED,
@@ -70,9 +69,9 @@ _STATES: Mapping[str, TaskState] = {
 
 
 class CrewAgents(RequestHandler):
-    """What the agents are asked. The context's state names the crew and the caller.
+    """Handlers of A2A requests. The context's state names the crew and the caller.
 
-    A task's id is its run's. A task of another crew or owner is not found.
+    A task's id is the id of its run. A task of another crew or owner is not found.
     """
 
     def __init__(self, runs: RunService) -> None:
@@ -81,12 +80,13 @@ class CrewAgents(RequestHandler):
 
     @validate_request_params
     async def on_message_send(self, params: SendMessageRequest, context: ServerCallContext) -> Task:
-        """Start a run, or have one go on that waits for a human.
+        """Submit a run, or resume one that waits for a human.
 
-        Unless the client wants its task at once, wait until it ends or waits for a human.
+        Waits until the run ends or waits for a human, unless the client requests an immediate
+        response.
         """
-        with _told():
-            run_id, after_seq = await self._take(params.message, context)
+        with _a2a_errors():
+            run_id, after_seq = await self._accept(params.message, context)
             with accepted(run_id):
                 if not params.configuration.return_immediately:
                     async with aclosing(self._follow(run_id, after_seq, context)) as events:
@@ -98,9 +98,9 @@ class CrewAgents(RequestHandler):
     async def on_message_send_stream(
         self, params: SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[AgentEvent]:
-        """The same, told of as it happens."""
-        with _told():
-            run_id, after_seq = await self._take(params.message, context)
+        """The same as `on_message_send`, as a stream of updates."""
+        with _a2a_errors():
+            run_id, after_seq = await self._accept(params.message, context)
             with accepted(run_id):
                 async with aclosing(self._updates(run_id, after_seq, context)) as updates:
                     async for update in updates:
@@ -110,10 +110,10 @@ class CrewAgents(RequestHandler):
     async def on_subscribe_to_task(
         self, params: SubscribeToTaskRequest, context: ServerCallContext
     ) -> AsyncGenerator[AgentEvent]:
-        """Tell how a run stands, then what happens in it."""
-        with _told():
+        """Stream a task as it stands, then its updates."""
+        with _a2a_errors():
             run = await self._run(_run_id(params.id), context)
-            if run.status not in UNSETTLED:
+            if run.is_settled:
                 raise UnsupportedOperationError(f"task {params.id} has ended: it is {run.status}")
             async with aclosing(self._updates(run.run_id, -1, context)) as updates:
                 async for update in updates:
@@ -121,16 +121,16 @@ class CrewAgents(RequestHandler):
 
     @validate_request_params
     async def on_get_task(self, params: GetTaskRequest, context: ServerCallContext) -> Task:
-        with _told():
+        with _a2a_errors():
             return _task(await self._run(_run_id(params.id), context))
 
     @validate_request_params
     async def on_cancel_task(self, params: CancelTaskRequest, context: ServerCallContext) -> Task:
-        with _told():
+        with _a2a_errors():
             run = await self._run(_run_id(params.id), context)
             await self._runs.cancel(run.run_id, _caller(context))
             now = await self._run(run.run_id, context)
-            if run.status not in UNSETTLED or now.status != RunStatus.CANCELLED:
+            if run.is_settled or now.status != RunStatus.CANCELLED:
                 raise TaskNotCancelableError(f"task {params.id} has ended: it is {now.status}")
             return _task(now)
 
@@ -164,8 +164,11 @@ class CrewAgents(RequestHandler):
     ) -> AgentCard:
         raise ExtendedAgentCardNotConfiguredError
 
-    async def _take(self, message: Message, context: ServerCallContext) -> tuple[UUID, int]:
-        """Do what a message asks for: its run, and the event after which that begins."""
+    async def _accept(self, message: Message, context: ServerCallContext) -> tuple[UUID, int]:
+        """Submit or resume a run, as a message requests.
+
+        Returns the run's id, and the number of the event after which updates begin.
+        """
         if message.task_id:
             return await self._resume(message, context)
         if len(message.context_id) > _MAX_CONTEXT_CHARACTERS:
@@ -182,9 +185,9 @@ class CrewAgents(RequestHandler):
             raise InvalidInput("contextId", f"not that of task {run.run_id}")
         if run.status != RunStatus.AWAITING_HUMAN:
             raise UnsupportedOperationError(
-                f"task {run.run_id} is {run.status} and takes no message; send one without taskId"
+                f"task {run.run_id} is {run.status} and accepts no message; send one without taskId"
             )
-        resumed = await self._runs.resume(answer_in(message, run.run_id), _caller(context))
+        resumed = await self._runs.resume(review_in(message, run.run_id), _caller(context))
         return run.run_id, resumed.seq or -1
 
     async def _run(self, run_id: UUID, context: ServerCallContext) -> Run:
@@ -201,8 +204,9 @@ class CrewAgents(RequestHandler):
     async def _updates(
         self, run_id: UUID, after_seq: int, context: ServerCallContext
     ) -> AsyncGenerator[AgentEvent]:
-        """The task as it stands, then what changes, until it ends or waits for a human; then its
-        artifacts and its state.
+        """Updates of a task: as it stands, its progress, and then its artifacts and final state.
+
+        Ends when the run ends or waits for a human.
         """
         run = await self._run(run_id, context)
         task_id, context_id = str(run_id), _context_id(run)
@@ -245,41 +249,41 @@ def _task(run: Run, *, artifacts: bool = True) -> Task:
 
 
 def _context_id(run: Run) -> str:
-    """What the client groups its tasks by; a task without a group is one of its own."""
+    """The client's group of tasks; a task without a group forms its own."""
     return run.context_id or str(run.run_id)
 
 
 def _status(run: Run) -> TaskStatus:
-    said, changed_at = None, run.finished_at or run.started_at or run.created_at
+    message, changed_at = None, run.finished_at or run.started_at or run.created_at
     if run.status == RunStatus.FAILED:
-        said = new_text_message(f"{run.error_type}: {run.error}")
+        message = new_text_message(f"{run.error_type}: {run.error}")
     elif (human := run.awaiting) is not None:
-        said, changed_at = _question(human), human.finished_at
+        message, changed_at = _review_request(human), human.finished_at
     return TaskStatus(
         state=_STATES.get(run.status, TaskState.TASK_STATE_WORKING),
-        message=said,
+        message=message,
         timestamp=changed_at,
     )
 
 
-def _question(human: HumanInput) -> Message:
-    """What a human is asked: what to do, then the output to look at."""
+def _review_request(human: HumanInput) -> Message:
+    """The instructions for a human, then the output to review."""
     return new_message(
         [
-            new_text_part(f"{human.task} is done, and a human is to look at it. {HOW_TO_ANSWER}"),
+            new_text_part(f"{human.task} is done, and a human must review it. {HOW_TO_ANSWER}"),
             new_text_part(human.output, media_type="text/markdown"),
         ]
     )
 
 
 def _progress(event: Event) -> TaskStatus | None:
-    """What an event says of a task that goes on."""
-    said = None
+    """The status of a working task after an event; None if the event does not change it."""
+    message = None
     if event.type in ("task.started", "task.finished"):
-        said = new_text_message(f"{event.data['name']} {event.type.removeprefix('task.')}")
+        message = new_text_message(f"{event.data['name']} {event.type.removeprefix('task.')}")
     elif event.type != "run.running":
         return None
-    return TaskStatus(state=TaskState.TASK_STATE_WORKING, message=said, timestamp=event.at)
+    return TaskStatus(state=TaskState.TASK_STATE_WORKING, message=message, timestamp=event.at)
 
 
 def _artifacts(run: Run) -> list[Artifact]:
@@ -290,8 +294,8 @@ def _artifacts(run: Run) -> list[Artifact]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Errors within the block become what A2A says of them."""
+def _a2a_errors() -> Iterator[None]:
+    """Translate errors within the block to A2A errors."""
     try:
         yield
     except A2AError:

@@ -1,4 +1,4 @@
-"""What clients say to agents: the inputs of a run, or what a human thinks of a task's output."""
+"""Messages of clients to agents: the inputs of a run, or a human's review of an output."""
 
 from typing import Any
 from uuid import UUID
@@ -10,22 +10,23 @@ from a2a.types import Message
 from app.runs import CrewInfo, InvalidInput, ReviewDecision
 
 HOW_TO_ANSWER = (
-    'Send "approve" with this task\'s id to have the run go on, or send what is to be changed.'
+    'Send "approve" with this task\'s id to continue the run, or send the changes to make.'
 )
 
 
-class _Said(msgspec.Struct, forbid_unknown_fields=True):
-    """An answer as data; without `task` it is about whatever the run waits for."""
+class _ReviewData(msgspec.Struct, forbid_unknown_fields=True):
+    """A review as data; without `task` it applies to the task that the run waits for."""
 
     approve: bool
     feedback: str = ""
     task: str | None = None
 
 
-def answer_in(message: Message, run_id: UUID) -> ReviewDecision:
-    """The answer to a run that waits: data, and a text as its feedback; or a text alone.
+def review_in(message: Message, run_id: UUID) -> ReviewDecision:
+    """The review in a message: data, with a text as its feedback; or a text alone.
 
-    A text alone is what is to be changed, unless it is the word `approve`. Raises InvalidInput.
+    A text alone describes the changes to make, unless it is the word `approve`. Raises
+    InvalidInput.
     """
     _refuse_files(message)
     data: dict[str, Any] = {}
@@ -42,17 +43,17 @@ def answer_in(message: Message, run_id: UUID) -> ReviewDecision:
         approves = text.lower() == "approve"
         return ReviewDecision(run_id, None, "" if approves else text, approves)
     try:
-        said = msgspec.convert(data, _Said)
+        review = msgspec.convert(data, _ReviewData)
     except msgspec.ValidationError as error:
         raise InvalidInput("parts", f"data: {error}. {HOW_TO_ANSWER}".replace("`", "")) from None
-    return ReviewDecision(run_id, said.task, said.feedback or text, said.approve)
+    return ReviewDecision(run_id, review.task, review.feedback or text, review.approve)
 
 
 def inputs_in(message: Message, crew: CrewInfo) -> dict[str, Any]:
     """The inputs in a message: those of its data, and its text.
 
-    A text is the one input that the crew needs, if it is one, and otherwise inputs as JSON.
-    Raises InvalidInput.
+    A text is the crew's required input if it has exactly one, and otherwise inputs as JSON. Raises
+    InvalidInput.
     """
     _refuse_files(message)
     given: dict[str, Any] = {}
@@ -81,12 +82,13 @@ def _named(inputs: object, crew: CrewInfo) -> dict[str, Any]:
 def _not_inputs(crew: CrewInfo) -> InvalidInput:
     names = ", ".join(input_.name for input_ in crew.inputs) or "no inputs"
     return InvalidInput(
-        "parts", f"expected an object of inputs, as data or as JSON text; {crew.name} takes {names}"
+        "parts",
+        f"expected an object of inputs, as data or as JSON text; {crew.name} accepts {names}",
     )
 
 
 def _whole_numbers(value: Any) -> Any:
-    """The value with whole numbers as such: in data they all come as floating point numbers."""
+    """The value with whole numbers as int; A2A data has floating point numbers only."""
     if isinstance(value, dict):
         return {name: _whole_numbers(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -96,4 +98,4 @@ def _whole_numbers(value: Any) -> Any:
 
 def _refuse_files(message: Message) -> None:
     if get_raw_parts(message.parts) or get_url_parts(message.parts):
-        raise InvalidInput("parts", "files are not taken; send data or text")
+        raise InvalidInput("parts", "files are not accepted; send data or text")

@@ -1,4 +1,4 @@
-"""The tools of the MCP server: one for each crew, and one that answers for a human."""
+"""The tools of the MCP server: one for each crew, and one for the review by a human."""
 
 import hashlib
 from contextlib import aclosing
@@ -14,7 +14,6 @@ from starlette.requests import Request
 from app.access.callers import Caller
 from app.api.errors import accepted, error_text
 from app.runs import (
-    UNSETTLED,
     CrewInfo,
     Event,
     HumanInput,
@@ -27,28 +26,29 @@ from app.runs import (
     RunService,
     RunStatus,
 )
+from app.version import VERSION
 
 _INSTRUCTIONS = (
-    "Each tool runs a crew of agents, which takes seconds to minutes. It tells of its progress, "
-    "and its result holds the text of each task."
+    "Each tool runs a crew of agents, which lasts seconds to minutes. It reports its progress, "
+    "and its result contains the text of each task."
 )
 
 _OUTPUT_SCHEMA = {
     "type": "object",
     "properties": {
-        "run_id": {"type": "string", "description": "The run, as /api/runs knows it"},
+        "run_id": {"type": "string", "description": "The run's id in /api/runs"},
         "status": {"type": "string", "enum": [RunStatus.SUCCEEDED, RunStatus.AWAITING_HUMAN]},
         "outputs": {
             "type": "object",
             "additionalProperties": {"type": "string"},
             "description": "The text of each task, by its name",
         },
-        "raw_result": {"type": "string", "description": "The text of the crew as a whole"},
+        "raw_result": {"type": "string", "description": "The result of the crew"},
         "awaiting": {
             "type": "object",
             "properties": {"task": {"type": "string"}, "output": {"type": "string"}},
             "required": ["task", "output"],
-            "description": "What a human is to look at before the run goes on",
+            "description": "The output that a human must review before the run continues",
         },
     },
     "required": ["run_id", "status", "outputs", "raw_result"],
@@ -58,8 +58,8 @@ _OUTPUT_SCHEMA = {
 _RESUME_RUN = types.Tool(
     name="resumeRun",
     description=(
-        "Tells a run that waits for a human what that human thinks of the output it waits about. "
-        "Approved, the run goes on; else the task is done again. The result is like a crew's."
+        "Sends a human's review of an output to the run that waits for it. If it is approved, the "
+        "run continues; otherwise the task is executed again. The result is like a crew's."
     ),
     inputSchema={
         "type": "object",
@@ -68,12 +68,12 @@ _RESUME_RUN = types.Tool(
             "approve": {"type": "boolean", "description": "Whether the output is good as it is"},
             "feedback": {
                 "type": "string",
-                "description": "What is to be changed; approved, what the next tasks are to know",
+                "description": "The changes to make; if approved, context for the next tasks",
             },
             "task": {
                 "type": "string",
-                "description": "The task that is answered about; refused if the run waits about "
-                "another. Without it, whatever the run waits about",
+                "description": "The reviewed task; refused if the run waits for the review of "
+                "another. Without it, the task that the run waits for",
             },
         },
         "required": ["run_id", "approve"],
@@ -93,7 +93,7 @@ class _Answer(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CrewTools:
-    """The tools, as `server` offers them."""
+    """The tools of `server`."""
 
     def __init__(self, runs: RunService) -> None:
         self._runs = runs
@@ -101,9 +101,9 @@ class CrewTools:
         self._tools = [_tool(crew) for crew in self._crews.values()]
         if any(crew.asks_humans for crew in self._crews.values()):
             self._tools.append(_RESUME_RUN)
-        self.server: Server[Any, Request] = Server("crew-capture", "0.1.0", _INSTRUCTIONS)
+        self.server: Server[Any, Request] = Server("crew-capture", VERSION, _INSTRUCTIONS)
         self.server.list_tools()(self._list)  # type: ignore[no-untyped-call]
-        # Inputs are checked as on every way in, with errors that say what would be right.
+        # `RunService` checks inputs, as for all entry points, with errors that state the fix.
         self.server.call_tool(validate_input=False)(self._call)
 
     async def _list(self) -> list[types.Tool]:
@@ -116,15 +116,15 @@ class CrewTools:
             if name == _RESUME_RUN.name:
                 run = await self._resume(arguments, caller)
             else:
-                run = await self._start(name, arguments, request, caller)
+                run = await self._submit(name, arguments, request, caller)
             with accepted(run.run_id):
-                return await self._followed(run, caller)
+                return await self._follow(run, caller)
         except IdempotencyConflict:
             return _error("the id of this request was used before in this session")
         except Exception as error:
             return _error(error_text(error))
 
-    async def _start(
+    async def _submit(
         self, name: str, inputs: dict[str, Any], request: Request, caller: Caller
     ) -> Run:
         session_id = request.headers.get(MCP_SESSION_ID_HEADER)
@@ -137,24 +137,24 @@ class CrewTools:
             given = msgspec.convert(arguments, _Answer)
         except msgspec.ValidationError as error:
             raise InvalidInput("arguments", str(error).replace("`", "")) from None
-        answer = ReviewDecision(given.run_id, given.task, given.feedback, given.approve)
-        await self._runs.resume(answer, caller)
+        decision = ReviewDecision(given.run_id, given.task, given.feedback, given.approve)
+        await self._runs.resume(decision, caller)
         return await self._runs.get(given.run_id, caller)
 
-    async def _followed(self, run: Run, caller: Caller) -> types.CallToolResult:
-        """How the run stands once it has ended or waits for a human."""
+    async def _follow(self, run: Run, caller: Caller) -> types.CallToolResult:
+        """Report the run's progress; returns its result once it ends or waits for a human."""
         progress = _Progress(self._crews[run.crew], self.server)
-        await progress.tell(f"run {run.run_id} is accepted")
+        await progress.report(f"run {run.run_id} is accepted")
         async with aclosing(self._runs.follow(run.run_id, caller)) as events:
             async for event in events:
-                await progress.show(event)
+                await progress.report_event(event)
         return _result(await self._runs.get(run.run_id, caller))
 
 
 class _Progress:
-    """Tells the client how far a call is: a task counts half when it starts, whole at its end.
+    """Progress notifications of a call: a task counts half when it starts, one when it ends.
 
-    What an earlier attempt at the run has told is not told again.
+    A later attempt at the run does not repeat the notifications of an earlier one.
     """
 
     def __init__(self, crew: CrewInfo, server: Server[Any, Request]) -> None:
@@ -162,13 +162,13 @@ class _Progress:
         self._total = len(crew.tasks) or None
         self._steps: set[tuple[str, int]] = set()
 
-    async def show(self, event: Event) -> None:
+    async def report_event(self, event: Event) -> None:
         step = (event.type, event.data.get("index", -1))
         if event.type in ("task.started", "task.finished") and step not in self._steps:
             self._steps.add(step)
-            await self.tell(f"{event.data['name']} {event.type.removeprefix('task.')}")
+            await self.report(f"{event.data['name']} {event.type.removeprefix('task.')}")
 
-    async def tell(self, message: str) -> None:
+    async def report(self, message: str) -> None:
         meta = self._context.meta
         if meta is None or meta.progressToken is None:
             return
@@ -182,7 +182,7 @@ class _Progress:
 
 
 def run_key(session_id: str, request_id: object) -> str:
-    """The idempotency key of the run of a request: a request sent again gets the same run."""
+    """The idempotency key of a request's run: a repeated request gets the same run."""
     of_request = msgspec.json.encode([session_id, request_id])
     return f"mcp:{hashlib.sha256(of_request).hexdigest()}"
 
@@ -199,23 +199,23 @@ def _tool(crew: CrewInfo) -> types.Tool:
 def _result(run: Run) -> types.CallToolResult:
     if (human := run.awaiting) is not None:
         awaiting = {"task": human.task, "output": human.output}
-        return _told(run, _question(run, human), {"awaiting": awaiting})
-    if run.status in UNSETTLED:
+        return _success(run, _review_request(run, human), {"awaiting": awaiting})
+    if not run.is_settled:
         raise RunMoved(run.run_id)
     if run.status != RunStatus.SUCCEEDED:
         return _error(f"run {run.run_id} {run.status}: {run.error_type}: {run.error}")
-    return _told(run, run.raw_result or "", {})
+    return _success(run, run.raw_result or "", {})
 
 
-def _question(run: Run, human: HumanInput) -> str:
+def _review_request(run: Run, human: HumanInput) -> str:
     return (
-        f"Run {run.run_id} waits: {human.task} is done, and a human is to look at its output. "
+        f"Run {run.run_id} waits: {human.task} is done, and a human must review its output. "
         f"Ask the user, then answer with the tool {_RESUME_RUN.name}, or by POST "
         f"/api/runs/{run.run_id}/resume. The output of {human.task}:\n\n{human.output}"
     )
 
 
-def _told(run: Run, text: str, more: dict[str, Any]) -> types.CallToolResult:
+def _success(run: Run, text: str, more: dict[str, Any]) -> types.CallToolResult:
     return types.CallToolResult(
         content=[types.TextContent(type="text", text=text)],
         structuredContent={
