@@ -1,4 +1,4 @@
-"""Crews that tests of several ways in share."""
+"""Crews that the tests of several entry points share."""
 
 import threading
 from collections.abc import Iterator
@@ -33,19 +33,19 @@ def _poem() -> "Crew":
 
 
 IDEA_AND_POEM = Registry([idea_crew(), CrewSpec("poem", _poem)])
-"""The crew of the service, and one with one input that it needs."""
+"""The default crew, and one with one required input."""
 
 
 class Gate:
-    """An idea crew whose model answers when it is let."""
+    """An idea crew whose model answers once the gate is open."""
 
     def __init__(self) -> None:
-        self.asked = threading.Event()
+        self.called = threading.Event()
         self.open = threading.Event()
         self.crews = Registry([replace(idea_crew(), offline_answer=self._answer)])
 
     def _answer(self, prompt: str) -> str:
-        self.asked.set()
+        self.called.set()
         assert self.open.wait(20)
         return "# A report\n\n<script>alert(1)</script> [x](javascript:alert(1)) **bold**"
 
@@ -58,19 +58,19 @@ def gate() -> Iterator[Gate]:
 
 
 LETTER = {"recipient": "Ada", "matter": "her order is late", "language": "French"}
-"""What a letter is about."""
+"""The inputs of a letter."""
 
 
 class Letters:
-    """The example crew, with a model of texts that are told apart."""
+    """The example crew, with a model whose texts are distinct."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.prompts: list[str] = []
         self.crews = Registry([CrewSpec("letter", _letter, offline_answer=self._answer)])
 
     def _answer(self, prompt: str) -> str:
-        self.asked.append(prompt)
-        return f"text {len(self.asked)}"
+        self.prompts.append(prompt)
+        return f"text {len(self.prompts)}"
 
 
 def _letter() -> "Crew":

@@ -62,8 +62,8 @@ async def connected(
 
 
 def message(*parts: Part, **more: str) -> SendMessageRequest:
-    said = Message(message_id=str(uuid4()), role=Role.ROLE_USER, parts=parts, **more)
-    return SendMessageRequest(message=said)
+    request = Message(message_id=str(uuid4()), role=Role.ROLE_USER, parts=parts, **more)
+    return SendMessageRequest(message=request)
 
 
 async def sent(client: Client, *parts: Part, **more: str) -> list[StreamResponse]:
@@ -123,26 +123,32 @@ async def test_a_message_runs_the_crew_and_its_outputs_are_artifacts(serve: Serv
     assert idea.artifacts[0].parts[0].media_type == "text/markdown"
 
 
-async def test_a_stream_tells_of_each_task_then_gives_the_artifacts(serve: Serve) -> None:
+async def test_a_stream_reports_each_task_then_gives_the_artifacts(serve: Serve) -> None:
     async with serve() as service, connected(service, "idea", streaming=True) as client:
-        told = await sent(client, new_data_part({}))
+        responses = await sent(client, new_data_part({}))
         (run,) = await service.rows()
-    assert told[0].task.id == str(run.run_id)
-    updates = [response.status_update for response in told if response.HasField("status_update")]
-    said = [update.status.message.parts[0].text for update in updates[:-1] if _says(update)]
-    assert set(said) == {f"{task} {what}" for task in REPORTS for what in ("started", "finished")}
+    assert responses[0].task.id == str(run.run_id)
+    updates = [
+        response.status_update for response in responses if response.HasField("status_update")
+    ]
+    messages = [
+        update.status.message.parts[0].text for update in updates[:-1] if _has_message(update)
+    ]
+    assert set(messages) == {
+        f"{task} {what}" for task in REPORTS for what in ("started", "finished")
+    }
     assert {update.status.state for update in updates[:-1]} == {WORKING}
     assert updates[-1].status.state == COMPLETED
-    artifacts = [response.artifact_update.artifact for response in told[-4:-1]]
+    artifacts = [response.artifact_update.artifact for response in responses[-4:-1]]
     assert {artifact.name: artifact.parts[0].text for artifact in artifacts} == run.outputs
-    assert told[-1].HasField("status_update")
+    assert responses[-1].HasField("status_update")
 
 
-def _says(update: Any) -> bool:
+def _has_message(update: Any) -> bool:
     return bool(update.status.HasField("message"))
 
 
-async def test_inputs_come_as_data_or_as_text(serve: Serve) -> None:
+async def test_inputs_arrive_as_data_or_as_text(serve: Serve) -> None:
     cases: list[tuple[str, list[Part], dict[str, Any]]] = [
         ("poem", [new_data_part({"topic": 7, "more": [1.5, 2]})], {"topic": 7, "more": [1.5, 2]}),
         ("poem", [new_text_part('{"one": "input"}')], {"topic": '{"one": "input"}'}),
@@ -163,7 +169,7 @@ async def test_inputs_come_as_data_or_as_text(serve: Serve) -> None:
             assert "7.0" not in repr(run.inputs)
 
 
-async def test_wrong_inputs_are_refused_with_what_would_be_right(
+async def test_wrong_inputs_are_refused_with_the_fix(
     serve: Serve, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cases: list[tuple[str, list[Part], str]] = [
@@ -195,13 +201,13 @@ async def test_a_failed_run_says_why(serve: Serve) -> None:
     assert task.status.message.parts[0].text == f"model_error: {run.error}"
 
 
-async def test_what_is_unexpected_shows_nothing_of_the_inside(
+async def test_what_is_unexpected_shows_nothing_of_internals(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(service.inside.runs, "start", broken)
+    monkeypatch.setattr(service.inside.runs, "submit", broken)
     for streaming in (True, False):
         async with connected(service, "idea", streaming=streaming) as client:
             with pytest.raises(InternalError) as raised:
@@ -209,14 +215,14 @@ async def test_what_is_unexpected_shows_nothing_of_the_inside(
             assert str(raised.value) == "internal error"
 
 
-async def test_a_task_is_looked_at_subscribed_to_and_cancelled(serve: Serve, gate: Gate) -> None:
+async def test_a_task_is_read_subscribed_to_and_cancelled(serve: Serve, gate: Gate) -> None:
     async with (
         serve(gate.crews, engine="stock") as service,
         connected(service, "idea", at_once=True) as client,
         connected(service, "idea", streaming=True) as watcher,
     ):
         task = await task_of(client, new_data_part({}))
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         assert (await client.get_task(GetTaskRequest(id=task.id))).status.state == WORKING
         updates = watcher.subscribe(SubscribeToTaskRequest(id=task.id))
         assert (await anext(updates)).task.status.state == WORKING
@@ -243,7 +249,7 @@ async def test_any_process_knows_and_follows_a_task(
         connected(other, "idea", streaming=True) as there,
     ):
         task = await task_of(here, new_data_part({}))
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         updates = there.subscribe(SubscribeToTaskRequest(id=task.id))
         assert (await anext(updates)).task.id == task.id
         await there.cancel_task(CancelTaskRequest(id=task.id))
@@ -252,18 +258,18 @@ async def test_any_process_knows_and_follows_a_task(
         assert (await _settled(one)).status == "cancelled"
 
 
-async def test_a_client_that_goes_away_cancels_nothing(serve: Serve, gate: Gate) -> None:
+async def test_a_client_that_disconnects_cancels_nothing(serve: Serve, gate: Gate) -> None:
     async with serve(gate.crews, engine="stock") as service:
         async with connected(service, "idea", streaming=True) as client:
             watching = asyncio.create_task(sent(client, new_data_part({})))
-            await asyncio.to_thread(gate.asked.wait, 20)
+            await asyncio.to_thread(gate.called.wait, 20)
             watching.cancel()
         (run,) = await service.rows()
 
-        async def nobody_watches() -> bool:
+        async def is_unwatched() -> bool:
             return run.run_id not in service.inside.events.subscribed_runs()
 
-        await until(nobody_watches)
+        await until(is_unwatched)
         gate.open.set()
         assert (await _settled(service)).status == "succeeded"
 
@@ -318,7 +324,7 @@ async def test_tasks_belong_to_their_keys(serve: Serve) -> None:
                 await anext(client.subscribe(SubscribeToTaskRequest(id=task.id)))
 
 
-async def test_clients_of_the_protocol_before_are_served(service: Running) -> None:
+async def test_clients_of_the_previous_protocol_work(service: Running) -> None:
     params = {
         "message": {
             "kind": "message",
@@ -396,13 +402,13 @@ async def test_a_hundred_tasks_at_once(service: Running) -> None:
 
 
 def _of(update: Any) -> TaskState:
-    """The state that a response tells of."""
-    told = update.task if update.HasField("task") else update.status_update
-    state: TaskState = told.status.state
+    """The state in a response."""
+    responses = update.task if update.HasField("task") else update.status_update
+    state: TaskState = responses.status.state
     return state
 
 
-async def test_a_task_asks_a_human_and_goes_on_with_the_answer(
+async def test_a_task_waits_for_a_human_and_continues_with_the_answer(
     serve: Serve, letters: Letters
 ) -> None:
     async with serve(letters.crews) as service, connected(service, "letter") as client:
@@ -417,7 +423,7 @@ async def test_a_task_asks_a_human_and_goes_on_with_the_answer(
         again = await task_of(client, new_text_part("Say sorry first."), task_id=task.id)
         assert (again.id, again.status.state) == (task.id, INPUT_REQUIRED)
         assert again.status.message.parts[1].text == "text 2"
-        assert "Say sorry first." in letters.asked[1]
+        assert "Say sorry first." in letters.prompts[1]
         ended = await task_of(
             client, new_text_part(" Approve\n"), task_id=task.id, context_id=task.context_id
         )
@@ -426,38 +432,40 @@ async def test_a_task_asks_a_human_and_goes_on_with_the_answer(
         assert len(await service.rows()) == 1
 
 
-async def test_a_stream_ends_where_a_human_is_asked_and_goes_on_with_the_answer(
+async def test_a_stream_ends_at_a_review_and_continues_with_the_answer(
     serve: Serve, letters: Letters
 ) -> None:
     async with (
         serve(letters.crews) as service,
         connected(service, "letter", streaming=True) as client,
     ):
-        told = await sent(client, new_data_part(LETTER))
-        task_id = told[0].task.id
-        assert _of(told[-1]) == INPUT_REQUIRED
-        assert told[-1].status_update.status.message.parts[1].text == "text 1"
+        responses = await sent(client, new_data_part(LETTER))
+        task_id = responses[0].task.id
+        assert _of(responses[-1]) == INPUT_REQUIRED
+        assert responses[-1].status_update.status.message.parts[1].text == "text 1"
         (waiting,) = [u async for u in client.subscribe(SubscribeToTaskRequest(id=task_id))]
         assert _of(waiting) == INPUT_REQUIRED
-        told = await sent(client, new_data_part({"approve": False}), task_id=task_id)
-        assert _said(told) == ["draft started", "draft finished"]
-        assert told[-1].status_update.status.message.parts[1].text == "text 2"
+        responses = await sent(client, new_data_part({"approve": False}), task_id=task_id)
+        assert _messages(responses) == ["draft started", "draft finished"]
+        assert responses[-1].status_update.status.message.parts[1].text == "text 2"
         parts = new_data_part({"approve": True, "task": "draft"}), new_text_part("Mind the tone.")
-        told = await sent(client, *parts, task_id=task_id)
-        assert _said(told) == ["translation started", "translation finished"]
-        assert _of(told[-1]) == COMPLETED
-        artifacts = [r.artifact_update.artifact for r in told if r.HasField("artifact_update")]
+        responses = await sent(client, *parts, task_id=task_id)
+        assert _messages(responses) == ["translation started", "translation finished"]
+        assert _of(responses[-1]) == COMPLETED
+        artifacts = [r.artifact_update.artifact for r in responses if r.HasField("artifact_update")]
         assert [artifact.parts[0].text for artifact in artifacts] == ["text 2", "text 3"]
-        assert "Mind the tone." in letters.asked[2]
+        assert "Mind the tone." in letters.prompts[2]
 
 
-def _said(told: list[StreamResponse]) -> list[str]:
-    """What a stream tells of tasks, without the last update."""
-    updates = [response.status_update for response in told if response.HasField("status_update")]
-    return [update.status.message.parts[0].text for update in updates[:-1] if _says(update)]
+def _messages(responses: list[StreamResponse]) -> list[str]:
+    """The messages in a stream, without the last update."""
+    updates = [
+        response.status_update for response in responses if response.HasField("status_update")
+    ]
+    return [update.status.message.parts[0].text for update in updates[:-1] if _has_message(update)]
 
 
-async def test_an_answer_that_can_not_be_taken_is_refused(serve: Serve, letters: Letters) -> None:
+async def test_an_invalid_answer_is_refused(serve: Serve, letters: Letters) -> None:
     wrong: list[tuple[list[Part], type[A2AError], str]] = [
         ([new_text_part(" ")], InvalidParamsError, 'Send "approve"'),
         ([new_data_part({"approve": "yes"})], InvalidParamsError, "approve"),
@@ -487,7 +495,7 @@ async def test_an_answer_that_can_not_be_taken_is_refused(serve: Serve, letters:
         for stranger in (str(uuid4()), "not an id"):
             with pytest.raises(TaskNotFoundError):
                 await sent(client, new_text_part("approve"), task_id=stranger)
-        assert len(letters.asked) == 1
+        assert len(letters.prompts) == 1
         await task_of(client, new_text_part("approve"), task_id=task.id)
         with pytest.raises(UnsupportedOperationError, match="is succeeded and accepts no message"):
             await sent(client, new_text_part("approve"), task_id=task.id)
@@ -567,7 +575,7 @@ async def test_a_message_beyond_the_quota_is_refused(
         connected(service, "idea", streaming=streaming) as client,
     ):
         sending = asyncio.create_task(sent(client, new_data_part({})))
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         with pytest.raises(InternalError, match=error):
             await sent(client, new_data_part({}))
         gate.open.set()
@@ -581,7 +589,7 @@ async def test_a_task_that_continues_elsewhere_is_working(serve: Serve, gate: Ga
         connected(service, "idea") as client,
     ):
         sending = asyncio.create_task(task_of(client, new_data_part({})))
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         stopping = asyncio.create_task(service.inside.stop(0))
         task = await sending
         gate.open.set()

@@ -1,4 +1,4 @@
-"""`/crews/NAME`: what clients of CrewAI's hosted platform speak."""
+"""`/crews/NAME`: the dialect of clients of CrewAI's hosted platform."""
 
 import asyncio
 import threading
@@ -67,14 +67,14 @@ async def test_the_inputs_of_a_crew(serve: Serve) -> None:
 
 
 class Gate:
-    """An idea crew whose model, called in threads, answers when it is let."""
+    """An idea crew whose model, called in threads, answers once the gate is open."""
 
     def __init__(self) -> None:
-        self.asked, self.open = threading.Event(), threading.Event()
+        self.called, self.open = threading.Event(), threading.Event()
         self.crews = Registry([replace(idea_crew(), offline_answer=self._answer)])
 
     def _answer(self, prompt: str) -> str:
-        self.asked.set()
+        self.called.set()
         assert self.open.wait(20)
         return "# A report"
 
@@ -89,7 +89,7 @@ def gate() -> Iterator[Gate]:
 async def test_a_run_from_its_kickoff_to_its_result(serve: Serve, gate: Gate) -> None:
     async with serve(gate.crews, engine="stock") as service:
         kickoff_id = await _kickoff(service)
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         running: dict[str, Any] = {}
 
         async def a_task_runs() -> bool:
@@ -116,7 +116,7 @@ async def test_a_run_from_its_kickoff_to_its_result(serve: Serve, gate: Gate) ->
         assert task["execution_time"] >= 0
 
 
-async def test_a_run_that_waits_for_its_turn_is_pending_and_a_cancelled_one_failed(
+async def test_a_run_that_waits_in_the_queue_is_pending_and_a_cancelled_one_failed(
     serve: Serve, gate: Gate
 ) -> None:
     async with serve(gate.crews, engine="stock", max_runs_in_flight=1) as service:
@@ -155,7 +155,7 @@ async def test_all_missing_inputs_are_named(serve: Serve) -> None:
         (b'{"inputs": {}, "humanInputWebhook": {"url": 3}}', "humanInputWebhook.url"),
     ],
 )
-async def test_a_bad_body_is_refused_in_the_clients_words(
+async def test_a_bad_body_is_refused_in_the_dialect_of_its_clients(
     serve: Serve, body: bytes, named: str
 ) -> None:
     async with serve(CREWS) as service:
@@ -178,7 +178,7 @@ async def test_a_bad_body_is_refused_in_the_clients_words(
         ("/crews/idea/elsewhere", "Not Found"),
     ],
 )
-async def test_what_is_not_there_is_not_found_in_the_clients_words(
+async def test_what_is_not_there_is_not_found_in_the_dialect_of_its_clients(
     service: Running, path: str, error: str
 ) -> None:
     answer = await service.http.get(path)
@@ -202,7 +202,7 @@ async def _arrived(receiver: Receiver, count: int) -> None:
     await until(all_are_here, seconds=30)
 
 
-async def test_each_webhook_is_told_what_it_asked_for(serve: Serve) -> None:
+async def test_each_webhook_receives_its_events(serve: Serve) -> None:
     async with receiving() as receiver, serve(CREWS, **WEBHOOKS) as service:
         kickoff_id = await _kickoff(
             service,
@@ -214,18 +214,22 @@ async def test_each_webhook_is_told_what_it_asked_for(serve: Serve) -> None:
         await _arrived(receiver, 7)
         done = await _until_state(service, kickoff_id, "SUCCESS")
         run = (await service.http.get(f"/api/runs/{kickoff_id}")).json()
-    told: dict[str, list[dict[str, Any]]] = {"task": [], "step": [], "crew": []}
+    received: dict[str, list[dict[str, Any]]] = {"task": [], "step": [], "crew": []}
     for arrival in receiver.arrivals:
-        told[arrival.path.split("/")[-1]].append(arrival.event)
+        received[arrival.path.split("/")[-1]].append(arrival.event)
         assert arrival.event["kickoff_id"] == kickoff_id
         assert arrival.event["meta"] == {"request": 7}
-    assert {name: len(events) for name, events in told.items()} == {"task": 3, "step": 3, "crew": 1}
+    assert {name: len(events) for name, events in received.items()} == {
+        "task": 3,
+        "step": 3,
+        "crew": 1,
+    }
     assert max(receiver.ids.values()) == 1
     texts = run["outputs"]
-    assert {event["task_id"]: event["output"] for event in told["task"]} == texts
-    assert {event["task_id"]: event["result"] for event in told["step"]} == texts
-    assert {event["tool"] for event in told["step"]} == {None}
-    (crew,) = told["crew"]
+    assert {event["task_id"]: event["output"] for event in received["task"]} == texts
+    assert {event["task_id"]: event["result"] for event in received["step"]} == texts
+    assert {event["tool"] for event in received["step"]} == {None}
+    (crew,) = received["crew"]
     assert (crew["status"], crew["result"]) == ("completed", done["result"]["output"])
     assert crew["token_usage"] == run["usage"]
     assert sorted(webhook["role"] for webhook in run["webhooks"]) == sorted(
@@ -234,7 +238,7 @@ async def test_each_webhook_is_told_what_it_asked_for(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("field", ["taskWebhookUrl", "stepWebhookUrl", "crewWebhookUrl"])
-async def test_webhooks_into_the_own_network_are_refused(serve: Serve, field: str) -> None:
+async def test_webhooks_into_the_private_network_are_refused(serve: Serve, field: str) -> None:
     async with serve(webhook_secret=SETTING) as service:
         body = {"inputs": {}, field: "http://127.0.0.1/"}
         answer = await service.http.post("/crews/idea/kickoff", json=body)
@@ -242,7 +246,9 @@ async def test_webhooks_into_the_own_network_are_refused(serve: Serve, field: st
     assert answer.json()["message"].startswith(f"{field}: ")
 
 
-async def test_the_platforms_own_client_hears_why_nothing_was_started(serve: Serve) -> None:
+async def test_the_platforms_own_client_receives_the_reason_why_nothing_was_accepted(
+    serve: Serve,
+) -> None:
     async with serve(CREWS) as service:
         tool = InvokeCrewAIAutomationTool(
             crew_api_url=f"{str(service.http.base_url).rstrip('/')}/crews/poem",
@@ -251,9 +257,9 @@ async def test_the_platforms_own_client_hears_why_nothing_was_started(serve: Ser
             crew_description="Writes",
             crew_inputs={"topic": Field(..., description="What it is about")},
         )
-        said = await asyncio.to_thread(tool.run, topic="rain")
-    assert "Failed to kickoff crew" in said
-    assert "season: missing" in said
+        output = await asyncio.to_thread(tool.run, topic="rain")
+    assert "Failed to kickoff crew" in output
+    assert "season: missing" in output
 
 
 async def test_a_run_is_its_owners(serve: Serve) -> None:
@@ -271,8 +277,8 @@ async def test_a_run_is_its_owners(serve: Serve) -> None:
     assert (answer.status_code, answer.json()["error"]) == (404, "Execution not found")
 
 
-async def test_the_platforms_own_client_runs_a_crew_that_asks_a_human(serve: Serve) -> None:
-    """The client knows nothing of humans: it polls until somebody else has answered."""
+async def test_the_platforms_own_client_runs_a_crew_that_waits_for_a_human(serve: Serve) -> None:
+    """The client knows nothing of humans: it polls until another client has answered."""
 
     def build() -> Any:
         from examples.reviewed_letter import build
@@ -288,12 +294,12 @@ async def test_the_platforms_own_client_runs_a_crew_that_asks_a_human(serve: Ser
             crew_description="Writes letters",
             crew_inputs={name: Field(..., description=name) for name in inputs},
         )
-        saying = asyncio.create_task(asyncio.to_thread(tool.run, **inputs))
+        running = asyncio.create_task(asyncio.to_thread(tool.run, **inputs))
 
-        async def asked() -> bool:
+        async def is_waiting() -> bool:
             return [row.status for row in await service.rows()] == ["awaiting_human"]
 
-        await until(asked, seconds=30)
+        await until(is_waiting, seconds=30)
         (row,) = await service.rows()
         answer = {
             "execution_id": str(row.run_id),
@@ -303,6 +309,6 @@ async def test_the_platforms_own_client_runs_a_crew_that_asks_a_human(serve: Ser
         }
         resumed = await service.http.post("/crews/letter/resume", json=answer)
         assert resumed.json()["status"] == "resumed"
-        said = await saying
-    assert "translation" in said
-    assert "[offline model]" in said
+        output = await running
+    assert "translation" in output
+    assert "[offline model]" in output

@@ -1,4 +1,4 @@
-"""API keys, and the names by which the service is asked."""
+"""API keys, and the host names of the service."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ def bearer(key: str) -> dict[str, str]:
 
 @pytest.fixture
 async def guarded(serve: Serve, database_url: str) -> AsyncIterator[Running]:
-    """A service that asks for keys, on each kind of database."""
+    """A service that requires keys, on each kind of database."""
     async with serve(auth="keys", database_url=database_url) as service:
         yield service
 
@@ -131,17 +131,17 @@ async def test_the_secret_is_not_stored(guarded: Running) -> None:
 async def test_keys_are_looked_up_at_most_once_a_second(guarded: Running) -> None:
     key = await _key(guarded)
     keys: ApiKeys = guarded.inside.api_keys
-    asked = 0
+    lookups = 0
     really = keys.all
 
     async def count() -> Any:
-        nonlocal asked
-        asked += 1
+        nonlocal lookups
+        lookups += 1
         return await really()
 
     keys.all = count  # type: ignore[method-assign]
     await asyncio.gather(*(keys.find(key) for _ in range(200)))
-    assert asked == 1
+    assert lookups == 1
 
 
 async def test_a_user_sees_its_own_runs_and_an_admin_all(guarded: Running) -> None:
@@ -167,7 +167,7 @@ async def test_without_keys_an_authorization_header_is_ignored(service: Running)
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:1", "[::1]:80"])
-async def test_the_service_is_asked_by_its_names(service: Running, host: str) -> None:
+async def test_requests_must_name_the_service(service: Running, host: str) -> None:
     assert (await service.http.get("/api/runs", headers={"Host": host})).status_code == 200
 
 

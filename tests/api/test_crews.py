@@ -1,4 +1,4 @@
-"""`/api/crews`: what can be run, by the real server."""
+"""`/api/crews`: the available crews, by the real server."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from tests.serving import Running, Serve
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
 
 
-async def test_the_crews_that_are_served_are_listed_with_inputs_and_outputs(
+async def test_the_available_crews_are_listed_with_inputs_and_outputs(
     service: Running,
 ) -> None:
     response = await service.http.get("/api/crews")
@@ -41,7 +41,7 @@ async def test_an_unknown_crew_is_not_found(service: Running) -> None:
     assert response.json()["error_type"] == "not_found"
 
 
-async def test_declared_inputs_are_told_and_hold(serve: Serve) -> None:
+async def test_declared_inputs_are_listed_and_enforced(serve: Serve) -> None:
     inputs = {
         "goal_type": InputOptions(type="string", help="What for?", max_chars=10),
         "budget": InputOptions(type="number"),

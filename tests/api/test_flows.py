@@ -21,7 +21,7 @@ from tests.serving import Running, Serve
 __all__ = ["declared_flow_project", "flow_project"]
 
 
-class Wanted(BaseModel):
+class Inputs(BaseModel):
     topic: str = "tea"
     pages: int = 1
 
@@ -42,7 +42,7 @@ class Gate:
         self.open = threading.Event()
         gate = self
 
-        class Article(Flow[Wanted]):
+        class Article(Flow[Inputs]):
             @start()
             def research(self) -> str:
                 return str(_crew("facts").kickoff(inputs={"topic": self.state.topic}).raw)
@@ -129,11 +129,11 @@ async def test_outputs_are_the_result_and_what_each_crew_of_the_flow_gave(
         assert finished == ["facts", "facts_2", "draft", "result"]
 
 
-async def test_a_flows_inputs_are_told_with_their_defaults(serve: Serve, gate: Gate) -> None:
+async def test_a_flows_inputs_are_listed_with_their_defaults(serve: Serve, gate: Gate) -> None:
     async with serve(gate.crews) as service:
         crew = service.inside.runs.crew("article")
-        told = {i.name: (i.required, i.default) for i in crew.inputs}
-        assert told == {
+        listed = {i.name: (i.required, i.default) for i in crew.inputs}
+        assert listed == {
             "topic": (False, "tea"),
             "pages": (False, 1),
             "crewai_trigger_payload": (False, None),

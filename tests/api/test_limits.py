@@ -1,4 +1,4 @@
-"""What a caller may have: requests, runs in flight, runs and tokens of a day."""
+"""Limits of a caller: requests, runs in flight, runs and tokens of a day."""
 
 import asyncio
 import threading
@@ -75,7 +75,7 @@ async def two(serve: Serve, database_url: str) -> AsyncIterator[Callable[..., An
         yield start
 
 
-async def test_without_limits_no_answer_tells_of_any(service: Running) -> None:
+async def test_without_limits_no_response_has_limit_headers(service: Running) -> None:
     response = await _start(service)
     assert response.status_code == 202
     assert not any(field in response.headers for field in FIELDS)
@@ -87,7 +87,7 @@ async def test_without_limits_no_answer_tells_of_any(service: Running) -> None:
 async def test_requests_are_counted_by_all_processes_together(two: Callable[..., Any]) -> None:
     services = await two(rate_limit="40/hour")
     responses = await asyncio.gather(
-        *(services[place % 2].http.get("/api/runs") for place in range(60))
+        *(services[index % 2].http.get("/api/runs") for index in range(60))
     )
     assert Counter(r.status_code for r in responses) == {200: 40, 429: 20}
     left = sorted(int(r.headers["RateLimit-Remaining"]) for r in responses if r.status_code == 200)
@@ -103,7 +103,7 @@ async def test_requests_are_counted_by_all_processes_together(two: Callable[...,
         assert (await service.http.get("/health/live")).status_code == 200
 
 
-async def test_every_answer_tells_what_is_left(serve: Serve) -> None:
+async def test_every_response_reports_what_is_left(serve: Serve) -> None:
     async with serve(rate_limit="1000/hour;5000/day") as service:
         run_id = (await _start(service)).json()["run_id"]
         for method, path, status in (
@@ -132,14 +132,14 @@ async def test_requests_are_counted_by_key_wherever_they_come_from(serve: Serve)
     async with serve(auth="keys", rate_limit="5/hour") as service:
         anna, berta = await _key(service), await _key(service)
 
-        async def ask(key: str, address: str) -> httpx.Response:
+        async def request(key: str, address: str) -> httpx.Response:
             headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": address}
             return await service.http.get("/api/runs", headers=headers)
 
-        responses = [await ask(anna, f"10.0.0.{n}") for n in range(7)]
+        responses = [await request(anna, f"10.0.0.{n}") for n in range(7)]
         assert [response.status_code for response in responses] == [200] * 5 + [429] * 2
         _refused(responses[-1])
-        assert (await ask(berta, "10.0.0.200")).status_code == 200
+        assert (await request(berta, "10.0.0.200")).status_code == 200
 
 
 async def test_wrong_keys_are_counted_by_their_address(serve: Serve) -> None:
@@ -162,15 +162,15 @@ async def test_runs_in_flight_are_counted_by_all_processes_together(
     )
     anna, berta = await _key(services[0]), await _key(services[0])
 
-    async def start(place: int, key: str, address: str) -> httpx.Response:
-        return await _start(services[place % 2], key, headers={"X-Forwarded-For": address})
+    async def start(index: int, key: str, address: str) -> httpx.Response:
+        return await _start(services[index % 2], key, headers={"X-Forwarded-For": address})
 
     responses = await asyncio.gather(*(start(n, anna, f"10.0.0.{n}") for n in range(16)))
     assert Counter(r.status_code for r in responses) == {202: 6, 429: 10}
     for response in responses:
         if response.status_code == 429:
             assert _refused(response) >= 1
-    # Another key has its own, and shares its address with whoever else is there.
+    # Another key has its own, and shares its address with other callers.
     responses = await asyncio.gather(*(start(n, berta, "10.9.9.9") for n in range(10)))
     assert Counter(r.status_code for r in responses) == {202: 6, 429: 4}
     carla = await _key(services[0])

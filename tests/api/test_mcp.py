@@ -1,4 +1,4 @@
-"""`/mcp`, by the official client, and by CrewAI's own where a human is asked."""
+"""`/mcp`, by the official client, and by CrewAI's own for reviews by a human."""
 
 import asyncio
 import re
@@ -127,18 +127,18 @@ async def test_a_call_runs_the_crew_and_gives_text_and_structure(serve: Serve) -
 
 
 async def test_progress_grows_with_each_start_and_end_of_a_task(serve: Serve) -> None:
-    told: list[tuple[float, float | None, str | None]] = []
+    reported: list[tuple[float, float | None, str | None]] = []
 
-    async def tell(progress: float, total: float | None, message: str | None) -> None:
-        told.append((progress, total, message))
+    async def report(progress: float, total: float | None, message: str | None) -> None:
+        reported.append((progress, total, message))
 
     async with serve() as service, connected(service) as session:
-        result = await session.call_tool("idea", {}, progress_callback=tell)
+        result = await session.call_tool("idea", {}, progress_callback=report)
     assert result.structuredContent is not None
     run_id = result.structuredContent["run_id"]
-    assert [progress for progress, *_ in told] == [0, 0.5, 1, 1.5, 2, 2.5, 3]
-    assert {total for _, total, _ in told} == {3}
-    messages = [message for *_, message in told]
+    assert [progress for progress, *_ in reported] == [0, 0.5, 1, 1.5, 2, 2.5, 3]
+    assert {total for _, total, _ in reported} == {3}
+    messages = [message for *_, message in reported]
     assert messages[0] == f"run {run_id} is accepted"
     assert set(messages[1:]) == {f"{task} {what}" for task in REPORTS for what in _STEPS}
 
@@ -174,7 +174,7 @@ async def test_a_failed_run_is_an_error_that_names_the_run(serve: Serve) -> None
     assert _text(result) == f"run {run.run_id} failed: model_error: {run.error}"
 
 
-async def test_what_is_unexpected_shows_nothing_of_the_inside(
+async def test_what_is_unexpected_shows_nothing_of_internals(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
@@ -190,7 +190,7 @@ async def test_what_is_unexpected_shows_nothing_of_the_inside(
 async def test_a_cancelled_call_cancels_its_run(serve: Serve, gate: Gate) -> None:
     async with serve(gate.crews, engine="stock") as service, connected(service) as session:
         calling = asyncio.create_task(session.call_tool("idea", {}))
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         cancelled = types.CancelledNotificationParams(requestId=1)  # 0 began the session
         await session.send_notification(
             types.ClientNotification(types.CancelledNotification(params=cancelled))
@@ -211,7 +211,7 @@ async def test_a_call_is_cancelled_from_another_process(
     ):
         session = await _begun_session(other)
         calling = asyncio.create_task(_post(one, _call(7), **session))
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         strangers = await _begun_session(one)
         for headers in ({}, strangers, session):
             cancelled = _message("notifications/cancelled", {"requestId": 7})
@@ -223,18 +223,18 @@ async def test_a_call_is_cancelled_from_another_process(
         assert (await _settled(one)).status == "cancelled"
 
 
-async def test_a_client_that_goes_away_cancels_nothing(serve: Serve, gate: Gate) -> None:
+async def test_a_client_that_disconnects_cancels_nothing(serve: Serve, gate: Gate) -> None:
     async with serve(gate.crews, engine="stock") as service:
         async with connected(service) as session:
             calling = asyncio.create_task(session.call_tool("idea", {}))
-            await asyncio.to_thread(gate.asked.wait, 20)
+            await asyncio.to_thread(gate.called.wait, 20)
             calling.cancel()
         (run,) = await service.rows()
 
-        async def nobody_waits() -> bool:
+        async def is_unwatched() -> bool:
             return run.run_id not in service.inside.events.subscribed_runs()
 
-        await until(nobody_waits)
+        await until(is_unwatched)
         gate.open.set()
         assert (await _settled(service)).status == "succeeded"
 
@@ -297,7 +297,7 @@ async def test_what_is_not_the_protocol_is_refused_like_everything_else(
 
 
 @pytest.mark.parametrize("text", ["plain", "application/json"])
-async def test_inputs_are_not_logged_when_they_can_not_be_taken(
+async def test_invalid_inputs_are_not_logged(
     service: Running, capfd: pytest.CaptureFixture[str], text: str
 ) -> None:
     params = {"name": "idea", "arguments": "secret-input"}
@@ -326,7 +326,7 @@ async def test_calls_belong_to_their_keys(serve: Serve, gate: Gate) -> None:
         mine, others = ({"Authorization": f"Bearer {key}"} for key in keys)
         session = await _begun_session(service, **mine)
         calling = asyncio.create_task(_post(service, _call(7), **session, **mine))
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         (run,) = await service.rows()
         assert keys[0].startswith(f"cc_{run.owner}_")
         # One who has heard of the session can't cancel its calls, nor get at their runs.
@@ -346,41 +346,39 @@ async def test_the_official_client_brings_its_key(serve: Serve) -> None:
             assert not (await session.call_tool("idea", {})).isError
 
 
-async def test_a_call_ends_where_a_human_is_asked_and_a_tool_answers(
-    serve: Serve, letters: Letters
-) -> None:
-    told: list[tuple[float, str | None]] = []
+async def test_a_call_ends_at_a_review_and_a_tool_answers(serve: Serve, letters: Letters) -> None:
+    reported: list[tuple[float, str | None]] = []
 
-    async def tell(progress: float, total: float | None, message: str | None) -> None:
+    async def report(progress: float, total: float | None, message: str | None) -> None:
         assert total == 2
-        told.append((progress, message))
+        reported.append((progress, message))
 
     async with serve(letters.crews) as service, connected(service) as session:
         letter, resume = (await session.list_tools()).tools
         assert (letter.name, resume.name) == ("letter", "resumeRun")
         assert resume.inputSchema["required"] == ["run_id", "approve"]
-        asked = await session.call_tool("letter", LETTER)
+        waiting = await session.call_tool("letter", LETTER)
         (run,) = await service.rows()
         run_id = str(run.run_id)
-        assert not asked.isError
-        assert asked.structuredContent == {
+        assert not waiting.isError
+        assert waiting.structuredContent == {
             "run_id": run_id,
             "status": "awaiting_human",
             "outputs": {},
             "raw_result": "",
             "awaiting": {"task": "draft", "output": "text 1"},
         }
-        assert _text(asked).startswith(f"Run {run_id} waits: draft is done")
-        assert "resumeRun" in _text(asked)
-        assert f"POST /api/runs/{run_id}/resume" in _text(asked)
-        assert _text(asked).endswith("text 1")
+        assert _text(waiting).startswith(f"Run {run_id} waits: draft is done")
+        assert "resumeRun" in _text(waiting)
+        assert f"POST /api/runs/{run_id}/resume" in _text(waiting)
+        assert _text(waiting).endswith("text 1")
         no = {"run_id": run_id, "approve": False, "feedback": "Say sorry first."}
         again = await session.call_tool("resumeRun", no)
         assert again.structuredContent is not None
         assert again.structuredContent["awaiting"] == {"task": "draft", "output": "text 2"}
-        assert "Say sorry first." in letters.asked[1]
+        assert "Say sorry first." in letters.prompts[1]
         yes = {"run_id": run_id, "approve": True, "task": "draft", "feedback": "Mind the tone."}
-        ended = await session.call_tool("resumeRun", yes, progress_callback=tell)
+        ended = await session.call_tool("resumeRun", yes, progress_callback=report)
         assert not ended.isError
         assert ended.structuredContent == {
             "run_id": run_id,
@@ -389,13 +387,13 @@ async def test_a_call_ends_where_a_human_is_asked_and_a_tool_answers(
             "raw_result": "text 3",
         }
         assert _text(ended) == "text 3"
-        assert "Mind the tone." in letters.asked[2]
+        assert "Mind the tone." in letters.prompts[2]
         assert len(await service.rows()) == 1
-    assert [progress for progress, _ in told] == [0, 0.5, 1, 1.5, 2]
-    assert told[-1] == (2, "translation finished")
+    assert [progress for progress, _ in reported] == [0, 0.5, 1, 1.5, 2]
+    assert reported[-1] == (2, "translation finished")
 
 
-async def test_a_run_that_waits_is_answered_elsewhere_than_it_was_asked(
+async def test_a_run_that_waits_is_answered_in_another_process(
     serve: Serve, letters: Letters, database_url: str
 ) -> None:
     async with (
@@ -404,18 +402,18 @@ async def test_a_run_that_waits_is_answered_elsewhere_than_it_was_asked(
         connected(one) as here,
         connected(other) as there,
     ):
-        asked = await here.call_tool("letter", LETTER)
-        assert asked.structuredContent is not None
-        answer = {"run_id": asked.structuredContent["run_id"], "approve": True}
+        waiting = await here.call_tool("letter", LETTER)
+        assert waiting.structuredContent is not None
+        answer = {"run_id": waiting.structuredContent["run_id"], "approve": True}
         ended = await there.call_tool("resumeRun", answer)
     assert _text(ended) == "text 2"
 
 
-async def test_an_answer_that_can_not_be_taken_is_an_error(serve: Serve, letters: Letters) -> None:
+async def test_an_invalid_answer_is_an_error(serve: Serve, letters: Letters) -> None:
     async with serve(letters.crews) as service, connected(service) as session:
-        asked = await session.call_tool("letter", LETTER)
-        assert asked.structuredContent is not None
-        run_id = asked.structuredContent["run_id"]
+        waiting = await session.call_tool("letter", LETTER)
+        assert waiting.structuredContent is not None
+        run_id = waiting.structuredContent["run_id"]
         for arguments, error in (
             ({}, "arguments: Object missing required field run_id"),
             ({"run_id": "x", "approve": True}, "arguments: Invalid UUID - at $.run_id"),
@@ -434,7 +432,7 @@ async def test_an_answer_that_can_not_be_taken_is_an_error(serve: Serve, letters
             result = await session.call_tool("resumeRun", arguments)
             assert result.isError
             assert _text(result).startswith(error)
-        assert len(letters.asked) == 1
+        assert len(letters.prompts) == 1
         answer = {"run_id": run_id, "approve": True}
         assert not (await session.call_tool("resumeRun", answer)).isError
         settled = await session.call_tool("resumeRun", answer)
@@ -447,9 +445,9 @@ async def test_only_its_owner_answers_a_run(serve: Serve, letters: Letters) -> N
         keys = [await service.inside.api_keys.create("a team", Role.USER) for _ in range(2)]
         mine, others = ({"Authorization": f"Bearer {key}"} for key in keys)
         async with connected(service, mine) as session, connected(service, others) as stranger:
-            asked = await session.call_tool("letter", LETTER)
-            assert asked.structuredContent is not None
-            answer = {"run_id": asked.structuredContent["run_id"], "approve": True}
+            waiting = await session.call_tool("letter", LETTER)
+            assert waiting.structuredContent is not None
+            answer = {"run_id": waiting.structuredContent["run_id"], "approve": True}
             refused = await stranger.call_tool("resumeRun", answer)
             assert _text(refused) == f"there is no run {answer['run_id']}"
             assert not (await session.call_tool("resumeRun", answer)).isError
@@ -468,9 +466,9 @@ async def test_crewais_own_client_answers_a_run(serve: Serve, letters: Letters) 
         )
         tools = await asyncio.to_thread(agent.get_mcp_tools, [MCPServerHTTP(url=url)])
         letter, resume = sorted(tools, key=lambda tool: tool.name)
-        asked = await in_a_loop_of_its_own(lambda: letter.run(**LETTER))
+        waiting = await in_a_loop_of_its_own(lambda: letter.run(**LETTER))
         (run,) = await service.rows()
-        assert str(run.run_id) in asked
+        assert str(run.run_id) in waiting
         answer = {"run_id": str(run.run_id), "approve": True}
         assert await in_a_loop_of_its_own(lambda: resume.run(**answer)) == "text 2"
 
@@ -483,13 +481,13 @@ async def test_requests_beyond_the_rate_are_refused_and_the_session_stays(serve:
             with pytest.raises(McpError) as raised:
                 await session.call_tool("idea", {})
             assert raised.value.error.code == types.INTERNAL_ERROR
-            told = r"more than 4 requests in 3600 s; try again in [0-9]+ s"
-            assert re.fullmatch(told, raised.value.error.message)
+            error = r"more than 4 requests in 3600 s; try again in [0-9]+ s"
+            assert re.fullmatch(error, raised.value.error.message)
         refused = await _post(service, _call(9))
         assert refused.json()["id"] == 9
         assert refused.headers["RateLimit-Remaining"] == "0"
         assert int(refused.headers["Retry-After"]) <= 3600
-        # What gets no answer is refused by status.
+        # A message without a response is refused by status.
         cancelled = _message("notifications/cancelled", {"requestId": 1})
         for body in (cancelled, b"{"):
             assert (await _post(service, body)).status_code == 429
@@ -503,12 +501,12 @@ async def test_requests_beyond_the_rate_are_refused_and_the_session_stays(serve:
         ({"runs_per_day": 1}, "at most 1 runs"),
     ],
 )
-async def test_a_call_beyond_the_quota_is_an_error_that_says_when_to_come_again(
+async def test_a_call_beyond_the_quota_is_an_error_that_says_when_to_try_again(
     serve: Serve, gate: Gate, limit: dict[str, int], error: str
 ) -> None:
     async with serve(gate.crews, engine="stock", **limit) as service, connected(service) as session:
         calling = asyncio.create_task(session.call_tool("idea", {}))
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         refused = await session.call_tool("idea", {})
         assert refused.isError
         assert _text(refused).startswith(error)
@@ -518,11 +516,11 @@ async def test_a_call_beyond_the_quota_is_an_error_that_says_when_to_come_again(
         assert len(await service.rows()) == 1
 
 
-async def test_a_call_that_can_not_be_taken_now_is_an_error(serve: Serve, gate: Gate) -> None:
+async def test_a_call_beyond_the_capacity_is_an_error(serve: Serve, gate: Gate) -> None:
     room = {"max_runs_in_flight": 1, "max_runs_queued": 0}
     async with serve(gate.crews, engine="stock", **room) as service, connected(service) as session:
         calling = asyncio.create_task(session.call_tool("idea", {}))
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         assert "at most 1 runs are under way" in _text(await session.call_tool("idea", {}))
         gate.open.set()
         await calling
@@ -531,7 +529,7 @@ async def test_a_call_that_can_not_be_taken_now_is_an_error(serve: Serve, gate: 
 async def test_a_call_whose_run_continues_elsewhere_names_it(serve: Serve, gate: Gate) -> None:
     async with serve(gate.crews, engine="stock") as service, connected(service) as session:
         calling = asyncio.create_task(session.call_tool("idea", {}))
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         stopping = asyncio.create_task(service.inside.stop(0))
         result = await calling
         gate.open.set()

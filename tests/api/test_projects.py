@@ -1,4 +1,4 @@
-"""What `crewai create crew` writes, served by naming its folder; flows are in test_flows.py."""
+"""Projects as `crewai create crew` writes them, registered by folder; flows: test_flows.py."""
 
 from pathlib import Path
 from typing import Any

@@ -16,7 +16,7 @@ from tests.serving import Running
 @pytest.mark.parametrize(
     "path", ["/health/live", "/api/runs", "/api/runs/none", "/nowhere", "/mcp"]
 )
-async def test_no_browser_runs_frames_or_keeps_an_answer(service: Running, path: str) -> None:
+async def test_no_browser_runs_frames_or_caches_a_response(service: Running, path: str) -> None:
     headers = (await service.http.get(path)).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert "default-src 'none'" in headers["content-security-policy"]
@@ -38,7 +38,7 @@ async def test_headers_beyond_the_limit_are_refused(service: Running) -> None:
         assert answer.json()["error"] == "the headers are larger than 32 KiB"
 
 
-async def test_a_body_that_does_not_arrive_is_given_up(
+async def test_a_body_that_does_not_arrive_is_refused(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_limits, "_BODY_SECONDS", 0.05)
@@ -82,21 +82,21 @@ async def test_a_trickled_body_does_not_restart_its_deadline(
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/a2a/idea", "/api/run", "/api/runs", "/api/runs/batch"])
-async def test_a_client_that_goes_away_before_its_body_has_arrived_is_no_error(
+async def test_a_client_that_disconnects_before_its_body_has_arrived_is_no_error(
     service: Running, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def asked() -> bool:
+    async def is_handled() -> bool:
         return any("run_asgi" in repr(task.get_coro()) for task in asyncio.all_tasks())
 
-    async def answered() -> bool:
-        return not await asked()
+    async def is_done() -> bool:
+        return not await is_handled()
 
     url = service.http.base_url
     _, writer = await asyncio.open_connection(url.host, url.port)
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     writer.write(f'{head}Content-Length: 100\r\n\r\n{{"goal_type": '.encode())
-    await until(asked)
+    await until(is_handled)
     writer.close()
-    await until(answered)
+    await until(is_done)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert await service.rows() == []

@@ -1,4 +1,4 @@
-"""`POST /api/run`: what it answers, and what it says when it can't."""
+"""`POST /api/run`: its response, and its errors."""
 
 import asyncio
 import json
@@ -85,7 +85,7 @@ async def test_a_body_that_is_not_json_is_refused(service: Running, body: bytes)
     assert "Traceback" not in response.text
 
 
-async def test_the_longest_inputs_are_taken(service: Running) -> None:
+async def test_the_longest_inputs_are_accepted(service: Running) -> None:
     profile = dict.fromkeys(DEFAULTS, "ü" * 4000)
     response = await service.http.post("/api/run", json=profile)
     assert response.status_code == 200
@@ -107,7 +107,7 @@ async def test_a_body_that_is_too_large_is_refused(service: Running) -> None:
         ("GET", "/api/nothing", 404, "not_found"),
     ],
 )
-async def test_what_is_not_there_has_an_answer_of_the_same_shape(
+async def test_what_is_not_there_has_a_response_of_the_same_shape(
     service: Running, method: str, path: str, status_code: int, error_type: str
 ) -> None:
     response = await service.http.request(method, path)
@@ -123,7 +123,7 @@ async def test_a_model_that_answers_nothing_gives_no_results(serve: Serve) -> No
     assert response.json()["error_type"] == "no_results"
 
 
-async def test_a_failing_model_is_told_without_its_secrets(serve: Serve) -> None:
+async def test_a_failing_model_is_reported_without_its_secrets(serve: Serve) -> None:
     def fail(prompt: str) -> str:
         raise ConnectionError("no route to /etc/secret/key")
 
@@ -134,7 +134,7 @@ async def test_a_failing_model_is_told_without_its_secrets(serve: Serve) -> None
     assert "/etc" not in response.text
 
 
-async def test_more_runs_than_allowed_are_told_to_come_again(serve: Serve) -> None:
+async def test_more_runs_than_allowed_are_refused_for_now(serve: Serve) -> None:
     def think(prompt: str) -> str:
         time.sleep(0.1)
         return "a thought"
@@ -154,7 +154,7 @@ async def test_more_runs_than_allowed_are_told_to_come_again(serve: Serve) -> No
 
 async def _unfinished_run_id(service: Running, gate: Gate) -> UUID:
     """The id of the only run, once its model is called."""
-    assert await asyncio.to_thread(gate.asked.wait, 20)
+    assert await asyncio.to_thread(gate.called.wait, 20)
     (row,) = await service.rows()
     return row.run_id
 

@@ -55,7 +55,7 @@ def _parsed(stream: str) -> Iterator[dict[str, Any]]:
             yield fields | {"data": msgspec.json.decode(fields["data"])}
 
 
-async def test_a_run_is_accepted_then_carried_to_its_end(service: Running) -> None:
+async def test_a_run_is_accepted_then_executed(service: Running) -> None:
     accepted = await _start(service, inputs={"interest_area": "Food"})
     assert accepted["status"] in ("queued", "running", "succeeded")
     run = await _settled(service, accepted["run_id"])
@@ -70,10 +70,10 @@ async def test_a_run_is_accepted_then_carried_to_its_end(service: Running) -> No
     assert await service.stored() == 0
 
 
-async def test_progress_is_told_by_task(serve: Serve, gate: Gate) -> None:
+async def test_progress_is_reported_by_task(serve: Serve, gate: Gate) -> None:
     async with serve(gate.crews, engine="stock") as service:
         run_id = (await _start(service))["run_id"]
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
 
         async def two_run() -> bool:
             tasks = (await _get(service, run_id))["tasks"]
@@ -90,7 +90,7 @@ async def test_a_cancelled_run_is_settled_at_once_and_leaves_nothing(
 ) -> None:
     async with serve(gate.crews, engine="stock") as service:
         run_id = (await _start(service))["run_id"]
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         response = await service.http.post(f"/api/runs/{run_id}/cancel")
         assert response.status_code == 200
         assert response.json()["status"] == "cancelled"
@@ -279,7 +279,7 @@ async def test_a_wrong_filter_is_named(
     assert named in response.json()["error"]
 
 
-async def test_events_tell_a_run_from_its_acceptance_to_its_end(service: Running) -> None:
+async def test_events_cover_a_run_from_its_acceptance_to_its_end(service: Running) -> None:
     run_id = (await _start(service))["run_id"]
     events = await _events(service, run_id)
     types = [event["event"] for event in events]
@@ -293,21 +293,21 @@ async def test_events_tell_a_run_from_its_acceptance_to_its_end(service: Running
     assert sorted(finished) == sorted(REPORTS)
 
 
-async def test_a_watcher_comes_back_where_it_was(service: Running) -> None:
+async def test_a_subscriber_reconnects_where_it_was(service: Running) -> None:
     run_id = (await _start(service))["run_id"]
     events = await _events(service, run_id)
-    for place, event in enumerate(events):
-        assert await _events(service, run_id, event["id"]) == events[place + 1 :]
+    for index, event in enumerate(events):
+        assert await _events(service, run_id, event["id"]) == events[index + 1 :]
     wrong = await service.http.get(
         f"/api/runs/{run_id}/events", headers={"Last-Event-ID": "the third"}
     )
     assert wrong.status_code == 400
 
 
-async def test_events_come_while_the_run_goes_on(serve: Serve, gate: Gate) -> None:
+async def test_events_arrive_during_the_run(serve: Serve, gate: Gate) -> None:
     async with serve(gate.crews, engine="stock") as service:
         run_id = (await _start(service))["run_id"]
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         seen: list[str] = []
         async with service.http.stream("GET", f"/api/runs/{run_id}/events") as response:
             async for line in response.aiter_lines():
@@ -324,22 +324,22 @@ async def test_while_nothing_happens_comments_keep_the_connection_alive(
     monkeypatch.setattr("app.api.runs._HEARTBEAT_SECONDS", 0.05)
     async with serve(gate.crews, engine="stock") as service:
         run_id = (await _start(service))["run_id"]
-        await asyncio.to_thread(gate.asked.wait, 20)
-        heard: list[str] = []
+        await asyncio.to_thread(gate.called.wait, 20)
+        lines: list[str] = []
         async with service.http.stream("GET", f"/api/runs/{run_id}/events") as response:
             async for line in response.aiter_lines():
-                heard.append(line)
-                if heard.count(": still here") == 3:
+                lines.append(line)
+                if lines.count(": still here") == 3:
                     gate.open.set()
-        told = [event["event"] for event in _parsed("\n".join(heard))]
-        assert told[-1] == "run.succeeded"
-        assert told.count("task.finished") == 3
+        events = [event["event"] for event in _parsed("\n".join(lines))]
+        assert events[-1] == "run.succeeded"
+        assert events.count("task.finished") == 3
 
 
 async def test_a_cancelled_run_ends_its_watchers(serve: Serve, gate: Gate) -> None:
     async with serve(gate.crews, engine="stock") as service:
         run_id = (await _start(service))["run_id"]
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         watching = asyncio.create_task(_events(service, run_id))
         await service.http.post(f"/api/runs/{run_id}/cancel")
         assert (await watching)[-1]["event"] == "run.cancelled"
@@ -353,7 +353,7 @@ async def test_a_run_is_watched_and_cancelled_from_another_process(
         serve(database_url=database_url) as other,
     ):
         run_id = (await _start(one))["run_id"]
-        await asyncio.to_thread(gate.asked.wait, 20)
+        await asyncio.to_thread(gate.called.wait, 20)
         watching = asyncio.create_task(_events(other, run_id))
 
         async def is_watched() -> bool:

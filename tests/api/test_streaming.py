@@ -58,11 +58,11 @@ async def test_the_tokens_of_a_streamed_run_add_up_to_its_outputs(
         run_id = (await service.http.post("/api/runs", json=body)).json()["run_id"]
         events = await _watched(service, run_id)
         run = (await service.http.get(f"/api/runs/{run_id}")).json()
-        told = dict.fromkeys(REPORTS, "")
+        texts = dict.fromkeys(REPORTS, "")
         for name, data in events:
             if name == "task.tokens":
-                told[data["name"]] += data["text"]
-        assert told == run["outputs"]
+                texts[data["name"]] += data["text"]
+        assert texts == run["outputs"]
         assert events[-1][0] == "run.succeeded"
         assert all(body["stream"] for body in stub.bodies)
         assert run["usage"]["successful_requests"] == 3
@@ -100,13 +100,13 @@ async def test_a_cancelled_run_is_settled_and_its_model_calls_closed_within_a_se
         body = {"crew": "idea", "stream": stream}
         run_id = (await service.http.post("/api/runs", json=body)).json()["run_id"]
 
-        async def both_asked() -> bool:
+        async def both_called() -> bool:
             return stub.in_flight == 2
 
         async def all_over() -> bool:
             return stub.aborted == 2 and len(service.inside.worker) == 0
 
-        await until(both_asked)
+        await until(both_called)
         async with asyncio.timeout(1):
             response = await service.http.post(f"/api/runs/{run_id}/cancel")
             await until(all_over)
@@ -115,7 +115,7 @@ async def test_a_cancelled_run_is_settled_and_its_model_calls_closed_within_a_se
         assert await service.stored() == 0
 
 
-async def test_only_calls_begun_while_somebody_watches_are_streamed(serve: Serve) -> None:
+async def test_only_calls_that_begin_with_a_subscriber_are_streamed(serve: Serve) -> None:
     stub = StubModel(delay_seconds=0.5, record=True)
     async with (
         run_stub(stub) as url,
@@ -166,17 +166,17 @@ async def test_tokens_reach_watchers_in_another_process(serve: Serve, database_u
         await asyncio.wait_for(stub.arrived.wait(), 20)
         watching = asyncio.create_task(_watched(other, run_id))
 
-        async def is_asked_for() -> bool:
+        async def is_subscribed() -> bool:
             return UUID(run_id) in one.inside.events.remote_subscribers
 
-        await until(is_asked_for)
+        await until(is_subscribed)
         stub.go_on.set()
         events = await watching
         assert [bool(body.get("stream")) for body in stub.bodies] == [False, False, True]
-        told = [data["text"] for name, data in events if name == "task.tokens"]
+        texts = [data["text"] for name, data in events if name == "task.tokens"]
         run = (await one.http.get(f"/api/runs/{run_id}")).json()
-        assert "".join(told) == run["outputs"]["personalized_recommendations"]
-        assert len(told) > 1
+        assert "".join(texts) == run["outputs"]["personalized_recommendations"]
+        assert len(texts) > 1
         last_task = [name for name, data in events if data.get("index") == 2]
         assert [name for name, _ in groupby(last_task)] == [
             "task.started",
@@ -191,7 +191,7 @@ async def test_tokens_reach_watchers_in_another_process(serve: Serve, database_u
         await until(nothing_is_left)
 
 
-async def test_without_watchers_nothing_is_passed_on(serve: Serve, database_url: str) -> None:
+async def test_without_subscribers_nothing_is_relayed(serve: Serve, database_url: str) -> None:
     stub = StubModel(delay_seconds=0.3)
     async with (
         run_stub(stub) as url,
@@ -200,7 +200,7 @@ async def test_without_watchers_nothing_is_passed_on(serve: Serve, database_url:
     ):
         body = {"crew": "idea", "stream": True}
         run_id = (await one.http.post("/api/runs", json=body)).json()["run_id"]
-        told = await _watched(one, run_id)
-        assert "task.tokens" in {name for name, _ in told}
+        events = await _watched(one, run_id)
+        assert "task.tokens" in {name for name, _ in events}
         assert one.inside.events.remote_subscribers == {}
         assert await _left_behind(other) == 0

@@ -23,7 +23,7 @@ async def _start(service: Running, receiver: Receiver, **body: Any) -> str:
     return run_id
 
 
-async def _told(service: Running, run_id: str) -> list[dict[str, Any]]:
+async def _delivered(service: Running, run_id: str) -> list[dict[str, Any]]:
     """The run's webhooks, once all four have arrived."""
     webhooks: list[dict[str, Any]] = []
 
@@ -36,10 +36,10 @@ async def _told(service: Running, run_id: str) -> list[dict[str, Any]]:
     return webhooks
 
 
-async def test_a_run_shows_what_its_webhook_was_told(serve: Serve, database_url: str) -> None:
+async def test_a_run_shows_the_deliveries_of_its_webhook(serve: Serve, database_url: str) -> None:
     async with receiving() as receiver, serve(database_url=database_url, **ALLOWED) as service:
         run_id = await _start(service, receiver)
-        webhooks = await _told(service, run_id)
+        webhooks = await _delivered(service, run_id)
         run = (await service.http.get(f"/api/runs/{run_id}")).json()
     assert [webhook["event"] for webhook in webhooks] == ["task.finished"] * 3 + ["run.succeeded"]
     assert {webhook["id"] for webhook in webhooks} == set(receiver.ids)
@@ -52,10 +52,10 @@ async def test_a_run_shows_what_its_webhook_was_told(serve: Serve, database_url:
     assert end["outputs"] == run["outputs"]
 
 
-async def test_a_receiver_that_fails_at_first_is_told_soon_after(serve: Serve) -> None:
+async def test_a_receiver_that_fails_at_first_receives_soon_after(serve: Serve) -> None:
     async with receiving(fails_first(1)) as receiver, serve(**ALLOWED) as service:
         run_id = await _start(service, receiver)
-        webhooks = await _told(service, run_id)
+        webhooks = await _delivered(service, run_id)
     assert {webhook["attempts"] for webhook in webhooks} == {2}
 
 
@@ -74,22 +74,22 @@ async def test_a_webhook_that_waits_says_why_and_until_when(serve: Serve) -> Non
         assert all(webhook["next_attempt_at"] for webhook in webhooks)
 
 
-async def test_a_batch_tells_of_all_its_runs(serve: Serve) -> None:
+async def test_a_batch_reports_all_its_runs(serve: Serve) -> None:
     async with receiving() as receiver, serve(**ALLOWED) as service:
         body = {"crew": "idea", "inputs": [{}] * 20, "webhook_url": receiver.url}
         run_ids = (await service.http.post("/api/runs/batch", json=body)).json()["run_ids"]
-        await asyncio.gather(*(_told(service, run_id) for run_id in run_ids))
+        await asyncio.gather(*(_delivered(service, run_id) for run_id in run_ids))
     ended = [a.event["data"]["run_id"] for a in receiver.arrivals if a.type == "run.succeeded"]
     assert sorted(ended) == sorted(run_ids)
 
 
-async def test_the_next_process_tells_what_the_last_one_left(
+async def test_the_next_process_delivers_what_the_last_one_left(
     serve: Serve, database_url: str
 ) -> None:
     (port,) = free_ports(1)
-    nobody = Receiver(f"http://127.0.0.1:{port}/hook")
+    unreachable = Receiver(f"http://127.0.0.1:{port}/hook")
     async with serve(database_url=database_url, **ALLOWED) as service:
-        run_id = await _start(service, nobody)
+        run_id = await _start(service, unreachable)
 
         async def all_attempted() -> bool:
             run = (await service.http.get(f"/api/runs/{run_id}")).json()
@@ -100,7 +100,7 @@ async def test_the_next_process_tells_what_the_last_one_left(
         receiving(port=port) as receiver,
         serve(database_url=database_url, **ALLOWED) as service,
     ):
-        await _told(service, run_id)
+        await _delivered(service, run_id)
     assert sorted(receiver.types) == ["run.succeeded", *["task.finished"] * 3]
 
 
@@ -113,7 +113,7 @@ async def test_a_run_without_a_webhook_shows_none(serve: Serve) -> None:
 async def test_deleting_a_run_deletes_its_webhooks(serve: Serve) -> None:
     async with receiving() as receiver, serve(**ALLOWED) as service:
         run_id = await _start(service, receiver)
-        await _told(service, run_id)
+        await _delivered(service, run_id)
         assert (await service.http.delete(f"/api/runs/{run_id}")).status_code == 204
         assert await RunQueries(service.inside.database).deliveries(UUID(run_id)) == []
 
@@ -139,7 +139,7 @@ async def test_another_webhook_is_another_request(serve: Serve) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["", "/batch"])
-async def test_a_webhook_that_may_not_be_told_is_refused_with_its_runs(
+async def test_a_forbidden_webhook_is_refused_with_its_runs(
     serve: Serve, values: dict[str, Any], url: str, problem: str, path: str
 ) -> None:
     body = {"crew": "idea", "inputs": [{}] if path else {}, "webhook_url": url}
@@ -155,7 +155,7 @@ async def test_a_webhook_that_may_not_be_told_is_refused_with_its_runs(
 async def test_neither_secret_nor_url_is_shown(serve: Serve) -> None:
     async with receiving() as receiver, serve(**ALLOWED) as service:
         run_id = await _start(service, receiver, webhook_url=f"{receiver.url}?token=hush")
-        await _told(service, run_id)
+        await _delivered(service, run_id)
         shown = [
             (await service.http.get(path)).text
             for path in (f"/api/runs/{run_id}", f"/api/runs/{run_id}/events", "/api/runs")

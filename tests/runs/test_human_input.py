@@ -86,7 +86,7 @@ async def test_a_run_waits_with_its_output_and_holds_nothing(
         await _let_go(service)
         assert run["outputs"] == {"draft": "text 1", "translation": "text 2"}
         assert run["awaiting"] is None
-        assert len(letters.asked) == 2
+        assert len(letters.prompts) == 2
         assert [task["replayed"] for task in run["tasks"]] == [True, False]
         assert await service.stored() == 0
         assert await _event_types(service, run_id) == [
@@ -115,7 +115,7 @@ async def test_a_restart_between_pause_and_resume_changes_nothing(
         assert (await _resume(service, run_id)).status_code == 200
         run = await _until(service, run_id, "succeeded")
     assert run["outputs"] == {"draft": "text 1", "translation": "text 2"}
-    assert len(letters.asked) == 2
+    assert len(letters.prompts) == 2
 
 
 async def test_an_output_that_was_not_approved_of_is_made_again_and_asked_about_again(
@@ -128,15 +128,15 @@ async def test_an_output_that_was_not_approved_of_is_made_again_and_asked_about_
             assert answer.status_code == 200
             run = await _until(service, run_id, "awaiting_human")
             assert run["awaiting"]["output"] == f"text {turn}"
-            assert f"wrong {turn}" in letters.asked[-1]
+            assert f"wrong {turn}" in letters.prompts[-1]
         # More pauses than MAX_ATTEMPTS allows a run to be lost.
-        assert (run["attempt"], len(letters.asked)) == (5, 5)
+        assert (run["attempt"], len(letters.prompts)) == (5, 5)
         await _resume(service, run_id, feedback="mind the tone")
         run = await _until(service, run_id, "succeeded")
         await _let_go(service)
         assert run["outputs"] == {"draft": "text 5", "translation": "text 6"}
-        assert "mind the tone" in letters.asked[-1]
-        assert "wrong" not in letters.asked[-1]
+        assert "mind the tone" in letters.prompts[-1]
+        assert "wrong" not in letters.prompts[-1]
         assert await service.stored() == 0
 
 
@@ -158,8 +158,8 @@ async def test_of_two_answers_at_once_one_counts(
         await _until(one, run_id, "succeeded")
         assert (await _event_types(one, run_id)).count("run.resumed") == 1
     said = str([answer.status_code for answer in answers].index(200))
-    assert f"said {said}" in letters.asked[-1]
-    assert len(letters.asked) == 2
+    assert f"said {said}" in letters.prompts[-1]
+    assert len(letters.prompts) == 2
 
 
 async def test_an_answer_nobody_waits_for_is_refused(serve: Serve, letters: Letters) -> None:
