@@ -175,6 +175,7 @@ async def running_service(
     cleanup_probability: float = 0.0,
     url_guard: UrlGuard | None = None,
     crews: Registry = CREWS,
+    max_attempts: int = 3,
 ) -> AsyncIterator[Parts]:
     """The service, started without its background loops; drained at the end."""
     events, name = EventHub(), uuid4().hex
@@ -211,7 +212,7 @@ async def running_service(
         max_runs=max_in_flight + max_queued,
         url_guard=url_guard,
     )
-    recovery = Recovery(rows, queries, worker, max_attempts=3)
+    recovery = Recovery(rows, queries, worker, max_attempts=max_attempts)
     neighbours = PeerPoller(name, worker, events, queries, tokens)
     try:
         yield Parts(

@@ -65,8 +65,10 @@ async def test_of_taking_a_run_it_is_done_when_its_lease_has_ended(
                 return await take(self, run_id)
 
         monkeypatch.setattr(RunRepository, "claim", take_deaf)
-        with pytest.raises(RunMoved):
-            await parts.run("poem", {"topic": "rain"}, OPERATOR)
+        run = await parts.runs.submit("poem", {"topic": "rain"}, OPERATOR)
+        with pytest.raises(RunMoved, match=str(run.run_id)) as moved:
+            await parts.runs.wait(run, OPERATOR)
+        assert moved.value.run_id == run.run_id
         assert await parts.statuses() == ["running"]
         await _is_done_when_its_lease_has_ended(parts)
 

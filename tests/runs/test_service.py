@@ -1,9 +1,8 @@
 """The life of a run, over real databases and a real store."""
 
 import asyncio
-import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from uuid import UUID
 
@@ -16,7 +15,7 @@ from app.db import Database
 from app.engine import CrewFailed, ModelError, NoResult
 from app.runs.errors import InvalidInput, Overloaded, ShuttingDown, UnknownCrew
 from app.runs.records import RunStatus
-from storage import OutputStore, StorageError
+from storage import DeleteReport, OutputKey, OutputStore, StorageError
 from tests.runs.scripted import CREWS, TASKS, Parts, Stage, running_service, succeed, until
 
 INPUTS = {"topic": "rain"}
@@ -29,7 +28,8 @@ async def test_a_run_is_saved_with_its_outputs_and_nothing_stays_stored(
         settled = await parts.run("poem", INPUTS, OPERATOR)
         row = await parts.queries.get(settled.run_id)
         assert row is not None
-        assert row.status == settled.status == "succeeded"
+        assert replace(row, tasks=None) == replace(settled, tasks=None)
+        assert row.status == "succeeded"
         assert row.outputs == {name: f"{name}: rain" for name in TASKS}
         assert row.raw_result == "third: rain"
         assert row.tasks is not None
@@ -216,6 +216,55 @@ async def test_whoever_waits_may_go_away(database: Database, store: OutputStore)
         await until(saved_and_clean)
 
 
+@pytest.mark.parametrize("error", [None, ModelError("the model said no")])
+async def test_outputs_are_deleted_after_the_end_of_their_run_is_committed(
+    database: Database,
+    store: OutputStore,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+) -> None:
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await stage.finish_all("text")
+        if error is not None:
+            raise error
+
+    seen: list[tuple[int, list[str]]] = []
+    delete = store.delete
+
+    async def delete_and_look(keys: Iterable[OutputKey]) -> DeleteReport:
+        seen.append((await parts.stored(), await parts.statuses()))
+        return await delete(keys)
+
+    monkeypatch.setattr(store, "delete", delete_and_look)
+    async with running_service(database, store, script) as parts:
+        run = await parts.run("poem", INPUTS, OPERATOR)
+        assert await parts.stored() == 0
+    assert seen == [(3, [run.status])]
+
+
+async def test_a_cancelled_run_that_is_waited_for_is_returned(
+    database: Database, store: OutputStore
+) -> None:
+    async def script(inputs: Mapping[str, object], stage: Stage) -> None:
+        await asyncio.Event().wait()
+
+    async with running_service(database, store, script, max_in_flight=1) as parts:
+        running = await parts.runs.submit("poem", INPUTS, OPERATOR)
+        queued = await parts.runs.submit("poem", INPUTS, OPERATOR)
+        waits = [asyncio.create_task(parts.runs.wait(r, OPERATOR)) for r in (running, queued)]
+
+        async def is_running() -> bool:
+            return sorted(await parts.statuses()) == ["queued", "running"]
+
+        await until(is_running)
+        for run in (queued, running):
+            await parts.runs.cancel(run.run_id, OPERATOR)
+        for wait in waits:
+            run = await wait
+            assert (run.status, run.error_type) == ("cancelled", "cancelled")
+            assert run == await parts.runs.get(run.run_id, OPERATOR)
+
+
 async def test_an_output_that_cannot_be_stored_fails_its_run_and_no_other(
     database: Database, store: OutputStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,16 +347,15 @@ async def test_an_abandoned_run_is_taken_up_and_leaves_nothing_of_any_attempt(
         assert row.attempt == 2
 
 
+@pytest.mark.parametrize("max_attempts", [1, 3])
 async def test_a_run_whose_workers_are_lost_again_and_again_is_given_up(
-    database: Database, store: OutputStore, caplog: pytest.LogCaptureFixture
+    database: Database, store: OutputStore, max_attempts: int
 ) -> None:
-    caplog.set_level(logging.INFO)
-
     async def hang(inputs: Mapping[str, object], stage: Stage) -> None:
         await stage.finish(0, "text")
         await asyncio.Event().wait()
 
-    for attempt in (1, 2, 3):
+    for attempt in range(1, max_attempts + 1):
         async with running_service(database, store, hang) as parts:
             if attempt == 1:
                 run_id = await parts.submit("poem", INPUTS, OPERATOR)
@@ -322,7 +370,12 @@ async def test_a_run_whose_workers_are_lost_again_and_again_is_given_up(
 
             await until(begun)
             await parts.stop(0)
-    async with running_service(database, store, hang) as parts:
+    async with running_service(database, store, hang, max_attempts=max_attempts) as parts:
         await parts.recovery.look()
-        assert await parts.statuses() == ["failed"]
+        run = await parts.runs.get(run_id, OPERATOR)
+        error = f"given up after {max_attempts} attempts that did not end"
+        assert (run.status, run.error_type, run.error) == ("failed", "worker_lost", error)
+        event = (await parts.queries.events([run_id]))[-1]
+        assert event.type == "run.failed"
+        assert event.data == {"error": error, "error_type": "worker_lost"}
         assert await parts.stored() == 0

@@ -150,7 +150,7 @@ class Worker:
 
     async def give_up(self, run: StalledRun) -> None:
         """Settle a run as failed whose workers were lost too often."""
-        error = f"given up after {run.attempt} attempts that did not end"
+        error = f"given up after {run.failed_attempts} attempts that did not end"
         await self._settle(run, _failed("worker_lost", error), keys=None)
 
     async def drain(self, seconds: float) -> None:
