@@ -103,7 +103,8 @@ async def _aexecute_core(
     context = _with_feedback(context, run.approvals())
     with run.as_side_task():
         await run.start_task(index, role)
-        output = await _own_aexecute_core(self, agent, context, tools)
+        with run.listening(index, role):
+            output = await _own_aexecute_core(self, agent, context, tools)
         await run.finish_task(index, role, output.raw, _structured(output))
     run.require_review(index)
     return output

@@ -86,6 +86,9 @@ class StepFinished:
     result: str
 
 
+OnToken = Callable[[str], None]
+"""Receives the pieces of an answer's text as they arrive, some joined; must not block."""
+
 OnStep = Callable[[StepFinished], Awaitable[None]]
 """Receives each step. It is awaited on the engine's event loop, and the agent waits for it."""
 
@@ -102,6 +105,15 @@ class RunObserver(Protocol):
 
     async def task_finished(self, event: TaskFinished) -> None:
         """Called once per finished task. An error raised here fails the run with that error."""
+
+    def token_listener(self, task: TaskStarted) -> OnToken | None:
+        """Called as each model call of a task begins, in the thread that makes it.
+
+        The listener makes the model stream, and receives the pieces of this call's answer on the
+        engine's event loop. Without one (None) the call does not stream. Tasks that stock CrewAI
+        executes never stream.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True)

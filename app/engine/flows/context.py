@@ -14,6 +14,7 @@ from crewai.types.usage_metrics import UsageMetrics
 from app.engine.description import TaskDescription, task_descriptions, unique
 from app.engine.results import (
     OnStep,
+    OnToken,
     RunObserver,
     StepFinished,
     TaskFinished,
@@ -175,6 +176,9 @@ class _TasksOfTheFlow:
         await self._flow.finish_task(
             self._first + event.index, event.agent, event.text, event.structured
         )
+
+    def token_listener(self, task: TaskStarted) -> OnToken | None:
+        return self._flow.token_listener(self._first + task.index, task.agent)
 
     async def step_finished(self, step: StepFinished) -> None:
         await self._flow.finish_step(

@@ -88,8 +88,7 @@ async def run_flow(
     crew or model call.
     """
     role = run.result.agent
-    # In a separate asyncio task: context variables that the observer sets must not last.
-    await asyncio.create_task(run.start_task(RESULT, role))
+    await run.start_task(RESULT, role)
     run.suppress_events = not foreign_listeners()
     text = await stock_threads.call(lambda: _run(build, inputs, run), run)
     if not text.strip():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from app.engine.llm.create import OFFLINE, close_models, create_model, pooled
     from app.engine.llm.deferred import deferred_clients
     from app.engine.llm.offline import OfflineAnswer, OfflineModel
-    from app.engine.llm.openai_client import OnToken, listener_of_call, on_token
+    from app.engine.llm.openai_client import listener_of_call, on_token
 else:  # a type checker that saw `__getattr__` would accept any name
     __getattr__ = lazy_imports(
         __name__,
@@ -23,7 +23,6 @@ else:  # a type checker that saw `__getattr__` would accept any name
             "OFFLINE": "app.engine.llm.create",
             "OfflineAnswer": "app.engine.llm.offline",
             "OfflineModel": "app.engine.llm.offline",
-            "OnToken": "app.engine.llm.openai_client",
             "close_models": "app.engine.llm.create",
             "create_model": "app.engine.llm.create",
             "deferred_clients": "app.engine.llm.deferred",
@@ -38,7 +37,6 @@ __all__ = [
     "ModelSettings",
     "OfflineAnswer",
     "OfflineModel",
-    "OnToken",
     "close_models",
     "create_model",
     "deferred_clients",

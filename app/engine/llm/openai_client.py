@@ -35,9 +35,7 @@ from app.engine.llm.transport import (
     as_sdk_errors,
     httpx_response,
 )
-
-OnToken = Callable[[str], None]
-"""Receives the pieces of an answer's text as they arrive, some joined; must not block."""
+from app.engine.results import OnToken
 
 on_token: contextvars.ContextVar[OnToken | None] = contextvars.ContextVar("on_token", default=None)
 """Set around a call, it makes the model stream, and receives the pieces of the answer."""

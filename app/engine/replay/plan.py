@@ -175,7 +175,8 @@ class Plan:
             await run.start_task(index, agent.role)
             if journal.fell_back:
                 return
-            finish = await self._answer(index, step, agent, models[step.agent], values, journal)
+            with run.listening(index, agent.role):
+                finish = await self._answer(index, step, agent, models[step.agent], values, journal)
             if journal.fell_back:
                 return
             text = str(finish.output)

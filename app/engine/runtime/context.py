@@ -18,8 +18,10 @@ from crewai.tasks.task_output import TaskOutput
 from crewai.types.usage_metrics import UsageMetrics
 
 from app.engine.description import TaskDescription, task_descriptions
+from app.engine.llm import listener_of_call
 from app.engine.results import (
     OnStep,
+    OnToken,
     Paused,
     Replay,
     Review,
@@ -140,6 +142,33 @@ class RunContext:
     def usage_metrics(self) -> UsageMetrics:
         """The usage in CrewAI's form."""
         return UsageMetrics(**asdict(self.usage))
+
+    def token_listener(self, index: int, agent: str) -> OnToken | None:
+        """The observer's listener for a model call of the task that begins now."""
+        if self._observer is None:
+            return None
+        task = TaskStarted(index, self._descriptions[index].name, agent)
+        return self._observer.token_listener(task)
+
+    @contextmanager
+    def listening(self, index: int, agent: str) -> Iterator[None]:
+        """Within the block, model calls belong to the task: its listener receives their tokens."""
+
+        def listener_on_loop() -> OnToken | None:
+            listener = self.token_listener(index, agent)
+            if listener is None or _running_loop() is self._loop:
+                return listener
+
+            def forward(piece: str) -> None:
+                self._loop.call_soon_threadsafe(listener, piece)
+
+            return forward
+
+        token = listener_of_call.set(listener_on_loop)
+        try:
+            yield
+        finally:
+            listener_of_call.reset(token)
 
     async def start_task(self, index: int, agent: str) -> None:
         """Record a task's start and notify the observer.
@@ -347,6 +376,13 @@ class RunContext:
                 )
             )
         return tuple(found)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def current_run() -> RunContext | None:

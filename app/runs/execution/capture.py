@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from app.engine import StepFinished, TaskFinished, TaskStarted
-from app.engine.llm import OnToken, listener_of_call
+from app.engine import OnToken, StepFinished, TaskFinished, TaskStarted
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
 from app.runs.events.token_buffer import TokenBuffer
@@ -37,7 +36,6 @@ class Capture:
     async def task_started(self, event: TaskStarted) -> None:
         """Report the task's start."""
         self._report(EventType.TASK_STARTED, event, datetime.now(UTC))
-        listener_of_call.set(lambda: self._listener(event))
 
     async def task_finished(self, event: TaskFinished) -> None:
         """Store the task's text; a text that can't be stored fails the run."""
@@ -74,7 +72,8 @@ class Capture:
             result=replace_surrogates(step.result),
         )
 
-    def _listener(self, task: TaskStarted) -> OnToken | None:
+    def token_listener(self, task: TaskStarted) -> OnToken | None:
+        """The listener of a model call: set if the run streams, or has subscribers to tokens."""
         if not (self._stream or self._events.needs_tokens(self._run_id)):
             return None
         return partial(self._tokens.add, task)
