@@ -1,4 +1,4 @@
-"""An available crew as its clients see it."""
+"""A registered crew as clients see it, at every entry point."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from app.engine import CrewDescription, ExecutionMode, TaskDescription
 class CrewInput:
     """An input: an empty or missing one becomes its default, or is refused if it is required.
 
-    `type` is None where any will do. Texts in it have at most `max_chars` characters.
+    `type` is None where any type is allowed. Texts in it have at most `max_chars` characters.
     """
 
     name: str
@@ -25,7 +25,7 @@ class CrewInput:
 
 @dataclass(frozen=True, slots=True)
 class CrewInfo:
-    """What can be run, with what inputs, and which outputs come of it: one for each task."""
+    """A crew with its inputs and its outputs, one for each task."""
 
     name: str
     description: str
@@ -40,7 +40,7 @@ class CrewInfo:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What empty or missing inputs become."""
+        """The values of empty or missing inputs."""
         return {input_.name: input_.default for input_ in self.inputs if input_.default is not None}
 
     @property
@@ -49,8 +49,8 @@ class CrewInfo:
         return tuple(task.name for task in self.outputs)
 
     @property
-    def asks_humans(self) -> bool:
-        """Whether its runs wait for a human."""
+    def awaits_human(self) -> bool:
+        """Whether its runs await reviews by a human."""
         return any(task.human_input for task in self.outputs)
 
     def input_schema(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class CrewInfo:
 
 
 def crew_info(spec: CrewSpec, crew: CrewDescription) -> CrewInfo:
-    """What clients are told of a crew."""
+    """The registered crew `spec`, with its description by the engine."""
     found = [*crew.inputs, *crew.defaults]
     names = [*spec.inputs, *(name for name in found if name not in spec.inputs)]
     tasks = ", ".join(f"{task.name} ({' '.join(task.agent.split())})" for task in crew.tasks)
@@ -93,7 +93,7 @@ def _schema(input_: CrewInput) -> dict[str, Any]:
     schema: dict[str, Any] = {}
     kind = input_.type
     if kind is None and (input_.required or isinstance(input_.default, str)):
-        kind = "string"  # right for every placeholder, and clients want a type
+        kind = "string"  # right for every placeholder, and clients need a type
     if kind is not None:
         schema["type"] = kind
     if kind == "string":

@@ -1,4 +1,4 @@
-"""The inputs of a run: checked, and completed with the crew's defaults."""
+"""Validates the inputs of a run, and completes them with the crew's defaults."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,14 +15,14 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 def validate_inputs(
     spec: CrewSpec, required: Iterable[str], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The inputs that a run of the crew gets: those given, and defaults for empty or missing ones.
+    """The inputs of a run: those given, with defaults for empty or missing ones.
 
-    Values are what CrewAI takes: strings, numbers, booleans, lists and objects of them.
-    Line ends become newlines. Inputs that the crew doesn't name are passed on, as CrewAI does.
+    Values are of the types that CrewAI accepts: strings, numbers, booleans, lists and objects of
+    them. Line ends become newlines. Inputs that the crew doesn't name are kept, as CrewAI does.
 
     Raises:
         MissingInputs: inputs are missing; names them all.
-        InvalidInput: an input is of another type than it should be, too long, or holds a control
+        InvalidInput: an input has another type than it declares, is too long, or holds a control
             character other than newline and tab; names the input.
     """
     inputs = {name: _checked(spec, name, value) for name, value in given.items()}

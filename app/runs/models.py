@@ -38,7 +38,7 @@ _ADDRESSED_IN_FLIGHT = text(f"address IS NOT NULL AND {IN_FLIGHT_SQL}")
 class MsgspecJson(TypeDecorator[Any]):
     """A JSON column that is read as `kind`. NULL is read as what `null()` gives.
 
-    What is empty, a dict without items, is stored as NULL.
+    A dict without items is stored as NULL.
     """
 
     impl = JSON

@@ -1,6 +1,6 @@
 """Typed records of runs: everything about a run that leaves this package.
 
-Rows of the database stay inside `persistence` and `webhooks`; these records take their part.
+Rows of the database stay inside `persistence` and `webhooks`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,16 +55,16 @@ Webhooks = Mapping[WebhookKind, Webhook]
 
 
 def webhooks_at(url: str | None) -> Webhooks:
-    """Our own kind of webhook at that URL; none for None."""
+    """A webhook of our own kind, `run`, at that URL; none without a URL."""
     return {} if url is None else {"run": Webhook(url)}
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What a client may specify beside the inputs.
+    """The options of a submission, beside the inputs.
 
     `stream`: models stream from the first call. `idempotency_key`: repeated requests with the same
-    key get the same run. `webhooks`: where events are sent; `meta`: data that comes back with them.
+    key get the same run. `webhooks`: where events are sent; `meta`: data that is sent with them.
     `context_id`: the client's own name for a group of runs.
     """
 

@@ -206,7 +206,7 @@ class RunService:
     async def resume(self, decision: ReviewDecision, caller: Caller) -> Event:
         """Commit a human's review, dispatch the run again, and return the event.
 
-        After an approval, the tasks to come get the feedback as context. Otherwise the task is
+        After an approval, the remaining tasks get the feedback as context. Otherwise the task is
         executed again with the feedback, and its new output awaits a review.
 
         Raises:

@@ -1,6 +1,6 @@
-"""Texts of models, as databases can hold them."""
+"""Makes texts of models fit for databases."""
 
 
 def replace_surrogates(text: str) -> str:
-    """The text without halves of surrogate pairs, which no database can hold."""
+    """Replace lone surrogates, which no database can store, by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")

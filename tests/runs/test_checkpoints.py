@@ -49,7 +49,7 @@ async def _interrupted(database: Database, store: OutputStore, script: Script, t
     return run_id
 
 
-async def _taken_over(parts: Parts, run_id: UUID) -> Run:
+async def _continued(parts: Parts, run_id: UUID) -> Run:
     await parts.recovery.look()
 
     async def settled() -> bool:
@@ -66,7 +66,7 @@ async def test_captured_tasks_are_not_executed_again(
 ) -> None:
     run_id = await _interrupted(database, store, _hang_after(*done), len(done))
     async with running_service(database, store, _finish) as parts:
-        run = await _taken_over(parts, run_id)
+        run = await _continued(parts, run_id)
         assert run.status == "succeeded"
         assert run.attempt == 2
         assert run.outputs == {
@@ -101,7 +101,7 @@ async def test_without_what_it_needs_a_run_starts_over(
     run_id = await _interrupted(database, store, _hang_after(0, 1), 2)
     change(store, monkeypatch)
     async with running_service(database, store, _finish) as parts:
-        run = await _taken_over(parts, run_id)
+        run = await _continued(parts, run_id)
         assert run.status == "succeeded"
         assert run.outputs is not None
         assert all("second attempt" in text for text in run.outputs.values())
@@ -116,7 +116,7 @@ async def test_an_output_that_cannot_be_read_is_made_again(
     first, _ = await store.find(run_id)
     await store.delete([first.key])
     async with running_service(database, store, _finish) as parts:
-        run = await _taken_over(parts, run_id)
+        run = await _continued(parts, run_id)
         assert run.tasks is not None
         assert [task["replayed"] for task in run.tasks] == [False, True, False]
 
@@ -127,7 +127,7 @@ async def test_a_flow_starts_from_the_beginning_and_its_usage_adds_up(
     monkeypatch.setattr(scripted, "FINGERPRINT", "")
     run_id = await _interrupted(database, store, _hang_after(0, 1), 2)
     async with running_service(database, store, _finish) as parts:
-        run = await _taken_over(parts, run_id)
+        run = await _continued(parts, run_id)
         assert run.outputs is not None
         assert all("second attempt" in text for text in run.outputs.values())
         assert run.usage is not None

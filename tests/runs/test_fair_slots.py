@@ -32,7 +32,7 @@ async def _runs(turns: FairSlots, owners: str) -> tuple[list[str], list[asyncio.
     return begun, runs
 
 
-async def test_owners_take_turns_and_each_ones_runs_keep_their_order() -> None:
+async def test_owners_get_slots_in_turn_and_each_ones_runs_keep_their_order() -> None:
     turns = FairSlots(1)
     begun, runs = await _runs(turns, "aaaaabbc")
     await asyncio.gather(*runs)
@@ -101,7 +101,7 @@ async def test_another_users_first_run_starts_while_five_thousand_wait(
         await parts.worker.drain(0)
 
 
-async def test_another_users_run_is_taken_over_before_five_thousand_older_ones(
+async def test_another_users_stalled_run_is_claimed_before_five_thousand_older_ones(
     database: Database, store: OutputStore
 ) -> None:
     async with running_service(

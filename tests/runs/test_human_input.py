@@ -118,7 +118,7 @@ async def test_a_restart_between_pause_and_resume_changes_nothing(
     assert len(letters.prompts) == 2
 
 
-async def test_an_output_that_was_not_approved_of_is_made_again_and_asked_about_again(
+async def test_an_output_that_was_not_approved_is_made_again_and_reviewed_again(
     serve: Serve, letters: Letters
 ) -> None:
     async with serve(letters.crews) as service:
@@ -162,7 +162,7 @@ async def test_of_two_answers_at_once_one_counts(
     assert len(letters.prompts) == 2
 
 
-async def test_an_answer_nobody_waits_for_is_refused(serve: Serve, letters: Letters) -> None:
+async def test_a_review_that_no_run_awaits_is_refused(serve: Serve, letters: Letters) -> None:
     async with serve(letters.crews) as service:
         run_id = await _waiting(service)
         answer = await _resume(service, run_id, task="translation")
@@ -178,7 +178,7 @@ async def test_an_answer_nobody_waits_for_is_refused(serve: Serve, letters: Lett
         assert unknown.status_code == 404
 
 
-async def test_runs_that_wait_take_no_slot(serve: Serve, letters: Letters) -> None:
+async def test_runs_that_await_a_human_hold_no_slot(serve: Serve, letters: Letters) -> None:
     async with serve(letters.crews, max_runs_in_flight=1, max_runs_queued=200) as service:
         body = {"crew": "letter", "inputs": [LETTER] * 100}
         run_ids = (await service.http.post("/api/runs/batch", json=body)).json()["run_ids"]
@@ -210,7 +210,7 @@ async def test_a_waiting_run_can_be_cancelled_and_then_deleted(
         assert await service.rows() == []
 
 
-async def test_what_waits_is_neither_swept_nor_purged_nor_taken_over(
+async def test_a_run_that_awaits_a_human_is_neither_swept_nor_purged_nor_claimed(
     serve: Serve, settings: MakeSettings, letters: Letters
 ) -> None:
     async with serve(letters.crews, lease_seconds=10) as service:
@@ -278,20 +278,20 @@ async def test_following_a_run_ends_where_it_waits_now(serve: Serve, letters: Le
 
 
 @asynccontextmanager
-async def _told(serve: Serve, letters: Letters) -> AsyncIterator[tuple[Running, Any]]:
+async def _with_receiver(serve: Serve, letters: Letters) -> AsyncIterator[tuple[Running, Any]]:
     options: dict[str, Any] = {"webhook_secret": SETTING, "webhook_allow_private": True}
     async with receiving() as receiver, serve(letters.crews, **options) as service:
         yield service, receiver
 
 
-async def test_our_webhook_is_told_that_a_run_waits(serve: Serve, letters: Letters) -> None:
-    async with _told(serve, letters) as (service, receiver):
+async def test_our_webhook_is_notified_that_a_run_waits(serve: Serve, letters: Letters) -> None:
+    async with _with_receiver(serve, letters) as (service, receiver):
         run_id = await _start(service, webhook_url=receiver.url)
 
-        async def told() -> bool:
+        async def arrived() -> bool:
             return "run.awaiting_human" in receiver.types
 
-        await until(told)
+        await until(arrived)
         (event,) = (a.event for a in receiver.arrivals if a.type == "run.awaiting_human")
     assert event["data"]["run_id"] == run_id
     assert (event["data"]["name"], event["data"]["output"]) == ("draft", "text 1")
@@ -305,10 +305,10 @@ async def test_our_webhook_is_told_that_a_run_waits(serve: Serve, letters: Lette
         (None, None),
     ],
 )
-async def test_the_platforms_clients_are_asked_and_answer(
+async def test_the_platforms_clients_are_notified_and_review(
     serve: Serve, letters: Letters, authentication: Any, header: str | None
 ) -> None:
-    async with _told(serve, letters) as (service, receiver):
+    async with _with_receiver(serve, letters) as (service, receiver):
         human = {"url": f"{receiver.url}/human"}
         if authentication is not None:
             human["authentication"] = authentication
@@ -317,10 +317,10 @@ async def test_the_platforms_clients_are_asked_and_answer(
             "kickoff_id"
         ]
 
-        async def asked() -> bool:
+        async def notified() -> bool:
             return bool(receiver.arrivals)
 
-        await until(asked)
+        await until(notified)
         (question,) = receiver.arrivals
         assert question.authorization == header
         assert question.event == {
@@ -348,19 +348,19 @@ async def test_the_platforms_clients_are_asked_and_answer(
         url = "/crews/letter/resume"
         assert (await service.http.post(url, json=answer)).json()["status"] == "retrying"
 
-        async def asked_again() -> bool:
+        async def notified_again() -> bool:
             return len(receiver.arrivals) == 2
 
-        await until(asked_again)  # the addresses of the kickoff are kept
+        await until(notified_again)  # the addresses of the kickoff are kept
         assert receiver.arrivals[-1].event["output"] == "text 2"
         answer |= {"is_approve": True}
         assert (await service.http.post(url, json=answer)).json()["status"] == "resumed"
         assert (await service.http.post(url, json=answer)).status_code == 400
 
-        async def told_the_end() -> bool:
+        async def end_arrived() -> bool:
             return receiver.arrivals[-1].path.endswith("/crew")
 
-        await until(told_the_end)
+        await until(end_arrived)
         assert "hush" not in str(await _get(service, kickoff_id))
         missing = {**answer, "execution_id": str(UUID(int=0))}
         assert (await service.http.post(url, json=missing)).status_code == 404

@@ -31,7 +31,7 @@ def test_a_required_input_without_default_must_be_there() -> None:
 @pytest.mark.parametrize(
     "value", ["a\nb\tc", "ünï 🚀", "{tone}", "", 0, False, 1.5, [], {"a": [1]}]
 )
-def test_what_crewai_takes_is_taken_as_it_is(value: Any) -> None:
+def test_values_that_crewai_accepts_are_accepted_as_they_are(value: Any) -> None:
     assert validate_inputs(SPEC, ["topic"], {"topic": value})["topic"] == value
 
 
@@ -54,7 +54,7 @@ def test_windows_line_ends_become_newlines() -> None:
         (object(), "allowed are texts"),
     ],
 )
-def test_what_cannot_be_taken_is_refused_by_name(value: Any, problem: str) -> None:
+def test_a_wrong_value_is_refused_by_name(value: Any, problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem) as refused:
         validate_inputs(SPEC, [], {"topic": value})
     assert refused.value.field.startswith("topic")

@@ -53,18 +53,18 @@ async def test_of_accepting_a_run_it_is_done_when_its_lease_has_ended(
         await _is_done_when_its_lease_has_ended(parts)
 
 
-async def test_of_taking_a_run_it_is_done_when_its_lease_has_ended(
+async def test_of_claiming_a_run_it_is_done_when_its_lease_has_ended(
     database: Database, store: OutputStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_service(database, store) as parts:
-        take = RunRepository.claim
+        claim = RunRepository.claim
 
-        async def take_deaf(self: RunRepository, run_id: UUID) -> ClaimedRun | None:
-            monkeypatch.setattr(RunRepository, "claim", take)
+        async def claim_deaf(self: RunRepository, run_id: UUID) -> ClaimedRun | None:
+            monkeypatch.setattr(RunRepository, "claim", claim)
             with losing_the_answer(database):
-                return await take(self, run_id)
+                return await claim(self, run_id)
 
-        monkeypatch.setattr(RunRepository, "claim", take_deaf)
+        monkeypatch.setattr(RunRepository, "claim", claim_deaf)
         run = await parts.runs.submit("poem", {"topic": "rain"}, OPERATOR)
         with pytest.raises(RunMoved, match=str(run.run_id)) as moved:
             await parts.runs.wait(run, OPERATOR)

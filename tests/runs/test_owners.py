@@ -34,26 +34,26 @@ async def test_a_run_of_another_owner_is_an_unknown_run(parts: Parts) -> None:
     settled = await parts.run("poem", INPUTS, ANNA)
     run_id = settled.run_id
     unknown = UUID(int=7)
-    for ask in (
-        lambda asked: runs.get(asked, BERTA),
-        lambda asked: runs.wait(replace(settled, run_id=asked), BERTA),
-        lambda asked: runs.cancel(asked, BERTA),
-        lambda asked: runs.delete(asked, BERTA),
-        lambda asked: _watch(runs, asked, BERTA),
+    for use in (
+        lambda id_: runs.get(id_, BERTA),
+        lambda id_: runs.wait(replace(settled, run_id=id_), BERTA),
+        lambda id_: runs.cancel(id_, BERTA),
+        lambda id_: runs.delete(id_, BERTA),
+        lambda id_: _watch(runs, id_, BERTA),
     ):
-        said = []
-        for asked in (run_id, unknown):
+        messages = []
+        for id_ in (run_id, unknown):
             with pytest.raises(UnknownRun) as refused:
-                await ask(asked)
-            said.append(str(refused.value).replace(str(asked), ""))
-        assert said[0] == said[1]
+                await use(id_)
+            messages.append(str(refused.value).replace(str(id_), ""))
+        assert messages[0] == messages[1]
     run = await runs.get(run_id, ANNA)
     assert run.outputs == settled.outputs
     assert (await _watch(runs, run_id, ANNA))[-1] == "run.succeeded"
     await runs.delete(run_id, ANNA)
 
 
-async def test_what_nobody_owns_is_seen_by_an_admin_alone(parts: Parts) -> None:
+async def test_a_run_without_an_owner_is_seen_by_an_admin_alone(parts: Parts) -> None:
     """Runs from the time before there were keys."""
     run_id = await parts.submit("poem", INPUTS, OPERATOR)
     with pytest.raises(UnknownRun):

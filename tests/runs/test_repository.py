@@ -47,10 +47,10 @@ async def _add(rows: RunRepository, inputs: dict[str, object] | None = None) -> 
     return run.run_id
 
 
-async def _take(rows: RunRepository, run_id: UUID) -> ClaimedRun:
-    taken = await rows.claim(run_id)
-    assert taken is not None
-    return taken
+async def _claim(rows: RunRepository, run_id: UUID) -> ClaimedRun:
+    claimed = await rows.claim(run_id)
+    assert claimed is not None
+    return claimed
 
 
 async def _end_leases(database: Database) -> None:
@@ -68,62 +68,62 @@ async def test_a_run_goes_from_queued_to_running_to_succeeded(
     queued = await queries.get(run_id)
     assert queued is not None
     assert (queued.status, queued.attempt, queued.started_at) == ("queued", 0, None)
-    taken = await _take(rows, run_id)
+    claimed = await _claim(rows, run_id)
     running = await queries.get(run_id)
     assert running is not None
     assert (running.status, running.attempt) == ("running", 1)
-    assert running.started_at == taken.started_at
-    assert await rows.settle(taken, SUCCEEDED)
+    assert running.started_at == claimed.started_at
+    assert await rows.settle(claimed, SUCCEEDED)
     settled = await queries.get(run_id)
     assert settled is not None
     assert settled.status == "succeeded"
     assert settled.inputs == {"text": "ünïcode", "number": 5, "list": [1, {"x": None}]}
     assert settled.outputs == {"report": "text"}
     assert settled.raw_result == "text"
-    assert settled.created_at <= taken.started_at
+    assert settled.created_at <= claimed.started_at
     assert settled.finished_at is not None
-    assert settled.finished_at >= taken.started_at
+    assert settled.finished_at >= claimed.started_at
     assert settled.lease_until is None
 
 
 async def test_outputs_keep_every_character(worker: Worker, queries: RunQueries) -> None:
     rows = worker("a")
-    taken = await _take(rows, await _add(rows))
+    claimed = await _claim(rows, await _add(rows))
     text = "NUL \0, quotes \"', backslash \\, 中文, 🚀\r\n"
     outcome = Outcome(RunStatus.SUCCEEDED, outputs={"report": text}, raw_result=text)
-    assert await rows.settle(taken, outcome)
-    run = await queries.get(taken.run_id)
+    assert await rows.settle(claimed, outcome)
+    run = await queries.get(claimed.run_id)
     assert run is not None
     assert run.outputs == {"report": text}
     assert run.raw_result == text
 
 
-async def test_only_one_of_many_takers_gets_a_run(database: Database, worker: Worker) -> None:
+async def test_only_one_of_many_claims_gets_a_run(database: Database, worker: Worker) -> None:
     run_ids = [await _add(worker("a")) for _ in range(20)]
     await _end_leases(database)
     workers = [worker(name) for name in "bcde"]
-    takes = await asyncio.gather(
+    claims = await asyncio.gather(
         *(rows.claim(run_id) for run_id in run_ids for rows in workers), return_exceptions=True
     )
-    taken = [take.run_id for take in takes if isinstance(take, ClaimedRun)]
-    assert sorted(taken) == sorted(run_ids)
-    assert not [take for take in takes if isinstance(take, Exception)]
+    claimed = [claim.run_id for claim in claims if isinstance(claim, ClaimedRun)]
+    assert sorted(claimed) == sorted(run_ids)
+    assert not [claim for claim in claims if isinstance(claim, Exception)]
 
 
-async def test_a_run_in_another_workers_hands_is_not_taken(worker: Worker) -> None:
+async def test_a_run_that_another_worker_holds_is_not_claimed(worker: Worker) -> None:
     a, b = worker("a"), worker("b")
     run_id = await _add(a)
     assert await b.claim(run_id) is None
-    await _take(a, run_id)
+    await _claim(a, run_id)
     assert await b.claim(run_id) is None
     assert await a.claim(run_id) is None
 
 
-async def test_a_settled_or_unknown_run_is_not_taken(worker: Worker) -> None:
+async def test_a_settled_or_unknown_run_is_not_claimed(worker: Worker) -> None:
     rows = worker("a")
-    taken = await _take(rows, await _add(rows))
-    await rows.settle(taken, SUCCEEDED)
-    assert await rows.claim(taken.run_id) is None
+    claimed = await _claim(rows, await _add(rows))
+    await rows.settle(claimed, SUCCEEDED)
+    assert await rows.claim(claimed.run_id) is None
     assert await rows.claim(uuid4()) is None
 
 
@@ -131,9 +131,9 @@ async def test_a_worker_that_lost_its_run_changes_nothing(
     database: Database, worker: Worker, queries: RunQueries
 ) -> None:
     a, b = worker("a"), worker("b")
-    lost = await _take(a, await _add(a))
+    lost = await _claim(a, await _add(a))
     await _end_leases(database)
-    won = await _take(b, lost.run_id)
+    won = await _claim(b, lost.run_id)
     assert won.attempt == 2
     assert won.started_at.timestamp() >= lost.started_at.timestamp() + 1
     assert await a.settle(lost, Outcome(RunStatus.FAILED, error="late", error_type="late")) is None
@@ -147,24 +147,24 @@ async def test_settling_again_after_a_lost_answer_is_safe(
     worker: Worker, queries: RunQueries
 ) -> None:
     rows = worker("a")
-    taken = await _take(rows, await _add(rows))
-    assert await rows.settle(taken, SUCCEEDED)
+    claimed = await _claim(rows, await _add(rows))
+    assert await rows.settle(claimed, SUCCEEDED)
     late = Outcome(RunStatus.FAILED, error="no", error_type="no")
-    again = await rows.settle(taken, late)
+    again = await rows.settle(claimed, late)
     assert again is not None
     assert again.status is RunStatus.SUCCEEDED
-    run = await queries.get(taken.run_id)
+    run = await queries.get(claimed.run_id)
     assert run is not None
     assert run.status == "succeeded"
 
 
-async def test_abandoned_are_the_unsettled_runs_that_nobody_holds(
+async def test_stalled_are_the_runs_in_flight_that_no_worker_holds(
     database: Database, worker: Worker, queries: RunQueries
 ) -> None:
     a = worker("a")
     queued = await _add(a)
-    running = await _take(a, await _add(a))
-    settled = await _take(a, await _add(a))
+    running = await _claim(a, await _add(a))
+    settled = await _claim(a, await _add(a))
     await a.settle(settled, SUCCEEDED)
     assert await queries.stalled(10) == []
     await _end_leases(database)
@@ -182,24 +182,26 @@ async def test_abandoned_are_the_unsettled_runs_that_nobody_holds(
     ]
 
 
-async def test_unsettled_tells_which_of_many_runs_are(worker: Worker, queries: RunQueries) -> None:
+async def test_unsettled_gives_those_of_many_runs_that_are(
+    worker: Worker, queries: RunQueries
+) -> None:
     rows = worker("a")
     open_runs = {await _add(rows) for _ in range(3)}
-    settled = await _take(rows, await _add(rows))
+    settled = await _claim(rows, await _add(rows))
     await rows.settle(settled, SUCCEEDED)
-    asked = open_runs | {settled.run_id} | {uuid4() for _ in range(12_000)}
-    assert await queries.unsettled(asked) == open_runs
+    given = open_runs | {settled.run_id} | {uuid4() for _ in range(12_000)}
+    assert await queries.unsettled(given) == open_runs
 
 
-def _told(run_id: UUID, seq: int) -> Event:
+def _finished(run_id: UUID, seq: int) -> Event:
     return Event(run_id, EventSeq(seq), EventType.TASK_FINISHED, {"index": 0}, datetime.now(UTC))
 
 
-async def test_an_event_told_twice_is_stored_once(worker: Worker, queries: RunQueries) -> None:
+async def test_an_event_appended_twice_is_stored_once(worker: Worker, queries: RunQueries) -> None:
     rows = worker("a")
     run_id = await _add(rows)
     for _ in range(2):  # as after a commit whose answer was lost
-        rows.append_soon(_told(run_id, 5), webhooks_at("http://receiver.example/"))
+        rows.append_soon(_finished(run_id, 5), webhooks_at("http://receiver.example/"))
         await rows.aclose()
     assert [event.seq for event in await queries.events([run_id])] == [0, 5]
     assert len(await queries.deliveries(run_id)) == 1
@@ -211,7 +213,7 @@ async def test_an_event_of_a_deleted_run_is_not_stored(worker: Worker, queries: 
     await rows.cancel(run_id)
     await rows.delete(run_id)
     for one in (run_id, other):
-        rows.append_soon(_told(one, 5), webhooks_at("http://receiver.example/"))
+        rows.append_soon(_finished(one, 5), webhooks_at("http://receiver.example/"))
     await rows.aclose()
     assert await queries.events([run_id]) == []
     assert await queries.deliveries(run_id) == []
@@ -222,16 +224,16 @@ async def test_json_columns_are_stored_as_ever_and_read_as_records(
     database: Database, worker: Worker, queries: RunQueries
 ) -> None:
     rows = worker("a")
-    plain = await _take(rows, await _add(rows))
+    plain = await _claim(rows, await _add(rows))
     hooked = NewRun(
         uuid4(), "idea", {}, datetime.now(UTC), webhooks=webhooks_at("http://receiver.example/")
     )
     await rows.add([hooked])
-    taken = await _take(rows, hooked.run_id)
+    claimed = await _claim(rows, hooked.run_id)
     at, when = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC), "2030-01-02T03:04:05Z"
     human = HumanInput(1, "of idea", 0, "draft", "writer", {0: KeptTask("text", None, at, at)})
     reviewed = human.reviewed("Fine.", approve=True)
-    await rows.pause(taken, reviewed)
+    await rows.pause(claimed, reviewed)
     stored: Any = text("SELECT webhooks, human_input FROM user_runs WHERE run_id = :run")
     stored = stored.bindparams(bindparam("run", type_=Uuid)).columns(
         webhooks=JSON, human_input=JSON
@@ -239,7 +241,7 @@ async def test_json_columns_are_stored_as_ever_and_read_as_records(
     async with database.read() as connection:
         found = [
             tuple((await connection.execute(stored, {"run": run.run_id})).one())
-            for run in (plain, taken)
+            for run in (plain, claimed)
         ]
     review = {"index": 0, "output": "text", "feedback": "Fine.", "approve": True}
     kept = {"text": "text", "structured": None, "started_at": when, "finished_at": when}
@@ -259,7 +261,7 @@ async def test_json_columns_are_stored_as_ever_and_read_as_records(
         ),
     ]
     assert (plain.webhooks, plain.human_input) == ({}, None)
-    run = await queries.get(taken.run_id)
+    run = await queries.get(claimed.run_id)
     assert run is not None
     assert run.webhooks == hooked.webhooks
     assert run.awaiting == run.human_input == reviewed

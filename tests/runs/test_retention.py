@@ -28,10 +28,10 @@ async def _run(parts: Parts, topic: str = "rain", *, days_ago: float = 0) -> UUI
     run_id = await parts.submit("poem", {"topic": topic}, OPERATOR, OPTIONS)
     await parts.wait(run_id, OPERATOR)
 
-    async def told() -> bool:
+    async def stored() -> bool:
         return len(await parts.queries.deliveries(run_id)) == 4
 
-    await until(told)
+    await until(stored)
     then = datetime.now(UTC) - timedelta(days=days_ago)
     await _date(parts.database, run_id, created_at=then, finished_at=then)
     return run_id
@@ -139,7 +139,7 @@ def test_purge_by_hand(crew_capture: Command, tmp_path: Path) -> None:  # noqa: 
         assert (result.returncode, result.stdout) == (0, f"{removed} run(s) removed\n")
 
 
-def test_purge_takes_the_age_of_the_settings(crew_capture: Command) -> None:  # noqa: F811
+def test_purge_uses_the_age_of_the_settings(crew_capture: Command) -> None:  # noqa: F811
     _settled(crew_capture)
     result = crew_capture("purge", RETENTION_DAYS="0.0000001")
     assert (result.returncode, result.stdout) == (0, "1 run(s) removed\n")

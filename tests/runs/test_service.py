@@ -99,7 +99,7 @@ async def test_a_run_never_succeeds_with_an_output_missing(
         assert "second" in str(settled.error)
 
 
-async def test_a_run_that_takes_too_long_fails(database: Database, store: OutputStore) -> None:
+async def test_a_run_that_lasts_too_long_fails(database: Database, store: OutputStore) -> None:
     async def script(inputs: Mapping[str, object], stage: Stage) -> None:
         await stage.finish(0, "a text")
         await asyncio.Event().wait()
@@ -110,7 +110,7 @@ async def test_a_run_that_takes_too_long_fails(database: Database, store: Output
         assert await parts.stored() == 0
 
 
-async def test_waiting_for_a_slot_is_told_and_does_not_count_as_running_time(
+async def test_waiting_for_a_slot_is_reported_and_does_not_count_as_running_time(
     database: Database, store: OutputStore
 ) -> None:
     async def script(inputs: Mapping[str, object], stage: Stage) -> None:
@@ -191,7 +191,7 @@ async def test_what_cannot_be_run_is_refused_before_anything_is_saved(
         assert await parts.statuses() == []
 
 
-async def test_whoever_waits_may_go_away(database: Database, store: OutputStore) -> None:
+async def test_a_caller_that_waits_may_go_away(database: Database, store: OutputStore) -> None:
     go_on = asyncio.Event()
 
     async def script(inputs: Mapping[str, object], stage: Stage) -> None:
@@ -320,7 +320,7 @@ async def test_a_stop_waits_for_runs_and_hands_back_what_is_left(
         assert await parts.queries.stalled(10) == [(slow, 1, 1, "", "poem")]
 
 
-async def test_an_abandoned_run_is_taken_up_and_leaves_nothing_of_any_attempt(
+async def test_a_stalled_run_is_claimed_and_leaves_nothing_of_any_attempt(
     database: Database, store: OutputStore
 ) -> None:
     async def hang(inputs: Mapping[str, object], stage: Stage) -> None:

@@ -18,7 +18,7 @@ async def _is_empty(store: OutputStore) -> bool:
     return (await store.usage()).count == 0
 
 
-async def test_a_sweep_at_start_takes_orphans_and_keeps_what_unsettled_runs_stored(
+async def test_a_sweep_at_start_removes_orphans_and_keeps_outputs_of_unsettled_runs(
     database: Database, store: OutputStore
 ) -> None:
     go_on = asyncio.Event()

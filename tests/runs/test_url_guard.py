@@ -159,11 +159,11 @@ async def test_a_name_that_leads_inside_after_the_check_leads_nowhere(
         "https://bücher.example/hook",
     ],
 )
-async def test_a_public_target_is_taken(url: str) -> None:
+async def test_a_public_target_is_accepted(url: str) -> None:
     await UrlGuard(allow_private=False, resolver=Names(["8.8.8.8"])).check(url, "webhook_url")
 
 
-async def test_a_name_that_nobody_knows_yet_is_taken() -> None:
+async def test_a_name_that_is_not_known_yet_is_accepted() -> None:
     await UrlGuard(allow_private=False, resolver=Names([])).check(
         "https://soon.example/", "webhook_url"
     )

@@ -38,7 +38,7 @@ from tests.runs.scripted import TASKS, Parts, Stage, running_service, until
 Condition = Callable[[], Awaitable[bool]]
 
 INPUTS = {"topic": "rain"}
-TOLD = ["run.succeeded", *["task.finished"] * 3]
+REPORTED = ["run.succeeded", *["task.finished"] * 3]
 QUICK = (0.01,) * 6
 DOCUMENT = Path(__file__).parents[2] / "docs/webhooks.md"
 
@@ -107,11 +107,11 @@ async def _until_all_are(parts: Parts, run_id: UUID, status: str, count: int = 4
     await until(are, seconds=20)
 
 
-async def test_a_run_tells_of_its_tasks_and_its_end(parts: Parts, targets: UrlGuard) -> None:
+async def test_a_run_reports_its_tasks_and_its_end(parts: Parts, targets: UrlGuard) -> None:
     async with receiving() as receiver, _delivering(parts.database, targets):
         run_id = await _run(parts, receiver.url)
         await _until_all_are(parts, run_id, "delivered")
-    assert sorted(receiver.types) == TOLD
+    assert sorted(receiver.types) == REPORTED
     (end,) = (a.event for a in receiver.arrivals if a.type == "run.succeeded")
     row = await parts.runs.get(run_id, OPERATOR)
     assert end["data"] == {
@@ -128,7 +128,7 @@ async def test_a_run_tells_of_its_tasks_and_its_end(parts: Parts, targets: UrlGu
     assert set(tasks[0]) == {"run_id", "crew", "index", "name", "agent", "started_at"}
 
 
-async def test_a_failed_and_a_cancelled_run_are_told_of(
+async def test_a_failed_and_a_cancelled_run_are_reported(
     database: Database, store: OutputStore, targets: UrlGuard
 ) -> None:
     async def script(inputs: Mapping[str, object], stage: Stage) -> None:
@@ -147,11 +147,11 @@ async def test_a_failed_and_a_cancelled_run_are_told_of(
         await parts.runs.cancel(cancelled, OPERATOR)
         await _until_all_are(parts, failed, "delivered", 1)
         await _until_all_are(parts, cancelled, "delivered", 1)
-    told = {a.event["data"]["run_id"]: a.event for a in receiver.arrivals}
-    assert told[str(failed)]["type"] == "run.failed"
-    assert told[str(failed)]["data"]["error_type"] == "internal_error"
-    assert told[str(cancelled)]["type"] == "run.cancelled"
-    assert told[str(cancelled)]["data"]["outputs"] is None
+    events = {a.event["data"]["run_id"]: a.event for a in receiver.arrivals}
+    assert events[str(failed)]["type"] == "run.failed"
+    assert events[str(failed)]["data"]["error_type"] == "internal_error"
+    assert events[str(cancelled)]["type"] == "run.cancelled"
+    assert events[str(cancelled)]["data"]["outputs"] is None
 
 
 async def test_a_receiver_that_fails_four_times_gets_each_event_under_one_id(
@@ -184,7 +184,9 @@ def test_attempts_go_on_for_about_a_day() -> None:
     assert list(RETRY_DELAYS_SECONDS) == sorted(RETRY_DELAYS_SECONDS)
 
 
-async def test_a_receiver_that_is_gone_is_not_asked_again(parts: Parts, targets: UrlGuard) -> None:
+async def test_a_receiver_that_is_gone_gets_no_more_requests(
+    parts: Parts, targets: UrlGuard
+) -> None:
     async def gone(_: Arrival) -> web.StreamResponse:
         return web.Response(status=410)
 
@@ -259,7 +261,7 @@ async def test_what_was_committed_when_a_process_died_is_delivered_by_the_next(
         assert {d.status for d in await _deliveries(parts, run_id)} == {"pending"}
         async with _delivering(parts.database, targets):
             await _until_all_are(parts, run_id, "delivered")
-    assert sorted(receiver.types) == TOLD
+    assert sorted(receiver.types) == REPORTED
 
 
 async def test_what_was_being_sent_when_a_process_died_is_sent_again(
@@ -319,7 +321,7 @@ async def test_several_processes_send_each_delivery_once(parts: Parts, targets: 
     assert set(receiver.ids.values()) == {1}
 
 
-async def test_a_deleted_run_has_nothing_more_to_tell(parts: Parts, targets: UrlGuard) -> None:
+async def test_a_deleted_run_reports_nothing_more(parts: Parts, targets: UrlGuard) -> None:
     async with receiving() as receiver:
         run_id = await _run(parts, receiver.url)
         await _deliveries(parts, run_id)
@@ -376,7 +378,7 @@ async def test_urls_stay_out_of_the_log(
     assert SETTING not in caplog.text
 
 
-def test_the_example_of_the_documents_tells_genuine_from_forged() -> None:
+def test_the_example_of_the_documents_distinguishes_genuine_from_forged() -> None:
     found = re.search(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert found
     names: dict[str, Callable[..., bool]] = {}

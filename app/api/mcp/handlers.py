@@ -99,7 +99,7 @@ class CrewTools:
         self._runs = runs
         self._crews = {crew.name: crew for crew in runs.crews()}
         self._tools = [_tool(crew) for crew in self._crews.values()]
-        if any(crew.asks_humans for crew in self._crews.values()):
+        if any(crew.awaits_human for crew in self._crews.values()):
             self._tools.append(_RESUME_RUN)
         self.server: Server[Any, Request] = Server("crew-capture", VERSION, _INSTRUCTIONS)
         self.server.list_tools()(self._list)  # type: ignore[no-untyped-call]

@@ -39,9 +39,9 @@ SETTLING: Final = frozenset(
 class EventSeq(int):
     """The number of a stored event in its run. It grows with time.
 
-    Each attempt has a range of numbers of its own, so that no two attempts share a number: the
-    first is for `run.running`, the last three are for the pause of the attempt, its resumption, and
-    the end of the run. A run that was never claimed uses the range of attempt 0.
+    Each attempt has a range of numbers of its own. The first is for `run.running`; the last three
+    are for the pause of the attempt, its resumption, and the end of the run. A run that was never
+    claimed uses the range of attempt 0.
     """
 
     __slots__ = ()

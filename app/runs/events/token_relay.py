@@ -43,8 +43,9 @@ class Relay:
 
 
 Position = tuple[UUID, int, int]
-"""The order in which events are published: the run, the number of a stored event, and 0 for that
-event itself or a growing number for tokens that follow it."""
+"""The order in which events are published: the run, the number of a stored event, and 0.
+
+Tokens that follow the event have a growing number instead of the 0."""
 
 
 async def relay(connection: AsyncConnection, group: Sequence[Relay]) -> Sequence[None]:

@@ -129,7 +129,7 @@ async def _in_flight(connection: AsyncConnection, callers: Sequence[Caller]) -> 
     found: Counter[str] = Counter()
     for column, names in ((UserRun.owner, owners), (UserRun.address, addresses)):
         if names:
-            # The words of the partial index itself: it serves no other query.
+            # Literally the condition of the partial index: no other query can use it.
             known = "owner != ''" if column is UserRun.owner else "address IS NOT NULL"
             query = (
                 select(column, func.count())

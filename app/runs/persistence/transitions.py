@@ -169,7 +169,7 @@ class Claim(Transition):
 
 
 def claimed_run(applied: Applied) -> ClaimedRun | None:
-    """The run that a Claim has claimed; None if it was refused."""
+    """The run that a Claim has claimed; None if the claim was refused."""
     row, event = applied.row, applied.event
     if row is None or event is None:
         return None

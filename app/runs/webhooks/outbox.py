@@ -84,7 +84,7 @@ async def put_in_outbox(
 
 
 class Outbox:
-    """The due deliveries. Each is claimed by one sender at a time.
+    """The due deliveries, each claimed by one sender at a time.
 
     Every method raises DatabaseUnavailable when the database can't be queried.
     """
@@ -132,8 +132,8 @@ class Outbox:
             return [(_key(row), row.host) for row in await connection.execute(query)]
 
     async def _begin(self, chosen: Sequence[Key]) -> list[Attempt]:
-        # Locked rows are skipped, not waited for: another process begins those. SQLite leaves the
-        # lock out; there the transaction is exclusive.
+        # Locked rows are skipped, not waited for: another process begins those attempts. SQLite
+        # leaves the lock out; there the transaction is exclusive.
         free = select(*_KEY_COLUMNS).where(_KEY.in_(chosen), *_is_due())
         begin = (
             update(WebhookDelivery)
