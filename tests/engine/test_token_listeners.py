@@ -16,7 +16,7 @@ from crewai.tools import tool
 from app.engine import Engine, OnToken, RunObserver, TaskFinished, TaskStarted
 from app.engine.llm import listener_of_call
 from tests.engine.crews import INPUTS, agent, one, react, task, three, zigzag
-from tests.engine.recording import Asked, RecordingLLM, Source, hashed
+from tests.engine.recording import RecordingLLM, Request, Source, hashed
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -42,15 +42,15 @@ class _Listening(RunObserver):
         self.pieces.append((index, piece))
 
 
-def _streaming(answer: Callable[[Asked, int], Any] = hashed) -> RecordingLLM:
-    """A model that asks for a listener as each call begins, as pooled models do."""
+def _streaming(answer: Callable[[Request, int], Any] = hashed) -> RecordingLLM:
+    """A model that gets a listener as each call begins, as pooled models do."""
 
-    def streamed(asked: Asked, nth: int) -> Any:
-        ask = listener_of_call.get()
-        listener = ask() if ask is not None else None
+    def streamed(request: Request, nth: int) -> Any:
+        listener_of = listener_of_call.get()
+        listener = listener_of() if listener_of is not None else None
         if listener is not None:
-            listener(asked.task or asked.messages[0]["content"])
-        return answer(asked, nth)
+            listener(request.task or request.messages[0]["content"])
+        return answer(request, nth)
 
     return RecordingLLM(streamed)
 
@@ -92,7 +92,7 @@ async def test_a_call_between_tasks_gets_no_listener() -> None:
         return Crew(agents=[first, second], tasks=[task(first), maybe])
 
     observer = await _run(crew, model, "native")
-    assert OUTSIDE in [asked.messages[0]["content"] for asked in model.asked]
+    assert OUTSIDE in [request.messages[0]["content"] for request in model.requests]
     assert [index for index, _ in observer.pieces] == ["0", "1"]
     assert OUTSIDE not in [piece for _, piece in observer.pieces]
 

@@ -86,6 +86,23 @@ async def test_a_run_goes_from_queued_to_running_to_succeeded(
     assert settled.lease_until is None
 
 
+async def test_of_two_transitions_at_once_the_first_counts(
+    worker: Worker, queries: RunQueries
+) -> None:
+    rows = worker("a")
+    run_id = await _add(rows)
+    claimed, none = await asyncio.gather(rows.claim(run_id), rows.claim(run_id))
+    assert claimed is not None
+    assert none is None
+    cancelled, settlement = await asyncio.gather(
+        rows.cancel(run_id), rows.settle(claimed, SUCCEEDED)
+    )
+    assert cancelled is RunStatus.CANCELLED
+    run = await queries.get(run_id)
+    assert run is not None
+    assert settlement == (RunStatus.CANCELLED, run.finished_at)
+
+
 async def test_outputs_keep_every_character(worker: Worker, queries: RunQueries) -> None:
     rows = worker("a")
     claimed = await _claim(rows, await _add(rows))

@@ -44,11 +44,13 @@ class Applied:
 
     `row` is the run's row before; None if the run is unknown or another attempt has begun.
     `status` is the state that the run has now. `event` is None if the transition was refused.
+    `changed_at` is the time at which the run changed, by this transition or by one just before it.
     """
 
     row: Row[Any] | None = None
     status: RunStatus | None = None
     event: Event | None = None
+    changed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +86,15 @@ class Transition(ABC):
     ) -> Sequence[Applied]:
         """Apply transitions of this kind in their order: an operation of group commits.
 
-        Locks the runs, checks each transition, changes the rows, and stores the events. Of two
-        transitions of one run, the second finds the state that the first has left.
+        Locks the runs, checks each transition, changes the rows, and stores the events. Of several
+        transitions of one run the first counts: no kind permits itself again.
         """
         now = datetime.now(UTC)
         rows = await locked(
             connection, (*_COMMON, *cls.columns), [one.run_id for one in transitions]
         )
         statuses = {run_id: RunStatus(row.status) for run_id, row in rows.items()}
+        changed: set[UUID] = set()
         applied: list[Applied] = []
         changes = []
         for one in transitions:
@@ -99,13 +102,15 @@ class Transition(ABC):
             if row is None or one.attempt not in (None, row.attempt):
                 applied.append(Applied())
                 continue
-            event = None
-            if statuses[one.run_id] in one.allowed and one.permits(row, now):
+            event, is_first = None, one.run_id not in changed
+            if is_first and statuses[one.run_id] in one.allowed and one.permits(row, now):
                 values = one.values(row, now)
                 changes.append({"the_run": one.run_id, **values})
+                changed.add(one.run_id)
                 statuses[one.run_id] = values["status"]
                 event = one.event(row, now)
-            applied.append(Applied(row, statuses[one.run_id], event))
+            changed_at = now if one.run_id in changed else None
+            applied.append(Applied(row, statuses[one.run_id], event, changed_at))
         await change(connection, changes)
         await store_events(
             connection,
@@ -240,8 +245,7 @@ def settlement(applied: Applied) -> Settlement | None:
     """How a run is settled after a Settle; None if it is unknown or another attempt's."""
     if applied.row is None or applied.status is None:
         return None
-    finished_at = applied.event.at if applied.event is not None else applied.row.finished_at
-    return Settlement(applied.status, finished_at)
+    return Settlement(applied.status, applied.changed_at or applied.row.finished_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
