@@ -2,10 +2,9 @@
 
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from app.access.api_keys import ApiKeys
@@ -16,9 +15,10 @@ from app.engine import Engine
 from app.engine.llm import close_models
 from app.model_setup import configured_model, models_of_crews
 from app.resources import open_database, open_store
+from app.runs.background import PeriodicService
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
-from app.runs.execution.lease_keeper import Recovery
+from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher
 from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.worker import Worker
 from app.runs.maintenance.retention import Retention
@@ -32,18 +32,13 @@ from app.runs.webhooks.url_guard import UrlGuard
 from app.settings import Settings
 from storage import OutputStore
 
-if TYPE_CHECKING:  # app.engine must be imported before crewai is
-    pass
-
-_MAX_BODY_BYTES = 1_000_000
-
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """A running service, without its HTTP side.
 
-    `stop` takes no more runs, waits that many seconds for those under way, hands the others
-    back and ends all watching. It may be called again, with less patience.
+    `stop` accepts no more runs, waits that many seconds for runs that execute, releases the others
+    to other workers and ends all subscriptions. You may call it again, with a shorter wait.
     """
 
     runs: RunService
@@ -54,15 +49,16 @@ class Service:
     database: Database
     api_keys: ApiKeys
     rate_limits: RateLimits
+    background: Sequence[PeriodicService]
 
 
 @asynccontextmanager
 async def open_service(settings: Settings, crews: Registry | None = None) -> AsyncIterator[Service]:
-    """Everything that runs crews, started; drained and closed at the end of the block.
+    """Start everything that runs crews; drain and close it at the end of the block.
 
     Raises:
-        SettingsError, DatabaseUnavailable, StorageError, CrewBroken: a part can't start; one
-            clear line.
+        SettingsError, DatabaseUnavailable, StorageError, CrewBroken: a part can't start; the
+            message is one line.
     """
     crews = crews or load_crews(settings)
     async with AsyncExitStack() as stack:
@@ -96,9 +92,6 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             interval_seconds=settings.cleanup_interval_seconds,
             probability=settings.cleanup_probability,
         )
-        stack.push_async_callback(sweeper.aclose)
-        await stack.enter_async_context(_retention(settings, database))
-        url_guard = await stack.enter_async_context(_webhooks(settings, database))
         worker = Worker(
             rows=rows,
             queries=queries,
@@ -110,6 +103,22 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             max_in_flight=settings.max_runs_in_flight,
             timeout_seconds=settings.run_timeout_seconds,
         )
+        lease_keeper = LeaseKeeper(rows, worker, lease_seconds=settings.lease_seconds)
+        stalled_runs = StalledRunDispatcher(queries, worker, max_attempts=settings.max_attempts)
+        background: list[PeriodicService] = [
+            sweeper,
+            lease_keeper,
+            stalled_runs,
+            PeerPoller(name, worker, events, queries, tokens),
+        ]
+        if settings.retention_days:
+            background.append(Retention(database, days=settings.retention_days))
+        url_guard = None
+        if secret := settings.webhook_secret_bytes:
+            url_guard = UrlGuard(allow_private=settings.webhook_allow_private)
+            stack.push_async_callback(url_guard.aclose)
+            outbox = Outbox(database, lease_seconds=LEASE_SECONDS)
+            background.append(WebhookSender(outbox, url_guard, secret=secret))
         runs = RunService(
             crews=crews,
             engine=engine,
@@ -122,55 +131,31 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         )
         rate_limits = RateLimits(database, settings.rates)
         stack.push_async_callback(rate_limits.aclose)
-        recovery = Recovery(rows, queries, worker, max_attempts=settings.max_attempts)
-        stack.push_async_callback(recovery.aclose)
-        neighbours = PeerPoller(name, worker, events, queries, tokens)
-        stack.push_async_callback(neighbours.aclose)
 
         async def stop(seconds: float) -> None:
-            runs.accepting = recovery.taking_over = False
+            runs.accepting = False
+            await stalled_runs.aclose()
             await worker.drain(seconds)
             events.close()
 
+        for periodic in background:
+            stack.push_async_callback(periodic.aclose)
+            periodic.start()
+        # Last, so that it happens first: leases are renewed while runs are waited for.
         stack.push_async_callback(stop, settings.shutdown_seconds)
-        sweeper.start()
-        recovery.start()
-        neighbours.start()
-        yield Service(runs, worker, events, stop, store, database, ApiKeys(database), rate_limits)
-
-
-@asynccontextmanager
-async def _webhooks(settings: Settings, database: Database) -> AsyncIterator[UrlGuard | None]:
-    """Webhooks are sent while the block lasts; where they may go, None if there are none."""
-    secret = settings.webhook_secret_bytes
-    if secret is None:
-        yield None
-        return
-    targets = UrlGuard(allow_private=settings.webhook_allow_private)
-    outbox = Outbox(database, lease_seconds=LEASE_SECONDS)
-    deliverer = WebhookSender(outbox, targets, secret=secret)
-    deliverer.start()
-    try:
-        yield targets
-    finally:
-        await deliverer.aclose()
-        await targets.aclose()
-
-
-@asynccontextmanager
-async def _retention(settings: Settings, database: Database) -> AsyncIterator[None]:
-    """Old runs are removed while the block lasts, if there is an age at which they are old."""
-    if not settings.retention_days:
-        yield
-        return
-    retention = Retention(database, days=settings.retention_days)
-    retention.start()
-    try:
-        yield
-    finally:
-        await retention.aclose()
+        yield Service(
+            runs,
+            worker,
+            events,
+            stop,
+            store,
+            database,
+            ApiKeys(database),
+            rate_limits,
+            background,
+        )
 
 
 def _worker_name() -> str:
-    """One name for each process that ever ran: a restarted one is another worker."""
+    """A name unique to this process: after a restart it is another worker."""
     return f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid4().hex[:8]}"

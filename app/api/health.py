@@ -1,4 +1,6 @@
-"""Health: `/health/live` (the process answers) and `/health/ready` (runs can be taken)."""
+"""Health: `/health/live` (the process responds) and `/health/ready` (it can accept runs)."""
+
+from collections.abc import Iterable
 
 import msgspec
 from litestar import Response, get
@@ -6,7 +8,7 @@ from litestar.datastructures import State
 
 from app.api.middleware.auth import PUBLIC
 from app.db import Database, DatabaseUnavailable
-from app.runs import RunService
+from app.runs import PeriodicService, RunService
 from storage import OutputStore, StorageError
 
 
@@ -17,20 +19,25 @@ class Health(msgspec.Struct):
     reasons: list[str] = []
 
 
-@get("/health/live", summary="Whether the process answers", opt=PUBLIC)
+@get("/health/live", summary="Whether the process responds", opt=PUBLIC)
 async def live() -> Health:
     return Health("ok")
 
 
-@get("/health/ready", summary="Whether runs can be taken", opt=PUBLIC)
+@get("/health/ready", summary="Whether the process can accept runs", opt=PUBLIC)
 async def ready(state: State) -> Response[Health]:
-    reasons = await _reasons(state.runs, state.database, state.store)
+    reasons = await _reasons(state.runs, state.database, state.store, state.background)
     if reasons:
         return Response(Health("unavailable", reasons), status_code=503)
     return Response(Health("ok"), status_code=200)
 
 
-async def _reasons(runs: RunService, database: Database, store: OutputStore) -> list[str]:
+async def _reasons(
+    runs: RunService,
+    database: Database,
+    store: OutputStore,
+    background: Iterable[PeriodicService],
+) -> list[str]:
     reasons = []
     if not runs.accepting:
         reasons.append("shutting down")
@@ -43,4 +50,5 @@ async def _reasons(runs: RunService, database: Database, store: OutputStore) -> 
             reasons.append("the output location belongs to another installation")
     except StorageError:
         reasons.append("the output backend is unavailable")
+    reasons += [each.problem for each in background if each.is_essential and each.problem]
     return reasons

@@ -3,6 +3,7 @@
 Entry points (`app.api`, `app.cli`) import from here; only the composition root imports the parts.
 """
 
+from app.runs.background import PeriodicService
 from app.runs.crew_info import CrewInfo, CrewInput
 from app.runs.errors import (
     AwaitingHuman,
@@ -56,6 +57,7 @@ __all__ = [
     "MissingInputs",
     "NotAwaitingHuman",
     "Overloaded",
+    "PeriodicService",
     "ReviewDecision",
     "Run",
     "RunError",

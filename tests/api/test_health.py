@@ -1,7 +1,12 @@
-"""Health: live while the process answers, ready while runs can be taken."""
+"""Health: live while the process responds, ready while it can accept runs."""
 
 from pathlib import Path
 
+import pytest
+
+from app.runs.events.token_relay import TokenRelay
+from app.runs.persistence.repository import RunRepository
+from tests.runs.scripted import until
 from tests.serving import Running, Serve
 
 
@@ -33,3 +38,30 @@ async def test_a_location_that_was_taken_over_makes_the_service_unready(
     assert response.status_code == 503
     assert "another installation" in response.json()["reasons"][0]
     assert str(tmp_path) not in response.text
+
+
+@pytest.mark.parametrize(
+    ("owner", "call", "name"),
+    [(RunRepository, "renew_leases", "lease renewal"), (TokenRelay, "subscribe", "peer polling")],
+)
+async def test_a_process_is_unready_while_a_loop_that_runs_depend_on_fails(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, owner: type[object], call: str, name: str
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("/a/secret/path")
+
+    async with serve() as service:
+
+        async def is_unready() -> bool:
+            response = await service.http.get("/health/ready")
+            reasons = response.json()["reasons"]
+            known = [f"{name} fails: unexpected error; the log has the details"]
+            return response.status_code == 503 and reasons == known
+
+        async def is_ready() -> bool:
+            return (await service.http.get("/health/ready")).status_code == 200
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, call, fail)
+            await until(is_unready)
+        await until(is_ready)

@@ -27,7 +27,7 @@ from app.engine import (
 )
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
-from app.runs.execution.lease_keeper import Recovery
+from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher
 from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.worker import Worker
 from app.runs.maintenance.sweeper import Sweeper
@@ -130,8 +130,9 @@ class Parts:
     database: Database
     engine: ScriptedEngine
     sweeper: Sweeper
-    recovery: Recovery
-    neighbours: PeerPoller
+    lease_keeper: LeaseKeeper
+    stalled_runs: StalledRunDispatcher
+    peer_poller: PeerPoller
 
     async def submit(
         self,
@@ -158,9 +159,14 @@ class Parts:
 
     async def stop(self, seconds: float) -> None:
         """What a stopping process does."""
-        self.runs.accepting = self.recovery.taking_over = False
+        self.runs.accepting = False
         await self.worker.drain(seconds)
-        await self.recovery.aclose()
+        await self.lease_keeper.aclose()
+
+    async def recover(self) -> None:
+        """One pass of what a process does at intervals: renew leases, dispatch stalled runs."""
+        await self.lease_keeper.run_once()
+        await self.stalled_runs.run_once()
 
 
 @asynccontextmanager
@@ -212,8 +218,9 @@ async def running_service(
         max_runs=max_in_flight + max_queued,
         url_guard=url_guard,
     )
-    recovery = Recovery(rows, queries, worker, max_attempts=max_attempts)
-    neighbours = PeerPoller(name, worker, events, queries, tokens)
+    lease_keeper = LeaseKeeper(rows, worker, lease_seconds=60)
+    stalled_runs = StalledRunDispatcher(queries, worker, max_attempts=max_attempts)
+    peer_poller = PeerPoller(name, worker, events, queries, tokens)
     try:
         yield Parts(
             runs,
@@ -225,11 +232,12 @@ async def running_service(
             database,
             engine,
             sweeper,
-            recovery,
-            neighbours,
+            lease_keeper,
+            stalled_runs,
+            peer_poller,
         )
     finally:
-        await neighbours.aclose()
+        await peer_poller.aclose()
         await worker.drain(5)
         await sweeper.aclose()
         await rows.aclose()

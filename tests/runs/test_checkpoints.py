@@ -50,7 +50,7 @@ async def _interrupted(database: Database, store: OutputStore, script: Script, t
 
 
 async def _continued(parts: Parts, run_id: UUID) -> Run:
-    await parts.recovery.look()
+    await parts.recover()
 
     async def settled() -> bool:
         return (await parts.runs.get(run_id, OPERATOR)).finished_at is not None

@@ -114,7 +114,7 @@ async def test_another_users_stalled_run_is_claimed_before_five_thousand_older_o
         await stopped.stop(0)
     async with running_service(database, store, _brief, max_in_flight=4, max_queued=6000) as parts:
         begun = datetime.now(UTC)
-        await parts.recovery.look()
+        await parts.recover()
 
         async def is_settled() -> bool:
             return (await parts.runs.get(run_id, ONE)).finished_at is not None

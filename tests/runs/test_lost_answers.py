@@ -76,12 +76,12 @@ async def test_of_claiming_a_run_it_is_done_when_its_lease_has_ended(
 async def _is_done_when_its_lease_has_ended(parts: Parts) -> None:
     """The worker renews the leases of what it knows that it carries, and of nothing else."""
     before = await _lease_until(parts.database)
-    await parts.recovery.look()
+    await parts.recover()
     assert await _lease_until(parts.database) == before
     async with parts.database.write() as connection:
         past = datetime.now(UTC) - timedelta(seconds=1)
         await connection.execute(update(UserRun).values(lease_until=past))
-    await parts.recovery.look()
+    await parts.recover()
 
     async def done() -> bool:
         return await parts.statuses() == ["succeeded"]

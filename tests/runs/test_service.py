@@ -336,7 +336,7 @@ async def test_a_stalled_run_is_claimed_and_leaves_nothing_of_any_attempt(
         await until(captured)
         await stopped.stop(0)
     async with running_service(database, store, succeed) as parts:
-        await parts.recovery.look()
+        await parts.recover()
 
         async def succeeded() -> bool:
             return await parts.statuses() == ["succeeded"] and await parts.stored() == 0
@@ -360,7 +360,7 @@ async def test_a_run_whose_workers_are_lost_again_and_again_is_given_up(
             if attempt == 1:
                 run_id = await parts.submit("poem", INPUTS, OPERATOR)
             else:
-                await parts.recovery.look()
+                await parts.recover()
 
             async def begun(
                 parts: Parts = parts, number: int = attempt, run_id: UUID = run_id
@@ -371,7 +371,7 @@ async def test_a_run_whose_workers_are_lost_again_and_again_is_given_up(
             await until(begun)
             await parts.stop(0)
     async with running_service(database, store, hang, max_attempts=max_attempts) as parts:
-        await parts.recovery.look()
+        await parts.recover()
         run = await parts.runs.get(run_id, OPERATOR)
         error = f"given up after {max_attempts} attempts that did not end"
         assert (run.status, run.error_type, run.error) == ("failed", "worker_lost", error)

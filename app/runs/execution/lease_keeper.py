@@ -1,70 +1,87 @@
-"""Keeps what this worker holds, and takes up runs that are in nobody's hands."""
+"""Leases on runs: renewed while this worker executes them; stalled runs of others are dispatched.
 
-import asyncio
+A run is stalled when its lease has ended before the run did: its worker was lost.
+"""
+
 import logging
+from time import monotonic
+from typing import Final
 
 from app.db import DatabaseUnavailable
+from app.runs.background import PeriodicService
 from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 
 logger = logging.getLogger("crew_capture.runs")
 
-_INTERVAL_SECONDS = 5.0
-# Enough to keep a worker busy until the next look.
-_RUNS_PER_LOOK = 1000
+_INTERVAL_SECONDS: Final = 5.0
+# Enough to keep a worker busy until the next pass.
+_RUNS_PER_PASS: Final = 1000
 
 
-class Recovery:
-    """Renews this worker's leases and takes over runs whose lease has ended."""
+class LeaseKeeper(PeriodicService):
+    """Renews the leases of this worker's runs, and releases them when it is closed."""
 
-    def __init__(
-        self, rows: RunRepository, queries: RunQueries, worker: Worker, *, max_attempts: int
-    ) -> None:
+    name = "lease renewal"
+    is_essential = True
+
+    def __init__(self, rows: RunRepository, worker: Worker, *, lease_seconds: float) -> None:
+        super().__init__(_INTERVAL_SECONDS)
         self._rows = rows
-        self._queries = queries
         self._worker = worker
-        self._max_attempts = max_attempts
-        self._looking: asyncio.Task[None] | None = None
-        self.taking_over = True
-        """Whether abandoned runs are taken up; a worker that stops only keeps what it holds."""
+        self._lease_seconds = lease_seconds
+        self._renewed_at = monotonic()
 
-    def start(self) -> None:
-        """Look now, and from then on at every interval."""
-        self._looking = asyncio.create_task(self._look_forever())
+    @property
+    def problem(self) -> str | None:
+        """Also reports leases that may have ended, because no renewal has completed in time."""
+        seconds = monotonic() - self._renewed_at
+        if seconds > self._lease_seconds:
+            return f"leases have not been renewed for {seconds:.0f} s"
+        return super().problem
+
+    async def run_once(self) -> None:
+        """Renew the leases of the runs that the worker executes or has queued.
+
+        Raises:
+            DatabaseUnavailable: some leases may not be renewed.
+        """
+        begun = monotonic()
+        await self._rows.renew_leases(self._worker.run_ids)
+        self._renewed_at = begun
 
     async def aclose(self) -> None:
-        """Stop looking, and let go of what this worker still holds."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        await super().aclose()
         try:
             await self._rows.release()
         except DatabaseUnavailable:
-            logger.warning("The database is away: unfinished runs wait for their lease to end")
+            logger.warning("The database is unavailable: unfinished runs wait until leases end")
 
-    async def look(self) -> None:
-        """Renew the leases held and dispatch what nobody holds.
+
+class StalledRunDispatcher(PeriodicService):
+    """Dispatches stalled runs to this worker, and gives up those that stalled too often."""
+
+    name = "dispatch of stalled runs"
+
+    def __init__(self, queries: RunQueries, worker: Worker, *, max_attempts: int) -> None:
+        super().__init__(_INTERVAL_SECONDS)
+        self._queries = queries
+        self._worker = worker
+        self._max_attempts = max_attempts
+
+    async def run_once(self) -> None:
+        """Look for stalled runs once.
 
         Raises:
-            DatabaseUnavailable: the database can't be asked.
+            DatabaseUnavailable: the runs not dispatched by then stay stalled.
         """
-        await self._rows.renew_leases(self._worker.run_ids)
-        if not self.taking_over:
-            return
-        for run in await self._queries.stalled(_RUNS_PER_LOOK):
+        for run in await self._queries.stalled(_RUNS_PER_PASS):
+            if run.run_id in self._worker:  # its renewal is late
+                continue
             if run.failed_attempts >= self._max_attempts:
                 await self._worker.give_up(run)
-            elif run.run_id not in self._worker:
-                logger.info(
-                    "Taking over run %s after %d attempt(s)", run.run_id, run.failed_attempts
-                )
+            else:
+                failed = run.failed_attempts
+                logger.info("Dispatching stalled run %s after %d attempt(s)", run.run_id, failed)
                 self._worker.dispatch(run.run_id, run.owner, run.crew)
-
-    async def _look_forever(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except DatabaseUnavailable:
-                logger.warning("The database is away: leases could not be renewed")
-            await asyncio.sleep(_INTERVAL_SECONDS)

@@ -297,7 +297,7 @@ class Worker:
         except StorageError as error:
             logger.warning("Failed to cleanup %s: %s", run_id, error)
         if random.random() < self._sweeper.probability:  # noqa: S311 - not a secret
-            self._sweeper.sweep_soon()
+            self._sweeper.wake()
 
     async def _persist(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Retry while the database is away, however long: an accepted run is never dropped."""

@@ -1,23 +1,23 @@
-"""Sweeps: what runs left behind in the store, removed by age."""
+"""Sweeps: removal of orphans, the outputs that runs left behind in the store, by age."""
 
-import asyncio
 import contextlib
-import time
 
 from app.db import DatabaseUnavailable
+from app.runs.background import PeriodicService
 from app.runs.events.token_relay import TokenRelay
 from app.runs.persistence.queries import RunQueries
 from storage import OutputStore, SweepReport
 
-# A sweep in the background is followed by a rest of so many times its length.
-_RESTS = 20
 
+class Sweeper(PeriodicService):
+    """Removes orphans older than the age limit: at start, at an interval, and when woken.
 
-class Sweeper:
-    """Removes orphans older than the age limit: at start, on a timer, and when asked to.
-
-    Outputs of unsettled runs are kept; if the database can't be asked, nothing is removed.
+    Outputs of unsettled runs are kept. While the database is unavailable, nothing is removed.
     """
+
+    name = "sweep"
+    # Under load the sweeper is woken all the time, and each sweep looks at thousands of outputs.
+    rest_factor = 20.0
 
     def __init__(
         self,
@@ -29,42 +29,20 @@ class Sweeper:
         interval_seconds: float,
         probability: float,
     ) -> None:
+        super().__init__(interval_seconds)
         self._store = store
         self._queries = queries
         self._tokens = tokens
         self._max_age_seconds = max_age_seconds
-        self._interval_seconds = interval_seconds
-        self._wanted = asyncio.Event()
-        self._sweeping: asyncio.Task[None] | None = None
         self.probability = probability
-        """The share of runs after which a sweep is asked for."""
+        """The share of runs after which the worker wakes the sweeper."""
 
-    def start(self) -> None:
-        """Sweep now, and from then on in the background."""
-        self._wanted.set()
-        self._sweeping = asyncio.create_task(self._sweep_forever())
-
-    def sweep_soon(self) -> None:
-        """Ask for a sweep in the background; those asked for during one and its rest are one."""
-        self._wanted.set()
+    async def run_once(self) -> None:
+        """Sweep once."""
+        await self.sweep()
 
     async def sweep(self) -> SweepReport:
-        """Sweep once, now; what hinders it is logged and in the report."""
+        """Sweep once; obstacles are logged and in the report."""
         with contextlib.suppress(DatabaseUnavailable):
             await self._tokens.sweep()
         return await self._store.sweep(self._max_age_seconds, find_needed=self._queries.unsettled)
-
-    async def aclose(self) -> None:
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
-
-    async def _sweep_forever(self) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), self._interval_seconds)
-            self._wanted.clear()
-            begun = time.monotonic()
-            await self.sweep()
-            # Under load a sweep is asked for all the time, and looks at thousands of outputs.
-            await asyncio.sleep((time.monotonic() - begun) * _RESTS)

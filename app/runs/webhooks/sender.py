@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import hmac
 import logging
@@ -15,6 +14,7 @@ import aiohttp
 import msgspec
 
 from app.db import DatabaseUnavailable
+from app.runs.background import PeriodicService
 from app.runs.records import DeliveryStatus
 from app.runs.webhooks.outbox import Attempt, Attempted, Outbox
 from app.runs.webhooks.url_guard import AddressRefused, UrlGuard
@@ -31,9 +31,9 @@ TIMEOUT_SECONDS: Final = 15.0
 LEASE_SECONDS: Final = 30.0
 
 _JITTER: Final = 0.2  # receivers that were away are not all told again at once
-_LOOK_SECONDS: Final = 1.0
-_MAX_UNDER_WAY: Final = 64
-_MAX_UNDER_WAY_PER_HOST: Final = 16  # one that never answers leaves room for the others
+_POLL_SECONDS: Final = 1.0
+_MAX_IN_FLIGHT: Final = 64
+_MAX_IN_FLIGHT_PER_HOST: Final = 16  # one that never answers leaves room for the others
 
 
 def sign(secret: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
@@ -43,81 +43,77 @@ def sign(secret: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
-class WebhookSender:
-    """Sends what is in the outbox, beside the runs and never in their way.
+class WebhookSender(PeriodicService):
+    """Sends the deliveries of the outbox, beside the runs and never in their way.
 
     Each event arrives at least once, unless its receiver refuses it for as long as
     `retry_delays_seconds` last. Several processes may share an outbox.
     """
 
+    name = "webhook delivery"
+
     def __init__(
         self,
         outbox: Outbox,
-        targets: UrlGuard,
+        url_guard: UrlGuard,
         *,
         secret: bytes,
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS,
     ) -> None:
+        super().__init__(_POLL_SECONDS)
         self._outbox = outbox
-        self._targets = targets
+        self._url_guard = url_guard
         self._secret = secret
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._retry_delays_seconds = retry_delays_seconds
-        self._under_way: dict[asyncio.Task[None], Attempt] = {}
-        self._freed = asyncio.Event()
-        self._sending: asyncio.Task[None] | None = None
+        self._in_flight: dict[asyncio.Task[None], Attempt] = {}
+        self._session: aiohttp.ClientSession | None = None
 
     def __len__(self) -> int:
-        """How many deliveries are under way."""
-        return len(self._under_way)
+        """How many deliveries are in flight."""
+        return len(self._in_flight)
 
-    def start(self) -> None:
-        """Look for what is due now, and from then on every second."""
-        self._sending = asyncio.create_task(self._send_forever())
+    async def run_once(self) -> None:
+        """Begin an attempt at each delivery that is due, within the limits in flight.
+
+        Raises:
+            DatabaseUnavailable: the outbox can't be read.
+        """
+        session = self._session = self._session or self._open_session()
+        for attempt in await self._outbox.claim(
+            list(self._in_flight.values()),
+            limit=_MAX_IN_FLIGHT,
+            limit_per_host=_MAX_IN_FLIGHT_PER_HOST,
+        ):
+            task = asyncio.create_task(self._send(session, attempt))
+            self._in_flight[task] = attempt
+            task.add_done_callback(self._forget)
 
     async def aclose(self) -> None:
-        """Stop; deliveries under way are left for whoever looks when their lease has ended."""
-        tasks = [*self._under_way, *([self._sending] if self._sending else [])]
-        for task in tasks:
+        """Stop; deliveries in flight are sent again once their lease has ended."""
+        await super().aclose()
+        deliveries = list(self._in_flight)
+        for task in deliveries:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*deliveries, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
         await self._outbox.aclose()
 
-    async def _send_forever(self) -> None:
-        async with aiohttp.ClientSession(
-            connector=self._targets.connector(),
+    def _open_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=self._url_guard.connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
             headers={"User-Agent": "crew-capture"},
-        ) as session:
-            while True:
-                self._freed.clear()
-                try:
-                    await self._send_due(session)
-                except DatabaseUnavailable:
-                    logger.debug("The database is away: webhooks wait")
-                except Exception:  # the next look may do better; without looks nothing is sent
-                    logger.exception("Webhooks that are due could not be looked up")
-                await self._wait()
-
-    async def _wait(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._freed.wait(), _LOOK_SECONDS)
-
-    async def _send_due(self, session: aiohttp.ClientSession) -> None:
-        for attempt in await self._outbox.claim(
-            list(self._under_way.values()),
-            limit=_MAX_UNDER_WAY,
-            limit_per_host=_MAX_UNDER_WAY_PER_HOST,
-        ):
-            task = asyncio.create_task(self._send(session, attempt))
-            self._under_way[task] = attempt
-            task.add_done_callback(self._forget)
+        )
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        del self._under_way[task]
-        self._freed.set()
+        del self._in_flight[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("A webhook could not be sent; it is due again later", exc_info=error)
+        self.wake()  # its slot is free
 
     async def _send(self, session: aiohttp.ClientSession, attempt: Attempt) -> None:
         attempted = self._classify(attempt, await self._post(session, attempt))

@@ -1,0 +1,130 @@
+"""Periodic services: the background loops of a process, which no error ends."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from abc import ABC, abstractmethod
+from typing import ClassVar, Final
+
+from app.db import DatabaseUnavailable
+
+logger = logging.getLogger("crew_capture.runs")
+
+# Jitter: processes that start together spread their passes, and so their load on the database.
+_JITTER: Final = 0.1
+# Exponential backoff after failures, up to the interval.
+_FIRST_RETRY_SECONDS: Final = 0.5
+
+
+class PeriodicService(ABC):
+    """Repeats `run_once` until it is closed: at the start, at every interval, and on `wake`.
+
+    An error ends one pass, never the service. Each kind of failure is logged once, until a pass
+    succeeds; meanwhile `problem` describes it, and the next pass follows sooner than usual.
+    """
+
+    name: ClassVar[str]
+    """The name of the work, for messages."""
+
+    is_essential: ClassVar[bool] = False
+    """Whether runs depend on it: the process is not ready while an essential service fails."""
+
+    rest_factor: ClassVar[float] = 0.0
+    """Length of the rest after a pass, in lengths of the pass. `wake` does not shorten the rest."""
+
+    def __init__(self, interval_seconds: float) -> None:
+        self._interval_seconds = interval_seconds
+        self._awake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._failure: type[BaseException] | None = None
+
+    @abstractmethod
+    async def run_once(self) -> float | None:
+        """Do the work of one pass.
+
+        Returns the seconds after which the next pass is due; None stands for the interval.
+        """
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the service, in one line without internals; None while it works."""
+        return f"{self.name} fails: {_reason(self._failure)}" if self._failure else None
+
+    def start(self) -> None:
+        """Begin the first pass."""
+        self._task = asyncio.create_task(self._run_forever(), name=self.name)
+
+    def wake(self) -> None:
+        """Begin the next pass early. Wakes during a pass and its rest are joined into one."""
+        self._awake.set()
+
+    async def aclose(self) -> None:
+        """Cancel the pass under way and end the service. Closing it again is safe."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run_forever(self) -> None:
+        while True:
+            self._awake.clear()
+            begun = time.monotonic()
+            due_seconds = await self._attempt()
+            if self._failures:
+                await asyncio.sleep(_jittered(self._backoff_seconds))
+                continue
+            await asyncio.sleep(self.rest_factor * (time.monotonic() - begun))
+            if due_seconds is None:
+                due_seconds = _jittered(self._interval_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(due_seconds):
+                    await self._awake.wait()
+
+    async def _attempt(self) -> float | None:
+        """Run one pass; note and log whether it failed."""
+        try:
+            due_seconds = await self.run_once()
+        except asyncio.CancelledError as error:
+            if _is_cancelling():
+                raise
+            self._record_failure(error)  # something that the pass waited for was cancelled
+        except Exception as error:
+            self._record_failure(error)
+        else:
+            if self._failures:
+                logger.info("%s works again", self.name.capitalize())
+            self._failures, self._failure = 0, None
+            return due_seconds
+        return None
+
+    @property
+    def _backoff_seconds(self) -> float:
+        doublings = min(self._failures - 1, 20)
+        return min(self._interval_seconds, _FIRST_RETRY_SECONDS * 2.0**doublings)
+
+    def _record_failure(self, error: BaseException) -> None:
+        self._failures += 1
+        is_known, self._failure = self._failure is type(error), type(error)
+        if is_known:
+            logger.debug("%s", self.problem)
+        elif isinstance(error, DatabaseUnavailable):
+            logger.warning("%s", self.problem)
+        else:
+            logger.error("%s", self.problem, exc_info=error)
+
+
+def _reason(failure: type[BaseException]) -> str:
+    if issubclass(failure, DatabaseUnavailable):
+        return "the database is unavailable"
+    return "unexpected error; the log has the details"
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - not a secret
