@@ -5,7 +5,14 @@ from app.db.group_commit import GroupCommit
 from app.db.inserts import insert_new
 from app.db.installation import Installation, installation_id
 from app.db.migrate import migrate
-from app.db.session import MAX_IDS_PER_STATEMENT, Base, Database, DatabaseUnavailable, UtcDateTime
+from app.db.session import (
+    MAX_IDS_PER_STATEMENT,
+    Base,
+    Database,
+    DatabaseUnavailable,
+    UtcDateTime,
+    notify,
+)
 
 __all__ = [
     "MAX_IDS_PER_STATEMENT",
@@ -19,4 +26,5 @@ __all__ = [
     "insert_new",
     "installation_id",
     "migrate",
+    "notify",
 ]

@@ -1,6 +1,7 @@
 """The database engine: SQLite in WAL mode or PostgreSQL, by one URL."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -58,6 +59,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = async_url(url)
         self.engine = _create_engine(self.url)
+        self._listeners: dict[str, set[Callable[[], None]]] = defaultdict(set)
 
     @property
     def is_sqlite(self) -> bool:
@@ -78,17 +80,30 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed when the block ends, rolled back when it raises.
 
-        On SQLite it takes the write lock at its start, so that what it reads is
-        what it changes.
+        On SQLite it acquires the write lock at its start, so that no row changes between a
+        read and a write. Once it is committed, the channels of `notify` are notified.
 
         Raises:
-            DatabaseUnavailable: the database can't be asked.
+            DatabaseUnavailable: the database can't be queried.
         """
+        channels: set[str] = set()
         with _mapped_errors():
             async with self.engine.connect() as connection:
-                await connection.execution_options(writes=True)
+                await connection.execution_options(writes=True, channels=channels)
                 async with connection.begin():
                     yield connection
+        for channel in channels:
+            for callback in tuple(self._listeners[channel]):
+                callback()
+
+    def listen(self, channel: str, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after each commit here of a transaction that notified the channel.
+
+        Commits of other processes are not included. Returns a function that stops listening.
+        """
+        listeners = self._listeners[channel]
+        listeners.add(callback)
+        return lambda: listeners.discard(callback)
 
     async def ping(self) -> None:
         """Raise DatabaseUnavailable unless the database answers."""
@@ -99,8 +114,18 @@ class Database:
         await self.engine.dispose()
 
 
+def notify(connection: AsyncConnection, channel: str) -> None:
+    """Notify this process's listeners of a channel, once, when the transaction is committed.
+
+    Nothing is sent for a transaction that is rolled back, or whose commit is not confirmed.
+    """
+    connected = connection.sync_connection
+    assert connected is not None  # noqa: S101 - the transaction has begun
+    connected.get_execution_options()["channels"].add(channel)
+
+
 def async_url(url: str) -> URL:
-    """The URL with the asynchronous driver that serves it."""
+    """The URL with the asynchronous driver for it."""
     parsed = make_url(url)
     if parsed.get_backend_name() in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+asyncpg")

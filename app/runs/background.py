@@ -35,18 +35,16 @@ class PeriodicService(ABC):
     """Length of the rest after a pass, in lengths of the pass. `wake` does not shorten the rest."""
 
     def __init__(self, interval_seconds: float) -> None:
-        self._interval_seconds = interval_seconds
+        self.interval_seconds = interval_seconds
+        """The longest rest between two passes."""
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
         self._failure: type[BaseException] | None = None
 
     @abstractmethod
-    async def run_once(self) -> float | None:
-        """Do the work of one pass.
-
-        Returns the seconds after which the next pass is due; None stands for the interval.
-        """
+    async def run_once(self) -> None:
+        """Do the work of one pass."""
 
     @property
     def problem(self) -> str | None:
@@ -71,21 +69,19 @@ class PeriodicService(ABC):
         while True:
             self._awake.clear()
             begun = time.monotonic()
-            due_seconds = await self._attempt()
+            await self._attempt()
             if self._failures:
                 await asyncio.sleep(_jittered(self._backoff_seconds))
                 continue
             await asyncio.sleep(self.rest_factor * (time.monotonic() - begun))
-            if due_seconds is None:
-                due_seconds = _jittered(self._interval_seconds)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(due_seconds):
+                async with asyncio.timeout(_jittered(self.interval_seconds)):
                     await self._awake.wait()
 
-    async def _attempt(self) -> float | None:
+    async def _attempt(self) -> None:
         """Run one pass; note and log whether it failed."""
         try:
-            due_seconds = await self.run_once()
+            await self.run_once()
         except asyncio.CancelledError as error:
             if _is_cancelling():
                 raise
@@ -96,13 +92,11 @@ class PeriodicService(ABC):
             if self._failures:
                 logger.info("%s works again", self.name.capitalize())
             self._failures, self._failure = 0, None
-            return due_seconds
-        return None
 
     @property
     def _backoff_seconds(self) -> float:
         doublings = min(self._failures - 1, 20)
-        return min(self._interval_seconds, _FIRST_RETRY_SECONDS * 2.0**doublings)
+        return min(self.interval_seconds, _FIRST_RETRY_SECONDS * 2.0**doublings)
 
     def _record_failure(self, error: BaseException) -> None:
         self._failures += 1

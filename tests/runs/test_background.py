@@ -32,13 +32,11 @@ class Counting(PeriodicService):
         super().__init__(interval_seconds)
         self.errors = list(errors)
         self.passes = 0
-        self.due_seconds: float | None = None
 
-    async def run_once(self) -> float | None:
+    async def run_once(self) -> None:
         self.passes += 1
         if self.errors:
             raise self.errors.pop(0)
-        return self.due_seconds
 
     async def has_run(self, times: int) -> None:
         async def has() -> bool:
@@ -65,21 +63,16 @@ async def test_a_service_runs_at_the_start_when_woken_and_at_its_interval() -> N
     timed = Counting(interval_seconds=0.01)
     async with _started(timed):
         await timed.has_run(4)
-    due = Counting()
-    due.due_seconds = 0.01
-    async with _started(due):
-        await due.has_run(4)
 
 
 async def test_wakes_during_a_pass_are_joined_into_one() -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(Counting):
-        async def run_once(self) -> float | None:
+        async def run_once(self) -> None:
             await super().run_once()
             begun.set()
             await go_on.wait()
-            return None
 
     slow = Slow()
     async with _started(slow):
@@ -101,11 +94,11 @@ async def test_after_a_pass_it_rests_in_proportion_and_no_wake_shortens_that() -
             super().__init__()
             self.begun: list[float] = []
 
-        async def run_once(self) -> float | None:
+        async def run_once(self) -> None:
             self.begun.append(time.monotonic())
             self.wake()
             await asyncio.sleep(0.05)
-            return await super().run_once()
+            await super().run_once()
 
     resting = Resting()
     async with _started(resting):
@@ -137,7 +130,10 @@ async def test_each_kind_of_failure_is_logged_once_until_it_works_again(
     assert caplog.records[0].exc_info
 
 
-async def test_a_failing_service_says_so_and_retries_before_its_interval() -> None:
+async def test_a_failing_service_says_so_and_retries_before_its_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.runs.background._FIRST_RETRY_SECONDS", 0.02)
     service = Counting(ValueError("/a/path"))
     async with _started(service):
         await service.has_run(1)
@@ -192,6 +188,7 @@ async def test_an_unexpected_error_ends_no_service(
         return await original(*args, **kwargs)  # type: ignore[misc]
 
     monkeypatch.setattr(owner, call, fail_at_first)
+    monkeypatch.setattr("app.runs.background._FIRST_RETRY_SECONDS", 0.02)
     async with running_service(database, store) as parts:
         guard = UrlGuard(allow_private=True)
         sender = WebhookSender(Outbox(database, lease_seconds=60), guard, secret=b"secret")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -18,7 +19,7 @@ from app.db import Database
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.models import WebhookDelivery
 from app.runs.records import Delivery, RunOptions, webhooks_at
-from app.runs.webhooks.outbox import Outbox, put_in_outbox
+from app.runs.webhooks.outbox import Attempt, Outbox, put_in_outbox
 from app.runs.webhooks.sender import RETRY_DELAYS_SECONDS, WebhookSender, sign
 from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
@@ -126,6 +127,45 @@ async def test_a_run_reports_its_tasks_and_its_end(parts: Parts, targets: UrlGua
     assert sorted(task["name"] for task in tasks) == sorted(TASKS)
     assert {task["run_id"] for task in tasks} == {str(run_id)}
     assert set(tasks[0]) == {"run_id", "crew", "index", "name", "agent", "started_at"}
+
+
+async def test_deliveries_and_retries_do_not_wait_for_the_next_poll(
+    parts: Parts, targets: UrlGuard
+) -> None:
+    polled = asyncio.Event()
+
+    class WatchedOutbox(Outbox):
+        async def claim(self, *args: Any, **kwargs: Any) -> list[Attempt]:
+            due = await super().claim(*args, **kwargs)
+            polled.set()
+            return due
+
+    outbox = WatchedOutbox(parts.database, lease_seconds=60)
+    sender = WebhookSender(
+        outbox, targets, secret=SECRET, retry_delays_seconds=(0.3,) * 6, poll_seconds=600
+    )
+    async with receiving(fails_first(2)) as receiver:
+        sender.start()
+        await polled.wait()
+        run_id = await _run(parts, receiver.url)
+        await _until_all_are(parts, run_id, "delivered")
+        await sender.aclose()
+    assert set(receiver.ids.values()) == {3}
+
+
+async def test_only_runs_with_webhooks_wake_the_sender(parts: Parts) -> None:
+    outbox, woken = Outbox(parts.database, lease_seconds=60), asyncio.Event()
+    stop_listening = outbox.listen(woken.set)
+    await parts.run("poem", INPUTS, OPERATOR)
+    await parts.rows.aclose()  # all is committed
+    assert not woken.is_set()
+    run_id = await _run(parts, "http://127.0.0.1:9/")
+    assert woken.is_set()
+    woken.clear()
+    stop_listening()
+    await _deliveries(parts, run_id)
+    await _deliveries(parts, await _run(parts, "http://127.0.0.1:9/"))
+    assert not woken.is_set()
 
 
 async def test_a_failed_and_a_cancelled_run_are_reported(

@@ -1,7 +1,7 @@
 """The transactional outbox of webhooks: deliveries are committed with the events they report."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from yarl import URL
 
-from app.db import Database, GroupCommit, insert_new
+from app.db import Database, GroupCommit, insert_new, notify
 from app.runs.events.event import Event
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
 from app.runs.records import DeliveryStatus, Webhook, WebhookKind, Webhooks, webhook_id
@@ -20,6 +20,8 @@ from app.runs.webhooks.payloads import SUBSCRIBED_EVENTS, body
 
 # The number of due deliveries from which some are chosen.
 _DUE_PER_QUERY: Final = 500
+# The channel on which commits of new deliveries are notified.
+_NEW_DELIVERIES: Final = "webhook_deliveries"
 
 # Of a delivery: its run, its event, and the kind of the webhook.
 Key = tuple[UUID, int, WebhookKind]
@@ -80,7 +82,9 @@ async def put_in_outbox(
         for kind, webhook in webhooks.items()
         if event.type in SUBSCRIBED_EVENTS[kind]
     ]
-    await insert_new(connection, WebhookDelivery, rows)
+    if rows:
+        await insert_new(connection, WebhookDelivery, rows)
+        notify(connection, _NEW_DELIVERIES)
 
 
 class Outbox:
@@ -116,6 +120,13 @@ class Outbox:
     async def record(self, attempted: Attempted) -> None:
         """Commit the result of an attempt; nothing if another has begun meanwhile."""
         await self._writes.submit(self._record_all, attempted)
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` whenever this process has committed new deliveries.
+
+        Returns a function that stops listening.
+        """
+        return self._database.listen(_NEW_DELIVERIES, callback)
 
     async def aclose(self) -> None:
         """Wait for the writes under way."""

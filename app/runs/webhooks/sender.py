@@ -31,7 +31,8 @@ TIMEOUT_SECONDS: Final = 15.0
 LEASE_SECONDS: Final = 30.0
 
 _JITTER: Final = 0.2  # receivers that were away are not all told again at once
-_POLL_SECONDS: Final = 1.0
+# New deliveries of this process and its retries wake the sender. Polling finds those of others.
+POLL_SECONDS: Final = 1.0
 _MAX_IN_FLIGHT: Final = 64
 _MAX_IN_FLIGHT_PER_HOST: Final = 16  # one that never answers leaves room for the others
 
@@ -51,6 +52,8 @@ class WebhookSender(PeriodicService):
     """
 
     name = "webhook delivery"
+    # Under load each commit wakes the sender: deliveries of several commits share a pass.
+    rest_factor = 1.0
 
     def __init__(
         self,
@@ -60,8 +63,9 @@ class WebhookSender(PeriodicService):
         secret: bytes,
         timeout_seconds: float = TIMEOUT_SECONDS,
         retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        super().__init__(_POLL_SECONDS)
+        super().__init__(poll_seconds)
         self._outbox = outbox
         self._url_guard = url_guard
         self._secret = secret
@@ -69,6 +73,7 @@ class WebhookSender(PeriodicService):
         self._retry_delays_seconds = retry_delays_seconds
         self._in_flight: dict[asyncio.Task[None], Attempt] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._stop_listening = outbox.listen(self.wake)
 
     def __len__(self) -> int:
         """How many deliveries are in flight."""
@@ -80,6 +85,8 @@ class WebhookSender(PeriodicService):
         Raises:
             DatabaseUnavailable: the outbox can't be read.
         """
+        if len(self._in_flight) >= _MAX_IN_FLIGHT:
+            return
         session = self._session = self._session or self._open_session()
         for attempt in await self._outbox.claim(
             list(self._in_flight.values()),
@@ -92,6 +99,7 @@ class WebhookSender(PeriodicService):
 
     async def aclose(self) -> None:
         """Stop; deliveries in flight are sent again once their lease has ended."""
+        self._stop_listening()
         await super().aclose()
         deliveries = list(self._in_flight)
         for task in deliveries:
@@ -129,6 +137,15 @@ class WebhookSender(PeriodicService):
             await self._outbox.record(attempted)
         except DatabaseUnavailable:
             logger.warning("Webhook %s may be sent again: database away", attempt.webhook_id)
+        else:
+            if attempted.due_at is not None:
+                self._wake_at(attempted.due_at)
+
+    def _wake_at(self, due_at: datetime) -> None:
+        """Wake for a retry that is due before the next poll."""
+        seconds = (due_at - datetime.now(UTC)).total_seconds()
+        if seconds < self.interval_seconds:
+            asyncio.get_running_loop().call_later(seconds, self.wake)
 
     def _classify(self, attempt: Attempt, answer: int | str) -> Attempted:
         """What an answer means: an HTTP status, or what kept it from coming."""
