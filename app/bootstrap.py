@@ -103,13 +103,13 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             max_in_flight=settings.max_runs_in_flight,
             timeout_seconds=settings.run_timeout_seconds,
         )
-        lease_keeper = LeaseKeeper(rows, worker, lease_seconds=settings.lease_seconds)
+        lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         stalled_runs = StalledRunDispatcher(queries, worker, max_attempts=settings.max_attempts)
         background: list[PeriodicService] = [
             sweeper,
             lease_keeper,
             stalled_runs,
-            PeerPoller(name, worker, events, queries, tokens),
+            PeerPoller(name, database.clock, worker, events, queries, tokens),
         ]
         if settings.retention_days:
             background.append(Retention(database, days=settings.retention_days))
@@ -118,7 +118,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             url_guard = UrlGuard(allow_private=settings.webhook_allow_private)
             stack.push_async_callback(url_guard.aclose)
             outbox = Outbox(database, lease_seconds=LEASE_SECONDS)
-            background.append(WebhookSender(outbox, url_guard, secret=secret))
+            background.append(WebhookSender(database.clock, outbox, url_guard, secret=secret))
         runs = RunService(
             crews=crews,
             engine=engine,

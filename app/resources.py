@@ -10,10 +10,11 @@ from storage import OutputStore, StorageSettings, create_store
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """The database, with the newest schema. Raises DatabaseUnavailable."""
+    """Open the database, with the newest schema and its clock read. Raises DatabaseUnavailable."""
     database = Database(settings.database_url)
     try:
         await migrate(database)
+        await database.sync_clock()
         yield database
     finally:
         await database.aclose()

@@ -11,7 +11,7 @@ import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import BigInteger, String, insert, select, update
@@ -74,7 +74,7 @@ class ApiKeys:
             "secret_sha256": _sha256(secret),
             "runs_per_day": runs_per_day,
             "tokens_per_day": tokens_per_day,
-            "created_at": datetime.now(UTC),
+            "created_at": self._database.clock.now(),
         }
         async with self._database.write() as connection:
             await connection.execute(insert(ApiKey).values(values))
@@ -95,7 +95,7 @@ class ApiKeys:
         revoked = (
             update(ApiKey)
             .where(ApiKey.key_id == key_id, ApiKey.revoked_at.is_(None))
-            .values(revoked_at=datetime.now(UTC))
+            .values(revoked_at=self._database.clock.now())
         )
         async with self._database.write() as connection:
             await connection.execute(revoked)

@@ -6,7 +6,6 @@ IETF draft's seventh version, which clients know), for the limit that is closest
 
 import math
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,8 +42,8 @@ class _Window:
     seconds: int
     ends_at: int
 
-    def headers(self, left: int) -> dict[str, str]:
-        seconds = max(1, math.ceil(self.ends_at - time.time()))
+    def headers(self, left: int, now: float) -> dict[str, str]:
+        seconds = max(1, math.ceil(self.ends_at - now))
         return limit_headers(self.limit, left, seconds)
 
 
@@ -62,6 +61,7 @@ class RateLimits:
 
     def __init__(self, database: Database, rates: Sequence[RateLimitItem]) -> None:
         self._rates = rates
+        self._clock = database.clock
         self._is_sqlite = database.is_sqlite
         self._writes = GroupCommit(database)
 
@@ -76,18 +76,19 @@ class RateLimits:
         counts = await self._writes.submit(self._count_all, windows)
         left = [window.limit - count for window, count in zip(windows, counts, strict=True)]
         standing = list(zip(windows, left, strict=True))
+        now = self._clock.now().timestamp()
         if exceeded := [each for each in standing if each[1] < 0]:
             window, missing = max(exceeded, key=lambda each: each[0].ends_at)
             problem = f"more than {window.limit} requests in {window.seconds} s"
-            raise TooManyRequestsException(problem, headers=window.headers(missing))
+            raise TooManyRequestsException(problem, headers=window.headers(missing, now))
         window, least = min(standing, key=lambda each: each[1])
-        return window.headers(least)
+        return window.headers(least, now)
 
     async def aclose(self) -> None:
         await self._writes.aclose()
 
     def _windows(self, callers: Sequence[str]) -> Iterator[_Window]:
-        now = int(time.time())
+        now = int(self._clock.now().timestamp())
         for rate in self._rates:
             seconds = rate.get_expiry()
             ends_at = now - now % seconds + seconds
@@ -110,7 +111,8 @@ class RateLimits:
         ).returning(RateCount.name, RateCount.requests)
         before = {name: sum_ - more[name] for name, sum_ in await connection.execute(added)}
         if random.random() < _FORGET_PROBABILITY:  # noqa: S311 - not a secret
-            await connection.execute(delete(RateCount).where(RateCount.ends_at < datetime.now(UTC)))
+            past = RateCount.ends_at < self._clock.now()
+            await connection.execute(delete(RateCount).where(past))
         return [[_next(before, window.name) for window in windows] for windows in requests]
 
 

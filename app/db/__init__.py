@@ -1,6 +1,7 @@
 """The database: engine and sessions, transactions shared by many runs, migrations."""
 
 from app.db.batch_loader import BatchLoader
+from app.db.clock import DatabaseClock
 from app.db.group_commit import GroupCommit
 from app.db.inserts import insert_new
 from app.db.installation import Installation, installation_id
@@ -19,6 +20,7 @@ __all__ = [
     "Base",
     "BatchLoader",
     "Database",
+    "DatabaseClock",
     "DatabaseUnavailable",
     "GroupCommit",
     "Installation",

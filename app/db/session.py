@@ -15,6 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
+from app.db.clock import DatabaseClock, elapsed_seconds
+
 
 class Base(DeclarativeBase):
     """The tables of the service."""
@@ -54,10 +56,14 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Database:
-    """One engine, opened in the event loop that uses it."""
+    """One engine, opened in the event loop that uses it.
 
-    def __init__(self, url: str) -> None:
+    `clock` is the time that leases, due times and all other stored times are read from.
+    """
+
+    def __init__(self, url: str, clock: DatabaseClock | None = None) -> None:
         self.url = async_url(url)
+        self.clock = clock or DatabaseClock()
         self.engine = _create_engine(self.url)
         self._listeners: dict[str, set[Callable[[], None]]] = defaultdict(set)
 
@@ -109,6 +115,20 @@ class Database:
         """Raise DatabaseUnavailable unless the database answers."""
         async with self.read() as connection:
             await connection.execute(text("SELECT 1"))
+
+    async def sync_clock(self) -> None:
+        """Set the clock by the database's. On SQLite, the machine's clock is the database's.
+
+        Raises:
+            DatabaseUnavailable: the clock stays as it was.
+        """
+        if self.is_sqlite:
+            return
+        async with self.read() as connection:
+            await connection.execute(text("SELECT 1"))  # connecting and BEGIN are not timed
+            sent = elapsed_seconds()
+            sampled = await connection.scalar(text("SELECT clock_timestamp()"))
+            self.clock.adjust(sampled, sent, elapsed_seconds())
 
     async def aclose(self) -> None:
         await self.engine.dispose()

@@ -218,9 +218,9 @@ async def running_service(
         max_runs=max_in_flight + max_queued,
         url_guard=url_guard,
     )
-    lease_keeper = LeaseKeeper(rows, worker, lease_seconds=60)
+    lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=60)
     stalled_runs = StalledRunDispatcher(queries, worker, max_attempts=max_attempts)
-    peer_poller = PeerPoller(name, worker, events, queries, tokens)
+    peer_poller = PeerPoller(name, database.clock, worker, events, queries, tokens)
     try:
         yield Parts(
             runs,

@@ -191,7 +191,9 @@ async def test_an_unexpected_error_ends_no_service(
     monkeypatch.setattr("app.runs.background._FIRST_RETRY_SECONDS", 0.02)
     async with running_service(database, store) as parts:
         guard = UrlGuard(allow_private=True)
-        sender = WebhookSender(Outbox(database, lease_seconds=60), guard, secret=b"secret")
+        sender = WebhookSender(
+            database.clock, Outbox(database, lease_seconds=60), guard, secret=b"secret"
+        )
         purging = Retention(database, days=1)
         services = [
             parts.lease_keeper,
@@ -223,7 +225,7 @@ async def test_leases_that_are_not_renewed_in_time_are_a_problem(
     database: Database, store: OutputStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_service(database, store) as parts:
-        keeper = LeaseKeeper(parts.rows, parts.worker, lease_seconds=20)
+        keeper = LeaseKeeper(database, parts.rows, parts.worker, lease_seconds=20)
         await keeper.run_once()
         now = time.monotonic()
         monkeypatch.setattr("app.runs.execution.lease_keeper.monotonic", lambda: now + 25)

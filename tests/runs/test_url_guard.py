@@ -127,7 +127,9 @@ async def test_a_name_that_leads_inside_after_the_check_leads_nowhere(
     names = Names(["8.8.8.8"], ["127.0.0.1"])
     targets = UrlGuard(allow_private=False, resolver=names)
     outbox = Outbox(database, lease_seconds=60)
-    deliverer = WebhookSender(outbox, targets, secret=SECRET, retry_delays_seconds=(0.01,) * 9)
+    deliverer = WebhookSender(
+        database.clock, outbox, targets, secret=SECRET, retry_delays_seconds=(0.01,) * 9
+    )
     async with (
         running_service(database, store, url_guard=targets) as parts,
         receiving() as receiver,

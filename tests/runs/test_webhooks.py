@@ -70,6 +70,7 @@ async def _delivering(
 ) -> AsyncIterator[WebhookSender]:
     outbox = Outbox(database, lease_seconds=lease_seconds)
     deliverer = WebhookSender(
+        database.clock,
         outbox,
         targets,
         secret=SECRET,
@@ -142,7 +143,12 @@ async def test_deliveries_and_retries_do_not_wait_for_the_next_poll(
 
     outbox = WatchedOutbox(parts.database, lease_seconds=60)
     sender = WebhookSender(
-        outbox, targets, secret=SECRET, retry_delays_seconds=(0.3,) * 6, poll_seconds=600
+        parts.database.clock,
+        outbox,
+        targets,
+        secret=SECRET,
+        retry_delays_seconds=(0.3,) * 6,
+        poll_seconds=600,
     )
     async with receiving(fails_first(2)) as receiver:
         sender.start()

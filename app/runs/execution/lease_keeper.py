@@ -7,7 +7,7 @@ import logging
 from time import monotonic
 from typing import Final
 
-from app.db import DatabaseUnavailable
+from app.db import Database, DatabaseUnavailable
 from app.runs.background import PeriodicService
 from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
@@ -21,13 +21,20 @@ _RUNS_PER_PASS: Final = 1000
 
 
 class LeaseKeeper(PeriodicService):
-    """Renews the leases of this worker's runs, and releases them when it is closed."""
+    """Renews the leases of this worker's runs, and releases them when it is closed.
+
+    Leases are in the database's time. Each pass reads it anew, so that no clock that is wrong or
+    drifts lets this worker's leases end early or claims runs of others.
+    """
 
     name = "lease renewal"
     is_essential = True
 
-    def __init__(self, rows: RunRepository, worker: Worker, *, lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, rows: RunRepository, worker: Worker, *, lease_seconds: float
+    ) -> None:
         super().__init__(_INTERVAL_SECONDS)
+        self._database = database
         self._rows = rows
         self._worker = worker
         self._lease_seconds = lease_seconds
@@ -48,6 +55,7 @@ class LeaseKeeper(PeriodicService):
             DatabaseUnavailable: some leases may not be renewed.
         """
         begun = monotonic()
+        await self._database.sync_clock()
         await self._rows.renew_leases(self._worker.run_ids)
         self._renewed_at = begun
 

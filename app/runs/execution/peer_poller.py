@@ -1,9 +1,10 @@
 """Polls the database for changes that other processes made."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from operator import itemgetter
 from typing import Final
 
+from app.db import DatabaseClock
 from app.runs.background import PeriodicService
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
@@ -11,8 +12,8 @@ from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
 
 _INTERVAL_SECONDS: Final = 0.5
-# Events count as new for this long: they are committed some time after they happened, and
-# clocks of machines differ. Subscribers drop the events that they already have.
+# Events count as new for this long: they are committed some time after they happened. Subscribers
+# drop the events that they already have.
 _LOOK_BACK: Final = timedelta(seconds=15)
 
 
@@ -27,6 +28,7 @@ class PeerPoller(PeriodicService):
     def __init__(
         self,
         worker_name: str,
+        clock: DatabaseClock,
         worker: Worker,
         events: EventHub,
         queries: RunQueries,
@@ -34,6 +36,7 @@ class PeerPoller(PeriodicService):
     ) -> None:
         super().__init__(_INTERVAL_SECONDS)
         self._worker_name = worker_name
+        self._clock = clock
         self._worker = worker
         self._events = events
         self._queries = queries
@@ -41,7 +44,7 @@ class PeerPoller(PeriodicService):
 
     async def run_once(self) -> None:
         """Poll once. Raises DatabaseUnavailable."""
-        since = datetime.now(UTC) - _LOOK_BACK
+        since = self._clock.now() - _LOOK_BACK
         if len(self._worker):
             for run_id in await self._queries.cancelled(self._worker_name, since):
                 self._worker.cancel(run_id)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import select
@@ -27,7 +27,7 @@ async def purge(database: Database, older_than: timedelta) -> int:
     Several processes may purge at once. Raises DatabaseUnavailable; the runs deleted by then stay
     deleted.
     """
-    before, removed = datetime.now(UTC) - older_than, 0
+    before, removed = database.clock.now() - older_than, 0
     while count := await _purge_some(database, before):
         removed += count
         await asyncio.sleep(_PAUSE_SECONDS)

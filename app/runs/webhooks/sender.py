@@ -7,13 +7,13 @@ import hmac
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import aiohttp
 import msgspec
 
-from app.db import DatabaseUnavailable
+from app.db import DatabaseClock, DatabaseUnavailable
 from app.runs.background import PeriodicService
 from app.runs.records import DeliveryStatus
 from app.runs.webhooks.outbox import Attempt, Attempted, Outbox
@@ -57,6 +57,7 @@ class WebhookSender(PeriodicService):
 
     def __init__(
         self,
+        clock: DatabaseClock,
         outbox: Outbox,
         url_guard: UrlGuard,
         *,
@@ -66,6 +67,7 @@ class WebhookSender(PeriodicService):
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         super().__init__(poll_seconds)
+        self._clock = clock
         self._outbox = outbox
         self._url_guard = url_guard
         self._secret = secret
@@ -143,7 +145,7 @@ class WebhookSender(PeriodicService):
 
     def _wake_at(self, due_at: datetime) -> None:
         """Wake for a retry that is due before the next poll."""
-        seconds = (due_at - datetime.now(UTC)).total_seconds()
+        seconds = (due_at - self._clock.now()).total_seconds()
         if seconds < self.interval_seconds:
             asyncio.get_running_loop().call_later(seconds, self.wake)
 
@@ -157,13 +159,13 @@ class WebhookSender(PeriodicService):
             return Attempted(attempt, DeliveryStatus.FAILED, result, None)
         delay = self._retry_delays_seconds[attempt.number - 1]
         delay *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - not a secret
-        due_at = datetime.now(UTC) + timedelta(seconds=delay)
+        due_at = self._clock.now() + timedelta(seconds=delay)
         return Attempted(attempt, DeliveryStatus.PENDING, result, due_at)
 
     async def _post(self, session: aiohttp.ClientSession, attempt: Attempt) -> int | str:
         """The HTTP status of the answer, or a word on why there was none."""
         body = msgspec.json.encode(attempt.body)
-        timestamp = int(datetime.now(UTC).timestamp())
+        timestamp = int(self._clock.now().timestamp())
         headers = {
             "Content-Type": "application/json",
             "webhook-id": attempt.webhook_id,
