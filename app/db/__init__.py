@@ -12,6 +12,7 @@ from app.db.session import (
     Database,
     DatabaseUnavailable,
     UtcDateTime,
+    current_time,
     notify,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "GroupCommit",
     "Installation",
     "UtcDateTime",
+    "current_time",
     "insert_new",
     "installation_id",
     "migrate",

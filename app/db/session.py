@@ -1,7 +1,7 @@
 """The database engine: SQLite in WAL mode or PostgreSQL, by one URL."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -95,7 +95,7 @@ class Database:
         channels: set[str] = set()
         with _mapped_errors():
             async with self.engine.connect() as connection:
-                await connection.execution_options(writes=True, channels=channels)
+                await connection.execution_options(writes=True, clock=self.clock, channels=channels)
                 async with connection.begin():
                     yield connection
         for channel in channels:
@@ -139,9 +139,19 @@ def notify(connection: AsyncConnection, channel: str) -> None:
 
     Nothing is sent for a transaction that is rolled back, or whose commit is not confirmed.
     """
+    _options(connection)["channels"].add(channel)
+
+
+def current_time(connection: AsyncConnection) -> datetime:
+    """The time of the database's clock, within a transaction of `Database.write`."""
+    now: datetime = _options(connection)["clock"].now()
+    return now
+
+
+def _options(connection: AsyncConnection) -> Mapping[str, Any]:
     connected = connection.sync_connection
     assert connected is not None  # noqa: S101 - the transaction has begun
-    connected.get_execution_options()["channels"].add(channel)
+    return connected.get_execution_options()
 
 
 def async_url(url: str) -> URL:

@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
@@ -368,7 +367,7 @@ class RunService:
             uuid4(),
             crew,
             inputs,
-            datetime.now(UTC),
+            self._rows.now(),
             caller.owner or "",
             (caller.address or "") if caller.quota else None,
             stream=options.stream,

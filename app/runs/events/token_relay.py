@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from app.runs.records import RunStatus
 
 logger = logging.getLogger("crew_capture.runs")
 
-# Clocks of machines differ, and a poll may be late.
+# A poll may be late.
 _SUBSCRIBED_SECONDS: Final = 15.0
 _RENEWED_SECONDS: Final = 5.0
 # Longer than GroupCommit keeps changes while the database is away.
@@ -89,7 +89,7 @@ class TokenRelay:
         old = [*due, *(self._subscribed.keys() - run_ids)]
         if not old:
             return
-        until = datetime.now(UTC) + timedelta(seconds=_SUBSCRIBED_SECONDS)
+        until = self._database.clock.now() + timedelta(seconds=_SUBSCRIBED_SECONDS)
         async with self._database.write() as connection:
             for start in range(0, len(old), MAX_IDS_PER_STATEMENT):
                 chunk = old[start : start + MAX_IDS_PER_STATEMENT]
@@ -113,7 +113,7 @@ class TokenRelay:
             .where(
                 UserRun.worker == self._process,
                 UserRun.status == RunStatus.RUNNING,
-                TokenSubscription.until > datetime.now(UTC),
+                TokenSubscription.until > self._database.clock.now(),
             )
         )
         subscribers = defaultdict(list)
@@ -145,7 +145,7 @@ class TokenRelay:
 
     async def sweep(self) -> None:
         """Remove what processes that are gone have left behind."""
-        now = datetime.now(UTC)
+        now = self._database.clock.now()
         async with self._database.write() as connection:
             await connection.execute(delete(TokenSubscription).where(TokenSubscription.until < now))
             await connection.execute(

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -35,10 +35,11 @@ class Capture:
 
     async def task_started(self, event: TaskStarted) -> None:
         """Report the task's start."""
-        self._report(EventType.TASK_STARTED, event, datetime.now(UTC))
+        self._report(EventType.TASK_STARTED, event, self._rows.now())
 
     async def task_finished(self, event: TaskFinished) -> None:
         """Store the task's text; a text that can't be stored fails the run."""
+        finished_at = self._rows.now()
         filename = OutputKey.filename_from(event.name)
         key = OutputKey(self._run_id, self._started_at, filename)
         # Noted before it is written: a write that is interrupted is deleted, too.
@@ -48,8 +49,8 @@ class Capture:
         self._report(
             EventType.TASK_FINISHED,
             event,
-            event.finished_at,
-            started_at=event.started_at,
+            finished_at,
+            started_at=finished_at - (event.finished_at - event.started_at),
             structured=event.structured,
             usage=asdict(event.usage),
             # The text is sent with the run's end; webhooks of tasks get it with this event.
@@ -65,7 +66,7 @@ class Capture:
         self._report(
             EventType.TASK_STEP,
             step,
-            datetime.now(UTC),
+            self._rows.now(),
             thought=replace_surrogates(step.thought),
             tool=step.tool,
             tool_input=step.tool_input and replace_surrogates(step.tool_input),
@@ -80,7 +81,7 @@ class Capture:
 
     def _relay_tokens(self, task: TaskStarted, text: str) -> None:
         data = {"index": task.index, "name": task.name, "text": replace_surrogates(text)}
-        event = Event(self._run_id, None, EventType.TASK_TOKENS, data, datetime.now(UTC))
+        event = Event(self._run_id, None, EventType.TASK_TOKENS, data, self._rows.now())
         self._rows.relay_tokens(event, self._seq)
 
     def _report(

@@ -1,7 +1,7 @@
 """Leases: until when a worker holds the runs that it has claimed or is to claim."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, select, update
@@ -24,7 +24,7 @@ class Leases:
         remaining = list(run_ids)
         for start in range(0, len(remaining), MAX_IDS_PER_STATEMENT):
             chunk = remaining[start : start + MAX_IDS_PER_STATEMENT]
-            await self._set(datetime.now(UTC) + self._duration, UserRun.run_id.in_(chunk))
+            await self._set(self._database.clock.now() + self._duration, UserRun.run_id.in_(chunk))
 
     async def release(self) -> None:
         """End the leases of all runs in flight that this worker holds."""

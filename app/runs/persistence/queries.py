@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -89,11 +89,12 @@ class RunQueries:
         """Runs in flight whose lease has ended: each owner's oldest, then each one's second, ..."""
         turn = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
         failed_attempts = UserRun.attempt - UserRun.pauses  # a paused attempt did end
+        now = self._database.clock.now()
         query = (
             select(UserRun.run_id, UserRun.attempt, failed_attempts, UserRun.owner, UserRun.crew)
             .where(
                 UserRun.status.in_(IN_FLIGHT),
-                or_(UserRun.lease_until.is_(None), UserRun.lease_until < datetime.now(UTC)),
+                or_(UserRun.lease_until.is_(None), UserRun.lease_until < now),
             )
             .order_by(turn, UserRun.created_at)
             .limit(limit)

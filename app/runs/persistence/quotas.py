@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller, Quota
+from app.db import current_time
 from app.runs.errors import LimitReached
 from app.runs.models import IN_FLIGHT_SQL, CallerUsage, UserRun
 
@@ -43,7 +44,7 @@ async def admit(
     The callers' rows stay locked until the transaction ends, so that other processes that count the
     same callers count what this transaction adds.
     """
-    now = datetime.now(UTC)
+    now = current_time(connection)
     used = await _locked_usage(connection, {n for c, _ in requested for n in _names(c)}, now.date())
     in_flight = await _in_flight(connection, [caller for caller, _ in requested])
     started: Counter[str] = Counter()

@@ -7,7 +7,7 @@ transaction of the change that they report, and so are their webhooks (transacti
 
 import itertools
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
@@ -74,6 +74,7 @@ class RunRepository:
         lease_seconds: float,
     ) -> None:
         """`fingerprint_of` identifies a crew's definition; each attempt keeps its first one."""
+        self._clock = database.clock
         self._events = events
         self._fingerprint_of = fingerprint_of
         self._writes = GroupCommit(database)
@@ -83,6 +84,10 @@ class RunRepository:
         self._lease = timedelta(seconds=lease_seconds)
         self._leases = Leases(database, worker=worker, duration=self._lease)
         self._numbers = itertools.count(1)
+
+    def now(self) -> datetime:
+        """The database's time, as in all rows."""
+        return self._clock.now()
 
     async def add(self, runs: Sequence[NewRun], caller: Caller | None = None) -> Sequence[AddedRun]:
         """Commit new runs as queued, held by this worker: all of them, or none.

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller
+from app.db import current_time
 from app.runs.errors import LimitReached
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.persistence.quotas import admit
@@ -61,7 +62,7 @@ async def _refused(
 async def _insert(
     connection: AsyncConnection, submissions: Sequence[Submission]
 ) -> Sequence[Added]:
-    now = datetime.now(UTC)
+    now = current_time(connection)
     runs = [run for one in submissions for run in one.runs]
     if not runs:
         return [[] for _ in submissions]

@@ -14,13 +14,14 @@ of the run that subscribe to it (`webhooks.payloads.SUBSCRIBED_EVENTS`).
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.db import current_time
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.human_input import HumanInput
 from app.runs.models import UserRun
@@ -89,7 +90,7 @@ class Transition(ABC):
         Locks the runs, checks each transition, changes the rows, and stores the events. Of several
         transitions of one run the first counts: no kind permits itself again.
         """
-        now = datetime.now(UTC)
+        now = current_time(connection)
         rows = await locked(
             connection, (*_COMMON, *cls.columns), [one.run_id for one in transitions]
         )

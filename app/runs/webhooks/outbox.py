@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from yarl import URL
 
-from app.db import Database, GroupCommit, insert_new, notify
+from app.db import Database, GroupCommit, current_time, insert_new, notify
 from app.runs.events.event import Event
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
 from app.runs.records import DeliveryStatus, Webhook, WebhookKind, Webhooks, webhook_id
@@ -65,7 +65,7 @@ async def put_in_outbox(
 
     Part of the transaction that stores the events; without webhooks, no statement is executed.
     """
-    now = datetime.now(UTC)
+    now = current_time(connection)
     rows = [
         {
             "run_id": event.run_id,
@@ -96,6 +96,7 @@ class Outbox:
     def __init__(self, database: Database, *, lease_seconds: float) -> None:
         self._database = database
         self._lease = timedelta(seconds=lease_seconds)
+        self._now = database.clock.now
         self._writes = GroupCommit(database)
 
     async def claim(
@@ -132,10 +133,16 @@ class Outbox:
         """Wait for the writes under way."""
         await self._writes.aclose()
 
+    def _is_due(self) -> tuple[Any, ...]:
+        return (
+            WebhookDelivery.status == DeliveryStatus.PENDING,
+            WebhookDelivery.due_at <= self._now(),
+        )
+
     async def _due(self, full_hosts: Collection[str]) -> list[tuple[Key, str]]:
         query = (
             select(*_KEY_COLUMNS, WebhookDelivery.host)
-            .where(*_is_due(), WebhookDelivery.host.not_in(full_hosts))
+            .where(*self._is_due(), WebhookDelivery.host.not_in(full_hosts))
             .order_by(WebhookDelivery.due_at)
             .limit(_DUE_PER_QUERY)
         )
@@ -145,11 +152,11 @@ class Outbox:
     async def _begin(self, chosen: Sequence[Key]) -> list[Attempt]:
         # Locked rows are skipped, not waited for: another process begins those attempts. SQLite
         # leaves the lock out; there the transaction is exclusive.
-        free = select(*_KEY_COLUMNS).where(_KEY.in_(chosen), *_is_due())
+        free = select(*_KEY_COLUMNS).where(_KEY.in_(chosen), *self._is_due())
         begin = (
             update(WebhookDelivery)
             .where(_KEY.in_(free.with_for_update(skip_locked=True)))
-            .values(attempts=WebhookDelivery.attempts + 1, due_at=datetime.now(UTC) + self._lease)
+            .values(attempts=WebhookDelivery.attempts + 1, due_at=self._now() + self._lease)
             .returning(*_KEY_COLUMNS, WebhookDelivery.attempts)
         )
         async with self._database.write() as connection:
@@ -179,7 +186,7 @@ class Outbox:
             )
             .values({name: bindparam(name) for name in _RECORDED})
         )
-        now = datetime.now(UTC)
+        now = current_time(connection)
         changes = [
             {
                 "the_run": attempted.attempt.key[0],
@@ -223,13 +230,6 @@ _CONTENT: Final = (
         (RunEvent.run_id == WebhookDelivery.run_id) & (RunEvent.seq == WebhookDelivery.seq),
     )
 )
-
-
-def _is_due() -> tuple[Any, ...]:
-    return (
-        WebhookDelivery.status == DeliveryStatus.PENDING,
-        WebhookDelivery.due_at <= datetime.now(UTC),
-    )
 
 
 def _key(row: Any) -> Key:
