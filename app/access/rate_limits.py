@@ -1,7 +1,7 @@
-"""How many requests a caller may make, counted in the database for all processes.
+"""Rate limits: how many requests a caller may make, counted in the database for all processes.
 
-Answers tell it by the fields `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` (the
-IETF draft's seventh version, which clients know), for the limit that is closest to its end.
+Responses report the limit that is closest to exhaustion, in the fields `RateLimit-Limit`,
+`RateLimit-Remaining` and `RateLimit-Reset` of the IETF draft's seventh version.
 """
 
 import math
@@ -13,20 +13,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from limits import RateLimitItem
-from litestar.exceptions import TooManyRequestsException
 from sqlalchemy import BigInteger, String, delete
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.access.errors import RateLimitExceeded
 from app.db import Base, Database, GroupCommit, UtcDateTime
 
-# The share of counts after which those of past windows are deleted.
+# The share of transactions that also delete the counts of past windows.
 _FORGET_PROBABILITY = 0.01
 
 
 class RateCount(Base):
-    """The requests of one caller in one window of time."""
+    """The requests of one caller in one window."""
 
     __tablename__ = "rate_counts"
 
@@ -37,18 +37,16 @@ class RateCount(Base):
 
 @dataclass(frozen=True, slots=True)
 class _Window:
+    """A fixed window: requests of one caller count together until `ends_at`."""
+
     name: str
     limit: int
     seconds: int
     ends_at: int
 
-    def headers(self, left: int, now: float) -> dict[str, str]:
-        seconds = max(1, math.ceil(self.ends_at - now))
-        return limit_headers(self.limit, left, seconds)
-
 
 def limit_headers(limit: int, remaining: int, reset_seconds: int) -> dict[str, str]:
-    """What an answer tells of a limit; an exhausted one, when to come again."""
+    """The header fields that report a limit; `Retry-After` if it is exceeded (`remaining` < 0)."""
     return {
         "RateLimit-Limit": str(limit),
         "RateLimit-Remaining": str(max(0, remaining)),
@@ -57,7 +55,7 @@ def limit_headers(limit: int, remaining: int, reset_seconds: int) -> dict[str, s
 
 
 class RateLimits:
-    """Counts requests in windows of fixed time."""
+    """Counts requests in fixed windows of the database's time."""
 
     def __init__(self, database: Database, rates: Sequence[RateLimitItem]) -> None:
         self._rates = rates
@@ -66,26 +64,30 @@ class RateLimits:
         self._writes = GroupCommit(database)
 
     async def count(self, callers: Sequence[str]) -> Mapping[str, str]:
-        """Count a request of these callers; the headers that tell what is left.
+        """Count a request of these callers; returns the header fields that report the limits.
 
         Raises:
-            TooManyRequestsException: one of them has made as many as it may; it has the headers.
-            DatabaseUnavailable: the database can't be asked.
+            RateLimitExceeded: one of the callers has made as many requests as it may.
+            DatabaseUnavailable: the request was not counted.
         """
         windows = list(self._windows(callers))
         counts = await self._writes.submit(self._count_all, windows)
         left = [window.limit - count for window, count in zip(windows, counts, strict=True)]
         standing = list(zip(windows, left, strict=True))
-        now = self._clock.now().timestamp()
-        if exceeded := [each for each in standing if each[1] < 0]:
-            window, missing = max(exceeded, key=lambda each: each[0].ends_at)
+        if exceeded := [window for window, remaining in standing if remaining < 0]:
+            window = max(exceeded, key=lambda each: each.ends_at)
             problem = f"more than {window.limit} requests in {window.seconds} s"
-            raise TooManyRequestsException(problem, headers=window.headers(missing, now))
+            seconds = self._seconds_left(window)
+            raise RateLimitExceeded(problem, limit=window.limit, retry_after_seconds=seconds)
         window, least = min(standing, key=lambda each: each[1])
-        return window.headers(least, now)
+        return limit_headers(window.limit, least, self._seconds_left(window))
 
     async def aclose(self) -> None:
+        """Wait for the counts under way."""
         await self._writes.aclose()
+
+    def _seconds_left(self, window: _Window) -> int:
+        return max(1, math.ceil(window.ends_at - self._clock.now().timestamp()))
 
     def _windows(self, callers: Sequence[str]) -> Iterator[_Window]:
         now = int(self._clock.now().timestamp())
@@ -102,7 +104,7 @@ class RateLimits:
         ends = {window.name: window.ends_at for windows in requests for window in windows}
         rows = [
             {"name": name, "requests": more[name], "ends_at": datetime.fromtimestamp(end, UTC)}
-            for name, end in sorted(ends.items())  # in one order: no deadlock
+            for name, end in sorted(ends.items())  # locked in one order: no deadlock
         ]
         insert: Any = (sqlite if self._is_sqlite else postgresql).insert(RateCount).values(rows)
         added = insert.on_conflict_do_update(

@@ -13,9 +13,10 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, TooManyRequestsException, ValidationException
+from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
 
+from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import limit_headers
 from app.db import DatabaseUnavailable
 from app.runs import (
@@ -95,10 +96,10 @@ class MessageRefused(Exception):
     end of the connection.
     """
 
-    def __init__(self, message_id: object, refusal: TooManyRequestsException) -> None:
-        super().__init__(refusal.detail)
+    def __init__(self, message_id: object, refusal: RateLimitExceeded) -> None:
+        super().__init__(str(refusal))
         self.message_id = message_id
-        self.headers = refusal.headers or {}
+        self.headers = limit_headers(refusal.limit, -1, refusal.retry_after_seconds)
 
 
 def error_responses(descriptions: Mapping[int, str]) -> dict[int, ResponseSpec]:
@@ -186,7 +187,10 @@ def _awaiting_human(_: Request[Any, Any, Any], error: AwaitingHuman) -> Response
     return error_response(409, "conflict", str(error), error.run_id)
 
 
-def _limit_reached(_: Request[Any, Any, Any], error: LimitReached) -> Response[ErrorAnswer]:
+def _limit_reached(
+    _: Request[Any, Any, Any], error: LimitReached | RateLimitExceeded
+) -> Response[ErrorAnswer]:
+    """Make the 429: no other function does."""
     response = error_response(429, "too_many_requests", str(error))
     response.headers.update(limit_headers(error.limit, -1, error.retry_after_seconds))
     return response
@@ -269,6 +273,7 @@ EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[Any]]]
     AwaitingHuman: _awaiting_human,
     IdempotencyConflict: _conflict,
     LimitReached: _limit_reached,
+    RateLimitExceeded: _limit_reached,
     MessageRefused: _message_refused,
     Overloaded: _overloaded,
     ShuttingDown: _overloaded,

@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 from litestar import Request
-from litestar.exceptions import TooManyRequestsException
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from app.access.errors import RateLimitExceeded
 from app.api.errors import MessageRefused
 from app.runs import InvalidInput
 
@@ -17,10 +17,10 @@ async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str
     Raises:
         InvalidInput: the body is not one JSON-RPC message.
         MessageRefused: the caller has reached a rate limit. For a message without a response it is
-            the TooManyRequestsException itself.
+            the RateLimitExceeded itself.
     """
     body = await request.body()
-    refusal: TooManyRequestsException | None = request.scope["state"].get("refusal")
+    refusal: RateLimitExceeded | None = request.scope["state"].get("refusal")
     try:
         message = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError):

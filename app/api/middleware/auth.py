@@ -6,16 +6,13 @@ from typing import Any, TypeAlias
 
 from litestar import Request
 from litestar.datastructures import State
-from litestar.exceptions import (
-    ClientException,
-    NotAuthorizedException,
-    TooManyRequestsException,
-)
+from litestar.exceptions import ClientException, NotAuthorizedException
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.api_keys import ApiKey, ApiKeys, Role
 from app.access.callers import Caller, Quota
+from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import RateLimits
 
 CallerRequest: TypeAlias = Request[Caller, Any, State]
@@ -35,7 +32,7 @@ _MAX_KEY_CHARACTERS = 200
 class AuthMiddleware(ASGIMiddleware):
     """Sets `scope["user"]`, which is `request.user`, to the `Caller`.
 
-    Raises NotAuthorizedException (401), TooManyRequestsException (429) and ClientException (400).
+    Raises NotAuthorizedException (401), RateLimitExceeded (429) and ClientException (400).
     The `exception_handlers` of a handler or a router apply to them.
     """
 
@@ -76,7 +73,7 @@ class AuthMiddleware(ASGIMiddleware):
         """Count the request; the returned `send` adds `RateLimit-*` headers."""
         try:
             return _with_limit_headers(send, await _count_request(scope, owner, address))
-        except TooManyRequestsException as error:
+        except RateLimitExceeded as error:
             if not scope["route_handler"].opt.get("rpc"):
                 raise
             scope["state"]["refusal"] = error
@@ -133,7 +130,7 @@ async def _key(scope: Scope) -> ApiKey:
 
 
 async def _count_request(scope: Scope, owner: str | None, address: str | None) -> Mapping[str, str]:
-    """Count a request; returns its `RateLimit-*` headers. Raises TooManyRequestsException."""
+    """Count a request; returns its `RateLimit-*` headers. Raises RateLimitExceeded."""
     rates: RateLimits = scope["litestar_app"].state.rate_limits
     return await rates.count([name for name in (owner, address) if name] or [""])
 
