@@ -1,4 +1,4 @@
-"""Sweeps and purges by hand, from a shell or a scheduler, beside a running service."""
+"""Sweeps and purges on demand: from a shell or a scheduler, also while the service runs."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -15,19 +15,19 @@ def cleanup_old_temp_files(max_age_hours: float | None = None) -> SweepReport:
     """Remove stored outputs older than `max_age_hours` (by default CLEANUP_MAX_AGE_HOURS).
 
     Outputs of unsettled runs are kept, except with 0: that removes everything, at once.
-    Works from plain code and from within a running event loop; it blocks either way.
+    Call it from synchronous code or within a running event loop; it blocks either way.
 
     Raises:
         SettingsError, DatabaseUnavailable, StorageError: nothing was removed.
     """
     settings = load_settings()
     hours = settings.cleanup_max_age_hours if max_age_hours is None else max_age_hours
-    with ThreadPoolExecutor(1) as thread:  # the caller's may have an event loop of its own
+    with ThreadPoolExecutor(1) as thread:  # the caller's thread may run an event loop
         return thread.submit(asyncio.run, sweep_by_hand(settings, hours)).result()
 
 
 async def sweep_by_hand(settings: Settings, max_age_hours: float) -> SweepReport:
-    """What `cleanup_old_temp_files` does, for code that can wait for it."""
+    """The asynchronous form of `cleanup_old_temp_files`."""
     if max_age_hours < 0:
         raise ValueError(f"max_age_hours={max_age_hours:g}: must be 0 or more")
     async with open_database(settings) as database, open_store(settings, database) as store:

@@ -1,4 +1,4 @@
-"""Where runs are kept, opened as the settings say: the database, and the store beside it."""
+"""Opens the database and the output store according to the settings."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def open_store(settings: Settings, database: Database) -> AsyncIterator[OutputStore]:
-    """The store, whose location belongs to this database.
+    """Open the store, whose location belongs to this database.
 
     Raises:
         StorageError: the location can't be used, or belongs to another database.

@@ -1,7 +1,7 @@
-"""API keys: made once, stored as hashes, revoked for good.
+"""API keys: created once, stored as hashes, revoked for good.
 
-A key reads `cc_ID_SECRET`. Its id is what owns runs; its secret is 256 random bits, of which only
-the SHA-256 is kept: nobody can guess so much, so a slow hash would guard nothing more.
+A key has the form `cc_ID_SECRET`. Its id owns runs. Its secret is 256 random bits, of which only
+the SHA-256 is stored: they can't be guessed, so a slow hash would protect no better.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, Database, UtcDateTime
 
-# How long a revoked key may go on being taken, and a new one not yet.
+# How long a revoked key may still be accepted, and a new key may not be accepted yet.
 _FRESH_SECONDS = 1.0
 _PREFIX = "cc"
 
 
 class Role(StrEnum):
-    """What a key may do: a user sees the runs of that key alone, an admin all runs."""
+    """The permissions of a key: a user sees the runs of that key alone, an admin all runs."""
 
     USER = "user"
     ADMIN = "admin"
@@ -41,7 +41,7 @@ class ApiKey(Base):
     name: Mapped[str] = mapped_column(String(100))
     role: Mapped[str] = mapped_column(String(20))
     secret_sha256: Mapped[str] = mapped_column(String(64))
-    # Instead of RUNS_PER_DAY and TOKENS_PER_DAY.
+    # They override RUNS_PER_DAY and TOKENS_PER_DAY.
     runs_per_day: Mapped[int | None] = mapped_column(BigInteger)
     tokens_per_day: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -49,7 +49,7 @@ class ApiKey(Base):
 
 
 class ApiKeys:
-    """The keys of a database. Every method raises DatabaseUnavailable if it can't be asked."""
+    """The keys of a database. Every method raises DatabaseUnavailable if it can't be queried."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -65,7 +65,7 @@ class ApiKeys:
         runs_per_day: int | None = None,
         tokens_per_day: int | None = None,
     ) -> str:
-        """Make a key and return it; it can't be had again."""
+        """Create a key and return it. It can't be retrieved again."""
         key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         values = {
             "key_id": key_id,
@@ -82,15 +82,15 @@ class ApiKeys:
         return f"{_PREFIX}_{key_id}_{secret}"
 
     async def all(self) -> Sequence[ApiKey]:
-        """Every key that ever was, oldest first."""
+        """All keys, revoked ones included, oldest first."""
         query = select(ApiKey).order_by(ApiKey.created_at, ApiKey.key_id)
         async with self._database.read() as connection, AsyncSession(connection) as session:
             return list(await session.scalars(query))
 
     async def revoke(self, key_id: str) -> bool:
-        """Revoke a key, here at once and in other processes within a second; False if unknown.
+        """Revoke a key: in this process at once, in others within a second. False if unknown.
 
-        Its runs stay, for admins to see.
+        Its runs stay, visible to admins.
         """
         revoked = (
             update(ApiKey)
@@ -104,16 +104,16 @@ class ApiKeys:
         return known is not None
 
     async def find(self, key: str) -> ApiKey | None:
-        """What this key stands for; None if there is no such key, or no longer."""
+        """The record of a key; None if the key does not exist or is revoked."""
         prefix, _, rest = key.partition("_")
         key_id, _, secret = rest.partition("_")
         found = (await self._fresh()).get(key_id) if prefix == _PREFIX else None
-        # Compared in any case: an unknown id takes as long as a wrong secret.
+        # Against timing attacks: an unknown id needs as long as a wrong secret.
         right = hmac.compare_digest(_sha256(secret), found.secret_sha256 if found else "")
         return found if right else None
 
     async def _fresh(self) -> Mapping[str, ApiKey]:
-        """The valid keys as they were a moment ago: few, so that all are read at once."""
+        """The valid keys, at most a second old. They are few, so all are read at once."""
         if time.monotonic() - self._read_at > _FRESH_SECONDS:
             async with self._reading:
                 if time.monotonic() - self._read_at > _FRESH_SECONDS:

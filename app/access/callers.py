@@ -1,14 +1,14 @@
-"""Who asks for something with runs, and how much of it they may have."""
+"""Callers: the identity behind a request, its permissions and its quota."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What a caller may have; None is any number.
+    """Limits of a caller; None is no limit.
 
-    `runs_in_flight`, queued and running, holds for a key and for an address each; what may be used
-    in a day holds for the key, or for the address where keys are off.
+    `runs_in_flight` limits queued and running runs, for a key and for an address each. Daily limits
+    apply to the key, or to the address if keys are off.
     """
 
     runs_in_flight: int | None = None
@@ -18,25 +18,25 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. A run belongs to the owner that started it; an admin sees all runs."""
+    """The identity behind a request. A run belongs to its owner; an admin sees all runs."""
 
     owner: str | None
-    """The id of an API key; None where keys are off."""
+    """The id of an API key; None if keys are off."""
     is_admin: bool
     address: str | None = None
-    """Of the client, for limits."""
+    """The client's address, for limits."""
     quota: Quota | None = None
-    """None: nothing is counted."""
+    """None: the caller has no limits, and nothing is counted."""
 
     @property
     def name(self) -> str:
-        """Whom turns and daily quotas are for: the owner; where keys are off, the address."""
+        """The name for fair slots and daily quotas: the owner, or the address if keys are off."""
         return self.owner or self.address or ""
 
     def may_see(self, owner: str) -> bool:
-        """Whether runs of this owner exist for the caller; '' is nobody's."""
+        """Whether the caller sees the runs of this owner; '' stands for no owner."""
         return self.is_admin or (self.owner is not None and self.owner == owner)
 
 
 OPERATOR = Caller(None, is_admin=True)
-"""Who works on the machine itself: the terminal, tests."""
+"""The caller on the machine itself: the terminal, tests."""

@@ -1,4 +1,4 @@
-"""The database: engine and sessions, transactions shared by many runs, migrations."""
+"""The database: engine, clock, transactions shared by many runs, migrations."""
 
 from app.db.batch_loader import BatchLoader
 from app.db.clock import DatabaseClock

@@ -1,7 +1,7 @@
-"""Joins the look-ups of many callers in few queries to the database.
+"""Joins the lookups of many callers in few queries to the database.
 
-A query costs about the same for one key as for dozens, so whatever is asked for while one is
-under way goes together into the next.
+A query costs about the same for one key as for dozens, so keys that are requested during one query
+share the next.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ V = TypeVar("V")
 
 
 class BatchLoader(Generic[K, V]):
-    """Looks values up by their keys; each answer is from a query that was begun after the call.
+    """Looks up values by their keys; each value is from a query that began after the call.
 
-    `read` is asked with a group of different keys, and answers with the values that there are.
+    `read` is called with a group of different keys, and returns the values that exist.
     """
 
     def __init__(
@@ -27,33 +27,33 @@ class BatchLoader(Generic[K, V]):
         self._reading: asyncio.Task[None] | None = None
 
     async def get(self, key: K) -> V | None:
-        """The value of a key, None if there is none. Callers may share it: it is not to be changed.
+        """The value of a key, or None. Callers may share the value: don't change it.
 
         Raises what `read` raises.
         """
-        answer = self._waiting.get(key)
-        if answer is None:
-            answer = self._waiting[key] = asyncio.get_running_loop().create_future()
+        value = self._waiting.get(key)
+        if value is None:
+            value = self._waiting[key] = asyncio.get_running_loop().create_future()
         if self._reading is None:
             self._reading = asyncio.create_task(self._read_all())
-        return await asyncio.shield(answer)  # another may wait for the same
+        return await asyncio.shield(value)  # other callers may wait for the same
 
     async def _read_all(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(0)  # whoever is ready in this turn of the loop joins
+                await asyncio.sleep(0)  # callers that are ready in this turn of the loop join
                 keys = list(self._waiting)[: self._max_group]
-                await self._answer({key: self._waiting.pop(key) for key in keys})
+                await self._resolve({key: self._waiting.pop(key) for key in keys})
         finally:
             self._reading = None
 
-    async def _answer(self, asked: Mapping[K, asyncio.Future[V | None]]) -> None:
+    async def _resolve(self, requested: Mapping[K, asyncio.Future[V | None]]) -> None:
         try:
-            found = await self._read(list(asked))
-        except Exception as error:  # told to those who asked
-            for answer in asked.values():
-                answer.set_exception(error)
-                answer.exception()  # asyncio warns of errors that nobody looked at
+            found = await self._read(list(requested))
+        except Exception as error:  # raised to the callers
+            for value in requested.values():
+                value.set_exception(error)
+                value.exception()  # asyncio warns of exceptions that were never retrieved
         else:
-            for key, answer in asked.items():
-                answer.set_result(found.get(key))
+            for key, value in requested.items():
+                value.set_result(found.get(key))

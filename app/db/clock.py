@@ -9,7 +9,7 @@ _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def elapsed_seconds() -> float:
-    """Seconds since some moment, on a clock that nobody can set."""
+    """Seconds since some moment, on a clock that can't be set."""
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 

@@ -1,7 +1,7 @@
-"""Joins the row changes of many runs in few transactions.
+"""Group commit: joins the row changes of many runs in few transactions.
 
-A commit costs the same for one row as for hundreds, so whatever is submitted while one
-transaction is under way goes down together in the next.
+A commit costs the same for one row as for hundreds, so changes that are submitted during one
+transaction share the next.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from app.db.session import Database, DatabaseUnavailable
 
 logger = logging.getLogger("crew_capture.db")
 
-# How long a change that nobody waits for is kept while the database is away.
+# How long a change without a waiting caller is kept while the database is unavailable.
 _KEPT_SECONDS = 120.0
 
-# How far apart groups begin, by the size of the last one: a lone write goes down at once, while
-# thousands a second share transactions, whose statements and thread hops are most of their cost.
+# The pause before the next group, by the size of the last one: a lone write is committed at once,
+# while thousands a second share transactions, whose statements and thread hops cost most.
 _PAUSE_SECONDS_PER_WRITE = 0.002
 
 P = TypeVar("P")
@@ -36,7 +36,7 @@ class _Write:
     payload: Any
     committed: asyncio.Future[Any]
     kept_until: float
-    """By the loop's clock. Until then it is tried again when the database was away."""
+    """By the loop's clock. Until then the write is retried if the database was unavailable."""
 
 
 class GroupCommit:
@@ -54,31 +54,31 @@ class GroupCommit:
         self._next_flush = 0.0
 
     async def submit(self, operation: GroupOperation[P, R], payload: P) -> R:
-        """Apply `operation` to `payload`, together with whatever else waits for it.
+        """Apply `operation` to `payload`, together with other payloads that wait for it.
 
-        `operation` gets a connection and the payloads of a group, and returns one result
-        for each. It may be called again with a part of the group when another's payload
-        makes the transaction fail, so that nobody pays for a neighbour.
+        `operation` is called with a connection and the payloads of a group, and returns one result
+        for each. If a payload makes the transaction fail, `operation` is called again for each
+        payload alone, so that the others succeed.
 
         Raises:
-            DatabaseUnavailable: nothing was committed, or whether it was can't be known.
-            Exception: what `operation` raised for this payload alone.
+            DatabaseUnavailable: nothing was committed, or the outcome of the commit is unknown.
+            Exception: the error of `operation` for this payload alone.
         """
         return cast(R, await self._enqueue(operation, payload))
 
     def submit_soon(
         self, operation: GroupOperation[P, R], payload: P, then: Callable[[], None]
     ) -> None:
-        """The same without waiting; `then` is called once it is committed, or lost and logged.
+        """Submit without waiting. `then` is called once it is committed, or lost and logged.
 
-        While the database is away it is kept for a while, and goes down before whatever is
-        submitted next. As a commit's answer may be lost, `operation` may meet what it has
-        done already.
+        While the database is unavailable it is kept for a while, and committed before later
+        submissions. `operation` must be idempotent: the outcome of a commit may be unknown, and
+        the payload is then applied again.
         """
 
         def done(committed: asyncio.Future[Any]) -> None:
             if not committed.cancelled() and (error := committed.exception()) is not None:
-                logger.warning("A change that nobody waits for was lost: %s", error)
+                logger.warning("A change without a waiting caller was lost: %s", error)
             then()
 
         self._enqueue(operation, payload, keep_seconds=_KEPT_SECONDS).add_done_callback(done)
@@ -108,7 +108,7 @@ class GroupCommit:
         try:
             while self._waiting:
                 is_full = len(self._waiting) >= self._max_group
-                # Whoever is ready by then joins.
+                # Writes that are submitted by then join.
                 await asyncio.sleep(0 if is_full else max(0, self._next_flush - loop.time()))
                 size = min(len(self._waiting), self._max_group)
                 pause = min(_PAUSE_SECONDS_PER_WRITE * size, self._max_pause_seconds)
@@ -124,14 +124,14 @@ class GroupCommit:
             now = asyncio.get_running_loop().time()
             self._kept += [write for write in group if write.kept_until > now]
             _refuse([write for write in group if write.kept_until <= now], error)
-        except Exception as error:  # told to the caller whose write it is
+        except Exception as error:  # raised to the caller of the failing write
             if len(group) == 1:
                 _refuse(group, error)
                 return
             for write in group:
                 await self._commit([write])
         else:
-            # In the order of submission: who hears of the later hears of the earlier first.
+            # In the order of submission: callers learn of earlier commits first.
             for write, result in zip(group, results, strict=True):
                 if not write.committed.done():
                     write.committed.set_result(result)
@@ -139,14 +139,14 @@ class GroupCommit:
     async def _apply(self, group: list[_Write]) -> list[Any]:
         """One result for each write, in their order."""
         by_operation: dict[GroupOperation[Any, Any], list[int]] = {}
-        for place, write in enumerate(group):
-            by_operation.setdefault(write.operation, []).append(place)
+        for index, write in enumerate(group):
+            by_operation.setdefault(write.operation, []).append(index)
         results: list[Any] = [None] * len(group)
         async with self._database.write() as connection:
-            for operation, places in by_operation.items():
-                outcome = await operation(connection, [group[place].payload for place in places])
-                for place, result in zip(places, outcome, strict=True):
-                    results[place] = result
+            for operation, indexes in by_operation.items():
+                outcome = await operation(connection, [group[index].payload for index in indexes])
+                for index, result in zip(indexes, outcome, strict=True):
+                    results[index] = result
         return results
 
 

@@ -1,4 +1,4 @@
-"""Inserts that may be said twice."""
+"""Idempotent inserts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from app.db.session import Base
 async def insert_new(
     connection: AsyncConnection, model: type[Base], rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Insert rows, except those whose primary key is there: what a lost answer was about."""
+    """Insert rows, except those whose primary key exists: an earlier call has inserted them."""
     if rows:
         dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
         statement = dialect.insert(model.__table__).on_conflict_do_nothing(

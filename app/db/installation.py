@@ -1,7 +1,7 @@
 """The installation id: one random name for each database, kept in it.
 
-Outputs stored in a location belong to the database that knows their runs; the id, stamped
-into the location, keeps two deployments from sweeping each other's outputs.
+Outputs stored in a location belong to the database that holds their runs. The id is stamped into
+the location, so that two deployments can't sweep each other's outputs.
 """
 
 from uuid import uuid4
@@ -22,10 +22,10 @@ class Installation(Base):
 
 
 async def installation_id(database: Database) -> str:
-    """The id of this database, made at the first call.
+    """The id of this database, created by the first call.
 
     Raises:
-        DatabaseUnavailable: the database can't be asked.
+        DatabaseUnavailable: the database can't be queried.
     """
     known = select(Installation.installation_id)
     async with database.write() as connection:

@@ -1,4 +1,4 @@
-"""Brings the database to the newest schema."""
+"""Migrates the database to the newest schema."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from app.db.session import Database, DatabaseUnavailable, transaction_limit
 
-# Any number that no other program is likely to lock: two processes never migrate at once.
+# An arbitrary number that other programs are unlikely to lock: one process migrates at a time.
 _ADVISORY_LOCK = 7_226_531_408
 
 
 async def migrate(database: Database) -> None:
-    """Apply every migration that the database lacks; safe to call from many processes at once.
+    """Apply every migration that the database lacks; many processes may call it at once.
 
     Raises:
-        DatabaseUnavailable: the database can't be asked.
+        DatabaseUnavailable: the database can't be queried.
     """
     async for attempt in AsyncRetrying(
-        # Of processes that make one SQLite file at once, some are refused without a wait.
+        # SQLite refuses some of the processes that create one file at once, without waiting.
         stop=stop_after_attempt(10 if database.is_sqlite else 1),
         wait=wait_fixed(0.2),
         retry=retry_if_exception_type(DatabaseUnavailable),
@@ -33,7 +33,7 @@ async def migrate(database: Database) -> None:
 async def _migrate_once(database: Database) -> None:
     async with database.write() as connection:
         if not database.is_sqlite:  # on SQLite the transaction itself is exclusive
-            # A large table, or another process that migrates, may take its time.
+            # A large table, or the migration of another process, may need longer.
             await connection.exec_driver_sql(transaction_limit(0, of="transaction"))
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
         await connection.run_sync(_upgrade)

@@ -22,28 +22,28 @@ class Base(DeclarativeBase):
     """The tables of the service."""
 
 
-# PostgreSQL takes 32,767 parameters in one statement, SQLite 32,766.
+# PostgreSQL accepts 32,767 parameters in one statement, SQLite 32,766.
 MAX_IDS_PER_STATEMENT: Final = 5000
 
-# PostgreSQL's error classes: connection, a transaction rolled back for others' sake, a schema under
-# change, insufficient resources, operator intervention, system. The others are about the values of
-# a statement.
+# PostgreSQL's error classes: connection, transaction rollback (such as a deadlock), a schema under
+# change, insufficient resources, operator intervention, system. Other classes are about the values
+# of a statement.
 _UNAVAILABLE_STATES = ("08", "40", "42", "53", "57", "58")
 
-# A process that is frozen in the midst of a transaction keeps its locks for no longer. Ours take
-# milliseconds, but a busy event loop may come back to one after seconds.
+# A process that is frozen within a transaction holds its locks no longer than this. Transactions
+# last milliseconds, but a busy event loop may need seconds to continue one.
 _TRANSACTION_SECONDS = 20
-# The first does not count while a statement is being sent, and asyncpg sends each in several parts.
-# The second, of PostgreSQL 17, counts all the time.
+# The first excludes the time in which a statement is sent, and asyncpg sends each in several parts.
+# The second, of PostgreSQL 17, includes all time.
 _TRANSACTION_LIMITS = ("idle_in_transaction_session_timeout", "transaction_timeout")
 
 
 class DatabaseUnavailable(Exception):
-    """The database can't be asked now: refused, gone, locked for too long. Try again later."""
+    """The database can't be queried now: refused, gone, locked for too long. Try again later."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime, also on SQLite, which keeps no time zone."""
+    """An aware UTC datetime, also on SQLite, which stores no time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -76,7 +76,7 @@ class Database:
         """A connection for reading.
 
         Raises:
-            DatabaseUnavailable: the database can't be asked.
+            DatabaseUnavailable: the database can't be queried.
         """
         with _mapped_errors():
             async with self.engine.connect() as connection:
@@ -112,7 +112,7 @@ class Database:
         return lambda: listeners.discard(callback)
 
     async def ping(self) -> None:
-        """Raise DatabaseUnavailable unless the database answers."""
+        """Raise DatabaseUnavailable unless the database responds."""
         async with self.read() as connection:
             await connection.execute(text("SELECT 1"))
 
@@ -165,7 +165,7 @@ def async_url(url: str) -> URL:
 def _create_engine(url: URL) -> AsyncEngine:
     options: dict[str, Any] = {}
     if url.get_backend_name() == "postgresql":
-        # A server that went away and came back must not cost a run its answer.
+        # A restarted server must not fail a run: stale connections are detected before use.
         options = {"pool_pre_ping": True, "connect_args": {"timeout": 10, "command_timeout": 60}}
     engine = create_async_engine(
         url,
@@ -174,7 +174,7 @@ def _create_engine(url: URL) -> AsyncEngine:
         **options,
     )
     if engine.dialect.name == "sqlite":
-        # Many rows in one statement: the driver gives up the interpreter's lock for each one.
+        # One statement for many rows: the driver releases the GIL for each statement.
         engine.dialect.use_insertmanyvalues_wo_returning = True
         _prepare_sqlite(engine)
     else:
@@ -185,11 +185,11 @@ def _create_engine(url: URL) -> AsyncEngine:
 def _prepare_sqlite(engine: AsyncEngine) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we begin transactions ourselves, below
+        connection.isolation_level = None  # transactions are begun explicitly, below
         cursor = connection.cursor()
         cursor.execute("PRAGMA busy_timeout=30000")
         cursor.execute("PRAGMA journal_mode=WAL")
-        # An acknowledged run must survive a power cut; commits come in groups, so it is cheap.
+        # An acknowledged run must survive a power cut. Group commit makes the cost small.
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.close()
 
@@ -207,7 +207,7 @@ def _prepare_postgresql(engine: AsyncEngine) -> None:
 
 
 def transaction_limit(seconds: int, *, of: Literal["session", "transaction"]) -> str:
-    """SQL for PostgreSQL to end transactions that take longer; 0 is no limit.
+    """SQL for PostgreSQL that ends transactions that last longer; 0 is no limit.
 
     Limits that the server is too old to know are left out.
     """
@@ -220,7 +220,7 @@ def transaction_limit(seconds: int, *, of: Literal["session", "transaction"]) ->
 
 @contextmanager
 def _mapped_errors() -> Iterator[None]:
-    """Turn a driver's trouble with the database into DatabaseUnavailable; other errors pass."""
+    """Raise DatabaseUnavailable for a driver's errors about availability, and others unchanged."""
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeoutError, OSError) as error:

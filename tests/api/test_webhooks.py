@@ -132,9 +132,9 @@ async def test_another_webhook_is_another_request(serve: Serve) -> None:
     ("values", "url", "problem"),
     [
         ({}, "https://8.8.8.8/", "WEBHOOK_SECRET is not set"),
-        ({"webhook_secret": SETTING}, "http://127.0.0.1:8000/", "own network"),
-        ({"webhook_secret": SETTING}, "http://localhost/", "own network"),
-        ({"webhook_secret": SETTING}, "http://169.254.169.254/latest/", "own network"),
+        ({"webhook_secret": SETTING}, "http://127.0.0.1:8000/", "private network"),
+        ({"webhook_secret": SETTING}, "http://localhost/", "private network"),
+        ({"webhook_secret": SETTING}, "http://169.254.169.254/latest/", "private network"),
         (ALLOWED, "ftp://example.com/", "must start with http:// or https://"),
     ],
 )

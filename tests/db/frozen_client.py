@@ -1,7 +1,7 @@
-"""A client that freezes itself in the midst of a transaction: `frozen_client URL MOMENT`.
+"""A client that freezes itself within a transaction: `frozen_client URL MOMENT`.
 
-It holds the rows of the table `numbers` then. Prints `freezing` before, and how the transaction
-ended after.
+It then holds locks on the rows of the table `numbers`. It prints `freezing` before, and the outcome
+of the transaction after.
 """
 
 import asyncio

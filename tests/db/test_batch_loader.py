@@ -1,4 +1,4 @@
-"""Look-ups of many callers, joined in few questions."""
+"""Lookups of many callers, joined in few queries."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -9,32 +9,32 @@ from app.db import BatchLoader, DatabaseUnavailable
 
 
 class Shelf:
-    """Values that can be looked up; counts the questions, and holds them up until told."""
+    """Values that can be looked up; records the queries, and delays them while it is not `open`."""
 
     def __init__(self) -> None:
         self.values = {number: f"value {number}" for number in range(100)}
-        self.asked: list[Sequence[int]] = []
+        self.queries: list[Sequence[int]] = []
         self.begun = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
 
     async def read(self, keys: Sequence[int]) -> Mapping[int, str]:
-        self.asked.append(keys)
+        self.queries.append(keys)
         self.begun.set()
         found = {key: self.values[key] for key in keys if key in self.values}
         await self.open.wait()
         return found
 
 
-async def test_simultaneous_look_ups_are_one_question() -> None:
+async def test_simultaneous_lookups_are_one_query() -> None:
     shelf = Shelf()
     group = BatchLoader(shelf.read)
     found = await asyncio.gather(*(group.get(number) for number in [1, 2, 3, 2, 1000]))
     assert found == ["value 1", "value 2", "value 3", "value 2", None]
-    assert shelf.asked == [[1, 2, 3, 1000]]
+    assert shelf.queries == [[1, 2, 3, 1000]]
 
 
-async def test_a_look_up_is_answered_by_a_question_that_began_after_it() -> None:
+async def test_a_lookup_gets_the_result_of_a_query_that_began_after_it() -> None:
     shelf = Shelf()
     group = BatchLoader(shelf.read)
     shelf.open.clear()
@@ -47,7 +47,7 @@ async def test_a_look_up_is_answered_by_a_question_that_began_after_it() -> None
     assert (await before, await after) == ("value 1", "changed")
 
 
-async def test_a_caller_who_goes_away_takes_no_answer_with_it() -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_lookup_of_others() -> None:
     shelf = Shelf()
     group = BatchLoader(shelf.read)
     leaving, staying = (asyncio.create_task(group.get(1)) for _ in range(2))
@@ -58,15 +58,15 @@ async def test_a_caller_who_goes_away_takes_no_answer_with_it() -> None:
         await leaving
 
 
-async def test_no_question_is_larger_than_a_group() -> None:
+async def test_no_query_is_larger_than_a_group() -> None:
     shelf = Shelf()
     group = BatchLoader(shelf.read, max_group=40)
     found = await asyncio.gather(*(group.get(number) for number in range(100)))
     assert found == list(shelf.values.values())
-    assert [len(keys) for keys in shelf.asked] == [40, 40, 20]
+    assert [len(keys) for keys in shelf.queries] == [40, 40, 20]
 
 
-async def test_all_hear_of_a_failure_and_the_next_question_is_asked_anew() -> None:
+async def test_a_failure_is_raised_to_all_callers_and_the_next_query_is_independent() -> None:
     shelf = Shelf()
     failing = True
 

@@ -1,4 +1,4 @@
-"""A process that is frozen in the midst of a transaction holds up nobody for long."""
+"""A process that is frozen within a transaction does not block others for long."""
 
 import asyncio
 import signal
@@ -13,7 +13,7 @@ from tests.db.frozen_client import MOMENTS
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_its_locks_are_given_to_who_waits_and_it_changes_nothing(
+async def test_its_locks_are_released_and_it_changes_nothing(
     postgresql_url: str, moment: str
 ) -> None:
     database = Database(postgresql_url)
@@ -38,7 +38,7 @@ async def test_its_locks_are_given_to_who_waits_and_it_changes_nothing(
     await database.aclose()
 
 
-async def test_a_limit_that_the_server_does_not_know_is_left_out(
+async def test_a_limit_unknown_to_the_server_is_omitted(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known, _ = session._TRANSACTION_LIMITS

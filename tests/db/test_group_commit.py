@@ -23,7 +23,7 @@ async def _numbers(database: Database) -> list[int]:
 
 
 class _Insert:
-    """Inserts a group of numbers, and notes how large each group was."""
+    """Inserts a group of numbers, and records the size of each group."""
 
     def __init__(self) -> None:
         self.groups: list[int] = []
@@ -64,7 +64,7 @@ async def test_a_change_is_committed_before_it_is_acknowledged(database: Databas
 
 
 @pytest.mark.usefixtures("table")
-async def test_a_failing_change_does_not_fail_its_neighbours(database: Database) -> None:
+async def test_a_failing_change_does_not_fail_others_in_its_group(database: Database) -> None:
     insert, writes = _Insert(), GroupCommit(database)
     await writes.submit(insert, 5)
     results = await asyncio.gather(
@@ -76,7 +76,7 @@ async def test_a_failing_change_does_not_fail_its_neighbours(database: Database)
 
 
 @pytest.mark.usefixtures("table")
-async def test_a_caller_that_goes_away_does_not_hold_up_the_group(database: Database) -> None:
+async def test_a_cancelled_caller_does_not_delay_the_group(database: Database) -> None:
     insert, writes = _Insert(), GroupCommit(database)
     gone = asyncio.create_task(writes.submit(insert, 1))
     stays = asyncio.create_task(writes.submit(insert, 2))
@@ -86,7 +86,7 @@ async def test_a_caller_that_goes_away_does_not_hold_up_the_group(database: Data
     await writes.aclose()
 
 
-async def test_an_unreachable_database_is_told_to_every_caller() -> None:
+async def test_an_unreachable_database_is_raised_to_every_caller() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/nothing")
     writes = GroupCommit(database)
     results = await asyncio.gather(
@@ -101,11 +101,11 @@ async def test_changes_are_acknowledged_in_the_order_of_their_submission(
     database: Database,
 ) -> None:
     one, other, writes = _Insert(), _Insert(), GroupCommit(database)
-    heard: list[int] = []
+    committed: list[int] = []
     for number in range(10):
-        writes.submit_soon(one if number % 2 else other, number, partial(heard.append, number))
+        writes.submit_soon(one if number % 2 else other, number, partial(committed.append, number))
     await writes.aclose()
-    assert heard == list(range(10))
+    assert committed == list(range(10))
 
 
 class _InsertOfAnAbsentDatabase(_Insert):
@@ -120,36 +120,36 @@ class _InsertOfAnAbsentDatabase(_Insert):
 
 
 @pytest.mark.usefixtures("table")
-async def test_a_change_that_nobody_waits_for_outlives_an_outage(database: Database) -> None:
+async def test_a_change_without_a_waiting_caller_survives_an_outage(database: Database) -> None:
     insert, writes = _InsertOfAnAbsentDatabase(), GroupCommit(database)
-    heard: list[int] = []
+    committed: list[int] = []
     for number in (1, 2):
-        writes.submit_soon(insert, number, partial(heard.append, number))
+        writes.submit_soon(insert, number, partial(committed.append, number))
     with pytest.raises(DatabaseUnavailable):
         await writes.submit(insert, 3)
-    assert heard == []
+    assert committed == []
     insert.away = False
     await writes.submit(insert, 4)
-    assert heard == [1, 2]
+    assert committed == [1, 2]
     assert await _numbers(database) == [1, 2, 4]
 
 
 @pytest.mark.usefixtures("table")
-async def test_at_the_end_what_was_kept_is_tried_once_more(
+async def test_closing_retries_kept_changes_once(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     insert, writes = _InsertOfAnAbsentDatabase(), GroupCommit(database)
-    heard: list[int] = []
-    writes.submit_soon(insert, 1, partial(heard.append, 1))
+    committed: list[int] = []
+    writes.submit_soon(insert, 1, partial(committed.append, 1))
     with pytest.raises(DatabaseUnavailable):
         await writes.submit(insert, 2)
     insert.away = False
     await writes.aclose()
-    assert await _numbers(database) == heard == [1]
+    assert await _numbers(database) == committed == [1]
 
     insert.away = True
-    writes.submit_soon(insert, 3, partial(heard.append, 3))
+    writes.submit_soon(insert, 3, partial(committed.append, 3))
     await writes.aclose()
     await asyncio.sleep(0)
-    assert heard == [1, 3]
+    assert committed == [1, 3]
     assert "lost" in caplog.text

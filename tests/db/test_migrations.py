@@ -1,4 +1,4 @@
-"""The migrations make the schema that the models describe."""
+"""The migrations create the schema that the models describe."""
 
 import asyncio
 import sys
@@ -49,23 +49,23 @@ for path in sys.stdin:
 """
 
 
-def test_processes_may_make_one_sqlite_file_at_once(tmp_path: Path) -> None:
+def test_processes_may_create_one_sqlite_file_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _MIGRATE_EACH]
     with ExitStack() as stack:
         processes = [
             stack.enter_context(Popen(command, stdin=PIPE, stdout=PIPE, text=True))
             for _ in range(4)
         ]
-        assert _said(processes) == ["imported\n"] * 4
+        assert _lines_of(processes) == ["imported\n"] * 4
         for turn in range(20):
             for process in processes:
                 assert process.stdin is not None
                 process.stdin.write(f"{tmp_path}/{turn}.db\n")
                 process.stdin.flush()
-            assert _said(processes) == ["done\n"] * 4
+            assert _lines_of(processes) == ["done\n"] * 4
 
 
-def _said(processes: list[Popen[str]]) -> list[str]:
+def _lines_of(processes: list[Popen[str]]) -> list[str]:
     return [process.stdout.readline() for process in processes if process.stdout is not None]
 
 

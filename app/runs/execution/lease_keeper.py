@@ -79,7 +79,7 @@ class StalledRunDispatcher(PeriodicService):
         self._max_attempts = max_attempts
 
     async def run_once(self) -> None:
-        """Look for stalled runs once.
+        """Query stalled runs once, and dispatch or give up each.
 
         Raises:
             DatabaseUnavailable: the runs not dispatched by then stay stalled.

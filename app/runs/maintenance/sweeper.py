@@ -16,7 +16,7 @@ class Sweeper(PeriodicService):
     """
 
     name = "sweep"
-    # Under load the sweeper is woken all the time, and each sweep looks at thousands of outputs.
+    # Under load the sweeper is woken all the time, and each sweep examines thousands of outputs.
     rest_factor = 20.0
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Webhooks: tells receivers what happened in runs, signed, until they have taken it."""
+"""Sends webhooks: signed events of runs, retried with backoff until the receiver accepts them."""
 
 import asyncio
 import base64
@@ -21,20 +21,21 @@ from app.runs.webhooks.url_guard import AddressRefused, UrlGuard
 
 logger = logging.getLogger("crew_capture.webhooks")
 
-# Soon at first, for a receiver that restarts; a day altogether, for one that somebody must mend.
+# Backoff: short at first, for a receiver that restarts. A day in total, for one that must be fixed.
 RETRY_DELAYS_SECONDS: Final = (
     *(1, 2, 5, 15, 60, 300),
     *(seconds * 3600 for seconds in (0.5, 1, 2, 4, 8, 8)),
 )
 TIMEOUT_SECONDS: Final = 15.0
-# Longer than an attempt may take: what a process that died had begun waits no longer than this.
+# Longer than an attempt can last. Deliveries of a process that died are retried after this time.
 LEASE_SECONDS: Final = 30.0
 
-_JITTER: Final = 0.2  # receivers that were away are not all told again at once
+_JITTER: Final = 0.2  # deliveries to receivers that were down are not all retried at once
 # New deliveries of this process and its retries wake the sender. Polling finds those of others.
 POLL_SECONDS: Final = 1.0
 _MAX_IN_FLIGHT: Final = 64
-_MAX_IN_FLIGHT_PER_HOST: Final = 16  # one that never answers leaves room for the others
+# Bulkhead: a receiver that never responds leaves room for others.
+_MAX_IN_FLIGHT_PER_HOST: Final = 16
 
 
 def sign(secret: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
@@ -149,13 +150,13 @@ class WebhookSender(PeriodicService):
         if seconds < self.interval_seconds:
             asyncio.get_running_loop().call_later(seconds, self.wake)
 
-    def _classify(self, attempt: Attempt, answer: int | str) -> Attempted:
-        """What an answer means: an HTTP status, or what kept it from coming."""
-        if isinstance(answer, int) and 200 <= answer < 300:
-            return Attempted(attempt, DeliveryStatus.DELIVERED, f"HTTP {answer}", None)
-        result = f"HTTP {answer}" if isinstance(answer, int) else answer
+    def _classify(self, attempt: Attempt, response: int | str) -> Attempted:
+        """The result of an attempt: `response` is an HTTP status, or why there is none."""
+        if isinstance(response, int) and 200 <= response < 300:
+            return Attempted(attempt, DeliveryStatus.DELIVERED, f"HTTP {response}", None)
+        result = f"HTTP {response}" if isinstance(response, int) else response
         retries = len(self._retry_delays_seconds)
-        if answer in _FINAL or attempt.number > retries:
+        if response in _FINAL or attempt.number > retries:
             return Attempted(attempt, DeliveryStatus.FAILED, result, None)
         delay = self._retry_delays_seconds[attempt.number - 1]
         delay *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - not a secret
@@ -163,7 +164,7 @@ class WebhookSender(PeriodicService):
         return Attempted(attempt, DeliveryStatus.PENDING, result, due_at)
 
     async def _post(self, session: aiohttp.ClientSession, attempt: Attempt) -> int | str:
-        """The HTTP status of the answer, or a word on why there was none."""
+        """Post once; the HTTP status of the response, or the reason why there was none."""
         body = msgspec.json.encode(attempt.body)
         timestamp = int(self._clock.now().timestamp())
         headers = {
@@ -178,16 +179,16 @@ class WebhookSender(PeriodicService):
             async with session.post(
                 attempt.webhook.url, data=body, headers=headers, allow_redirects=False
             ) as response:
-                return response.status  # what else it says is nobody's concern, and unread
+                return response.status  # the body is not read
         except Exception as error:
             return _reason(error)
 
 
 _REFUSED: Final = "address refused"
-# Gone is how a receiver says that it wants no more.
+# 410 Gone: the receiver unsubscribes.
 _FINAL: Final = frozenset({_REFUSED, 410})
 
-# The first that fits. Texts of errors stay here: they may hold the URL, and that a secret.
+# The first match counts. Texts of errors are not stored: they may contain the URL, and secrets.
 _REASONS: Final[Mapping[type[Exception], str]] = {
     TimeoutError: "timeout",
     aiohttp.ClientConnectorDNSError: "name not found",
@@ -200,7 +201,7 @@ _REASONS: Final[Mapping[type[Exception], str]] = {
 
 
 def _reason(error: Exception) -> str:
-    """A word on why there was no answer."""
+    """The reason why there was no response, in a few words."""
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
         error.os_error, AddressRefused
     ):

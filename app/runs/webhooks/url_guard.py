@@ -1,7 +1,9 @@
-"""Where webhooks may go: anywhere on the internet, and nowhere in the own network.
+"""Guards the URLs of webhooks: they may reach the internet, and no private network.
 
-Whoever may start a run chooses its webhook's URL. Without this, the service would knock at doors
-for them that only it can reach.
+Prevents SSRF (server-side request forgery): clients choose the URLs, and the service could reach
+internal hosts that its clients can't. Addresses are checked again when a connection is opened,
+against DNS rebinding: a name that resolves to a public address at first, and to an internal one
+later.
 """
 
 import asyncio
@@ -19,49 +21,48 @@ from app.runs.errors import InvalidInput
 
 _MAX_URL_CHARACTERS: Final = 2000
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
-# A name that takes longer is looked up again when there is something to deliver.
+# A name that needs longer is resolved again at delivery.
 _LOOK_UP_SECONDS: Final = 2.0
-# Where clouds keep services of their own for the machine, though `ipaddress` takes them for public.
-_OF_CLOUDS: Final = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
+# Metadata services of clouds, which `ipaddress` considers public.
+_CLOUD_METADATA: Final = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
-_6TO4: Final = IPv6Network("2002::/16")  # carries an IPv4 address, and nobody's own any more
+_6TO4: Final = IPv6Network("2002::/16")  # embeds an IPv4 address; deprecated
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
 
 class AddressRefused(OSError):
-    """A connection to an address of the own network was asked for; none was made."""
+    """A connection to a private network was refused before it was opened."""
 
 
 def is_public(address: str) -> bool:
-    """Whether this is an IP address, in its plain form, of somebody on the internet."""
+    """Whether this is an IP address, in its canonical form, of the public internet."""
     try:
         parsed = ip_address(address)
     except ValueError:
         return False
     if isinstance(parsed, IPv6Address):
-        carried = _carried_ipv4(parsed)
-        if carried is None:
+        embedded = _embedded_ipv4(parsed)
+        if embedded is None:
             return parsed in _GLOBAL_UNICAST and parsed not in _6TO4 and parsed.is_global
-        parsed = carried
+        parsed = embedded
     return (
         parsed.is_global
         and not parsed.is_multicast
         and not parsed.is_reserved
-        and not any(parsed in network for network in _OF_CLOUDS)
+        and not any(parsed in network for network in _CLOUD_METADATA)
     )
 
 
-def _carried_ipv4(address: IPv6Address) -> IPv4Address | None:
+def _embedded_ipv4(address: IPv6Address) -> IPv4Address | None:
     if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped
 
 
 class UrlGuard:
-    """Judges the URLs of webhooks, and opens the connections to them.
+    """Refuses URLs of private networks (SSRF), when they are submitted and when they are called.
 
-    Every address is judged again when a connection to it is made, so a name that leads elsewhere
-    by then leads nowhere. With `allow_private` any address will do.
+    With `allow_private`, any address is allowed.
     """
 
     def __init__(self, *, allow_private: bool, resolver: AbstractResolver | None = None) -> None:
@@ -69,16 +70,16 @@ class UrlGuard:
         self._resolver = resolver or _ThreadResolver()
 
     async def check(self, url: str, field: str) -> None:
-        """Raise InvalidInput, of the `field` that gave the URL, unless a webhook may go there.
+        """Raise InvalidInput for `field` if its URL is invalid or resolves to a private network.
 
-        A name that nobody knows passes: it may be known when there is something to deliver.
+        A name that can't be resolved passes: it may exist at the time of delivery.
         """
         host = _host(url, field)
         if not self._allow_private and not all(map(is_public, await self._addresses(host))):
-            raise InvalidInput(field, f"{host} is an address of the own network")
+            raise InvalidInput(field, f"{host} is an address of a private network")
 
     def connector(self) -> TCPConnector:
-        """A connector that reaches nothing else: it raises AddressRefused."""
+        """A connector for allowed addresses alone; it raises AddressRefused for others."""
         return TCPConnector(limit=0, resolver=self._resolver, socket_factory=self._open_socket)
 
     async def aclose(self) -> None:
@@ -89,22 +90,22 @@ class UrlGuard:
             return [host]
         try:
             async with asyncio.timeout(_LOOK_UP_SECONDS):
-                # Also for numbers: only the system knows all the ways to write an IPv4 address.
+                # Also for numbers: only the system parses all notations of IPv4 addresses.
                 found = await self._resolver.resolve(host, 0, socket.AF_UNSPEC)
         except (OSError, TimeoutError):
             return []
         return [result["host"] for result in found]
 
     def _open_socket(self, target: AddrInfoType) -> socket.socket:
-        # The one door: whatever was written or resolved, this is the address that gets connected.
+        # DNS rebinding: the connection goes to this address, whatever the name resolved to before.
         family, kind, protocol, _, address = target
         if not self._allow_private and not is_public(address[0]):
-            raise AddressRefused("an address of the own network")
+            raise AddressRefused("an address of a private network")
         return socket.socket(family, kind, protocol)
 
 
 class _ThreadResolver(AbstractResolver):
-    """The system's resolver, in threads of its own: slow names hold up nothing but webhooks."""
+    """The system's resolver, in threads of its own: slow names delay webhooks alone."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="webhook-names")
@@ -133,7 +134,7 @@ class _ThreadResolver(AbstractResolver):
 
 
 def _host(url: str, field: str) -> str:
-    """The host of a URL that can be called; raises InvalidInput for any other."""
+    """The host of a valid URL; raises InvalidInput for any other."""
     if len(url) > _MAX_URL_CHARACTERS:
         problem = f"longer than {_MAX_URL_CHARACTERS} characters"
         raise InvalidInput(field, problem)
@@ -145,7 +146,7 @@ def _host(url: str, field: str) -> str:
     if parsed.scheme not in ("http", "https"):
         raise InvalidInput(field, "must start with http:// or https://")
     if parsed.raw_user is not None or parsed.raw_password is not None:
-        problem = "no user or password in it: receivers know us by the signature"
+        problem = "must not contain a user or password: the signature authenticates the service"
         raise InvalidInput(field, problem)
     if not url.isprintable() or " " in url or not (":" in host or _HOST_NAME.fullmatch(host)):
         raise InvalidInput(field, "not a URL")
