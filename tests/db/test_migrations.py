@@ -19,6 +19,7 @@ from app.access import api_keys, rate_limits  # noqa: F401 - their tables belong
 from app.db import Base, Database, installation_id, migrate
 from app.runs import models  # noqa: F401 - the same
 from app.runs.persistence.queries import RunQueries
+from app.runs.records import webhooks_at
 
 
 def _differences(connection: Connection) -> list[object]:
@@ -110,6 +111,6 @@ async def test_webhooks_of_earlier_runs_are_kept(database_url: str) -> None:
     run = await queries.get(run_id)
     assert run is not None
     (delivery,) = await queries.deliveries(run_id)
-    assert run.webhooks == {"run": {"url": "http://a.example/"}}
+    assert run.webhooks == webhooks_at("http://a.example/")
     assert (delivery.seq, delivery.role, delivery.attempts) == (7, "run", 1)
     await database.aclose()
