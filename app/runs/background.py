@@ -40,7 +40,8 @@ class PeriodicService(ABC):
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
-        self._failure: type[BaseException] | None = None
+        self._failure: str | None = None
+        self._logged: set[type[BaseException]] = set()
 
     @abstractmethod
     async def run_once(self) -> None:
@@ -49,7 +50,7 @@ class PeriodicService(ABC):
     @property
     def problem(self) -> str | None:
         """What is wrong with the service, in one line without internals; None while it works."""
-        return f"{self.name} fails: {_reason(self._failure)}" if self._failure else None
+        return self._failure
 
     def start(self) -> None:
         """Begin the first pass."""
@@ -92,6 +93,7 @@ class PeriodicService(ABC):
             if self._failures:
                 logger.info("%s works again", self.name.capitalize())
             self._failures, self._failure = 0, None
+            self._logged.clear()
 
     @property
     def _backoff_seconds(self) -> float:
@@ -100,19 +102,16 @@ class PeriodicService(ABC):
 
     def _record_failure(self, error: BaseException) -> None:
         self._failures += 1
-        is_known, self._failure = self._failure is type(error), type(error)
-        if is_known:
-            logger.debug("%s", self.problem)
-        elif isinstance(error, DatabaseUnavailable):
-            logger.warning("%s", self.problem)
+        is_outage = isinstance(error, DatabaseUnavailable)
+        reason = "the database is unavailable" if is_outage else "unexpected error, see the log"
+        self._failure = f"{self.name} fails: {reason}"
+        if type(error) in self._logged:
+            return
+        self._logged.add(type(error))
+        if is_outage:
+            logger.warning("%s", self._failure)
         else:
-            logger.error("%s", self.problem, exc_info=error)
-
-
-def _reason(failure: type[BaseException]) -> str:
-    if issubclass(failure, DatabaseUnavailable):
-        return "the database is unavailable"
-    return "unexpected error; the log has the details"
+            logger.error("%s", self._failure, exc_info=error)
 
 
 def _is_cancelling() -> bool:

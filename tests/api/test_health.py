@@ -55,7 +55,7 @@ async def test_a_process_is_unready_while_a_loop_that_runs_depend_on_fails(
         async def is_unready() -> bool:
             response = await service.http.get("/health/ready")
             reasons = response.json()["reasons"]
-            known = [f"{name} fails: unexpected error; the log has the details"]
+            known = [f"{name} fails: unexpected error, see the log"]
             return response.status_code == 503 and reasons == known
 
         async def is_ready() -> bool:
