@@ -1,31 +1,44 @@
-"""Validates the inputs of a run, and completes them with the crew's defaults."""
+"""The inputs of a run: validated in one pass, and completed with the crew's defaults."""
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from app.crews.options import InputOptions
 from app.crews.registry import CrewSpec
 from app.runs.errors import InvalidInput, MissingInputs
 
+MAX_DEPTH: Final = 64
+"""How deep lists and objects of one input may nest."""
+MAX_VALUES: Final = 10_000
+"""How many values, nested ones included, the inputs of one run may hold."""
+MAX_CHARACTERS: Final = 1_000_000
+"""How many characters all texts and names in the inputs of one run may have together."""
+MAX_NAME_CHARACTERS: Final = 200
+
 _ANY = InputOptions()
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Of the path to a value, in an error.
+_MAX_PATH_CHARACTERS: Final = 200
 
 
 def validate_inputs(
     spec: CrewSpec, required: Iterable[str], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The inputs of a run: those given, with defaults for empty or missing ones.
+    """Return the inputs that a run of the crew gets: the given ones, completed with defaults.
 
-    Values are of the types that CrewAI accepts: strings, numbers, booleans, lists and objects of
-    them. Line ends become newlines. Inputs that the crew doesn't name are kept, as CrewAI does.
+    A default replaces an empty or missing input. Values are those that CrewAI accepts: strings,
+    numbers, booleans, lists and objects of them. Line ends become newlines. Inputs that the crew
+    does not name are kept, as in CrewAI. The pass is linear in the size of the inputs.
 
     Raises:
-        MissingInputs: inputs are missing; names them all.
-        InvalidInput: an input has another type than it declares, is too long, or holds a control
-            character other than newline and tab; names the input.
+        MissingInputs: required inputs are missing; lists all of them.
+        InvalidInput: an input has another type than declared, is too long or nested too deep,
+            contains a control character other than newline and tab, or the inputs exceed
+            `MAX_VALUES` or `MAX_CHARACTERS`; names the input.
     """
-    inputs = {name: _checked(spec, name, value) for name, value in given.items()}
+    validation = _Validation()
+    inputs = {name: _validated(validation, spec, name, value) for name, value in given.items()}
     for name, default in spec.defaults.items():
         if _is_empty(inputs.get(name)):
             inputs[name] = default
@@ -35,45 +48,114 @@ def validate_inputs(
     return inputs
 
 
-def _checked(spec: CrewSpec, name: str, value: object) -> Any:
+def clean_text(text: str, field: str, max_chars: int) -> str:
+    """Return a text for the crew's prompts, with newlines as line ends. Raises InvalidInput."""
+    text = text.replace("\r\n", "\n")
+    if problem := _problem_of(text, max_chars):
+        raise InvalidInput(field, problem)
+    return text
+
+
+def _validated(validation: "_Validation", spec: CrewSpec, name: str, value: object) -> Any:
+    clean_text(name, "inputs", MAX_NAME_CHARACTERS)
     declared = spec.inputs.get(name, _ANY)
     if _is_empty(value) and declared.type not in (None, "string"):
         return None  # a form's field that was left empty
     if value is not None and not declared.allows(value):
         raise InvalidInput(name, f"must be of type {declared.type}")
-    return _clean(value, name, declared.max_chars or spec.max_input_chars)
+    return validation.clean(name, value, declared.max_chars or spec.max_input_chars)
 
 
 def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _clean(value: object, field: str, max_chars: int) -> Any:
-    if isinstance(value, str):
-        return clean_text(value, field, max_chars)
-    if isinstance(value, list):
-        return [_clean(item, f"{field}[{i}]", max_chars) for i, item in enumerate(value)]
-    if isinstance(value, dict):
-        return {
-            clean_text(str(name), field, max_chars): _clean(item, f"{field}.{name}", max_chars)
-            for name, item in value.items()
-        }
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    raise InvalidInput(
-        field, f"a {type(value).__name__}; allowed are texts, numbers, booleans, lists, objects"
-    )
-
-
-def clean_text(text: str, field: str, max_chars: int) -> str:
-    """A text for the crew's prompts, with newlines as line ends. Raises InvalidInput."""
-    text = text.replace("\r\n", "\n")
+def _problem_of(text: str, max_chars: int) -> str | None:
     if len(text) > max_chars:
-        raise InvalidInput(field, f"{len(text)} characters; at most {max_chars} are allowed")
+        return f"{len(text)} characters; at most {max_chars} are allowed"
     if found := _CONTROL.search(text):
-        raise InvalidInput(
-            field,
+        return (
             f"control character U+{ord(found[0]):04X} at position {found.start()}; "
-            "only newline and tab are allowed",
+            "only newline and tab are allowed"
         )
+    return None
+
+
+class _Validation:
+    """One pass over the inputs of one run; its bounds hold for all of them together.
+
+    The path to a value is kept as a stack and rendered for an error only: rendered for every
+    value, long names around many values would make a small body block the event loop for minutes.
+    """
+
+    def __init__(self) -> None:
+        self._values = 0
+        self._characters = 0
+        self._path: list[str | int] = []
+
+    def clean(self, name: str, value: object, max_chars: int) -> Any:
+        self._path = [name]
+        return self._clean(value, max_chars)
+
+    def _clean(self, value: object, max_chars: int) -> Any:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise self._refused(f"the inputs of a run may hold at most {MAX_VALUES:,} values")
+        if isinstance(value, str):
+            return self._clean_text(value, max_chars)
+        if isinstance(value, list):
+            return self._clean_list(value, max_chars)
+        if isinstance(value, dict):
+            return self._clean_object(value, max_chars)
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        raise self._refused(
+            f"a {type(value).__name__}; allowed are texts, numbers, booleans, lists, objects"
+        )
+
+    def _clean_text(self, text: str, max_chars: int) -> str:
+        text = text.replace("\r\n", "\n")
+        if problem := _problem_of(text, max_chars):
+            raise self._refused(problem)
+        self._characters += len(text)
+        if self._characters > MAX_CHARACTERS:
+            raise self._refused(
+                f"the inputs of a run may have at most {MAX_CHARACTERS:,} characters together"
+            )
+        return text
+
+    def _clean_list(self, items: list[Any], max_chars: int) -> list[Any]:
+        self._descend(0)
+        cleaned = []
+        for index, item in enumerate(items):
+            self._path[-1] = index
+            cleaned.append(self._clean(item, max_chars))
+        self._path.pop()
+        return cleaned
+
+    def _clean_object(self, members: dict[Any, Any], max_chars: int) -> dict[str, Any]:
+        cleaned = {}
+        for name, member in members.items():
+            key = self._clean_text(str(name), max_chars)
+            self._descend(key)
+            cleaned[key] = self._clean(member, max_chars)
+            self._path.pop()
+        return cleaned
+
+    def _descend(self, step: str | int) -> None:
+        self._path.append(step)
+        if len(self._path) > MAX_DEPTH + 1:
+            raise self._refused(f"nested deeper than {MAX_DEPTH} levels")
+
+    def _refused(self, problem: str) -> InvalidInput:
+        return InvalidInput(_rendered(self._path), problem)
+
+
+def _rendered(path: list[str | int]) -> str:
+    """Render a path such as `topic.items[3]`; a long one keeps its beginning."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+        if len(text) > _MAX_PATH_CHARACTERS:
+            return text[:_MAX_PATH_CHARACTERS] + "..."
     return text
