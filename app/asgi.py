@@ -16,6 +16,7 @@ from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
 from app.api.mcp.routes import mcp, open_mcp
 from app.api.middleware.auth import AuthMiddleware
+from app.api.middleware.csrf import CsrfGuard
 from app.api.middleware.request_limits import RequestLimits, add_security_headers
 from app.api.openapi import ClosedObjects, openapi_config
 from app.api.run import run_idea_crew
@@ -48,6 +49,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         lifespan=[lifespan],
         middleware=[
             RequestLimits(),
+            CsrfGuard(settings.origins),
             AuthMiddleware(
                 needs_key=settings.auth == "keys",
                 allowed_hosts=settings.host_names,

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from limits import RateLimitItem, parse_many
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -39,6 +40,7 @@ class Settings(BaseSettings):
     auth: Literal["off", "keys"] = "off"
     auth_off_anywhere: bool = False
     allowed_hosts: str = ""
+    allowed_origins: str = ""
     shutdown_seconds: Annotated[float, Field(ge=0)] = 30.0
 
     database_url: str = "sqlite+aiosqlite:///crew_capture.db"
@@ -97,6 +99,18 @@ class Settings(BaseSettings):
             raise ValueError("must start with sqlite:// or postgresql://")
         return value
 
+    @field_validator("allowed_origins")
+    @classmethod
+    def _known_origins(cls, value: str) -> str:
+        for origin in filter(None, map(str.strip, value.split(","))):
+            parts = urlsplit(origin)
+            if (
+                parts.scheme not in ("http", "https")
+                or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ValueError("must be origins such as https://app.example.com, comma separated")
+        return value
+
     @field_validator("temp_backend")
     @classmethod
     def _known_backend(cls, value: str) -> str:
@@ -141,6 +155,11 @@ class Settings(BaseSettings):
         if "*" in names or (not names and self.auth == "keys"):
             return None
         return frozenset(names or {*_LOOPBACK_NAMES, self.host.lower()})
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins of pages on other sites that may send state-changing requests."""
+        return frozenset(filter(None, map(str.strip, self.allowed_origins.split(","))))
 
     @property
     def rates(self) -> Sequence[RateLimitItem]:

@@ -22,6 +22,8 @@ from app.settings import Settings, load_settings
 
 MakeSettings = Callable[..., Settings]
 
+JSON = {"Content-Type": "application/json"}
+
 
 @dataclass(frozen=True)
 class Running:

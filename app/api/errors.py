@@ -234,10 +234,12 @@ def _problem(problem: Mapping[str, str]) -> str:
 _ERROR_TYPES: Mapping[int, str] = {
     400: "invalid_input",
     401: "unauthorized",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     408: "request_timeout",
     413: "body_too_large",
+    415: "unsupported_media_type",
     429: "too_many_requests",
     431: "headers_too_large",
 }

@@ -38,7 +38,7 @@ from app.db import DatabaseUnavailable
 from app.runs.models import UserRun
 from tests.api.crews import IDEA_AND_POEM, LETTER, REPORTS, Gate, Letters
 from tests.runs.scripted import until
-from tests.serving import Running, Serve
+from tests.serving import JSON, Running, Serve
 
 COMPLETED = TaskState.TASK_STATE_COMPLETED
 INPUT_REQUIRED = TaskState.TASK_STATE_INPUT_REQUIRED
@@ -361,14 +361,16 @@ async def test_what_is_not_offered_is_refused(service: Running) -> None:
     assert (await service.http.post("/a2a/nobody", json={})).status_code == 404
     assert (await service.http.get("/a2a/nobody/.well-known/agent-card.json")).status_code == 404
     assert (await service.http.get("/a2a/idea")).status_code == 405
-    assert (await service.http.post("/a2a/idea", content=b" " * 1_000_001)).status_code == 413
+    assert (
+        await service.http.post("/a2a/idea", content=b" " * 1_000_001, headers=JSON)
+    ).status_code == 413
 
 
 async def test_what_is_not_the_protocol_is_refused(
     service: Running, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for body in (b"", b"{", b"[]", b"1", b"null", b"[" * 100_000, b'{"a":' * 100_000):
-        response = await service.http.post("/a2a/idea", content=body)
+        response = await service.http.post("/a2a/idea", content=body, headers=JSON)
         assert response.status_code == 400
         assert response.json()["error"] == "body: expected one JSON-RPC message"
     message = {"jsonrpc": "2.0", "id": 1}

@@ -14,7 +14,7 @@ from app.crews.registry import Registry, idea_crew
 from app.db import DatabaseUnavailable
 from storage import StorageError
 from tests.api.crews import Gate
-from tests.serving import Running, Serve
+from tests.serving import JSON, Running, Serve
 
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
 
@@ -79,7 +79,7 @@ async def test_a_wrong_body_is_refused_with_the_field_named(
     "body", [b"", b"{", b"goal_type=x", b"\xff\xfe", b'{"goal_type": "\\ud800"}']
 )
 async def test_a_body_that_is_not_json_is_refused(service: Running, body: bytes) -> None:
-    response = await service.http.post("/api/run", content=body)
+    response = await service.http.post("/api/run", content=body, headers=JSON)
     assert response.status_code == 400
     assert response.json()["error_type"] == "invalid_input"
     assert "Traceback" not in response.text
@@ -94,7 +94,7 @@ async def test_the_longest_inputs_are_accepted(service: Running) -> None:
 
 async def test_a_body_that_is_too_large_is_refused(service: Running) -> None:
     body = json.dumps({"experience_summary": "x" * 1_000_001}).encode()
-    response = await service.http.post("/api/run", content=body)
+    response = await service.http.post("/api/run", content=body, headers=JSON)
     assert response.status_code == 413
     assert response.json()["error_type"] == "body_too_large"
     assert "1 MB" in response.json()["error"]
