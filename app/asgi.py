@@ -14,6 +14,7 @@ from app.api.crews import crews_router
 from app.api.dependencies import DEPENDENCIES
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import live, ready
+from app.api.markdown import HtmlRenderer
 from app.api.mcp.routes import mcp, open_mcp
 from app.api.middleware.auth import AuthMiddleware
 from app.api.middleware.csrf import CsrfGuard
@@ -41,7 +42,10 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
                 app.state[part.name] = getattr(service, part.name)
             app.state.needs_key = settings.auth == "keys"
             app.state.a2a_app = create_a2a_app(service.runs)
-            async with open_mcp(service.runs) as app.state.mcp_app:
+            async with (
+                HtmlRenderer() as app.state.renderer,
+                open_mcp(service.runs) as app.state.mcp_app,
+            ):
                 yield
 
     return Litestar(

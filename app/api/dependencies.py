@@ -18,5 +18,7 @@ def _part(name: str) -> Provide:
     return Provide(provide, sync_to_thread=False)
 
 
-DEPENDENCIES = {name: _part(name) for name in ("runs", "mcp_app", "a2a_app", "needs_key")}
+DEPENDENCIES = {
+    name: _part(name) for name in ("runs", "renderer", "mcp_app", "a2a_app", "needs_key")
+}
 """Names that every handler can have as parameters: attributes of the application's state."""

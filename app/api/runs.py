@@ -6,12 +6,13 @@ from uuid import UUID
 
 import msgspec
 from litestar import MediaType, Response, Router, delete, get, post
+from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from app.api.dependencies import Runs
 from app.api.errors import error_responses, run_location
-from app.api.markdown import to_safe_html
+from app.api.markdown import HtmlRenderer
 from app.api.middleware.auth import CallerRequest
 from app.api.sse import server_sent_events
 from app.api.views import BatchAnswer, RunList, RunView, run_summary, run_view
@@ -191,6 +192,7 @@ async def get_output(
     name: FromPath[str],
     runs: Runs,
     request: CallerRequest,
+    renderer: NamedDependency[HtmlRenderer],
     as_: Annotated[Literal["markdown", "html"], QueryParameter(name="as")] = "markdown",
 ) -> Response[str]:
     """A markdown file, or a fragment of HTML that is safe to show."""
@@ -199,7 +201,7 @@ async def get_output(
     if text is None:
         raise UnknownOutput(f"run {run_id} is {run.status} and has no output of that name")
     if as_ == "html":
-        return Response(to_safe_html(text), media_type="text/html; charset=utf-8")
+        return Response(await renderer.render(text), media_type="text/html; charset=utf-8")
     filename = OutputKey.filename_from(name)
     headers = {"Content-Disposition": f'attachment; filename="{filename}.md"'}
     return Response(text, media_type="text/markdown; charset=utf-8", headers=headers)
