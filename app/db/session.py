@@ -1,8 +1,9 @@
 """The database engine: SQLite in WAL mode or PostgreSQL, by one URL."""
 
+import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -167,8 +168,11 @@ def _create_engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() == "postgresql":
         # A restarted server must not fail a run: stale connections are detected before use.
         options = {"pool_pre_ping": True, "connect_args": {"timeout": 10, "command_timeout": 60}}
+    else:
+        _create_private_file(url)
     engine = create_async_engine(
         url,
+        hide_parameters=True,  # inputs and outputs must not reach the log with an error
         json_serializer=lambda value: msgspec.json.encode(value).decode(),
         json_deserializer=msgspec.json.decode,
         **options,
@@ -180,6 +184,14 @@ def _create_engine(url: URL) -> AsyncEngine:
     else:
         _prepare_postgresql(engine)
     return engine
+
+
+def _create_private_file(url: URL) -> None:
+    """Create a new SQLite file for its owner alone; SQLite gives the files beside it that mode."""
+    name = url.database
+    if name and not name.startswith((":", "file:")):
+        with suppress(OSError):  # the connection reports it
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:
