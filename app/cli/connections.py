@@ -1,4 +1,4 @@
-"""Time and size limits of a connection until the headers of a request have arrived."""
+"""Limits of a connection while the headers of a request arrive."""
 
 import asyncio
 
@@ -11,13 +11,16 @@ _HEADER_SECONDS = 20.0
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Uvicorn's protocol, with limits for headers: 408 if they are late, 431 if they are too long.
+    """Uvicorn's protocol, with a limit on the time (408) and the size (431) of headers.
 
-    Uvicorn limits no headers. The application checks headers that have arrived completely.
+    Uvicorn bounds neither. The application checks the size of headers that arrived completely.
+    While a response is under way, a pipelined request beyond a limit gets no answer of its own,
+    which would end up inside of that response: the connection closes after the response.
     """
 
-    _deadline: asyncio.TimerHandle | None = None  # set while headers are expected
+    _deadline: asyncio.TimerHandle | None = None  # while a request's headers are incomplete
     _header_bytes = 0
+    _chunk_is_all_headers = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -29,20 +32,33 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
+        self._chunk_is_all_headers = self._deadline is not None or not self._is_responding
         super().data_received(data)
+        if self.transport.is_closing():
+            return
         if self._deadline is not None:
-            self._header_bytes += len(data)
+            # Before the request's first byte there may be others, of the request before it.
+            self._header_bytes += len(data) if self._chunk_is_all_headers else 0
             if self._header_bytes > MAX_HEADER_BYTES:
                 problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
                 self._refuse("431 Request Header Fields Too Large", problem)
+        elif not self._is_responding and self.timeout_keep_alive_task is None:
+            # Bytes that begin no request have ended uvicorn's keep-alive: nothing else would
+            # close this connection.
+            self._deadline = self.loop.call_later(_HEADER_SECONDS, self._close_idle)
 
     def on_headers_complete(self) -> None:
         self._expect_nothing()
+        self._chunk_is_all_headers = False
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
         super().connection_lost(exc)
+
+    @property
+    def _is_responding(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _expect_headers(self) -> None:
         self._header_bytes = 0
@@ -60,6 +76,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._expect_nothing()
         if self.transport.is_closing():
             return
+        if self._is_responding:
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+            return
         body = msgspec.json.encode({"error": problem})
         head = (
             f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
@@ -67,3 +87,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+    def _close_idle(self) -> None:
+        self._expect_nothing()
+        if not self._is_responding:
+            self.transport.close()
