@@ -49,8 +49,8 @@ def as_plain_text(markdown: str) -> str:
 class HtmlRenderer:
     """Renders one text at a time in a child process, which starts with the first text.
 
-    A text that is too large or takes too long, and any text beyond the bound of those that wait,
-    becomes `as_plain_text`.
+    `as_plain_text` stands in for a text that is too large or needs too long, and for every text
+    while too many wait.
     """
 
     def __init__(self, *, render_seconds: float = _RENDER_SECONDS) -> None:

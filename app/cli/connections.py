@@ -14,8 +14,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """Uvicorn's protocol, with a limit on the time (408) and the size (431) of headers.
 
     Uvicorn bounds neither. The application checks the size of headers that arrived completely.
-    While a response is under way, a pipelined request beyond a limit gets no answer of its own,
-    which would end up inside of that response: the connection closes after the response.
+    A pipelined request beyond a limit gets no response while another one is under way: it would end
+    up inside of that one. The connection closes afterwards.
     """
 
     _deadline: asyncio.TimerHandle | None = None  # while a request's headers are incomplete

@@ -29,6 +29,17 @@ PINS: tuple[Pin, ...] = (
         "1ea8589acfad",
         "the deadline for headers ends here",
     ),
+    # Read by connections.py
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol._unset_keepalive_if_required",
+        "00a6a4e47214",
+        "any byte ends the keep-alive: only the deadline then closes the connection",
+    ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:RequestResponseCycle.send",
+        "abdd8601b326",
+        "`response_complete` ends a response, and `keep_alive` False closes the connection",
+    ),
     # Extended and replaced by supervisor.py
     Pin(
         "uvicorn.supervisors.multiprocess:Multiprocess",

@@ -33,9 +33,9 @@ def validate_inputs(
 
     Raises:
         MissingInputs: required inputs are missing; lists all of them.
-        InvalidInput: an input has another type than declared, is too long or nested too deep,
-            contains a control character other than newline and tab, or the inputs exceed
-            `MAX_VALUES` or `MAX_CHARACTERS`; names the input.
+        InvalidInput: an input has another type than declared, is too long, or is nested too deep.
+            It contains a control character other than newline and tab. The inputs exceed
+            `MAX_VALUES` or `MAX_CHARACTERS`. The error names the input.
     """
     validation = _Validation()
     inputs = {name: _validated(validation, spec, name, value) for name, value in given.items()}
@@ -84,8 +84,8 @@ def _problem_of(text: str, max_chars: int) -> str | None:
 class _Validation:
     """One pass over the inputs of one run; its bounds hold for all of them together.
 
-    The path to a value is kept as a stack and rendered for an error only: rendered for every
-    value, long names around many values would make a small body block the event loop for minutes.
+    The path to a value is kept as a stack and rendered for an error only. Rendered for every value,
+    long names around many values would block the event loop for minutes.
     """
 
     def __init__(self) -> None:

@@ -29,7 +29,7 @@ async def test_a_text_is_rendered_as_safe_html(renderer: HtmlRenderer) -> None:
     assert await renderer.render("ü 🚀 \ud800 end") == to_safe_html("ü 🚀 ? end")
 
 
-async def test_a_text_that_takes_too_long_becomes_plain_text_and_the_loop_stays_free() -> None:
+async def test_a_text_that_needs_too_long_becomes_plain_text_and_the_loop_stays_free() -> None:
     renderer = HtmlRenderer(render_seconds=0.3)
     try:
         rendering = asyncio.create_task(renderer.render(_ENDLESS))

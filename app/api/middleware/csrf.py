@@ -1,8 +1,8 @@
 """Cross-site request forgery (CSRF): state-changing requests of other sites' pages are refused.
 
 A browser sends a "simple" request (a form, or text/plain with `mode: no-cors`) to any address,
-loopback included, without asking that server first. With `AUTH=off` such a request would start
-runs and name a webhook that receives their outputs.
+loopback included, without a preflight. With `AUTH=off` such a request would submit runs and name a
+webhook that receives their outputs.
 """
 
 from collections.abc import Collection
@@ -20,8 +20,8 @@ _TRUSTED_SITES = frozenset({"same-origin", "none"})
 class CsrfGuard(ASGIMiddleware):
     """Refuses state-changing requests that a page of another site can send.
 
-    A body must be JSON by its `Content-Type` (415): a browser sends that type to another site only
-    after a preflight, which this service does not answer. Where a browser names the page's origin
+    A body must be JSON by its `Content-Type` (415). A browser sends that type to another site only
+    after a preflight, which this service does not answer. If the browser names the page's origin
     (`Origin`, `Sec-Fetch-Site`), it must be the service's own or in `allowed_origins` (403).
     """
 
