@@ -7,15 +7,17 @@ import pytest
 from app import file_limits
 
 
-@pytest.mark.parametrize(("limit", "wanted", "given"), [(1_000_000, 4000, 4000), (1024, 4000, 512)])
+@pytest.mark.parametrize(
+    ("limit", "requested", "given"), [(1_000_000, 4000, 4000), (1024, 4000, 512)]
+)
 def test_model_calls_get_what_the_limit_leaves(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     limit: int,
-    wanted: int,
+    requested: int,
     given: int,
 ) -> None:
     monkeypatch.setattr(file_limits.resource, "getrlimit", lambda _: (limit, limit))
     with caplog.at_level(logging.WARNING):
-        assert file_limits.model_connections(wanted) == given
-    assert bool(caplog.records) == (given < wanted)
+        assert file_limits.model_connections(requested) == given
+    assert bool(caplog.records) == (given < requested)

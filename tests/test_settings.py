@@ -64,7 +64,7 @@ def test_the_environment_wins_over_the_file(
         ("LEASE_SECONDS", "1", "greater than or equal to 10"),
     ],
 )
-def test_a_wrong_value_is_told_in_one_line_with_what_is_allowed(
+def test_an_error_names_a_wrong_value_and_the_allowed_ones_in_one_line(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -77,7 +77,7 @@ def test_a_wrong_value_is_told_in_one_line_with_what_is_allowed(
     assert "secret" not in message
 
 
-def test_a_public_address_is_served_when_the_operator_says_so(
+def test_a_public_address_is_allowed_when_the_operator_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HOST", "0.0.0.0")
@@ -85,11 +85,11 @@ def test_a_public_address_is_served_when_the_operator_says_so(
     assert load_settings().host == "0.0.0.0"
 
 
-def test_a_public_address_is_served_where_keys_are_asked_for() -> None:
+def test_a_public_address_is_allowed_where_keys_are_required() -> None:
     assert load_settings(host="0.0.0.0", auth="keys").host == "0.0.0.0"
 
 
-def test_the_service_is_asked_by_its_own_names_unless_it_asks_for_keys() -> None:
+def test_requests_must_use_the_services_own_names_unless_it_requires_keys() -> None:
     local = {"localhost", "127.0.0.1", "[::1]"}
     assert load_settings().host_names == local
     assert load_settings(host="127.0.0.9").host_names == {*local, "127.0.0.9"}

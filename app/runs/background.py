@@ -49,7 +49,7 @@ class PeriodicService(ABC):
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the service, in one line without internals; None while it works."""
+        """One line that describes the failure, without internals; None while the service works."""
         return self._failure
 
     def start(self) -> None:

@@ -27,7 +27,7 @@ async def test_a_service_that_stops_is_live_but_not_ready(service: Running) -> N
     assert "Retry-After" in refused.headers
 
 
-async def test_a_location_that_was_taken_over_makes_the_service_unready(
+async def test_a_location_of_another_installation_makes_the_service_unready(
     serve: Serve, tmp_path: Path
 ) -> None:
     async with serve() as service:

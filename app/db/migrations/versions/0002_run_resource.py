@@ -1,4 +1,4 @@
-"""Events of runs, and what a client may ask for with a run."""
+"""Events of runs, and the options of a run."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Whose a run is; idempotency keys belong to their owner."""
+"""The owner of a run; idempotency keys belong to their owner."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Several webhooks for a run, each by its role, and what they are told beside events."""
+"""Several webhooks for a run, each with a role, and the data that they get beside events."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -31,8 +31,10 @@ def upgrade() -> None:
         table.add_column(sa.Column("webhooks", sa.JSON(), nullable=True))
         table.add_column(sa.Column("meta", sa.JSON(), nullable=True))
     connection = op.get_bind()
-    told = sa.select(_RUNS.c.run_id, _RUNS.c.webhook_url).where(_RUNS.c.webhook_url.is_not(None))
-    for run_id, url in connection.execute(told).all():
+    webhooks_of_runs = sa.select(_RUNS.c.run_id, _RUNS.c.webhook_url).where(
+        _RUNS.c.webhook_url.is_not(None)
+    )
+    for run_id, url in connection.execute(webhooks_of_runs).all():
         connection.execute(
             sa.update(_RUNS).where(_RUNS.c.run_id == run_id).values(webhooks={"run": {"url": url}})
         )
@@ -47,8 +49,10 @@ def downgrade() -> None:
     with op.batch_alter_table("user_runs") as table:
         table.add_column(sa.Column("webhook_url", sa.Text(), nullable=True))
     connection = op.get_bind()
-    told = sa.select(_RUNS.c.run_id, _RUNS.c.webhooks).where(_RUNS.c.webhooks.is_not(None))
-    for run_id, webhooks in connection.execute(told).all():
+    webhooks_of_runs = sa.select(_RUNS.c.run_id, _RUNS.c.webhooks).where(
+        _RUNS.c.webhooks.is_not(None)
+    )
+    for run_id, webhooks in connection.execute(webhooks_of_runs).all():
         url = webhooks.get("run", {}).get("url")
         connection.execute(sa.update(_RUNS).where(_RUNS.c.run_id == run_id).values(webhook_url=url))
     with op.batch_alter_table("user_runs") as table:
@@ -57,7 +61,7 @@ def downgrade() -> None:
 
 
 def _remake_deliveries(added: str | None, value: str | None) -> None:
-    """A primary key is not changed in place on SQLite: copy the table."""
+    """Copy the table: SQLite can't change a primary key."""
     op.rename_table("webhook_deliveries", "webhook_deliveries_before")
     op.drop_index("webhook_deliveries_due", "webhook_deliveries_before")
     keys = ["run_id", "seq", *([added] if added else [])]

@@ -1,4 +1,4 @@
-"""What clients group their runs by."""
+"""The context id: a client's name for a group of runs."""
 
 import sqlalchemy as sa
 from alembic import op

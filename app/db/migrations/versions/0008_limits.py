@@ -1,4 +1,4 @@
-"""What callers have used, and what each key may use."""
+"""The use of each caller, and the limits of each key."""
 
 import sqlalchemy as sa
 from alembic import op

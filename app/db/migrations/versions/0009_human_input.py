@@ -1,4 +1,4 @@
-"""What a run that waits for a human keeps, and how often it has paused for one."""
+"""The state of a run that waits for a human, and the number of its pauses."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Model tokens on their way from the process that carries a run to those that watch it."""
+"""Model tokens in transit, from the process that executes a run to its subscribers elsewhere."""
 
 import sqlalchemy as sa
 from alembic import op
