@@ -33,9 +33,9 @@ class DatabaseClock:
     def adjust(self, sampled: datetime, sent: float, received: float) -> None:
         """Set the clock by a sample, whose query was sent and received at these elapsed seconds.
 
-        The sample was made between the two. A clock that agrees with that stays as it is; another is
-        set to the nearest time that agrees. So `now` does not jitter with the network. The first
-        sample sets the clock to the middle.
+        The sample was made between the two. A clock that agrees with that stays as it is, so that
+        `now` does not jitter with the network. Another is set to the nearest time that agrees. The
+        first sample sets the clock to the middle.
         """
         least = sampled.timestamp() - received
         most = sampled.timestamp() - sent

@@ -1,8 +1,8 @@
 """Guards the URLs of webhooks: they may reach the internet, and no private network.
 
 Prevents SSRF (server-side request forgery): clients choose the URLs, and the service could reach
-internal hosts that its clients can't. Against DNS rebinding, addresses are checked again when a
-connection is opened: a name may resolve to a public address first, and to an internal one later.
+internal hosts that its clients can't. Prevents DNS rebinding, too: addresses are checked again when
+a connection is opened, because a name may resolve to an internal address by then.
 """
 
 import asyncio
