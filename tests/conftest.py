@@ -9,6 +9,7 @@ from tests.servers import S3Account, SeaweedFS
 
 pytest_plugins = [
     "tests.api.crews",
+    "tests.commands",
     "tests.crews.projects",
     "tests.databases",
     "tests.serving",

@@ -1,42 +1,23 @@
-"""The commands, as an operator runs them: in a folder of their own, by their own process."""
+"""The commands, as an operator runs them: in a folder of their own, by their own process.
+
+`run` and `demo`, which itself starts `serve`, are started anew; the others are forks.
+"""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
+from tests.commands import RunCommand
 
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def crew_capture(tmp_path: Path) -> Command:
-    """Runs a command with settings that keep it in the test's folder."""
-    ours = {name.upper() for name in Settings.model_fields}
-    clean = {name: value for name, value in os.environ.items() if name not in ours}
-
-    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "app.cli", *words],
-            cwd=tmp_path,
-            env=clean | {"TEMP_DIR": str(tmp_path)} | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    return run
-
-
-def test_run_writes_the_reports_where_asked(crew_capture: Command, tmp_path: Path) -> None:
-    result = crew_capture("run", "--interest-area", "Education", "--output-dir", "out")
+def test_run_writes_the_reports_where_asked(new_crew_capture: RunCommand, tmp_path: Path) -> None:
+    result = new_crew_capture("run", "--interest-area", "Education", "--output-dir", "out")
     assert result.returncode == 0, result.stderr
     assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == sorted(REPORTS)
     assert [Path(line).stem for line in result.stdout.split()] == REPORTS
@@ -45,7 +26,7 @@ def test_run_writes_the_reports_where_asked(crew_capture: Command, tmp_path: Pat
         assert (tmp_path / "out" / f"{name}.md").read_text().startswith("#")
 
 
-def test_run_prints_json_and_nothing_else(crew_capture: Command) -> None:
+def test_run_prints_json_and_nothing_else(crew_capture: RunCommand) -> None:
     result = crew_capture("run", "--json", "--goal-type", "Side project")
     assert result.returncode == 0, result.stderr
     run = json.loads(result.stdout)
@@ -54,13 +35,13 @@ def test_run_prints_json_and_nothing_else(crew_capture: Command) -> None:
     assert list(run["outputs"]) == REPORTS
 
 
-def test_run_leaves_nothing_in_the_backend(crew_capture: Command, tmp_path: Path) -> None:
+def test_run_leaves_nothing_in_the_backend(crew_capture: RunCommand, tmp_path: Path) -> None:
     assert crew_capture("run").returncode == 0
     assert list((tmp_path / "idea_crew_outputs").glob("*.md")) == []
 
 
 def test_a_crew_of_ones_own_is_run_and_examined(
-    crew_capture: Command, classic_project: Path, tmp_path: Path
+    crew_capture: RunCommand, classic_project: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "crews.toml").write_text("[research.inputs.current_year]\ntype = 'integer'\n")
     ours = {"CREWS": f"research={classic_project}", "CREWS_FILE": "crews.toml"}
@@ -75,21 +56,21 @@ def test_a_crew_of_ones_own_is_run_and_examined(
     assert "research: 2 tasks, execution mode plan" in examined.stdout, examined.stdout
 
 
-def test_a_crew_that_cant_be_had_is_told_in_one_line(crew_capture: Command) -> None:
+def test_a_crew_that_cant_be_had_is_told_in_one_line(crew_capture: RunCommand) -> None:
     result = crew_capture("run", "--crew", "poem", CREWS="poem=nowhere")
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("crew-capture: CREWS=poem=nowhere: is neither a folder nor")
 
 
-def test_run_refuses_a_wrong_input_by_name(crew_capture: Command) -> None:
+def test_run_refuses_a_wrong_input_by_name(crew_capture: RunCommand) -> None:
     result = crew_capture("run", "--goal-type", "x" * 4001)
     assert result.returncode == 1
     assert "goal_type: 4001 characters" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_wrong_setting_is_one_line(crew_capture: Command) -> None:
+def test_a_wrong_setting_is_one_line(crew_capture: RunCommand) -> None:
     result = crew_capture("serve", WORKERS="none")
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
@@ -98,7 +79,7 @@ def test_a_wrong_setting_is_one_line(crew_capture: Command) -> None:
     ]
 
 
-def test_sweep_takes_the_old_and_zero_takes_all(crew_capture: Command, tmp_path: Path) -> None:
+def test_sweep_takes_the_old_and_zero_takes_all(crew_capture: RunCommand, tmp_path: Path) -> None:
     assert crew_capture("sweep").returncode == 0
     directory = tmp_path / "idea_crew_outputs"
     old, new = (directory / f"{digit * 32}_1700000000_report.md" for digit in "ab")
@@ -114,7 +95,7 @@ def test_sweep_takes_the_old_and_zero_takes_all(crew_capture: Command, tmp_path:
     assert list(directory.glob("*.md")) == []
 
 
-def test_the_operations_guides_entry_sweeps(crew_capture: Command, tmp_path: Path) -> None:
+def test_the_operations_guides_entry_sweeps(crew_capture: RunCommand, tmp_path: Path) -> None:
     assert crew_capture("sweep").returncode == 0
     left = tmp_path / "idea_crew_outputs" / f"{'a' * 32}_1700000000_report.md"
     left.write_text("left behind")
@@ -137,7 +118,7 @@ def test_the_operations_guides_entry_sweeps(crew_capture: Command, tmp_path: Pat
     assert not left.exists()
 
 
-def test_doctor_finds_everything_well(crew_capture: Command) -> None:
+def test_doctor_finds_everything_well(crew_capture: RunCommand) -> None:
     result = crew_capture("doctor")
     assert result.returncode == 0, result.stdout
     for part in ("settings", "database", "backend", "libraries", "crews", "model"):
@@ -153,7 +134,9 @@ def test_doctor_finds_everything_well(crew_capture: Command) -> None:
         ({"LLM_MODEL": "openai/x", "LLM_BASE_URL": "http://127.0.0.1:1/v1"}, "model"),
     ],
 )
-def test_doctor_says_what_to_fix(crew_capture: Command, wrong: dict[str, str], part: str) -> None:
+def test_doctor_says_what_to_fix(
+    crew_capture: RunCommand, wrong: dict[str, str], part: str
+) -> None:
     result = crew_capture("doctor", **wrong, LLM_API_KEY="secret", LLM_TIMEOUT_SECONDS="5")
     assert result.returncode == 1
     assert f"✗ {part}" in result.stdout
@@ -162,8 +145,8 @@ def test_doctor_says_what_to_fix(crew_capture: Command, wrong: dict[str, str], p
     assert "Traceback" not in result.stdout + result.stderr
 
 
-def test_demo_leaves_nothing_but_its_reports(crew_capture: Command, tmp_path: Path) -> None:
-    result = crew_capture("demo", TMPDIR=str(tmp_path))
+def test_demo_leaves_nothing_but_its_reports(new_crew_capture: RunCommand, tmp_path: Path) -> None:
+    result = new_crew_capture("demo", TMPDIR=str(tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
     assert sorted(path.stem for path in (tmp_path / "demo").iterdir()) == sorted(REPORTS)
@@ -171,7 +154,7 @@ def test_demo_leaves_nothing_but_its_reports(crew_capture: Command, tmp_path: Pa
         assert f"{name}.md" in result.stdout
 
 
-def test_keys_are_made_listed_and_revoked(crew_capture: Command) -> None:
+def test_keys_are_made_listed_and_revoked(crew_capture: RunCommand) -> None:
     made = crew_capture("keys", "create", "search team", "--role", "admin")
     assert made.returncode == 0, made.stderr
     prefix, key_id, secret = made.stdout.strip().split("_", 2)

@@ -32,6 +32,7 @@ from app.runs.models import RunEvent, UserRun
 from app.runs.records import UNSETTLED
 from app.settings import Settings, load_settings
 from storage import OutputKey
+from tests.commands import Command, Launch
 from tests.databases import PostgreSQL
 from tests.load.generator import REPORTS
 from tests.load.stub_model import MARKER, StubModel, run_stub
@@ -89,12 +90,13 @@ class Site:
     folder: Path
     database: str
     backend: str
+    launch: Launch
 
 
 class Serving:
     """A running `crew-capture serve`, with its worker processes if it has several."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    def __init__(self, process: Command, port: int, log: Path) -> None:
         self._process = process
         self._log = log
         self.url = f"http://127.0.0.1:{port}"
@@ -212,14 +214,13 @@ class Deployment:
     def _start(self, settings: Mapping[str, str]) -> Serving:
         (port,) = free_ports(1)
         log = self.site.folder / f"{uuid4().hex}.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve", "--port", str(port)],
-                cwd=self.site.folder,
-                env={**os.environ, **self.environment, **settings},
-                stdout=output,
-                stderr=output,
-            )
+        process = self.site.launch(
+            ["serve", "--port", str(port)],
+            self.site.folder,
+            {**os.environ, **self.environment, **settings},
+            log,
+            log,
+        )
         return Serving(process, port, log)
 
     async def post(self, serving: Serving, runs: int, over_seconds: float) -> None:
@@ -404,7 +405,8 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> Non
 def _serves(child: psutil.Process) -> bool:
     """Whether it is a serving process, and not one that helps the supervisor or is dead."""
     with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is none, either
-        return "spawn_main" in " ".join(child.cmdline())
+        command = " ".join(child.cmdline())
+        return command != "" and "resource_tracker" not in command
     return False
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tests.commands import launch
 from tests.faults import scenarios
 from tests.faults.deployment import Servers, Site
 from tests.faults.scenarios import Figures, Scenario
@@ -89,7 +90,9 @@ def main() -> int:
         for name, group in itertools.groupby(numbered, key=lambda pair: pair[1].name):
             results: list[tuple[Case, Figures | None]] = []
             for number, case in group:
-                site = Site(servers, Path(folder) / str(number), case.database, case.backend)
+                site = Site(
+                    servers, Path(folder) / str(number), case.database, case.backend, launch
+                )
                 results.append((case, _figures(case, site, f"{number}/{len(chosen)}")))
             broken += sum(figures is None for _, figures in results)
             print(f"### {name}\n\n{_table(results)}\n", flush=True)

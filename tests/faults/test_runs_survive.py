@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import ForkServer
 from tests.faults import scenarios
 from tests.faults.deployment import Servers, Site
 
@@ -22,8 +23,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 
 @pytest.fixture
-def site(servers: Servers, tmp_path: Path) -> MakeSite:
-    return lambda database, backend: Site(servers, tmp_path, database, backend)
+def site(servers: Servers, tmp_path: Path, fork_server: ForkServer) -> MakeSite:
+    return lambda database, backend: Site(servers, tmp_path, database, backend, fork_server.launch)
 
 
 async def test_a_killed_process_loses_no_run(site: MakeSite) -> None:

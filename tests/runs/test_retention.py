@@ -16,7 +16,7 @@ from app.runs.models import RunEvent, UserRun, WebhookDelivery
 from app.runs.records import RunOptions, webhooks_at
 from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
-from tests.cli.test_commands import Command, crew_capture  # noqa: F401 - a fixture
+from tests.commands import RunCommand
 from tests.runs.scripted import Parts, Stage, running_service, until
 
 OPTIONS = RunOptions(webhooks=webhooks_at("http://127.0.0.1:9/"))
@@ -128,18 +128,18 @@ async def test_a_service_purges_in_the_background(database: Database, store: Out
         await retention.aclose()
 
 
-def _settled(command: Command) -> None:
+def _settled(command: RunCommand) -> None:
     assert command("run", "--json").returncode == 0
 
 
-def test_purge_by_hand(crew_capture: Command, tmp_path: Path) -> None:  # noqa: F811
+def test_purge_by_hand(crew_capture: RunCommand, tmp_path: Path) -> None:
     _settled(crew_capture)
     for days, removed in (("30", 0), ("0", 1), ("0", 0)):
         result = crew_capture("purge", "--older-than-days", days)
         assert (result.returncode, result.stdout) == (0, f"{removed} run(s) removed\n")
 
 
-def test_purge_uses_the_age_of_the_settings(crew_capture: Command) -> None:  # noqa: F811
+def test_purge_uses_the_age_of_the_settings(crew_capture: RunCommand) -> None:
     _settled(crew_capture)
     result = crew_capture("purge", RETENTION_DAYS="0.0000001")
     assert (result.returncode, result.stdout) == (0, "1 run(s) removed\n")
@@ -147,7 +147,7 @@ def test_purge_uses_the_age_of_the_settings(crew_capture: Command) -> None:  # n
 
 @pytest.mark.parametrize("words", [["purge"], ["purge", "--older-than-days", "-1"]])
 def test_purge_without_an_age_removes_nothing(
-    crew_capture: Command,  # noqa: F811
+    crew_capture: RunCommand,
     words: list[str],
 ) -> None:
     result = crew_capture(*words)
