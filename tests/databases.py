@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -90,10 +91,45 @@ def postgresql() -> Iterator[str]:
 @pytest.fixture
 def postgresql_url(postgresql: str) -> Iterator[str]:
     """The URI of an empty database, gone after the test."""
+    with _new_database(postgresql) as uri:
+        yield uri
+
+
+@pytest.fixture
+def migrated_postgresql_url(postgresql: str, postgresql_template: str) -> Iterator[str]:
+    """The URI of a migrated database, gone after the test."""
+    with _new_database(postgresql, f"TEMPLATE {postgresql_template}") as uri:
+        yield uri
+
+
+@contextmanager
+def _new_database(server: str, options: str = "") -> Iterator[str]:
     name = f"test_{uuid4().hex}"
-    asyncio.run(_execute(postgresql, f"CREATE DATABASE {name}"))
-    yield postgresql.replace("/postgres?", f"/{name}?")
-    asyncio.run(_execute(postgresql, f"DROP DATABASE {name} WITH (FORCE)"))
+    asyncio.run(_execute(server, f"CREATE DATABASE {name} {options}"))
+    yield server.replace("/postgres?", f"/{name}?")
+    asyncio.run(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql: str) -> Iterator[str]:
+    """The name of a migrated database, which new ones are copies of."""
+    with _new_database(postgresql) as uri:
+        asyncio.run(_migrate(uri))
+        yield uri.split("?", maxsplit=1)[0].rpartition("/")[2]
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "migrated.db"
+    asyncio.run(_migrate(f"sqlite:///{path}"))
+    return path
+
+
+async def _migrate(url: str) -> None:
+    database = Database(url)
+    await migrate(database)
+    await database.aclose()
 
 
 async def _execute(uri: str, statement: str) -> None:
@@ -105,7 +141,7 @@ async def _execute(uri: str, statement: str) -> None:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database, once for each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/test.db"
@@ -113,10 +149,20 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a migrated database without a row, once for each kind."""
+    if request.param == "sqlite":
+        path = tmp_path / "test.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        return f"sqlite:///{path}"
+    url: str = request.getfixturevalue("migrated_postgresql_url")
+    return url
+
+
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A migrated database, once for each kind."""
     database = Database(database_url)
-    await migrate(database)
     yield database
     await database.aclose()

@@ -1,6 +1,7 @@
-"""The service as it is service: a real HTTP server on a free port, in the test's event loop."""
+"""The service as it is deployed: a real HTTP server on a free port, in the test's event loop."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.asgi import create_app
 from app.cli.connections import BoundedHttpProtocol
 from app.crews.registry import Registry
+from app.engine.compat.coverage import check_plan_covers
+from app.engine.replay.plan import Plan
+from app.engine.replay.recorder import Build, KickOff, definition, fingerprint, record_plan
 from app.runs.models import UserRun
 from app.settings import Settings, load_settings
 
@@ -45,10 +49,36 @@ class Running:
 Serve = Callable[..., AbstractAsyncContextManager[Running]]
 
 
+class _Plans:
+    """The recorded plans of all services of a session: equal crews have equal plans.
+
+    That a plan is right is tested where engines are: those in tests/engine record their own.
+    """
+
+    def __init__(self) -> None:
+        self._plans: dict[object, Plan] = {}
+
+    async def record(self, build: Build, kick_off: KickOff) -> Plan:
+        crew = build()
+        check_plan_covers(crew)
+        key = definition(crew), fingerprint(crew)
+        if key not in self._plans:
+            self._plans[key] = await record_plan(build, kick_off)
+        return self._plans[key]
+
+
+@pytest.fixture(scope="session")
+def plans() -> _Plans:
+    return _Plans()
+
+
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSettings:
+def settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sqlite_template: Path
+) -> MakeSettings:
     """Makes settings that touch nothing outside the test's folder."""
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(sqlite_template, tmp_path / "runs.db")
 
     def make(**values: Any) -> Settings:
         own = {
@@ -62,8 +92,9 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSettings:
 
 
 @pytest.fixture
-def serve(settings: MakeSettings) -> Serve:
+def serve(settings: MakeSettings, plans: _Plans, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Starts services: `async with serve(crews, **settings) as service`."""
+    monkeypatch.setattr("app.engine.engine.record_plan", plans.record)
 
     @asynccontextmanager
     async def start(crews: Registry | None = None, **values: Any) -> AsyncIterator[Running]:

@@ -26,13 +26,16 @@ def _differences(connection: Connection) -> list[object]:
     return list(compare_metadata(MigrationContext.configure(connection), Base.metadata))
 
 
-async def test_migrations_and_models_agree(database: Database) -> None:
+async def test_migrations_and_models_agree(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    await migrate(database)
     async with database.read() as connection:
         assert await connection.run_sync(_differences) == []
+    await database.aclose()
 
 
-async def test_processes_that_start_at_once_migrate_once(database_url: str) -> None:
-    databases = [Database(database_url) for _ in range(4)]
+async def test_processes_that_start_at_once_migrate_once(empty_database_url: str) -> None:
+    databases = [Database(empty_database_url) for _ in range(4)]
     await asyncio.gather(*map(migrate, databases))
     ids = await asyncio.gather(*map(installation_id, databases))
     assert len(set(ids)) == 1
@@ -77,9 +80,9 @@ async def test_two_databases_have_different_installation_ids(database: Database)
     await other.aclose()
 
 
-async def test_webhooks_of_earlier_runs_are_kept(database_url: str) -> None:
+async def test_webhooks_of_earlier_runs_are_kept(empty_database_url: str) -> None:
     """A run with one URL, as it was before runs had several webhooks."""
-    database, run_id = Database(database_url), uuid4()
+    database, run_id = Database(empty_database_url), uuid4()
     await migrate(database)
     row = {"run_id": run_id.hex if database.is_sqlite else run_id, "at": datetime.now(UTC)}
 

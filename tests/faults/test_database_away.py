@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from app.access.callers import OPERATOR
-from app.db import Database, DatabaseUnavailable, installation_id, migrate
+from app.db import Database, DatabaseUnavailable, installation_id
 from app.runs.records import RunStatus
 from storage import StorageSettings, create_store
 from tests.runs.scripted import Stage, running_service, until
@@ -63,7 +63,6 @@ async def test_runs_that_finish_meanwhile_are_saved_afterwards(
         await finish.wait()
 
     database = Database(database_url)
-    await migrate(database)
     store = create_store(StorageSettings(directory=tmp_path))
     await store.start(await installation_id(database))
     async with running_service(database, store, script) as parts:
