@@ -225,8 +225,15 @@ class _DeleteBatcher:
             while self._waiting and len(names) + len(self._waiting[0][0]) <= _KEYS_PER_DELETE:
                 group.append(self._waiting.popleft())
                 names.update(group[-1][0])
+            try:
+                call = self._send(names)
+            except StoreClosed as error:  # nothing else receives it: this runs as a callback
+                for _, answer in group:
+                    if not answer.done():
+                        answer.set_exception(error)
+                continue
             self._pending += 1
-            self._send(names).add_done_callback(partial(self._finish, group))
+            call.add_done_callback(partial(self._finish, group))
 
     def _finish(
         self,

@@ -10,7 +10,7 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from storage import LocationUnusable, OutputStore, StorageSettings, create_store
+from storage import LocationUnusable, OutputStore, StorageSettings, StoreClosed, create_store
 from tests.servers import S3Account, UnreliableProxy
 from tests.storage import sites
 from tests.storage.sites import BUCKET, INSTALLATION, key
@@ -111,6 +111,16 @@ async def test_deletes_of_many_runs_go_to_s3_in_few_calls(proxy: UnreliableProxy
         assert not any(report.failed for report in reports)
         assert proxy.requests == 1
         assert (await store.usage()).count == 0
+
+
+async def test_a_delete_that_meets_the_end_of_the_driver_says_so(moto_bucket: S3Account) -> None:
+    driver = sites.s3(moto_bucket).make()
+    await driver.start()
+    deleting = asyncio.create_task(driver.delete(["name"]))
+    await asyncio.sleep(0)  # it waits for others to join
+    await driver.aclose()
+    with pytest.raises(StoreClosed):
+        await asyncio.wait_for(deleting, 10)
 
 
 @pytest.fixture
