@@ -7,6 +7,7 @@ forks is a process like any other, with its own id, folder, environment, log and
 import faulthandler
 import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -34,18 +35,19 @@ class Command(Protocol):
     def poll(self) -> int | None: ...
     def wait(self, timeout: float | None = None) -> int: ...
     def send_signal(self, sig: int, /) -> None: ...
+    def terminate(self) -> None: ...
     def kill(self) -> None: ...
 
 
 class Launch(Protocol):
-    """Starts `crew-capture WORDS` in a folder, with this environment and no other.
+    """Starts `python -m MODULE WORDS` in a folder, with this environment and no other.
 
     What it prints is appended to `output`, what it logs to `errors`, which may be the same.
     """
 
     def __call__(
         self,
-        words: Sequence[str],
+        arguments: Sequence[str],
         folder: Path,
         environment: Mapping[str, str],
         output: Path,
@@ -54,7 +56,7 @@ class Launch(Protocol):
 
 
 def launch(
-    words: Sequence[str],
+    arguments: Sequence[str],
     folder: Path,
     environment: Mapping[str, str],
     output: Path,
@@ -63,7 +65,7 @@ def launch(
     """A new process, as an operator starts it."""
     with output.open("ab") as stdout, errors.open("ab") as stderr:
         return subprocess.Popen(
-            [sys.executable, "-m", "app.cli", *words],
+            [sys.executable, "-m", *arguments],
             cwd=folder,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
@@ -84,7 +86,7 @@ class ForkServer:
 
     def launch(
         self,
-        words: Sequence[str],
+        arguments: Sequence[str],
         folder: Path,
         environment: Mapping[str, str],
         output: Path,
@@ -94,7 +96,7 @@ class ForkServer:
         for file in (output, errors):
             file.touch()  # it may be read before the fork opens it
         process = self._context.Process(
-            target=_run, args=([*words], folder, dict(environment), output, errors)
+            target=_run, args=([*arguments], folder, dict(environment), output, errors)
         )
         process.start()
         return _Fork(process)
@@ -112,19 +114,22 @@ class _Fork:
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         if (code := self._process.exitcode) is None:
-            raise subprocess.TimeoutExpired("crew-capture", timeout or 0.0)
+            raise subprocess.TimeoutExpired("a fork", timeout or 0.0)
         return code
 
     def send_signal(self, sig: int, /) -> None:
         if self.poll() is None:
             os.kill(self.pid, sig)
 
+    def terminate(self) -> None:
+        self._process.terminate()
+
     def kill(self) -> None:
         self._process.kill()
 
 
 def _run(
-    words: list[str], folder: Path, environment: dict[str, str], output: Path, errors: Path
+    arguments: list[str], folder: Path, environment: dict[str, str], output: Path, errors: Path
 ) -> None:
     """A fork's whole life."""
     of_crewai = {name: value for name, value in os.environ.items() if name.startswith("CREWAI_")}
@@ -132,7 +137,7 @@ def _run(
     os.environ.update(of_crewai | environment)  # what its import has set stays, as anywhere
     os.chdir(folder)
     sys.path[0] = str(folder)
-    sys.argv = ["crew-capture", *words]
+    sys.argv = arguments
     for path, stream in ((output, sys.stdout), (errors, sys.stderr)):
         with path.open("ab") as file:
             os.dup2(file.fileno(), stream.fileno())
@@ -141,21 +146,19 @@ def _run(
 
     import uvicorn._subprocess
 
-    from app.cli import main
-
     # The serving processes of a supervisor are forks, too. tests/cli/test_supervisor.py has them
     # started anew.
     uvicorn._subprocess.spawn = multiprocessing.get_context("fork")  # type: ignore[assignment]
-    main()
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
 def run(
     start: Launch, words: Sequence[str], folder: Path, environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; what it printed and logged."""
+    """Run a `crew-capture` command to its end; what it printed and logged."""
     with tempfile.TemporaryDirectory(prefix="crew-capture-streams-") as streams:
         output, errors = Path(streams) / "output", Path(streams) / "errors"
-        command = start(words, folder, environment, output, errors)
+        command = start(["app.cli", *words], folder, environment, output, errors)
         try:
             code = command.wait(120)
         finally:

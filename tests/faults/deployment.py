@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -55,7 +56,10 @@ class Servers:
 
     @cached_property
     def postgresql(self) -> PostgreSQL:
-        return self._stack.enter_context(PostgreSQL())
+        # Not in pytest's own folder: the server runs as another user where tests run as root, and
+        # any later pytest of this machine would take that folder's rights from it.
+        folder = tempfile.TemporaryDirectory(prefix="crew-capture-postgresql-")
+        return self._stack.enter_context(PostgreSQL(Path(self._stack.enter_context(folder))))
 
     @cached_property
     def seaweedfs(self) -> SeaweedFS:
@@ -215,7 +219,7 @@ class Deployment:
         (port,) = free_ports(1)
         log = self.site.folder / f"{uuid4().hex}.log"
         process = self.site.launch(
-            ["serve", "--port", str(port)],
+            ["app.cli", "serve", "--port", str(port)],
             self.site.folder,
             {**os.environ, **self.environment, **settings},
             log,

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tests.commands import Launch, launch
 from tests.load.generator import Load
 from tests.load.services import ROOT, SERVICES, deployed, left_outputs, lost_runs
 
@@ -69,12 +70,12 @@ class Result(msgspec.Struct):
         return self.load.succeeded / self.load.makespan
 
 
-def measure(key: str, scenario: Scenario) -> Result:
+def measure(key: str, scenario: Scenario, start: Launch = launch) -> Result:
     """Start service `key` and a model, send it `scenario`'s users, stop both."""
     service = SERVICES[key]
     with tempfile.TemporaryDirectory(prefix="crew-capture-bench-") as name:
         folder = Path(name)
-        with deployed(service, folder, scenario.model_seconds) as it:
+        with deployed(service, folder, scenario.model_seconds, start) as it:
             _drive(it.url, Scenario(_WARM_UP_USERS))
             _ask(f"{it.model_url}/reset", b"")
             idle_bytes, cpu_before = it.process.resident_bytes(), it.process.cpu_seconds()

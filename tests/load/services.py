@@ -6,7 +6,6 @@ import os
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -18,12 +17,15 @@ from pathlib import Path
 
 import psutil
 
+from tests.commands import Command, Launch, launch
+
 ROOT = Path(__file__).parents[2]
 _START_SECONDS = 120.0
 _SAMPLE_SECONDS = 0.05
 
-Command = Callable[[int, str, Path], "tuple[list[str], dict[str, str]]"]
-"""Takes a port, the model's base URL and a folder; gives arguments and environment."""
+Start = Callable[[int, str, Path], "tuple[list[str], dict[str, str]]"]
+"""Takes a port, the model's base URL and a folder; gives a module with its arguments, and the
+environment."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Service:
     """
 
     name: str
-    command: Command
+    start: Start
     keeps_rows: bool = False
     says: str = ""
     processes: int = 1
@@ -54,10 +56,10 @@ class Deployment:
 
 def limit(port: int, model_url: str, _: Path) -> tuple[list[str], dict[str, str]]:
     arguments = ["--port", str(port), "--model", model_url]
-    return [sys.executable, "-m", "tests.load.limit_service", *arguments], {}
+    return ["tests.load.limit_service", *arguments], {}
 
 
-def stock(way: str) -> Command:
+def stock(way: str) -> Start:
     def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
         arguments = ["--port", str(port), "--way", way]
         environment = {
@@ -69,12 +71,12 @@ def stock(way: str) -> Command:
             "CREWAI_TESTING": "true",
             "CREWAI_STORAGE_DIR": str(folder / "crewai"),
         }
-        return [sys.executable, "-m", "tests.load.stock_service", *arguments], environment
+        return ["tests.load.stock_service", *arguments], environment
 
     return command
 
 
-def crew_capture(**settings: str) -> Command:
+def crew_capture(**settings: str) -> Start:
     def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
         environment = {
             "PORT": str(port),
@@ -85,18 +87,18 @@ def crew_capture(**settings: str) -> Command:
             "LLM_API_KEY": "none",
             **settings,
         }
-        return [str(Path(sys.executable).with_name("crew-capture")), "serve"], environment
+        return ["app.cli", "serve"], environment
 
     return command
 
 
-def tool_crew(**settings: str) -> Command:
+def tool_crew(**settings: str) -> Start:
     """A Crew Capture whose idea crew has a tool that burns CPU."""
     capture = crew_capture(**settings)
 
     def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
         _, environment = capture(port, model_url, folder)
-        return [sys.executable, "-m", "tests.load.tool_service"], environment
+        return ["tests.load.tool_service"], environment
 
     return command
 
@@ -191,18 +193,16 @@ class Process:
 
 @contextmanager
 def started(
-    arguments: list[str], port: int, log: Path, environment: dict[str, str] | None = None
+    arguments: list[str],
+    port: int,
+    log: Path,
+    environment: dict[str, str] | None = None,
+    start: Launch = launch,
 ) -> Iterator[Process]:
     """Runs a server until the end of the block. Raises RuntimeError if it doesn't come up."""
     inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            arguments,
-            env={**inherited, "PYTHONPATH": str(ROOT), **(environment or {})},
-            cwd=log.parent,
-            stdout=output,
-            stderr=output,
-        )
+    environment = {**inherited, "PYTHONPATH": str(ROOT), **(environment or {})}
+    process = start(arguments, log.parent, environment, log, log)
     try:
         _wait_until_up(process, port, log)
         yield Process(process.pid)
@@ -216,20 +216,21 @@ def started(
 
 
 @contextmanager
-def deployed(service: Service, folder: Path, model_seconds: float) -> Iterator[Deployment]:
+def deployed(
+    service: Service, folder: Path, model_seconds: float, start: Launch = launch
+) -> Iterator[Deployment]:
     """Runs a service and its model server, which answers after that many seconds, in `folder`.
 
     Raises RuntimeError if either doesn't come up, or if the service isn't what it is called.
     """
     model_port, port = free_port(), free_port()
-    stub = [sys.executable, "-m", "tests.load.stub_model"]
-    stub += ["--port", str(model_port), "--delay", str(model_seconds)]
+    stub = ["tests.load.stub_model", "--port", str(model_port), "--delay", str(model_seconds)]
     model_url = f"http://127.0.0.1:{model_port}"
-    arguments, environment = service.command(port, f"{model_url}/v1", folder)
+    arguments, environment = service.start(port, f"{model_url}/v1", folder)
     log = folder / "service.log"
     with (
-        started(stub, model_port, folder / "stub.log"),
-        started(arguments, port, log, environment) as process,
+        started(stub, model_port, folder / "stub.log", start=start),
+        started(arguments, port, log, environment, start) as process,
     ):
         _wait_until_said(service, log)
         yield Deployment(process, f"http://127.0.0.1:{port}", model_url, folder)
@@ -259,7 +260,7 @@ def left_outputs(folder: Path) -> int:
     return len(list((folder / "idea_crew_outputs").glob("*.md")))
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_up(process: Command, port: int, log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -275,7 +276,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> No
             return
         time.sleep(0.1)
     tail = log.read_text(errors="replace")[-2000:]
-    raise RuntimeError(f"{' '.join(process.args)} did not come up:\n{tail}")  # type: ignore[arg-type]
+    raise RuntimeError(f"what logs to {log} did not come up:\n{tail}")
 
 
 def _wait_until_said(service: Service, log: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.commands import ForkServer
 from tests.load.bench import PARTS, Bench
 from tests.load.generator import REPORTS, Load, drive, fault_of, profile
 from tests.load.loads import (
@@ -88,16 +89,16 @@ def test_the_limit_measured_for_real() -> None:
     assert 0.1 < result.cpu_ms_per_run < 100
 
 
-def test_two_processes_run_the_crew_with_the_tool() -> None:
-    result = measure("tool-two", Scenario(6, model_seconds=0.05))
+def test_two_processes_run_the_crew_with_the_tool(fork_server: ForkServer) -> None:
+    result = measure("tool-two", Scenario(6, model_seconds=0.05), fork_server.launch)
     assert faults(result) == []
     assert (result.load.succeeded, result.model_calls) == (6, 24)
     # Every run has used its tool, which takes this much by itself.
     assert result.cpu_ms_per_run >= 200
 
 
-def test_the_cost_of_events_measured_for_real() -> None:
-    cost = measure_events(runs=8, rounds=1, model_seconds=0.3)
+def test_the_cost_of_events_measured_for_real(fork_server: ForkServer) -> None:
+    cost = measure_events(runs=8, rounds=1, model_seconds=0.3, start=fork_server.launch)
     assert cost.faults == []
     # Queued, running, three tasks started and finished, succeeded: these are told of each run.
     assert cost.events_per_run - cost.token_events_per_run == 9

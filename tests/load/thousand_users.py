@@ -1,7 +1,8 @@
 """A thousand users at once: `python -m tests.load.thousand_users http://127.0.0.1:8000`.
 
-Each posts one run and waits for its answer. Prints how many succeeded and how long it took;
-exits with 1 unless all did, each with three reports of its own.
+A second argument is another number of them. Each posts one run and waits for its answer. Prints how
+many succeeded and how long it took; exits with 1 unless all did, each with three reports of its
+own.
 """
 
 import sys
@@ -30,16 +31,16 @@ def is_success(answer: Any, user: int) -> bool:
     )
 
 
-def main(url: str) -> int:
+def main(url: str = "http://127.0.0.1:8000", count: int = USERS) -> int:
     begun = time.perf_counter()
-    with ThreadPoolExecutor(max_workers=USERS) as users:
-        answers = list(users.map(lambda user: post(url, user), range(USERS)))
+    with ThreadPoolExecutor(max_workers=count) as users:
+        answers = list(users.map(lambda user: post(url, user), range(count)))
     successes = sum(is_success(answer, user) for user, answer in enumerate(answers))
-    print(f"{successes} of {USERS} succeeded in {time.perf_counter() - begun:.1f} s")
+    print(f"{successes} of {count} succeeded in {time.perf_counter() - begun:.1f} s")
     for answer in [answer for answer in answers if not answer["success"]][:5]:
         print(answer)
-    return 0 if successes == USERS else 1
+    return 0 if successes == count else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"))
+    sys.exit(main(*sys.argv[1:2], *map(int, sys.argv[2:3])))

@@ -68,6 +68,7 @@ def main() -> None:
         backlog=8192,
         log_config=None,
         access_log=False,
+        timeout_worker_healthcheck=60,  # while it imports CrewAI, a process does not answer
     )
 
 

@@ -32,6 +32,7 @@ import aiohttp
 import msgspec
 import uvloop
 
+from tests.commands import Launch, launch
 from tests.load.generator import REPORTS, profile
 from tests.load.loads import LONGEST_SECONDS, MODEL_SECONDS
 from tests.load.services import ROOT, SERVICES, Process, deployed, left_outputs, lost_runs
@@ -70,7 +71,10 @@ class EventCost(msgspec.Struct):
 
 
 def measure_events(
-    runs: int = 1000, rounds: int = _ROUNDS, model_seconds: float = MODEL_SECONDS
+    runs: int = 1000,
+    rounds: int = _ROUNDS,
+    model_seconds: float = MODEL_SECONDS,
+    start: Launch = launch,
 ) -> EventCost:
     """Runs of the recorded plan in one Crew Capture, the ways in turns."""
     cpu_ms: dict[Way, list[float]] = {way: [] for way in _WAYS}
@@ -78,7 +82,7 @@ def measure_events(
     faults: list[str] = []
     with tempfile.TemporaryDirectory(prefix="crew-capture-bench-") as name:
         folder = Path(name)
-        with deployed(SERVICES["plan"], folder, model_seconds) as it:
+        with deployed(SERVICES["plan"], folder, model_seconds, start) as it:
             for way in _WAYS:
                 _start(it.url, _WARM_UP_RUNS, way)
             for way in _WAYS * rounds:
