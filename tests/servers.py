@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import struct
@@ -40,12 +41,19 @@ class S3Account:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
+    """Ports that nothing listens on, all different.
+
+    They are below those that the system gives to outgoing connections, so that no client of a
+    parallel test is on one before its server is.
+    """
+    ports: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        while len(ports) < count:
+            port = random.randrange(10_000, 32_000)
+            with suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                ports.append(port)
+    return ports
 
 
 class SeaweedFS:
@@ -62,6 +70,12 @@ class SeaweedFS:
         self._s3_port = s3
         self.account = S3Account(f"http://127.0.0.1:{s3}", "test-key", "test-secret")
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The id of its process, while it runs."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         config = self._directory / "s3.json"

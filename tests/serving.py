@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from app.engine.replay.recorder import Build, KickOff, definition, fingerprint, 
 from app.runs.models import UserRun
 from app.settings import Settings, load_settings
 
+# A client's own would read all certificates of the machine.
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 MakeSettings = Callable[..., Settings]
 
 JSON = {"Content-Type": "application/json"}
@@ -40,6 +43,12 @@ class Running:
         """All runs, oldest first."""
         async with self.inside.database.read() as connection, AsyncSession(connection) as session:
             return list(await session.scalars(select(UserRun).order_by(UserRun.created_at)))
+
+    async def all_settled(self) -> bool:
+        """Whether every run has ended."""
+        unsettled = select(UserRun.run_id).where(UserRun.finished_at.is_(None)).limit(1)
+        async with self.inside.database.read() as connection:
+            return (await connection.execute(unsettled)).first() is None
 
     async def stored(self) -> int:
         """How many outputs the backend holds."""
@@ -119,7 +128,7 @@ def serve(settings: MakeSettings, plans: _Plans, monkeypatch: pytest.MonkeyPatch
         limits = httpx.Limits(max_connections=None)
         try:
             async with httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60
+                base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60, verify=_NO_TLS
             ) as client:
                 yield Running(client, app.state)
         finally:

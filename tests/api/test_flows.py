@@ -14,11 +14,8 @@ from pydantic import BaseModel
 
 from app.crews.registry import CrewSpec, Registry, load_crews
 from app.settings import load_settings
-from tests.crews.projects import declared_flow_project, flow_project
 from tests.runs.scripted import until
 from tests.serving import Running, Serve
-
-__all__ = ["declared_flow_project", "flow_project"]
 
 
 class Inputs(BaseModel):

@@ -192,11 +192,7 @@ async def test_two_users_learn_nothing_of_each_other(serve: Serve) -> None:
         await asyncio.gather(
             *(run_and_guess(*pair, place) for place in range(RUNS) for pair in users)
         )
-
-        async def all_settled() -> bool:
-            return all(row.finished_at is not None for row in await service.rows())
-
-        await until(all_settled, seconds=60)
+        await until(service.all_settled, seconds=60)
         rows = await service.rows()
         owners = {anna.key.split("_")[1]: anna, berta.key.split("_")[1]: berta}
         assert {row.status for row in rows} == {"succeeded"}  # nobody's was cancelled
