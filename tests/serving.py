@@ -52,7 +52,8 @@ class Running:
 
     async def stored(self) -> int:
         """How many outputs the backend holds."""
-        return (await self.inside.store.usage()).count
+        count: int = (await self.inside.store.usage()).count
+        return count
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Running]]

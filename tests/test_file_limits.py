@@ -1,6 +1,7 @@
 """The limit of open files bounds the model calls at once."""
 
 import logging
+import resource
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_model_calls_get_what_the_limit_leaves(
     requested: int,
     given: int,
 ) -> None:
-    monkeypatch.setattr(file_limits.resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
     with caplog.at_level(logging.WARNING):
         assert file_limits.model_connections(requested) == given
     assert bool(caplog.records) == (given < requested)

@@ -373,13 +373,13 @@ async def test_what_is_not_the_protocol_is_refused(
         response = await service.http.post("/a2a/idea", content=body, headers=JSON)
         assert response.status_code == 400
         assert response.json()["error"] == "body: expected one JSON-RPC message"
-    message = {"jsonrpc": "2.0", "id": 1}
-    codes = (
+    message: dict[str, Any] = {"jsonrpc": "2.0", "id": 1}
+    requests: tuple[dict[str, Any], ...] = (
         {"method": 1},
         {"method": "SendMessage", "params": {"message": "a secret"}},
         {"method": "Guess"},
     )
-    for rest, code in zip(codes, (-32600, -32602, -32601), strict=True):
+    for rest, code in zip(requests, (-32600, -32602, -32601), strict=True):
         response = await service.http.post(
             "/a2a/idea", json=message | rest, headers={"A2A-Version": "1.0"}
         )

@@ -66,7 +66,7 @@ async def test_a_key_lets_in_and_only_a_key(guarded: Running) -> None:
         "Bearer cc_é_é",
     ):
         headers = {} if given is None else {b"authorization": given.encode()}
-        response = await guarded.http.get("/api/runs", headers=headers)  # type: ignore[arg-type]
+        response = await guarded.http.get("/api/runs", headers=headers)
         assert response.status_code == 401, given
         assert response.headers["WWW-Authenticate"].startswith("Bearer")
         answer = response.json()
@@ -211,7 +211,7 @@ async def test_mounted_applications_get_the_caller_and_routers_answer_in_their_s
     own = Router(
         "/own",
         route_handlers=[hello],
-        exception_handlers={NotAuthorizedException: own_shape},  # type: ignore[dict-item]
+        exception_handlers={NotAuthorizedException: own_shape},
     )
     app = Litestar(
         [mounted, own],

@@ -383,7 +383,8 @@ async def test_many_watchers_of_many_runs(service: Running) -> None:
 
         async def last_event(run_id: str) -> str:
             async with http.get(f"/api/runs/{run_id}/events") as response:
-                return list(_parsed(await response.text()))[-1]["event"]
+                event: str = list(_parsed(await response.text()))[-1]["event"]
+                return event
 
         ends = await asyncio.gather(*map(last_event, run_ids))
     assert set(ends) == {"run.succeeded"}

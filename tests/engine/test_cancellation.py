@@ -250,7 +250,7 @@ async def test_a_crew_that_ends_the_process_only_ends_its_run() -> None:
         return Crew(agents=[expert], tasks=[task(expert, async_execution=True), task(expert, 2)])
 
     for mode in ("native", "stock"):
-        engine = Engine(model=model, mode=mode, max_stock_threads=2)  # type: ignore[arg-type]
+        engine = Engine(model=model, mode=mode, max_stock_threads=2)
         await engine.start([Source("crew", build)])
         with pytest.raises(CrewFailed, match="end the process"):
             await asyncio.wait_for(engine.run("crew", INPUTS), 20)

@@ -191,8 +191,8 @@ async def test_a_model_that_fails_is_a_model_error(mode: Any) -> None:
 @pytest.mark.parametrize("mode", MODES)
 async def test_empty_answers_are_no_result(mode: Any) -> None:
     for answer in ("", "Final Answer:"):
-        model = RecordingLLM(lambda a, n, text=answer: text)  # type: ignore[misc]
-        engine = await _started(model, lambda m=model: two()(m), mode)  # type: ignore[misc]
+        model = RecordingLLM(lambda a, n, text=answer: text)
+        engine = await _started(model, lambda m=model: two()(m), mode)
         with pytest.raises(NoResult):
             await engine.run("crew", INPUTS)
         await engine.aclose()

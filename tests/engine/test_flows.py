@@ -197,7 +197,7 @@ async def test_unsupported_flows_stop_the_start_with_one_line() -> None:
         async with _serving(lambda: shared):
             pass
     with pytest.raises(CrewBroken, match="returns a str, not a crew"):
-        async with _serving(lambda: "a flow"):  # type: ignore[arg-type,return-value]
+        async with _serving(lambda: "a flow"):
             pass
 
 
@@ -480,7 +480,7 @@ async def test_a_crew_may_be_kicked_off_again_and_is_as_the_flow_made_it() -> No
             crew.before_kickoff_callbacks = [lambda inputs: {**inputs, "topic": "changed"}]
             crew.task_callback = lambda output: reported.append(output.raw)
             first = crew.kickoff(inputs=dict(INPUTS)).raw
-            assert first == crew.tasks[1].output.raw  # type: ignore[union-attr]
+            assert first == crew.tasks[1].output.raw
             assert crew.tasks[1].output_file == "report.md"
             assert crew.agents[0].executor_class.__module__.startswith("crewai.")
             return [first, crew.kickoff(inputs=dict(INPUTS)).raw]

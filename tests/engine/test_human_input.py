@@ -172,7 +172,11 @@ async def test_an_after_kickoff_callback_receives_approved_results_only() -> Non
     results: list[Any] = []
 
     def build(model: RecordingLLM) -> Crew:
-        options = {"after_kickoff_callbacks": [lambda result: results.append(result) or result]}
+        def keep(result: Any) -> Any:
+            results.append(result)
+            return result
+
+        options = {"after_kickoff_callbacks": [keep]}
         return one(task_options={"human_input": True}, crew_options=options)(model)
 
     model = RecordingLLM()
@@ -207,7 +211,8 @@ async def test_a_crew_that_only_stock_can_run_is_refused_at_the_start(
 
 
 async def test_a_crew_that_changes_to_human_input_never_reads_from_the_terminal() -> None:
-    model, options = RecordingLLM(), [{}, {}, {}]
+    model = RecordingLLM()
+    options: list[dict[str, Any]] = [{}, {}, {}]
     engine = Engine(model=model, mode="stock", max_stock_threads=1)
 
     def build() -> Crew:

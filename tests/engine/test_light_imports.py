@@ -61,4 +61,4 @@ def test_an_unknown_name_of_the_engine_is_an_attribute_error() -> None:
     import app.engine
 
     with pytest.raises(AttributeError, match=r"module 'app\.engine' has no attribute 'Motor'"):
-        app.engine.Motor  # type: ignore[attr-defined]  # noqa: B018
+        app.engine.Motor  # noqa: B018

@@ -95,7 +95,7 @@ async def test_every_execution_mode_sends_the_same_requests(
     assert stock
     sent, raw, used = [], [], []
     for mode, execution_mode in zip(("auto", "native", "stock"), execution_modes, strict=True):
-        engine = Engine(model=model, mode=mode, max_stock_threads=2)  # type: ignore[arg-type]
+        engine = Engine(model=model, mode=mode, max_stock_threads=2)
         await engine.start([Source("crew", lambda: build(model))])
         assert server.bodies == [], "recording a plan must not call the model"
         result = await engine.run("crew", INPUTS)

@@ -66,8 +66,8 @@ async def _run(service: Running, user: User, place: int) -> None:
         response = await user.ask(service, "POST", "/api/runs", body, **key)
         user.run_ids.append(response.json()["run_id"])
     elif place % 4 == 2:
-        body = {"crew": "idea", "inputs": [user.profile]}
-        response = await user.ask(service, "POST", "/api/runs/batch", body)
+        batch = {"crew": "idea", "inputs": [user.profile]}
+        response = await user.ask(service, "POST", "/api/runs/batch", batch)
         user.run_ids.extend(response.json()["run_ids"])
     else:
         body = {"inputs": user.profile}

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -101,7 +102,13 @@ def _say(text: str) -> None:
 def main() -> int:
     """Runs the bench; 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parts = {"nargs": "+", "action": "extend", "default": [], "choices": PARTS, "metavar": "PART"}
+    parts: dict[str, Any] = {
+        "nargs": "+",
+        "action": "extend",
+        "default": [],
+        "choices": PARTS,
+        "metavar": "PART",
+    }
     parser.add_argument("--only", **parts, help=f"of {', '.join(PARTS)}")
     parser.add_argument("--skip", **parts, help="all parts but these")
     parser.add_argument("--quick", action="store_true", help="no 10,000 users, no akickoff")

@@ -24,7 +24,7 @@ from tests.load.loads import (
 from tests.load.report import new_report, sections, write
 from tests.load.storage_costs import Cost
 from tests.load.stub_model import Failure, StubModel, run_stub
-from tests.load.watchers import EventCost, Told, measure_events
+from tests.load.watchers import EventCost, Told, Way, measure_events
 from tests.load.watchers import fault_of as fault_of_events
 
 MINE, OTHER = "user-00000000000a", "user-00000000000b"
@@ -168,7 +168,7 @@ def test_the_report_holds_what_was_measured_as_tables_and_as_json(tmp_path: Path
     assert sections(report) == []
     report.results = [_result("limit", 2.0), _result("plan", 4.0), _result("plan-two", 2.5)]
     add_ratios(report.results)
-    cpu_ms = {"alone": 3.0, "streamed": 4.0, "watched": 5.5}
+    cpu_ms: dict[Way, float] = {"alone": 3.0, "streamed": 4.0, "watched": 5.5}
     report.event_cost = EventCost(1000, 2, cpu_ms, 20.0, 11.0, [])
     report.storage_costs = [Cost("local", False, 1000, 0.4, 0.5)]
     write(report, tmp_path)

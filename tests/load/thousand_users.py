@@ -31,7 +31,7 @@ def is_success(answer: Any, user: int) -> bool:
     )
 
 
-def main(url: str = "http://127.0.0.1:8000", count: int = USERS) -> int:
+def main(url: str, count: int) -> int:
     begun = time.perf_counter()
     with ThreadPoolExecutor(max_workers=count) as users:
         answers = list(users.map(lambda user: post(url, user), range(count)))
@@ -43,4 +43,5 @@ def main(url: str = "http://127.0.0.1:8000", count: int = USERS) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2], *map(int, sys.argv[2:3])))
+    url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"
+    sys.exit(main(url, int(sys.argv[2]) if len(sys.argv) > 2 else USERS))

@@ -184,7 +184,7 @@ async def test_runs_that_await_a_human_hold_no_slot(serve: Serve, letters: Lette
         run_ids = (await service.http.post("/api/runs/batch", json=body)).json()["run_ids"]
 
         async def all_wait() -> bool:
-            query = {"status": "awaiting_human", "limit": 200}
+            query = {"status": "awaiting_human", "limit": "200"}
             return len((await service.http.get("/api/runs", params=query)).json()["runs"]) == 100
 
         await until(all_wait, seconds=60)
@@ -358,7 +358,8 @@ async def test_the_platforms_clients_are_notified_and_review(
         assert (await service.http.post(url, json=answer)).status_code == 400
 
         async def end_arrived() -> bool:
-            return receiver.arrivals[-1].path.endswith("/crew")
+            path: str = receiver.arrivals[-1].path
+            return path.endswith("/crew")
 
         await until(end_arrived)
         assert "hush" not in str(await _get(service, kickoff_id))

@@ -32,7 +32,8 @@ async def _used(parts: Parts, caller: str) -> int | None:
         CallerUsage.caller == caller, CallerUsage.day == datetime.now(UTC).date()
     )
     async with parts.database.read() as connection:
-        return await connection.scalar(question)
+        tokens: int | None = await connection.scalar(question)
+        return tokens
 
 
 async def _run(parts: Parts, caller: Caller, tokens: int) -> None:

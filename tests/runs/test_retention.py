@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 
 from app.access.callers import OPERATOR
 from app.db import Database
@@ -107,7 +107,7 @@ async def test_many_old_runs_go_in_small_transactions_by_several_processes(
         for number in range(450)
     ]
     async with database.write() as connection:
-        await connection.execute(UserRun.__table__.insert(), rows)
+        await connection.execute(insert(UserRun), rows)
     other = Database(database.url.render_as_string(hide_password=False))
     removed = await asyncio.gather(*(purge(d, timedelta(days=1)) for d in (database, other)))
     await other.aclose()

@@ -156,7 +156,8 @@ async def test_many_writers_at_once_do_not_mix(driver: Driver) -> None:
 
 async def test_a_cancelled_put_leaves_nothing_behind(driver: Driver, site: Site) -> None:
     """At whichever step the cancellation arrives."""
-    done, cancelled = set(), set()
+    done: set[str] = set()
+    cancelled: set[str] = set()
     for number in range(40):
         put = asyncio.create_task(driver.put(name(number), b"x" * 200_000))
         for _ in range(number // 2):

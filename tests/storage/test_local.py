@@ -169,7 +169,7 @@ async def test_a_write_survives_the_sweep_of_its_unfinished_file(
     store: OutputStore, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = os.rename
-    swept = []
+    swept: list[object] = []
 
     def sweep_first(source: str, target: str, **how: int) -> None:
         if not swept:
@@ -243,7 +243,7 @@ async def test_a_directory_gone_from_its_file_server_is_opened_again(
     store: OutputStore, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = os.open
-    stale = []
+    stale: list[object] = []
 
     def open_stale_once(path: str, *how: int, **where: int) -> int:
         if where and not stale:

@@ -20,7 +20,8 @@ _TASKS_FILE = Path(profile_module.__file__).with_name("config") / "tasks.yaml"
 
 @cache
 def tasks() -> dict[str, Any]:
-    return yaml.safe_load(_TASKS_FILE.read_text(encoding="utf-8"))
+    described: dict[str, Any] = yaml.safe_load(_TASKS_FILE.read_text(encoding="utf-8"))
+    return described
 
 
 def render(task: str, profile: Profile, context: str = "") -> str:

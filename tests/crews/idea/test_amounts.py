@@ -120,9 +120,9 @@ def test_what_had_to_be_supposed_is_said() -> None:
     assert read_hours("Full-time") == Amount(
         35, 40, note="You gave no number, so this is my guess."
     )
-    assert "one to one" in read_budget("€2,000").note  # type: ignore[union-attr]
-    assert "month" in read_budget("$100 a month").note  # type: ignore[union-attr]
-    assert read_budget("$100").note == ""  # type: ignore[union-attr]
+    assert "one to one" in read_budget("€2,000").note
+    assert "month" in read_budget("$100 a month").note
+    assert read_budget("$100").note == ""
 
 
 @given(st.text(max_size=4000))

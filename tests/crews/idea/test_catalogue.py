@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -52,8 +53,12 @@ def test_experiments_are_cheaper_than_the_start_they_are_meant_to_save() -> None
 def test_words_to_look_for_have_at_most_two_parts() -> None:
     """Longer phrases would never be found."""
     known = catalogue()
-    worded = [*known.skills.values(), *known.goals.values(), *known.work_styles.values()]
-    lists = [member.words for member in [*worded, *known.areas]]
+    lists: list[Sequence[str]] = [
+        *(member.words for member in known.skills.values()),
+        *(member.words for member in known.goals.values()),
+        *(member.words for member in known.work_styles.values()),
+        *(member.words for member in known.areas),
+    ]
     lists += [(*idea.topics, *idea.background) for idea in _IDEAS]
     for phrase in (phrase for words in lists for phrase in fold(words)):
         assert 1 <= len(phrase.split()) <= 2, phrase
