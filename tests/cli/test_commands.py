@@ -16,7 +16,9 @@ from tests.commands import RunCommand
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
 
 
-def test_run_writes_the_reports_where_asked(new_crew_capture: RunCommand, tmp_path: Path) -> None:
+def test_run_writes_the_reports_into_the_given_folder(
+    new_crew_capture: RunCommand, tmp_path: Path
+) -> None:
     result = new_crew_capture("run", "--interest-area", "Education", "--output-dir", "out")
     assert result.returncode == 0, result.stderr
     assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == sorted(REPORTS)
@@ -56,7 +58,7 @@ def test_a_crew_of_ones_own_is_run_and_examined(
     assert "research: 2 tasks, execution mode plan" in examined.stdout, examined.stdout
 
 
-def test_a_crew_that_cant_be_had_is_told_in_one_line(crew_capture: RunCommand) -> None:
+def test_a_crew_that_cannot_be_loaded_is_one_line_of_error(crew_capture: RunCommand) -> None:
     result = crew_capture("run", "--crew", "poem", CREWS="poem=nowhere")
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
@@ -79,7 +81,9 @@ def test_a_wrong_setting_is_one_line(crew_capture: RunCommand) -> None:
     ]
 
 
-def test_sweep_takes_the_old_and_zero_takes_all(crew_capture: RunCommand, tmp_path: Path) -> None:
+def test_sweep_removes_the_old_and_zero_removes_all(
+    crew_capture: RunCommand, tmp_path: Path
+) -> None:
     assert crew_capture("sweep").returncode == 0
     directory = tmp_path / "idea_crew_outputs"
     old, new = (directory / f"{digit * 32}_1700000000_report.md" for digit in "ab")

@@ -110,7 +110,7 @@ async def test_requests_sent_at_once_are_answered_in_order(connect: Connect) -> 
     assert [answer.split()[1] for answer in answers] == [b"200", b"200", b"200", b"404"]
 
 
-async def test_a_body_may_take_longer_than_headers(
+async def test_a_body_may_need_longer_than_headers(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.2)

@@ -16,7 +16,7 @@ from app.cli import supervisor as module
 from app.cli.supervisor import Supervisor
 
 
-async def nothing_served(scope: Any, receive: Any, send: Any) -> None:
+async def empty_app(scope: Any, receive: Any, send: Any) -> None:
     """What the processes serve: their start is all that matters."""
 
 
@@ -24,7 +24,7 @@ async def nothing_served(scope: Any, receive: Any, send: Any) -> None:
 def supervisor() -> Iterator[Supervisor]:
     """One with two processes that answer."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    config = uvicorn.Config("tests.cli.test_supervisor:nothing_served", workers=2, lifespan="off")
+    config = uvicorn.Config("tests.cli.test_supervisor:empty_app", workers=2, lifespan="off")
     with socket.create_server(("127.0.0.1", 0)) as server:
         supervisor = Supervisor(config, [server])
         supervisor.init_processes()

@@ -110,7 +110,7 @@ class Serving:
 
     def workers(self) -> list[psutil.Process]:
         """The processes that serve; the process itself if there is only one."""
-        return [child for child in self._children() if _serves(child)] or [
+        return [child for child in self._children() if _is_worker(child)] or [
             psutil.Process(self._process.pid)
         ]
 
@@ -210,7 +210,7 @@ class Deployment:
             await until(serving.ready, 10)
             yield serving
         except BaseException as error:
-            await self._tell(error, serving)  # at once: what comes after may hang
+            await self._report(error, serving)  # at once: what comes after may hang
             raise
         finally:
             serving.end()
@@ -309,7 +309,7 @@ class Deployment:
             settlements = Counter(await connection.scalars(question))
         assert settlements == dict.fromkeys(rows, 1)
 
-    async def _tell(self, error: BaseException, serving: Serving) -> None:
+    async def _report(self, error: BaseException, serving: Serving) -> None:
         """Print the first error that a service met, and how things stood then."""
         if self.is_broken:
             return
@@ -406,7 +406,7 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> Non
             await asyncio.sleep(0.05)
 
 
-def _serves(child: psutil.Process) -> bool:
+def _is_worker(child: psutil.Process) -> bool:
     """Whether it is a serving process, and not one that helps the supervisor or is dead."""
     with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is none, either
         command = " ".join(child.cmdline())

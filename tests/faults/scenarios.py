@@ -107,7 +107,7 @@ async def one_worker_killed(site: Site, runs: int) -> Figures:
             begun = time.monotonic()
             victim.kill()
             await until(lambda: _holds_nothing(deployment, victim.pid), _TAKEOVER_SECONDS)
-            taken_over = time.monotonic() - begun
+            recovered_after = time.monotonic() - begun
             await deployment.settled(_END_SECONDS)
             done = time.monotonic() - begun
             rows = await deployment.rows()
@@ -120,7 +120,7 @@ async def one_worker_killed(site: Site, runs: int) -> Figures:
     return {
         "in flight in the killed one": held[victim.pid],
         "begun again": sum(row.attempt > 1 for row in rows.values()),
-        "all taken over after s": taken_over,
+        "all taken over after s": recovered_after,
         "all done after s": done,
     }
 
@@ -229,7 +229,7 @@ async def stopped_at_once(site: Site, runs: int, workers: int = 1) -> Figures:
             await deployment.post(serving, runs, pace.arrival_seconds)
             deployment.stub.delay_seconds = 300  # no run ends from here on by itself
             serving.send(signal.SIGTERM)
-            await until(lambda: _have_heard(serving, workers), 20)
+            await until(lambda: _have_received(serving, workers), 20)
             await until(lambda: _is_unready(serving), 10)
             await asyncio.sleep(1.5)  # sooner, it would count as the same signal
             assert serving.is_running
@@ -376,7 +376,7 @@ async def _is_unready(serving: Serving) -> bool:
     return not await serving.ready()
 
 
-async def _have_heard(serving: Serving, workers: int) -> bool:
+async def _have_received(serving: Serving, workers: int) -> bool:
     """Whether all its processes have taken notice of a signal to stop."""
     return serving.log().count("Shutting down") == workers
 

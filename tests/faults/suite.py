@@ -100,10 +100,10 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def _figures(case: Case, site: Site, place: str) -> Figures | None:
+def _figures(case: Case, site: Site, position: str) -> Figures | None:
     begun = time.monotonic()
     what = f"{case.name} {case.database} {case.backend} {case.runs}"
-    print(f"[{place}] {what} ...", end=" ", file=sys.stderr, flush=True)
+    print(f"[{position}] {what} ...", end=" ", file=sys.stderr, flush=True)
     try:
         figures = asyncio.run(_bounded(case, site))
     except Exception as error:

@@ -11,10 +11,10 @@ from tests.serving import Serve
 
 
 async def test_the_run_of_a_client_that_goes_away_is_saved_and_cleaned_up(serve: Serve) -> None:
-    asked, go_on = threading.Event(), threading.Event()
+    called, go_on = threading.Event(), threading.Event()
 
     def think(prompt: str) -> str:
-        asked.set()
+        called.set()
         assert go_on.wait(10)
         return "a thought"
 
@@ -29,7 +29,7 @@ async def test_the_run_of_a_client_that_goes_away_is_saved_and_cleaned_up(serve:
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         await writer.drain()
-        await asyncio.to_thread(asked.wait, 10)
+        await asyncio.to_thread(called.wait, 10)
         writer.transport.abort()
         go_on.set()
 

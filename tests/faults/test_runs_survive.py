@@ -31,7 +31,7 @@ async def test_a_killed_process_loses_no_run(site: MakeSite) -> None:
     await scenarios.process_killed(site("sqlite", "local"), RUNS)
 
 
-async def test_a_killed_worker_s_runs_are_taken_over_by_the_other(site: MakeSite) -> None:
+async def test_a_killed_worker_s_runs_continue_in_the_other(site: MakeSite) -> None:
     await scenarios.one_worker_killed(site("postgresql", "memory+s3"), RUNS)
 
 

@@ -39,7 +39,7 @@ class Answer:
     result: str
 
 
-Ask = Callable[[Running, str, Inputs], Awaitable[Answer]]
+Call = Callable[[Running, str, Inputs], Awaitable[Answer]]
 
 
 async def by_the_platforms_tool(service: Running, crew: str, inputs: Inputs) -> Answer:
@@ -72,7 +72,7 @@ async def by_mcp_adapter(service: Running, crew: str, inputs: Inputs) -> Answer:
 
 
 async def by_an_agent_with_mcps(service: Running, crew: str, inputs: Inputs) -> Answer:
-    agent = Agent(role="Caller", goal="Ask", backstory="Asks others", llm=OfflineModel())
+    agent = Agent(role="Caller", goal="Call", backstory="Asks others", llm=OfflineModel())
     found = await asyncio.to_thread(agent.get_mcp_tools, [MCPServerHTTP(url=_mcp(service))])
     (tool,) = (tool for tool in found if tool.name.endswith(crew))
     return Answer(None, str(await in_a_loop_of_its_own(lambda: tool.run(**inputs))))
@@ -104,10 +104,10 @@ async def serving(serve: Serve, folder: Path) -> AsyncIterator[Running]:
 CLIENTS = [by_the_platforms_tool, by_mcp, by_mcp_adapter, by_an_agent_with_mcps, by_a2a]
 
 
-@pytest.mark.parametrize("ask", CLIENTS)
-async def test_the_idea_crew(serve: Serve, tmp_path: Path, ask: Ask) -> None:
+@pytest.mark.parametrize("call", CLIENTS)
+async def test_the_idea_crew(serve: Serve, tmp_path: Path, call: Call) -> None:
     async with serving(serve, tmp_path) as service:
-        answer = await ask(service, "idea", {"interest_area": "Food", "work_style": "Team"})
+        answer = await call(service, "idea", {"interest_area": "Food", "work_style": "Team"})
         (run,) = await service.rows()
         assert await service.stored() == 0
     assert (run.crew, run.status) == ("idea", "succeeded")
@@ -118,11 +118,11 @@ async def test_the_idea_crew(serve: Serve, tmp_path: Path, ask: Ask) -> None:
     assert "Food" in answer.result
 
 
-@pytest.mark.parametrize("ask", CLIENTS)
-async def test_an_example_crew(serve: Serve, tmp_path: Path, ask: Ask) -> None:
+@pytest.mark.parametrize("call", CLIENTS)
+async def test_an_example_crew(serve: Serve, tmp_path: Path, call: Call) -> None:
     inputs = {"meeting_date": "2026-03-02", "notes": "Ada: offer by Thursday"}
     async with serving(serve, tmp_path) as service:
-        answer = await ask(service, "notes", inputs)
+        answer = await call(service, "notes", inputs)
         (run,) = await service.rows()
         assert await service.stored() == 0
     assert (run.crew, run.status, run.inputs) == ("notes", "succeeded", inputs)

@@ -25,9 +25,9 @@ class User:
     name: str
     key: str
     run_ids: list[str] = field(default_factory=list)
-    heard: list[str] = field(default_factory=list)
+    received: list[str] = field(default_factory=list)
 
-    async def ask(
+    async def call(
         self, service: Running, method: str, path: str, body: Any = None, **headers: str
     ) -> httpx.Response:
         response = await service.http.request(
@@ -41,7 +41,7 @@ class User:
                 **headers,
             },
         )
-        self.heard.append(f"{response.headers} {response.text}")
+        self.received.append(f"{response.headers} {response.text}")
         return response
 
     @property
@@ -49,43 +49,43 @@ class User:
         return {"experience_summary": f"the secret of {self.name}"}
 
 
-async def _run(service: Running, user: User, place: int) -> None:
+async def _run(service: Running, user: User, position: int) -> None:
     """Start a run by one of the ways in, and remember its id."""
-    key = {"Idempotency-Key": f"order-{place}"}  # both users use the same
-    if place < RUNS_BY_MCP:
-        await _call_tool(service, user, _session(user, place))
+    key = {"Idempotency-Key": f"order-{position}"}  # both users use the same
+    if position < RUNS_BY_MCP:
+        await _call_tool(service, user, _session(user, position))
         return
-    if place < RUNS_BY_MCP + RUNS_BY_A2A:
+    if position < RUNS_BY_MCP + RUNS_BY_A2A:
         await _send_message(service, user)
         return
-    if place % 4 == 0:
-        response = await user.ask(service, "POST", "/api/run", user.profile)
+    if position % 4 == 0:
+        response = await user.call(service, "POST", "/api/run", user.profile)
         user.run_ids.append(response.json()["run_id"])
-    elif place % 4 == 1:
+    elif position % 4 == 1:
         body = {"crew": "idea", "inputs": user.profile}
-        response = await user.ask(service, "POST", "/api/runs", body, **key)
+        response = await user.call(service, "POST", "/api/runs", body, **key)
         user.run_ids.append(response.json()["run_id"])
-    elif place % 4 == 2:
+    elif position % 4 == 2:
         batch = {"crew": "idea", "inputs": [user.profile]}
-        response = await user.ask(service, "POST", "/api/runs/batch", batch)
+        response = await user.call(service, "POST", "/api/runs/batch", batch)
         user.run_ids.extend(response.json()["run_ids"])
     else:
         body = {"inputs": user.profile}
-        response = await user.ask(service, "POST", "/crews/idea/kickoff", body)
+        response = await user.call(service, "POST", "/crews/idea/kickoff", body)
         user.run_ids.append(response.json()["kickoff_id"])
     assert response.is_success, response.text
 
 
-def _session(user: User, place: int) -> str:
+def _session(user: User, position: int) -> str:
     """Every other session id is one that both users have."""
-    return f"{user.name}-{place}" if place % 2 else f"session-{place}"
+    return f"{user.name}-{position}" if position % 2 else f"session-{position}"
 
 
 async def _call_tool(service: Running, user: User, session_id: str) -> None:
     params = {"name": "idea", "arguments": user.profile}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     session = {"mcp-session-id": session_id}
-    response = await user.ask(service, "POST", "/mcp", call, **session)
+    response = await user.call(service, "POST", "/mcp", call, **session)
     assert '"isError":false' in response.text, response.text
 
 
@@ -95,7 +95,7 @@ async def _cancel_call(service: Running, user: User, session_id: str) -> None:
         "method": "notifications/cancelled",
         "params": {"requestId": 1},
     }
-    response = await user.ask(service, "POST", "/mcp", cancel, **{"mcp-session-id": session_id})
+    response = await user.call(service, "POST", "/mcp", cancel, **{"mcp-session-id": session_id})
     assert response.status_code == 202
 
 
@@ -113,7 +113,7 @@ async def _send_message(service: Running, user: User) -> None:
 
 async def _a2a(service: Running, user: User, method: str, params: Any) -> Any:
     request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    response = await user.ask(service, "POST", "/a2a/idea", request, **{"A2A-Version": "1.0"})
+    response = await user.call(service, "POST", "/a2a/idea", request, **{"A2A-Version": "1.0"})
     text = response.text.removeprefix("data: ")  # a stream of one answer, where it is refused
     return msgspec.json.decode(text)
 
@@ -130,7 +130,7 @@ async def _guess(service: Running, guesser: User, run_id: str) -> None:
         ("GET", f"/crews/idea/status/{run_id}"),
         ("GET", f"/crews/idea/{run_id}/status"),
     ):
-        response = await guesser.ask(service, method, path)
+        response = await guesser.call(service, method, path)
         assert response.status_code == 404, (method, path, response.text)
     answer = {
         "execution_id": run_id,
@@ -138,7 +138,7 @@ async def _guess(service: Running, guesser: User, run_id: str) -> None:
         "human_feedback": "good",
         "is_approve": True,
     }
-    response = await guesser.ask(service, "POST", "/crews/idea/resume", answer)
+    response = await guesser.call(service, "POST", "/crews/idea/resume", answer)
     assert response.status_code == 404, response.text
     for method in ("GetTask", "CancelTask", "SubscribeToTask"):
         refused = await _a2a(service, guesser, method, {"id": run_id})
@@ -146,14 +146,14 @@ async def _guess(service: Running, guesser: User, run_id: str) -> None:
 
 
 async def _watch(service: Running, user: User, run_id: str) -> None:
-    """Read an own run in every way: what is heard is the user's own, and was indeed heard."""
+    """Read an own run in every way: what is received is the user's own, and was indeed received."""
     for path in (
         "",
         "/events",
         "/outputs/profile_analysis",
         "/outputs/profile_analysis?as=html",
     ):
-        response = await user.ask(service, "GET", f"/api/runs/{run_id}{path}")
+        response = await user.call(service, "GET", f"/api/runs/{run_id}{path}")
         assert response.status_code == 200, response.text
         assert user.profile["experience_summary"] in response.text or path == "/events"
 
@@ -162,7 +162,7 @@ async def _listed(service: Running, user: User) -> set[str]:
     seen: set[str] = set()
     cursor = ""
     while True:
-        response = await user.ask(service, "GET", f"/api/runs?limit=200{cursor}")
+        response = await user.call(service, "GET", f"/api/runs?limit=200{cursor}")
         page = response.json()
         seen |= {run["run_id"] for run in page["runs"]}
         if page["next_cursor"] is None:
@@ -178,19 +178,19 @@ async def test_two_users_learn_nothing_of_each_other(serve: Serve) -> None:
         ]
         room = asyncio.Semaphore(IN_THE_AIR)
 
-        async def run_and_guess(user: User, other: User, place: int) -> None:
+        async def run_and_guess(user: User, other: User, position: int) -> None:
             async with room:
-                await _run(service, user, place)
-                if place >= RUNS_BY_MCP and place % 10 == 0:
+                await _run(service, user, position)
+                if position >= RUNS_BY_MCP and position % 10 == 0:
                     await _watch(service, user, user.run_ids[-1])
                 if other.run_ids:
                     await _guess(service, user, other.run_ids[-1])  # under way, or just settled
-                if place < RUNS_BY_MCP:
-                    await _cancel_call(service, user, f"{other.name}-{place}")
+                if position < RUNS_BY_MCP:
+                    await _cancel_call(service, user, f"{other.name}-{position}")
 
         users = ((anna, berta), (berta, anna))
         await asyncio.gather(
-            *(run_and_guess(*pair, place) for place in range(RUNS) for pair in users)
+            *(run_and_guess(*pair, position) for position in range(RUNS) for pair in users)
         )
         await until(service.all_settled, seconds=60)
         rows = await service.rows()
@@ -206,6 +206,6 @@ async def test_two_users_learn_nothing_of_each_other(serve: Serve) -> None:
             assert await _listed(service, user) == own
             for run_id in other.run_ids[:20]:
                 await _guess(service, user, run_id)
-            for heard in user.heard:
-                assert other.profile["experience_summary"] not in heard
-                assert other.key not in heard
+            for received in user.received:
+                assert other.profile["experience_summary"] not in received
+                assert other.key not in received

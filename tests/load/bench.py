@@ -54,14 +54,14 @@ class Bench:
                 self.report.results.append(result)
                 add_ratios(self.report.results)
                 _say(f"{result.load.makespan:.1f} s, {result.cpu_ms_per_run:.1f} ms of CPU per run")
-                self._tell(faults(result))
+                self._report_faults(faults(result))
         if "watchers" in self._parts:
             with self._measuring("Watched runs") as title:
                 with console.status(title):
                     cost = measure_events()
                 self.report.event_cost = cost
                 _say(f"the events cost {cost.ms_per_run:.2f} ms of CPU per run")
-                self._tell(cost.faults)
+                self._report_faults(cost.faults)
         if "storage" in self._parts:
             with self._measuring("Storage backends"):
                 self.report.storage_costs = measure_storage()
@@ -75,11 +75,11 @@ class Bench:
         try:
             yield title
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-            self._tell([str(error)])  # the other parts are still worth their time
+            self._report_faults([str(error)])  # the other parts are still worth their time
         write(self.report, self._folder)
         _say(f"    ({time.monotonic() - begun:.0f} s in all)")
 
-    def _tell(self, wrong: list[str]) -> None:
+    def _report_faults(self, wrong: list[str]) -> None:
         for fault in wrong:
             self.failed = True
             console.print(f"    {fault}", style="red", highlight=False, markup=False)

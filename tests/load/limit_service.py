@@ -48,11 +48,11 @@ class _Calls:
         self._prompts = _prompts()
 
     async def run(self, inputs: dict[str, str]) -> dict[str, str]:
-        first = await asyncio.gather(*(self._ask(name, inputs) for name in FIRST))
-        last = await self._ask(LAST, inputs, context="\n\n".join(first))
+        first = await asyncio.gather(*(self._call(name, inputs) for name in FIRST))
+        last = await self._call(LAST, inputs, context="\n\n".join(first))
         return {**dict(zip(FIRST, first, strict=True)), LAST: last}
 
-    async def _ask(self, name: str, inputs: dict[str, str], context: str = "") -> str:
+    async def _call(self, name: str, inputs: dict[str, str], context: str = "") -> str:
         system, user = self._prompts[name]
         for field, value in inputs.items():
             user = user.replace("{" + field + "}", value)

@@ -77,12 +77,12 @@ def measure(key: str, scenario: Scenario, start: Launch = launch) -> Result:
         folder = Path(name)
         with deployed(service, folder, scenario.model_seconds, start) as it:
             _drive(it.url, Scenario(_WARM_UP_USERS))
-            _ask(f"{it.model_url}/reset", b"")
+            _request(f"{it.model_url}/reset", b"")
             idle_bytes, cpu_before = it.process.resident_bytes(), it.process.cpu_seconds()
             with it.process.peak_memory() as peak_bytes:
                 load = _drive(it.url, scenario)
             cpu_seconds = it.process.cpu_seconds() - cpu_before
-            stats = _ask(f"{it.model_url}/stats")
+            stats = _request(f"{it.model_url}/stats")
         result = Result(
             service=key,
             scenario=scenario,
@@ -139,7 +139,7 @@ def _drive(url: str, scenario: Scenario) -> Load:
     return msgspec.json.decode(done.stdout, type=Load)
 
 
-def _ask(url: str, data: bytes | None = None) -> dict[str, Any]:
+def _request(url: str, data: bytes | None = None) -> dict[str, Any]:
     with urllib.request.urlopen(url, data=data, timeout=30) as answer:  # noqa: S310
         found: dict[str, Any] = msgspec.json.decode(answer.read())
         return found

@@ -24,7 +24,7 @@ from tests.load.loads import (
 from tests.load.report import new_report, sections, write
 from tests.load.storage_costs import Cost
 from tests.load.stub_model import Failure, StubModel, run_stub
-from tests.load.watchers import EventCost, Told, Way, measure_events
+from tests.load.watchers import EventCost, Received, Way, measure_events
 from tests.load.watchers import fault_of as fault_of_events
 
 MINE, OTHER = "user-00000000000a", "user-00000000000b"
@@ -64,7 +64,7 @@ def test_a_user_s_profile_holds_the_marker() -> None:
     assert MINE in str(profile(MINE))
 
 
-async def test_a_server_that_fails_some_users_is_told_by_count() -> None:
+async def test_users_whom_a_server_fails_are_counted() -> None:
     # Not a crew's service at all: every user meets a 404.
     async with run_stub(StubModel()) as base_url:
         load = await drive(base_url, users=7)
@@ -72,7 +72,7 @@ async def test_a_server_that_fails_some_users_is_told_by_count() -> None:
     assert sum(load.errors.values()) == 7
 
 
-async def test_users_arrive_spread_over_the_time_asked_for() -> None:
+async def test_users_arrive_spread_over_the_requested_time() -> None:
     async with run_stub(StubModel()) as base_url:
         load = await drive(base_url, users=10, over_seconds=0.5)
     assert 0.45 <= load.makespan < 5
@@ -100,13 +100,13 @@ def test_two_processes_run_the_crew_with_the_tool(fork_server: ForkServer) -> No
 def test_the_cost_of_events_measured_for_real(fork_server: ForkServer) -> None:
     cost = measure_events(runs=8, rounds=1, model_seconds=0.3, start=fork_server.launch)
     assert cost.faults == []
-    # Queued, running, three tasks started and finished, succeeded: these are told of each run.
+    # The events of each run: queued, running, three tasks started and finished, succeeded.
     assert cost.events_per_run - cost.token_events_per_run == 9
     assert cost.token_events_per_run > 0
     assert all(cpu_ms > 0 for cpu_ms in cost.cpu_ms_per_run.values())
 
 
-def _told(*kinds: str) -> list[Told]:
+def _events(*kinds: str) -> list[Received]:
     names = iter(REPORTS)
     return [
         (seq, kind, {"run_id": "r", "name": next(names) if kind == "task.finished" else None})
@@ -118,23 +118,25 @@ WHOLE = ("run.queued", *["task.finished"] * 3, "run.succeeded")
 
 
 @pytest.mark.parametrize(
-    ("told", "fault"),
+    ("received", "fault"),
     [
-        (_told(*WHOLE), None),
+        (_events(*WHOLE), None),
         ([], "not watched from the start"),
-        (_told(*WHOLE)[1:], "not watched from the start"),
-        (_told(*WHOLE)[:-1], "ended with task.finished"),
-        (_told(*WHOLE[:-1], "run.failed"), "ended with run.failed"),
-        (_told(*WHOLE)[:2] + _told(*WHOLE)[3:], "not every task finished once"),
-        ([(1, *event[1:]) for event in _told(*WHOLE)], "events out of order"),
+        (_events(*WHOLE)[1:], "not watched from the start"),
+        (_events(*WHOLE)[:-1], "ended with task.finished"),
+        (_events(*WHOLE[:-1], "run.failed"), "ended with run.failed"),
+        (_events(*WHOLE)[:2] + _events(*WHOLE)[3:], "not every task finished once"),
+        ([(1, *event[1:]) for event in _events(*WHOLE)], "events out of order"),
         (
-            [(seq, kind, {**data, "run_id": "s"}) for seq, kind, data in _told(*WHOLE)],
+            [(seq, kind, {**data, "run_id": "s"}) for seq, kind, data in _events(*WHOLE)],
             "somebody else's events",
         ),
     ],
 )
-def test_a_watcher_who_misses_something_is_a_fault(told: list[Told], fault: str | None) -> None:
-    assert fault_of_events(told, "r") == fault
+def test_a_watcher_who_misses_something_is_a_fault(
+    received: list[Received], fault: str | None
+) -> None:
+    assert fault_of_events(received, "r") == fault
 
 
 def _result(service: str, makespan: float) -> Result:
@@ -211,7 +213,7 @@ def test_stock_meets_a_hundred_users_only_and_quick_means_fewer() -> None:
     assert {key for key, _ in loads_of({"plan", "storage"}, quick=True)} == {"plan"}
 
 
-async def test_the_stub_fails_the_calls_it_is_told_to_and_counts_by_task() -> None:
+async def test_the_stub_fails_the_requested_calls_and_counts_by_task() -> None:
     import aiohttp
 
     stub = StubModel(delay_seconds=0, failures={2: Failure(status=503)})

@@ -50,7 +50,7 @@ def build() -> Crew:
     return crew
 
 
-def served_app() -> Litestar:
+def tool_app() -> Litestar:
     """The application of one serving process."""
     crew = replace(idea_crew(), build=build, static=False, offline_answer=None)
     return create_app(load_settings(), Registry([crew]))
@@ -61,7 +61,7 @@ def main() -> None:
     settings = load_settings()
     raise_open_file_limit()
     uvicorn.run(
-        "tests.load.tool_service:served_app",
+        "tests.load.tool_service:tool_app",
         factory=True,
         port=settings.port,
         workers=settings.workers,

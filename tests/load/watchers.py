@@ -46,7 +46,7 @@ _POLL_SECONDS = 0.5
 
 
 class Runs(msgspec.Struct):
-    """How the runs went; `events` counts by type what the watchers were told."""
+    """How the runs went; `events` counts by type what the watchers received."""
 
     runs: int
     errors: dict[str, int]
@@ -156,16 +156,16 @@ class _Clients:
         async with self.session.get(f"{self.url}/api/runs/{run_id}/events") as response:
             if response.status != 200:
                 return f"events: {response.status}"
-            told = [event async for event in events_of(response.content)]
-        self.events.update(kind for _, kind, _ in told)
-        return fault_of(told, run_id)
+            received = [event async for event in events_of(response.content)]
+        self.events.update(kind for _, kind, _ in received)
+        return fault_of(received, run_id)
 
 
-Told = tuple[int | None, str, dict[str, Any]]
+Received = tuple[int | None, str, dict[str, Any]]
 """An event as it arrives: its number if it is stored, its type, its data."""
 
 
-async def events_of(lines: aiohttp.StreamReader) -> AsyncIterator[Told]:
+async def events_of(lines: aiohttp.StreamReader) -> AsyncIterator[Received]:
     """The events of a stream of them, as they come; comments are left out."""
     number, kind = None, ""
     async for line in lines:
@@ -179,19 +179,19 @@ async def events_of(lines: aiohttp.StreamReader) -> AsyncIterator[Told]:
             number = None
 
 
-def fault_of(told: list[Told], run_id: str) -> str | None:
-    """What is wrong with all that a watcher was told of a run, or None."""
-    kinds = [kind for _, kind, _ in told]
+def fault_of(received: list[Received], run_id: str) -> str | None:
+    """What is wrong with all that a watcher received of a run, or None."""
+    kinds = [kind for _, kind, _ in received]
     if kinds[:1] != ["run.queued"]:
         return "not watched from the start"
     if kinds[-1] != "run.succeeded":
         return f"ended with {kinds[-1]}"
-    if any(data["run_id"] != run_id for _, _, data in told):
+    if any(data["run_id"] != run_id for _, _, data in received):
         return "somebody else's events"
-    numbers = [number for number, _, _ in told if number is not None]
+    numbers = [number for number, _, _ in received if number is not None]
     if numbers != sorted(set(numbers)):
         return "events out of order"
-    finished = [data["name"] for _, kind, data in told if kind == "task.finished"]
+    finished = [data["name"] for _, kind, data in received if kind == "task.finished"]
     if sorted(finished) != sorted(REPORTS):
         return "not every task finished once"
     return None
