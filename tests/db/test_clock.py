@@ -66,7 +66,7 @@ def wrong_clock(request: pytest.FixtureRequest) -> Callable[[], float]:
 async def _difference(database: Database) -> float:
     """How many seconds the clock differs from the server's."""
     async with database.read() as connection:
-        servers = await connection.scalar(text("SELECT clock_timestamp()"))
+        servers: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
     return abs((database.clock.now() - servers).total_seconds())
 
 

@@ -85,7 +85,7 @@ async def test_no_event_overtakes_the_tokens_before_it(
     queries = [(RunQueries, "events"), (TokenRelay, "receive")]
     _after_the_first(monkeypatch, queries, go_on)
     async with running_service(database, store) as parts:
-        types = await _received(parts.events, peer.run_id, parts.neighbours.start)
+        types = await _received(parts.events, peer.run_id, parts.peer_poller.start)
     assert types == ["task.started", "task.tokens", "task.finished"]
 
 
@@ -102,7 +102,7 @@ async def test_events_and_tokens_of_one_poll_are_published_in_their_order(
 
     _after_the_first(monkeypatch, [(TokenRelay, "subscribe")], go_on)
     async with running_service(database, store) as parts:
-        types = await _received(parts.events, peer.run_id, parts.neighbours.start)
+        types = await _received(parts.events, peer.run_id, parts.peer_poller.start)
     assert types == ["task.started", "task.tokens", "task.finished"]
 
 
