@@ -24,7 +24,15 @@ from app.settings import Settings
 
 RunCommand = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[1]
-_PRELOADED = ["pytest", "app.cli.serve", "app.cli.run", "app.cli.doctor", "tests.preloaded"]
+# `app.engine.engine` imports CrewAI; the commands do so only when they run a crew.
+_PRELOADED = [
+    "pytest",
+    "app.cli.serve",
+    "app.cli.run",
+    "app.cli.doctor",
+    "app.engine.engine",
+    "tests.preloaded",
+]
 
 
 class Command(Protocol):
