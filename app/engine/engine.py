@@ -123,10 +123,10 @@ class Engine:
         """The description of a registered crew. Raises CrewUnknown."""
         return self._find(name).description
 
-    def fingerprint(self, name: str) -> str:
-        """The crew's fingerprint; empty for a crew that is not registered."""
+    def fingerprint(self, name: str) -> str | None:
+        """The crew's fingerprint, empty for a flow; None if no crew of this name is registered."""
         registered = self._crews.get(name)
-        return registered.description.fingerprint if registered else ""
+        return registered.description.fingerprint if registered else None
 
     def check_inputs(self, name: str, inputs: Mapping[str, object]) -> None:
         """Raise InputRefused for an input that a flow's state can't hold. Raises CrewUnknown."""

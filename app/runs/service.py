@@ -210,6 +210,7 @@ class RunService:
 
         Raises:
             UnknownRun: there is no such run.
+            UnknownCrew: its crew is not registered here; another process can resume it.
             NotAwaitingHuman: it awaits no review, or that of another task.
             InvalidInput: the feedback is refused, or the URL of a webhook is.
             Overloaded, ShuttingDown, DatabaseUnavailable: not now; nothing was changed.
@@ -217,7 +218,13 @@ class RunService:
         run = await self.get(decision.run_id, caller)
         if run.status is not RunStatus.AWAITING_HUMAN:
             raise NotAwaitingHuman(f"run {run.run_id} is {run.status} and waits for no human")
-        feedback = clean_text(decision.feedback, "feedback", self._spec(run.crew).max_input_chars)
+        spec = self._crews.get(run.crew)
+        if spec is None:
+            raise UnknownCrew(
+                f"run {run.run_id} is of the crew {run.crew}, which is not registered here; "
+                "send the review to a service that has it"
+            )
+        feedback = clean_text(decision.feedback, "feedback", spec.max_input_chars)
         await self._check_webhooks(decision.webhooks)
         self._admit(1)
         resumed = await self._rows.resume(replace(decision, feedback=feedback))

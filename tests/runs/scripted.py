@@ -16,6 +16,7 @@ from app.db import Database
 from app.engine import (
     CrewDescription,
     CrewResult,
+    CrewUnknown,
     Engine,
     Replay,
     RunObserver,
@@ -76,12 +77,18 @@ async def succeed(inputs: Mapping[str, object], stage: Stage) -> None:
 
 
 class ScriptedEngine:
-    """Runs every crew by the script."""
+    """Runs every registered crew by the script."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, crews: Registry) -> None:
         self.script = script
+        self.fingerprints = {crew.name: FINGERPRINT for crew in crews}
+
+    def fingerprint(self, name: str) -> str | None:
+        return self.fingerprints.get(name)
 
     def describe(self, name: str) -> CrewDescription:
+        if name not in self.fingerprints:
+            raise CrewUnknown(f"no crew is named {name}")
         tasks = tuple(TaskDescription(task, "agent") for task in TASKS)
         return CrewDescription(
             name=name,
@@ -89,7 +96,7 @@ class ScriptedEngine:
             tasks=tasks,
             execution_mode="plan",
             reason="",
-            fingerprint=FINGERPRINT,
+            fingerprint=self.fingerprints[name],
         )
 
     def check_inputs(self, name: str, inputs: Mapping[str, object]) -> None:
@@ -110,11 +117,11 @@ class ScriptedEngine:
         return CrewResult(raw, outcomes, stage.usage, cast(Any, None), "plan")
 
 
-def _no_crew() -> Any:
+def no_crew() -> Any:
     raise AssertionError("a scripted engine builds no crew")
 
 
-CREWS = Registry([CrewSpec("poem", _no_crew)])
+CREWS = Registry([CrewSpec("poem", no_crew)])
 
 
 @dataclass
@@ -185,7 +192,8 @@ async def running_service(
 ) -> AsyncIterator[Parts]:
     """The service, started without its background loops; drained at the end."""
     events, name = EventHub(), uuid4().hex
-    rows = RunRepository(database, events, lambda _: FINGERPRINT, worker=name, lease_seconds=60)
+    engine = ScriptedEngine(script, crews)
+    rows = RunRepository(database, events, engine.fingerprint, worker=name, lease_seconds=60)
     queries = RunQueries(database)
     tokens = TokenRelay(database, name)
     sweeper = Sweeper(
@@ -196,7 +204,6 @@ async def running_service(
         interval_seconds=3600,
         probability=cleanup_probability,
     )
-    engine = ScriptedEngine(script)
     worker = Worker(
         rows=rows,
         queries=queries,

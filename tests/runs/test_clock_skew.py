@@ -79,12 +79,12 @@ async def test_no_live_run_is_stalled_or_claimed_elsewhere(right: Database, hour
         for rows, peer, peers_database in ((one, other, skewed), (other, one, right)):
             run_id = (await _claimed(rows)).run_id
             for _ in range(2):  # leased by the claim, then by a renewal
-                assert await RunQueries(peers_database).stalled(10) == []
+                assert await RunQueries(peers_database).stalled(["poem"], 10) == []
                 assert await peer.claim(run_id) is None
                 await rows.renew_leases({run_id})
             # A run that was released stalls for both.
             await rows.release()
-            (stalled,) = await RunQueries(peers_database).stalled(10)
+            (stalled,) = await RunQueries(peers_database).stalled(["poem"], 10)
             assert stalled.run_id == run_id
             again = await peer.claim(run_id)
             assert again is not None

@@ -219,7 +219,7 @@ async def test_a_run_that_awaits_a_human_is_neither_swept_nor_purged_nor_claimed
         assert report.kept == 1
         assert await service.stored() == 1
         assert await purge(service.inside.database, timedelta(0)) == 0
-        assert await RunQueries(service.inside.database).stalled(10) == []
+        assert await RunQueries(service.inside.database).stalled(["letter"], 10) == []
         # Even what the operator removes by force is not needed.
         await sweep_by_hand(settings(), 0)
         assert await service.stored() == 0

@@ -183,17 +183,17 @@ async def test_stalled_are_the_runs_in_flight_that_no_worker_holds(
     running = await _claim(a, await _add(a))
     settled = await _claim(a, await _add(a))
     await a.settle(settled, SUCCEEDED)
-    assert await queries.stalled(10) == []
+    assert await queries.stalled(["idea"], 10) == []
     await _end_leases(database)
-    assert await queries.stalled(10) == [
+    assert await queries.stalled(["idea"], 10) == [
         (queued, 0, 0, "", "idea"),
         (running.run_id, 1, 1, "", "idea"),
     ]
-    assert await queries.stalled(1) == [(queued, 0, 0, "", "idea")]
+    assert await queries.stalled(["idea"], 1) == [(queued, 0, 0, "", "idea")]
     await a.renew_leases({queued, running.run_id})
-    assert await queries.stalled(10) == []
+    assert await queries.stalled(["idea"], 10) == []
     await a.release()
-    assert await queries.stalled(10) == [
+    assert await queries.stalled(["idea"], 10) == [
         (queued, 0, 0, "", "idea"),
         (running.run_id, 1, 1, "", "idea"),
     ]

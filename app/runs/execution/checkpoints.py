@@ -49,6 +49,15 @@ async def find_checkpoint(
     Raises DatabaseUnavailable.
     """
     events = await queries.history(run_id)
+    if any(
+        event.type == EventType.RUN_RUNNING and event.data.get("fingerprint") != crew.fingerprint
+        for event in events
+    ):
+        logger.warning(
+            "Run %s: an earlier attempt had another definition of crew %s; its outputs stay unused",
+            run_id,
+            crew.name,
+        )
     if not crew.fingerprint:
         return Checkpoint(usage=_usage(events))
     if human is not None and human.fingerprint != crew.fingerprint:

@@ -68,7 +68,10 @@ class LeaseKeeper(PeriodicService):
 
 
 class StalledRunDispatcher(PeriodicService):
-    """Dispatches stalled runs to this worker, and gives up those that stalled too often."""
+    """Dispatches stalled runs to this worker, and gives up those that stalled too often.
+
+    Runs of crews that are not registered here stay stalled, for a process that has the crew.
+    """
 
     name = "dispatch of stalled runs"
 
@@ -84,7 +87,7 @@ class StalledRunDispatcher(PeriodicService):
         Raises:
             DatabaseUnavailable: the runs not dispatched by then stay stalled.
         """
-        for run in await self._queries.stalled(_RUNS_PER_PASS):
+        for run in await self._queries.stalled(self._worker.crews, _RUNS_PER_PASS):
             if run.run_id in self._worker:  # its renewal is late
                 continue
             if run.failed_attempts >= self._max_attempts:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 from tenacity import (
@@ -93,6 +93,8 @@ class Worker:
         self._sweeper = sweeper
         self._events = events
         self._timeout_seconds = timeout_seconds
+        self.crews: Final = frozenset(crew.name for crew in crews)
+        """The names of the registered crews: no run of another crew is dispatched here."""
         self._slots = FairSlots(max_in_flight)
         self._slots_of_crews = {
             crew.name: FairSlots(limit)

@@ -85,8 +85,11 @@ class RunQueries:
             run_id: UUID | None = await connection.scalar(query)
             return run_id
 
-    async def stalled(self, limit: int) -> list[StalledRun]:
-        """Runs in flight whose lease has ended: each owner's oldest, then each one's second, ..."""
+    async def stalled(self, crews: Collection[str], limit: int) -> list[StalledRun]:
+        """Runs in flight of these crews whose lease has ended.
+
+        Each owner's oldest comes first, then each one's second, ...
+        """
         turn = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
         failed_attempts = UserRun.attempt - UserRun.pauses  # a paused attempt did end
         now = self._database.clock.now()
@@ -94,6 +97,7 @@ class RunQueries:
             select(UserRun.run_id, UserRun.attempt, failed_attempts, UserRun.owner, UserRun.crew)
             .where(
                 UserRun.status.in_(IN_FLIGHT),
+                UserRun.crew.in_(crews),
                 or_(UserRun.lease_until.is_(None), UserRun.lease_until < now),
             )
             .order_by(turn, UserRun.created_at)

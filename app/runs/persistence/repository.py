@@ -68,12 +68,15 @@ class RunRepository:
         self,
         database: Database,
         events: EventHub,
-        fingerprint_of: Callable[[str], str],
+        fingerprint_of: Callable[[str], str | None],
         *,
         worker: str,
         lease_seconds: float,
     ) -> None:
-        """`fingerprint_of` identifies a crew's definition; each attempt keeps its first one."""
+        """`fingerprint_of` identifies a crew's definition; each attempt keeps its first one.
+
+        It gives None for a crew that is not registered here: its runs are for other workers.
+        """
         self._clock = database.clock
         self._events = events
         self._fingerprint_of = fingerprint_of
@@ -103,7 +106,10 @@ class RunRepository:
         return added
 
     async def claim(self, run_id: UUID) -> ClaimedRun | None:
-        """Begin an attempt at a run; None if it is settled, unknown or held by another worker."""
+        """Begin an attempt at a run; None if another worker has it, or it is settled or unknown.
+
+        None as well for a run of a crew that is not registered here.
+        """
         claim = Claim(
             run_id=run_id,
             worker=self._worker,

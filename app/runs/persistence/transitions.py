@@ -127,7 +127,8 @@ _COMMON = (UserRun.run_id, UserRun.status, UserRun.attempt, UserRun.webhooks)
 class Claim(Transition):
     """A worker begins an attempt, and holds the run until its lease ends.
 
-    `fingerprint_of` gives the fingerprint of a crew's definition, which the event keeps.
+    `fingerprint_of` gives the fingerprint of a crew's definition, which the event keeps. It gives
+    None for a crew that is not registered here; its runs are refused.
     """
 
     allowed = IN_FLIGHT
@@ -146,12 +147,12 @@ class Claim(Transition):
 
     worker: str
     lease: timedelta
-    fingerprint_of: Callable[[str], str]
+    fingerprint_of: Callable[[str], str | None]
 
     def permits(self, row: Row[Any], now: datetime) -> bool:
         expired = row.lease_until is None or row.lease_until < now
         mine = row.worker == self.worker and row.status == RunStatus.QUEUED
-        return expired or mine
+        return (expired or mine) and self.fingerprint_of(row.crew) is not None
 
     def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
         return {
