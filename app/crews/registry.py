@@ -60,6 +60,9 @@ class Registry:
     def __iter__(self) -> Iterator[CrewSpec]:
         return iter(self._specs.values())
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._specs
+
     def get(self, name: str) -> CrewSpec | None:
         return self._specs.get(name)
 

@@ -246,27 +246,38 @@ class RunService:
             raise RunUnsettled(f"run {run_id} is {status}: cancel it first")
 
     async def tasks(self, run: Run) -> list[dict[str, Any]]:
-        """The run's tasks in their order: name, agent, status, times as far as known."""
+        """The run's tasks in their order: name, agent, status, times as far as known.
+
+        If the crew is not registered here, they are the tasks that have begun.
+        """
         if run.tasks is not None:
             return run.tasks
-        tasks: dict[int, dict[str, Any]] = {
-            index: {"name": task.name, "agent": task.agent, "status": "pending"}
-            for index, task in enumerate(self._engine.describe(run.crew).tasks)
-        }
+        is_described = run.crew in self._crews
+        described = self._engine.describe(run.crew).tasks if is_described else ()
+        tasks = {index: _pending(task.name, task.agent) for index, task in enumerate(described)}
         if run.attempt == 0:
             return list(tasks.values())
+        first_seq = EventSeq.first(run.attempt)
+        events = [
+            event
+            for event in await self._queries.history(
+                run.run_id, after_seq=first_seq if is_described else -1
+            )
+            if event.type in (EventType.TASK_STARTED, EventType.TASK_FINISHED)
+        ]
+        for event in events:  # not described are the tasks of flows, and of unregistered crews
+            if event.data["index"] not in tasks:
+                tasks[event.data["index"]] = _pending(event.data["name"], event.data["agent"])
         human = run.human_input
         if human is not None:
             for index, kept in human.kept.items():
                 tasks.get(index, {}).update(
                     status="finished", started_at=kept.started_at, finished_at=kept.finished_at
                 )
-        first_seq = EventSeq.first(run.attempt)
-        for event in await self._queries.history(run.run_id, after_seq=first_seq):
-            if event.type not in (EventType.TASK_STARTED, EventType.TASK_FINISHED):
+        for event in events:
+            if event.seq is None or event.seq < first_seq:
                 continue
-            known = {"name": event.data["name"], "agent": event.data["agent"]}
-            task = tasks.setdefault(event.data["index"], known)  # those of flows are not described
+            task = tasks[event.data["index"]]
             if event.type == EventType.TASK_STARTED:
                 task.update(status="running", started_at=event.at)
             else:
@@ -390,3 +401,7 @@ class RunService:
             raise ShuttingDown("the service is shutting down")
         if len(self._worker) + self._adding + count > self._max_runs:
             raise Overloaded(f"at most {self._max_runs} runs are under way or wait at a time")
+
+
+def _pending(name: str, agent: str) -> dict[str, Any]:
+    return {"name": name, "agent": agent, "status": "pending"}

@@ -53,6 +53,7 @@ from app.runs import (
     RunOptions,
     RunService,
     RunStatus,
+    UnknownCrew,
     UnknownRun,
 )
 
@@ -173,7 +174,9 @@ class CrewAgents(RequestHandler):
             return await self._resume(message, context)
         if len(message.context_id) > _MAX_CONTEXT_CHARACTERS:
             raise InvalidInput("contextId", f"at most {_MAX_CONTEXT_CHARACTERS} characters")
-        crew = self._crews[context.state["crew"]]
+        crew = self._crews.get(context.state["crew"])
+        if crew is None:
+            raise UnknownCrew(f"no crew is named {context.state['crew']}")
         options = RunOptions(context_id=message.context_id or None)
         inputs = inputs_in(message, crew)
         run = await self._runs.submit(crew.name, inputs, _caller(context), options)
@@ -304,7 +307,7 @@ def _a2a_errors() -> Iterator[None]:
         raise TaskNotFoundError(str(error)) from None
     except InvalidInput as error:
         raise InvalidParamsError(str(error)) from None
-    except NotAwaitingHuman as error:
+    except (NotAwaitingHuman, UnknownCrew) as error:
         raise UnsupportedOperationError(str(error)) from None
     except Exception as error:
         raise InternalError(error_text(error)) from None

@@ -27,8 +27,8 @@ from app.api.a2a.handlers import CrewAgents
 from app.api.dependencies import Runs
 from app.api.errors import error_responses
 from app.api.jsonrpc import forward, read_message
-from app.api.middleware.auth import PUBLIC, RPC
-from app.runs import CrewInfo, CrewInput, RunService
+from app.api.middleware.auth import PUBLIC, RPC, CallerRequest
+from app.runs import CrewInfo, CrewInput, RunFilter, RunService, UnknownCrew
 from app.version import VERSION
 
 _PROTOCOLS = ("1.0", "0.3")
@@ -61,12 +61,19 @@ async def get_agent_card(
 @post("/{crew:str}", include_in_schema=False, opt=RPC)
 async def call_agent(
     crew: FromPath[str],
-    request: Request[Any, Any, Any],
+    request: CallerRequest,
     runs: Runs,
     a2a_app: NamedDependency[Callable[..., Any]],
 ) -> ASGIApp:
-    """Handle one request to an agent with one response, or a stream of events."""
-    runs.crew(crew)  # raises UnknownCrew
+    """Handle one request to an agent with one response, or a stream of events.
+
+    A crew that is not registered any more accepts no messages, but its runs remain tasks.
+    """
+    try:
+        runs.crew(crew)
+    except UnknownCrew:
+        if not (await runs.page(RunFilter(crew=crew), None, 1, request.user)).runs:
+            raise
     body, _ = await read_message(request)
     return forward(a2a_app, body)
 
