@@ -1,7 +1,7 @@
 """Slots for runs, shared fairly: owners whose runs wait get freed slots in turn."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,7 +15,7 @@ class FairSlots:
     def __init__(self, slots: int) -> None:
         self._free = slots
         # Owners in the order of their turns; an owner without waiting runs has no queue.
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._waiting: OrderedDict[str, OrderedDict[asyncio.Future[None], None]] = OrderedDict()
 
     @asynccontextmanager
     async def slot(self, owner: str) -> AsyncIterator[None]:
@@ -32,25 +32,32 @@ class FairSlots:
             self._free -= 1
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(owner, deque()).append(turn)
+        self._waiting.setdefault(owner, OrderedDict())[turn] = None
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it got its slot all the same
+            if turn.cancelled():
+                self._remove(owner, turn)
+            else:  # it got its slot all the same
                 self.release()
             raise
 
     def release(self) -> None:
         """Hand a slot to the owner whose turn it is, or free it."""
         while self._waiting:
-            owner = next(iter(self._waiting))
-            queue = self._waiting.pop(owner)
-            turn = queue.popleft()
-            while turn.done() and queue:  # cancelled while it waited
-                turn = queue.popleft()
+            owner, queue = self._waiting.popitem(last=False)
+            turn, _ = queue.popitem(last=False)
             if queue:
                 self._waiting[owner] = queue  # behind the others
-            if not turn.done():
+            if not turn.done():  # otherwise it was cancelled just now
                 turn.set_result(None)
                 return
         self._free += 1
+
+    def _remove(self, owner: str, turn: asyncio.Future[None]) -> None:
+        """Remove a cancelled turn, so that it keeps no memory until slots are released."""
+        queue = self._waiting.get(owner)
+        if queue is not None:
+            queue.pop(turn, None)
+            if not queue:
+                del self._waiting[owner]

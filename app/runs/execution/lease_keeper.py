@@ -70,6 +70,8 @@ class LeaseKeeper(PeriodicService):
 class StalledRunDispatcher(PeriodicService):
     """Dispatches stalled runs to this worker, and gives up those that stalled too often.
 
+    Dispatched runs that ended elsewhere are cancelled here, also those whose rows are deleted.
+
     Runs of crews that are not registered here stay stalled, for a process that has the crew.
     """
 
@@ -82,11 +84,14 @@ class StalledRunDispatcher(PeriodicService):
         self._max_attempts = max_attempts
 
     async def run_once(self) -> None:
-        """Query stalled runs once, and dispatch or give up each.
+        """Cancel runs that ended elsewhere, query stalled runs, and dispatch or give up each.
 
         Raises:
             DatabaseUnavailable: the runs not dispatched by then stay stalled.
         """
+        dispatched = self._worker.run_ids
+        for run_id in dispatched - await self._queries.unsettled(dispatched):
+            self._worker.cancel(run_id)
         for run in await self._queries.stalled(self._worker.crews, _RUNS_PER_PASS):
             if run.run_id in self._worker:  # its renewal is late
                 continue

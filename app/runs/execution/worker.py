@@ -56,9 +56,13 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _ActiveRun:
-    """A dispatched run. `deadline` is set while its crew runs, `is_cancelled` by `cancel`."""
+    """A dispatched run. It waits for a slot first; `deadline` is set while its crew runs.
+
+    `is_cancelled` is set by `cancel`.
+    """
 
     task: "asyncio.Task[Run | None]"
+    waits_for_slot: bool = True
     deadline: asyncio.Timeout | None = None
     is_cancelled: bool = False
 
@@ -125,8 +129,8 @@ class Worker:
         """
         if run_id not in self._active:
             task = asyncio.create_task(self._execute_in_slot(run_id, owner, crew))
-            self._active[run_id] = _ActiveRun(task)
-            task.add_done_callback(lambda _: self._forget(run_id))
+            active = self._active[run_id] = _ActiveRun(task)
+            task.add_done_callback(lambda _: self._forget(run_id, active))
 
     async def wait(self, run_id: UUID) -> Run | None:
         """Wait for the end of a dispatched run; None if it does not end in this worker.
@@ -144,10 +148,18 @@ class Worker:
             return None
 
     def cancel(self, run_id: UUID) -> None:
-        """Stop a run whose row is cancelled: its model connections close, its outputs go."""
+        """Stop a run whose row is cancelled: its model connections close, its outputs go.
+
+        A run that waits for a slot is no longer dispatched when this returns.
+        """
         active = self._active.get(run_id)
-        if active is not None and active.deadline is not None:
-            active.is_cancelled = True
+        if active is None:
+            return
+        active.is_cancelled = True
+        if active.waits_for_slot:
+            del self._active[run_id]
+            active.task.cancel()
+        elif active.deadline is not None:
             active.deadline.reschedule(asyncio.get_running_loop().time())
 
     async def give_up(self, run: StalledRun) -> None:
@@ -170,8 +182,10 @@ class Worker:
         if remaining:
             logger.warning("Stopped with %d run(s) unfinished; they stay accepted", len(remaining))
 
-    def _forget(self, run_id: UUID) -> None:
-        task = self._active.pop(run_id).task
+    def _forget(self, run_id: UUID, active: _ActiveRun) -> None:
+        if self._active.get(run_id) is active:
+            del self._active[run_id]
+        task = active.task
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("Run %s was not settled", run_id, exc_info=error)
 
@@ -179,14 +193,15 @@ class Worker:
         # The crew's own slot first: a run that waits for it keeps no slot from other crews.
         of_crew = self._slots_of_crews.get(crew)
         async with of_crew.slot(owner) if of_crew else nullcontext(), self._slots.slot(owner):
-            return await self._execute(run_id)
+            return await self._execute(run_id, self._active[run_id])
 
-    async def _execute(self, run_id: UUID) -> Run | None:
+    async def _execute(self, run_id: UUID, active: _ActiveRun) -> Run | None:
+        active.waits_for_slot = False
         claimed = await self._persist(lambda: self._rows.claim(run_id))
         if claimed is None:
             return None
         capture = Capture(self._store, self._rows, self._events, claimed)
-        outcome = await self._attempt(claimed, capture)
+        outcome = await self._attempt(claimed, capture, active)
         if isinstance(outcome, HumanInput):
             await self._pause(claimed, outcome)
             return None
@@ -194,14 +209,17 @@ class Worker:
         keys = capture.keys if claimed.attempt == 1 else None
         return await self._settle(claimed, outcome, keys)
 
-    async def _attempt(self, claimed: ClaimedRun, capture: Capture) -> Outcome | HumanInput:
+    async def _attempt(
+        self, claimed: ClaimedRun, capture: Capture, active: _ActiveRun
+    ) -> Outcome | HumanInput:
         """Run the crew; every error becomes the outcome.
 
         Returns a HumanInput, the state to keep, if an output is to be reviewed by a human.
         Raises only CancelledError, in a process that stops: the run then stays accepted.
         """
         limit = self._timeouts_of_crews.get(claimed.crew, self._timeout_seconds)
-        active = self._active[claimed.run_id]
+        if active.is_cancelled:  # while it was claimed
+            limit = 0.0
         try:
             async with asyncio.timeout(limit) as active.deadline:
                 return await self._run_crew(claimed, capture)
