@@ -198,8 +198,8 @@ class RunService:
         if status is None:
             raise UnknownRun(run_id)
         if status is RunStatus.CANCELLED:
-            self._worker.cancel(run_id)
-            if run.status is RunStatus.AWAITING_HUMAN:  # no worker holds it
+            runs_here = self._worker.cancel(run_id)
+            if run.attempt and not runs_here:  # perhaps no worker executes it
                 await self._worker.clean_up(run_id)
 
     async def resume(self, decision: ReviewDecision, caller: Caller) -> Event:

@@ -147,20 +147,23 @@ class Worker:
                 raise  # the caller was cancelled, not the run
             return None
 
-    def cancel(self, run_id: UUID) -> None:
-        """Stop a run whose row is cancelled: its model connections close, its outputs go.
+    def cancel(self, run_id: UUID) -> bool:
+        """Stop a run whose row is cancelled: its model connections close.
 
-        A run that waits for a slot is no longer dispatched when this returns.
+        A run that waits for a slot is no longer dispatched when this returns. Returns whether the
+        crew runs here: the end of this attempt then deletes the run's outputs.
         """
         active = self._active.get(run_id)
         if active is None:
-            return
+            return False
         active.is_cancelled = True
+        runs_here = active.deadline is not None
         if active.waits_for_slot:
             del self._active[run_id]
             active.task.cancel()
         elif active.deadline is not None:
             active.deadline.reschedule(asyncio.get_running_loop().time())
+        return runs_here
 
     async def give_up(self, run: StalledRun) -> None:
         """Settle a run as failed whose workers were lost too often."""
@@ -268,6 +271,8 @@ class Worker:
         status = await self._persist(lambda: self._rows.pause(claimed, human))
         if status is RunStatus.CANCELLED:
             await self.clean_up(claimed.run_id)
+        elif status is None:
+            await self._drop(claimed, None)
 
     async def _settle(
         self, run: ClaimedRun | StalledRun, outcome: Outcome, keys: Iterable[OutputKey] | None
@@ -279,7 +284,7 @@ class Worker:
         """
         outcome, settlement = await self._commit(run, outcome)
         if settlement is None:
-            logger.warning("Run %s was claimed again; its outcome here is dropped", run.run_id)
+            await self._drop(run, keys)
             return None
         if settlement.status is RunStatus.CANCELLED:
             outcome = CANCELLED
@@ -295,6 +300,17 @@ class Worker:
         if isinstance(run, StalledRun):
             return None
         return run.settled(outcome, settlement.finished_at)
+
+    async def _drop(self, run: Attempt, keys: Iterable[OutputKey] | None) -> None:
+        """Drop the end of an attempt that the run's row does not know any more.
+
+        Another attempt needs the outputs that are stored. A run that was settled and deleted
+        meanwhile needs none, and nothing but this attempt knows of its last ones.
+        """
+        if await self._persist(lambda: self._queries.unsettled([run.run_id])):
+            logger.warning("Run %s was claimed again; its outcome here is dropped", run.run_id)
+        else:
+            await self.clean_up(run.run_id, keys)
 
     async def _commit(self, run: Attempt, outcome: Outcome) -> tuple[Outcome, Settlement | None]:
         """Commit the outcome; one that can't be saved becomes a failure, which can."""
