@@ -213,6 +213,7 @@ class RunService:
             UnknownCrew: its crew is not registered here; another process can resume it.
             NotAwaitingHuman: it awaits no review, or that of another task.
             InvalidInput: the feedback is refused, or the URL of a webhook is.
+            LimitReached: the caller's quota does not allow another run in flight.
             Overloaded, ShuttingDown, DatabaseUnavailable: not now; nothing was changed.
         """
         run = await self.get(decision.run_id, caller)
@@ -227,7 +228,11 @@ class RunService:
         feedback = clean_text(decision.feedback, "feedback", spec.max_input_chars)
         await self._check_webhooks(decision.webhooks)
         self._admit(1)
-        resumed = await self._rows.resume(replace(decision, feedback=feedback))
+        # The run counts for its own owner and address, also if an admin reviews it.
+        limited = replace(caller, owner=run.owner or None, address=run.address or None)
+        resumed = await self._rows.resume(
+            replace(decision, feedback=feedback), limited if caller.quota else None
+        )
         if resumed is None:
             human = run.human_input
             other = human is not None and decision.task not in (None, human.task)

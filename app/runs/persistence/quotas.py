@@ -69,6 +69,25 @@ async def admit(
     return refusals
 
 
+async def admit_again(
+    connection: AsyncConnection, callers: Sequence[Caller]
+) -> list[LimitReached | None]:
+    """Admit one more run in flight of each caller, which was counted on the day of its submission.
+
+    The callers' rows stay locked, as by `admit`.
+    """
+    names = {name for caller in callers for name in _names(caller)}
+    await _locked_usage(connection, names, current_time(connection).date())
+    in_flight = await _in_flight(connection, callers)
+    refusals: list[LimitReached | None] = []
+    for caller in callers:
+        refusal = _in_flight_refusal(caller, in_flight, 1)
+        if refusal is None:
+            in_flight.update(_names(caller))
+        refusals.append(refusal)
+    return refusals
+
+
 async def record_usage(connection: AsyncConnection, usages: Sequence[TokenUsage]) -> Sequence[None]:
     """Charge tokens to the day on which their run was accepted."""
     used: Counter[tuple[str, date]] = Counter()

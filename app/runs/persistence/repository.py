@@ -24,7 +24,7 @@ from app.runs.models import UserRun
 from app.runs.persistence.leases import Leases
 from app.runs.persistence.quotas import record_usage
 from app.runs.persistence.statements import append_events, delete_runs, locked
-from app.runs.persistence.submissions import Submission, add
+from app.runs.persistence.submissions import Resumption, Submission, add, resume_runs
 from app.runs.persistence.transitions import (
     Applied,
     Claim,
@@ -140,15 +140,19 @@ class RunRepository:
         pause = Pause(run_id=run.run_id, attempt=run.attempt, human=human)
         return self._published(await self._writes.submit(Pause.apply, pause)).status
 
-    async def resume(self, decision: ReviewDecision) -> Event | None:
+    async def resume(self, decision: ReviewDecision, limited: Caller | None = None) -> Event | None:
         """Commit a human's review: the run is queued again, held by this worker.
 
-        Returns the event, None if the run does not wait for that review.
+        Returns the event, None if the run does not wait for that review. Raises LimitReached: the
+        quota of `limited` does not allow another run in flight.
         """
         resume = Resume(
             run_id=decision.run_id, worker=self._worker, lease=self._lease, decision=decision
         )
-        return self._published(await self._writes.submit(Resume.apply, resume)).event
+        applied = await self._writes.submit(resume_runs, Resumption(resume, limited))
+        if isinstance(applied, LimitReached):
+            raise applied
+        return self._published(applied).event
 
     async def delete(self, run_id: UUID) -> RunStatus | None:
         """Delete a settled run with all it has; its status before, None if unknown.
