@@ -50,6 +50,7 @@ from app.engine.results import (
     Replay,
     Review,
     RunObserver,
+    Usage,
 )
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.failures import failure_of
@@ -143,6 +144,7 @@ class Engine:
         *,
         reviews: Mapping[int, Sequence[Review]] | None = None,
         on_step: OnStep | None = None,
+        usage: Usage | None = None,
     ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
 
@@ -154,7 +156,8 @@ class Engine:
         resume, run again with the finished tasks as `replays` and with all `reviews` so far of each
         task. A task that was not approved must not be among the replays.
 
-        `on_step` receives the agents' steps; stock runs report none.
+        `on_step` receives the agents' steps; stock runs report none. `usage` counts the tokens as
+        the models report them, so it is known however the run ends.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the
@@ -166,6 +169,8 @@ class Engine:
         self.check_inputs(name, inputs)
         run = self._new_context(registered, observer, replays, on_step)
         run.reviews = reviews or {}
+        if usage is not None:
+            run.usage = usage
         folder = registered.source.folder
         model = self._model_of(name).llm
         with run.activate(), default_model(model), paths_from(folder):

@@ -14,6 +14,9 @@ import msgspec
 
 from app.runs.human_input import HumanInput
 
+UsageCounts = dict[str, int]
+"""The tokens and model calls that a run has used, by name."""
+
 
 class RunStatus(StrEnum):
     """The states of a run, stored and shown in these very words."""
@@ -182,7 +185,7 @@ class Outcome:
     outputs: dict[str, str] | None = None
     raw_result: str | None = None
     tasks: list[dict[str, Any]] | None = None
-    usage: dict[str, int] | None = None
+    usage: UsageCounts | None = None
     error: str | None = None
     error_type: str | None = None
 
@@ -208,6 +211,7 @@ class ClaimedRun:
     created_at: datetime
     started_at: datetime
     owner: str = ""
+    address: str | None = None
     context_id: str | None = None
     stream: bool = False
     webhooks: Webhooks = field(default_factory=dict)

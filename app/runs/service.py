@@ -31,6 +31,7 @@ from app.runs.errors import (
 )
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
+from app.runs.execution.checkpoints import usage_in
 from app.runs.execution.worker import Worker
 from app.runs.inputs import clean_text, validate_inputs
 from app.runs.persistence.queries import RunQueries
@@ -194,7 +195,10 @@ class RunService:
         A settled run stays as it is. Raises UnknownRun, DatabaseUnavailable.
         """
         run = await self.get(run_id, caller)
-        status = await self._rows.cancel(run_id)
+        usage = self._worker.usage(run_id)
+        if usage is None and run.attempt and not run.is_settled:
+            usage = usage_in(await self._queries.history(run_id))
+        status = await self._rows.cancel(run_id, usage)
         if status is None:
             raise UnknownRun(run_id)
         if status is RunStatus.CANCELLED:

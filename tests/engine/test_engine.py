@@ -26,6 +26,7 @@ from app.engine import (
     NoResult,
     TaskFinished,
     TaskStarted,
+    Usage,
 )
 from tests.engine.crews import INPUTS, agent, conditional, one, react, shout, task, three, two
 from tests.engine.recording import RecordingLLM, Request, Source, run_engine, run_reference
@@ -141,6 +142,20 @@ async def test_usage_counts_what_this_run_used_and_nothing_else(mode: Any) -> No
         assert (result.usage.successful_requests, result.usage.prompt_tokens) == (3, 30)
         assert (result.usage.completion_tokens, result.usage.total_tokens) == (6, 36)
         assert result.output.token_usage == UsageMetrics(**asdict(result.usage))
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_usage_is_known_of_a_run_that_does_not_succeed(mode: Any) -> None:
+    class Failing(_Notes):
+        async def task_finished(self, event: TaskFinished) -> None:
+            raise OSError("the disk is full")
+
+    model, usage = RecordingLLM(), Usage()
+    engine = await _started(model, lambda: two()(model), mode)
+    with pytest.raises(OSError, match="the disk is full"):
+        await engine.run("crew", INPUTS, Failing(), usage=usage)
+    assert (usage.successful_requests, usage.total_tokens) == (1, 12)
     await engine.aclose()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -48,11 +48,21 @@ Script = Callable[[Mapping[str, object], "Stage"], Awaitable[None]]
 class Stage:
     """What a script does: finish tasks, in its own time, with its own texts."""
 
-    def __init__(self, observer: RunObserver, replays: Mapping[int, Replay]) -> None:
+    def __init__(self, observer: RunObserver, replays: Mapping[int, Replay], usage: Usage) -> None:
         self._observer = observer
         self._replays = replays
+        self._usage = usage
         self.outcomes: list[TaskOutcome] = []
-        self.usage = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        return self._usage
+
+    @usage.setter
+    def usage(self, used: Usage) -> None:
+        """What a script's models report; the worker counts it at once."""
+        for name, count in asdict(used).items():
+            setattr(self._usage, name, count)
 
     async def finish(self, index: int, text: str) -> None:
         name, begun = TASKS[index], datetime.now(UTC)
@@ -108,9 +118,11 @@ class ScriptedEngine:
         inputs: Mapping[str, object],
         observer: RunObserver,
         replays: Mapping[int, Replay],
+        *,
+        usage: Usage,
         **options: Any,
     ) -> CrewResult:
-        stage = Stage(observer, replays)
+        stage = Stage(observer, replays, usage)
         await self.script(inputs, stage)
         outcomes = tuple(stage.outcomes)
         raw = outcomes[-1].text if outcomes else ""

@@ -12,6 +12,7 @@ from app.engine import CrewDescription, Replay, Review
 from app.runs.events.event import Event, EventType
 from app.runs.human_input import HumanInput
 from app.runs.persistence.queries import RunQueries
+from app.runs.records import UsageCounts
 from storage import FoundOutput, OutputKey, OutputStore, StorageError
 
 logger = logging.getLogger("crew_capture.runs")
@@ -59,7 +60,7 @@ async def find_checkpoint(
             crew.name,
         )
     if not crew.fingerprint:
-        return Checkpoint(usage=_usage(events))
+        return Checkpoint(usage=usage_in(events) or {})
     if human is not None and human.fingerprint != crew.fingerprint:
         human = None
     paused = -1 if human is None else human.attempt
@@ -82,7 +83,7 @@ async def find_checkpoint(
             replay = await _replay(found, finished, store)
             if replay is not None:
                 replays[index] = replay
-    return Checkpoint(replays, human, _usage(events))
+    return Checkpoint(replays, human, usage_in(events) or {})
 
 
 async def _stored(run_id: UUID, store: OutputStore) -> Sequence[FoundOutput]:
@@ -119,7 +120,7 @@ async def _replay(
     )
 
 
-def _usage(events: Sequence[Event]) -> Mapping[str, int]:
+def usage_in(events: Sequence[Event]) -> UsageCounts | None:
     """The usage of all attempts: of each, as its last finished task reports it."""
     last: dict[int, Mapping[str, int]] = {}
     for event in events:
@@ -128,4 +129,4 @@ def _usage(events: Sequence[Event]) -> Mapping[str, int]:
     total: Counter[str] = Counter()
     for usage in last.values():
         total.update(usage)
-    return total
+    return dict(total) or None

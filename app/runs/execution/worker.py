@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
@@ -18,10 +18,10 @@ from tenacity import (
 
 from app.crews.registry import Registry
 from app.db import DatabaseUnavailable
-from app.engine import CrewFailed, CrewResult, EngineError, ModelError, NoResult, Paused
+from app.engine import CrewFailed, CrewResult, EngineError, ModelError, NoResult, Paused, Usage
 from app.runs.events.hub import EventHub
 from app.runs.execution.capture import Capture
-from app.runs.execution.checkpoints import Checkpoint, find_checkpoint
+from app.runs.execution.checkpoints import Checkpoint, find_checkpoint, usage_in
 from app.runs.execution.fair_slots import FairSlots
 from app.runs.human_input import HumanInput, paused_at
 from app.runs.maintenance.sweeper import Sweeper
@@ -35,6 +35,7 @@ from app.runs.records import (
     RunStatus,
     Settlement,
     StalledRun,
+    UsageCounts,
 )
 from app.runs.texts import replace_surrogates
 from storage import OutputKey, OutputStore, StorageError
@@ -58,13 +59,30 @@ T = TypeVar("T")
 class _ActiveRun:
     """A dispatched run. It waits for a slot first; `deadline` is set while its crew runs.
 
-    `is_cancelled` is set by `cancel`.
+    `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs; `used_before`
+    are those of earlier attempts.
     """
 
     task: "asyncio.Task[Run | None]"
     waits_for_slot: bool = True
     deadline: asyncio.Timeout | None = None
     is_cancelled: bool = False
+    used: Usage = field(default_factory=Usage)
+    used_before: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def usage(self) -> UsageCounts:
+        """The tokens and calls of all attempts so far."""
+        used = asdict(self.used)
+        for name, count in self.used_before.items():
+            used[name] = used.get(name, 0) + count
+        return used
+
+    @property
+    def usage_if_any(self) -> UsageCounts | None:
+        """The usage; None if nothing was used."""
+        usage = self.usage
+        return usage if any(usage.values()) else None
 
 
 class Worker:
@@ -165,10 +183,17 @@ class Worker:
             active.deadline.reschedule(asyncio.get_running_loop().time())
         return runs_here
 
+    def usage(self, run_id: UUID) -> UsageCounts | None:
+        """The usage so far of a run whose crew runs here; None for others, and if it is nothing."""
+        active = self._active.get(run_id)
+        return None if active is None or active.deadline is None else active.usage_if_any
+
     async def give_up(self, run: StalledRun) -> None:
         """Settle a run as failed whose workers were lost too often."""
         error = f"given up after {run.failed_attempts} attempts that did not end"
-        await self._settle(run, _failed("worker_lost", error), keys=None)
+        events = await self._persist(lambda: self._queries.history(run.run_id))
+        outcome = replace(_failed("worker_lost", error), usage=usage_in(events))
+        await self._settle(run, outcome, keys=None)
 
     async def drain(self, seconds: float) -> None:
         """Wait for the runs under way, then stop those that remain.
@@ -206,8 +231,10 @@ class Worker:
         capture = Capture(self._store, self._rows, self._events, claimed)
         outcome = await self._attempt(claimed, capture, active)
         if isinstance(outcome, HumanInput):
-            await self._pause(claimed, outcome)
+            await self._pause(claimed, outcome, active.usage_if_any)
             return None
+        if outcome.usage is None:  # the crew did not succeed
+            outcome = replace(outcome, usage=active.usage_if_any)
         # Earlier attempts have stored outputs under keys of their own.
         keys = capture.keys if claimed.attempt == 1 else None
         return await self._settle(claimed, outcome, keys)
@@ -225,7 +252,7 @@ class Worker:
             limit = 0.0
         try:
             async with asyncio.timeout(limit) as active.deadline:
-                return await self._run_crew(claimed, capture)
+                return await self._run_crew(claimed, capture, active)
         except TimeoutError:
             if active.is_cancelled:
                 return CANCELLED
@@ -241,8 +268,11 @@ class Worker:
         finally:
             active.deadline = None
 
-    async def _run_crew(self, claimed: ClaimedRun, capture: Capture) -> Outcome | HumanInput:
+    async def _run_crew(
+        self, claimed: ClaimedRun, capture: Capture, active: _ActiveRun
+    ) -> Outcome | HumanInput:
         checkpoint = await self._checkpoint(claimed)
+        active.used_before = checkpoint.usage
         result = await self._engine.run(
             claimed.crew,
             claimed.inputs,
@@ -250,11 +280,12 @@ class Worker:
             checkpoint.replays,
             reviews=checkpoint.reviews,
             on_step=capture.on_step,
+            usage=active.used,
         )
         if isinstance(result, Paused):
             fingerprint = self._engine.describe(claimed.crew).fingerprint
             return paused_at(result, claimed.attempt, fingerprint, checkpoint.human_input)
-        return _outcome(result, checkpoint.usage)
+        return _outcome(result, active.usage)
 
     async def _checkpoint(self, claimed: ClaimedRun) -> Checkpoint:
         if claimed.attempt == 1:
@@ -266,10 +297,13 @@ class Worker:
             )
         )
 
-    async def _pause(self, claimed: ClaimedRun, human: HumanInput) -> None:
+    async def _pause(
+        self, claimed: ClaimedRun, human: HumanInput, usage: UsageCounts | None
+    ) -> None:
         """Commit that the run awaits a human's review: from then on no worker holds it."""
-        status = await self._persist(lambda: self._rows.pause(claimed, human))
+        status = await self._persist(lambda: self._rows.pause(claimed, human, usage))
         if status is RunStatus.CANCELLED:
+            await self._add_usage(claimed, usage)
             await self.clean_up(claimed.run_id)
         elif status is None:
             await self._drop(claimed, None)
@@ -287,7 +321,8 @@ class Worker:
             await self._drop(run, keys)
             return None
         if settlement.status is RunStatus.CANCELLED:
-            outcome = CANCELLED
+            await self._add_usage(run, outcome.usage)
+            outcome = replace(CANCELLED, usage=outcome.usage)
         if outcome.error is not None:
             logger.info(
                 "Run %s %s: %s: %s",
@@ -300,6 +335,11 @@ class Worker:
         if isinstance(run, StalledRun):
             return None
         return run.settled(outcome, settlement.finished_at)
+
+    async def _add_usage(self, run: Attempt, usage: UsageCounts | None) -> None:
+        """Charge what an attempt has used since its run was cancelled."""
+        if usage and isinstance(run, ClaimedRun):
+            await self._persist(lambda: self._rows.add_usage(run, usage))
 
     async def _drop(self, run: Attempt, keys: Iterable[OutputKey] | None) -> None:
         """Drop the end of an attempt that the run's row does not know any more.
@@ -319,6 +359,7 @@ class Worker:
         except Exception:  # about these very values
             logger.exception("Run %s: its outcome can't be saved as it is", run.run_id)
             failed = _failed("internal_error", "the outcome could not be saved")
+            failed = replace(failed, usage=outcome.usage)
             return failed, await self._persist(lambda: self._rows.settle(run, failed))
 
     async def clean_up(self, run_id: UUID, keys: Iterable[OutputKey] | None = None) -> None:
@@ -349,7 +390,7 @@ class Worker:
         raise AssertionError("unreachable: retried without end")
 
 
-def _outcome(result: CrewResult, used_before: Mapping[str, int]) -> Outcome:
+def _outcome(result: CrewResult, usage: UsageCounts) -> Outcome:
     blank = [t.name for t in result.tasks if not t.skipped and not t.text.strip()]
     if blank or not result.tasks:
         return _failed("no_results", f"nothing meaningful came back for {', '.join(blank)}")
@@ -368,9 +409,7 @@ def _outcome(result: CrewResult, used_before: Mapping[str, int]) -> Outcome:
             }
             for task in result.tasks
         ],
-        usage={
-            name: used + used_before.get(name, 0) for name, used in asdict(result.usage).items()
-        },
+        usage=usage,
     )
 
 

@@ -22,10 +22,11 @@ from app.runs.events.token_relay import Relay, relay
 from app.runs.human_input import HumanInput
 from app.runs.models import UserRun
 from app.runs.persistence.leases import Leases
-from app.runs.persistence.quotas import record_usage
+from app.runs.persistence.quotas import TokenUsage, record_usage
 from app.runs.persistence.statements import append_events, delete_runs, locked
 from app.runs.persistence.submissions import Resumption, Submission, add, resume_runs
 from app.runs.persistence.transitions import (
+    AddUsage,
     Applied,
     Claim,
     Pause,
@@ -43,6 +44,7 @@ from app.runs.records import (
     ReviewDecision,
     RunStatus,
     Settlement,
+    UsageCounts,
     Webhooks,
 )
 
@@ -128,17 +130,30 @@ class RunRepository:
         settle = Settle(run_id=run.run_id, attempt=run.attempt, outcome=outcome)
         return settlement(await self._settle(settle))
 
-    async def cancel(self, run_id: UUID) -> RunStatus | None:
-        """Commit a run as cancelled unless it is settled; its status now, None if unknown."""
-        return (await self._settle(Settle.cancel(run_id))).status
+    async def cancel(self, run_id: UUID, usage: UsageCounts | None = None) -> RunStatus | None:
+        """Commit a run as cancelled unless it is settled; its status now, None if unknown.
 
-    async def pause(self, run: Attempt, human: HumanInput) -> RunStatus | None:
+        `usage` is what the run is known to have used.
+        """
+        return (await self._settle(Settle.cancel(run_id, usage))).status
+
+    async def add_usage(self, run: ClaimedRun, usage: UsageCounts) -> None:
+        """Commit and charge what an attempt at a cancelled run has used until it stopped."""
+        add = AddUsage(run_id=run.run_id, attempt=run.attempt, used=usage, address=run.address)
+        self._charge(add.usage(await self._writes.submit(AddUsage.apply, add)))
+
+    async def pause(
+        self, run: Attempt, human: HumanInput, usage: UsageCounts | None = None
+    ) -> RunStatus | None:
         """Commit that the attempt ended with an output to review; the run's status now.
 
-        None if the run is no longer this attempt's. Repeating the call is safe.
+        `usage` is what the run has used so far. None if the run is no longer this attempt's.
+        Repeating the call is safe.
         """
-        pause = Pause(run_id=run.run_id, attempt=run.attempt, human=human)
-        return self._published(await self._writes.submit(Pause.apply, pause)).status
+        pause = Pause(run_id=run.run_id, attempt=run.attempt, human=human, used=usage)
+        applied = self._published(await self._writes.submit(Pause.apply, pause))
+        self._charge(pause.usage(applied))
+        return applied.status
 
     async def resume(self, decision: ReviewDecision, limited: Caller | None = None) -> Event | None:
         """Commit a human's review: the run is queued again, held by this worker.
@@ -201,9 +216,12 @@ class RunRepository:
 
     async def _settle(self, settle: Settle) -> Applied:
         applied = self._published(await self._writes.submit(Settle.apply, settle))
-        if (usage := settle.usage(applied)) is not None:
-            self._usages.submit_soon(record_usage, usage, lambda: None)
+        self._charge(settle.usage(applied))
         return applied
+
+    def _charge(self, usage: TokenUsage | None) -> None:
+        if usage is not None:
+            self._usages.submit_soon(record_usage, usage, lambda: None)
 
     def _published(self, applied: Applied) -> Applied:
         if applied.event is not None:

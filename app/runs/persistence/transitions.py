@@ -6,6 +6,7 @@
 | Settle | queued, running, awaiting_human | succeeded, failed, cancelled | run. and the state |
 | Pause | running | awaiting_human | run.awaiting_human |
 | Resume | awaiting_human | queued | run.resumed |
+| AddUsage | cancelled | cancelled | none |
 
 To cancel is to settle as cancelled, whatever attempt is under way. The event goes to the webhooks
 of the run that subscribe to it (`webhooks.payloads.SUBSCRIBED_EVENTS`).
@@ -13,7 +14,7 @@ of the run that subscribe to it (`webhooks.payloads.SUBSCRIBED_EVENTS`).
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 from uuid import UUID
@@ -36,6 +37,7 @@ from app.runs.records import (
     ReviewDecision,
     RunStatus,
     Settlement,
+    UsageCounts,
 )
 
 
@@ -78,8 +80,8 @@ class Transition(ABC):
         """The new values of the run's row, `status` among them; always of the same columns."""
 
     @abstractmethod
-    def event(self, row: Row[Any], now: datetime) -> Event:
-        """The event that the transition stores."""
+    def event(self, row: Row[Any], now: datetime) -> Event | None:
+        """The event that the transition stores, if it stores one."""
 
     @classmethod
     async def apply(
@@ -143,6 +145,7 @@ class Claim(Transition):
         UserRun.context_id,
         UserRun.stream,
         UserRun.human_input,
+        UserRun.address,
     )
 
     worker: str
@@ -188,6 +191,7 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
         created_at=row.created_at,
         started_at=event.at,
         owner=row.owner,
+        address=row.address,
         context_id=row.context_id,
         stream=bool(row.stream),
         webhooks=row.webhooks,
@@ -205,13 +209,19 @@ class Settle(Transition):
     """A run ends."""
 
     allowed = UNSETTLED
-    columns = (UserRun.owner, UserRun.address, UserRun.created_at, UserRun.finished_at)
+    columns = (
+        UserRun.owner,
+        UserRun.address,
+        UserRun.created_at,
+        UserRun.finished_at,
+        UserRun.usage,
+    )
 
     outcome: Outcome
 
     @classmethod
-    def cancel(cls, run_id: UUID) -> Self:
-        return cls(run_id=run_id, outcome=CANCELLED)
+    def cancel(cls, run_id: UUID, usage: UsageCounts | None = None) -> Self:
+        return cls(run_id=run_id, outcome=replace(CANCELLED, usage=usage))
 
     def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
         outcome = self.outcome
@@ -220,7 +230,7 @@ class Settle(Transition):
             "outputs": outcome.outputs,
             "raw_result": outcome.raw_result,
             "tasks": outcome.tasks,
-            "usage": outcome.usage,
+            "usage": _larger(row.usage, outcome.usage),
             "error": outcome.error,
             "error_type": outcome.error_type,
             "lease_until": None,
@@ -236,11 +246,10 @@ class Settle(Transition):
 
     def usage(self, applied: Applied) -> TokenUsage | None:
         """The tokens to charge, if the run was settled just now and its caller has a quota."""
-        row, usage = applied.row, self.outcome.usage
-        if row is None or applied.event is None or row.address is None or not usage:
+        row = applied.row
+        if row is None or applied.event is None:
             return None
-        name = row.owner or row.address
-        return TokenUsage(name, row.created_at.date(), usage.get("total_tokens", 0))
+        return _charge(row, row.address, self.outcome.usage)
 
 
 def settlement(applied: Applied) -> Settlement | None:
@@ -255,15 +264,23 @@ class Pause(Transition):
     """An attempt ends with an output that a human is to review; the run then holds no worker."""
 
     allowed = (RunStatus.RUNNING,)
-    columns = (UserRun.pauses,)
+    columns = (
+        UserRun.pauses,
+        UserRun.owner,
+        UserRun.address,
+        UserRun.created_at,
+        UserRun.usage,
+    )
 
     human: HumanInput
+    used: UsageCounts | None
 
     def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
         return {
             "status": RunStatus.AWAITING_HUMAN,
             "human_input": self.human,
             "pauses": row.pauses + 1,
+            "usage": _larger(row.usage, self.used),
             "lease_until": None,
         }
 
@@ -277,6 +294,13 @@ class Pause(Transition):
         }
         seq = EventSeq.paused(row.attempt)
         return Event(self.run_id, seq, EventType.RUN_AWAITING_HUMAN, data, now)
+
+    def usage(self, applied: Applied) -> TokenUsage | None:
+        """The tokens to charge, if the run was paused just now and its caller has a quota."""
+        row = applied.row
+        if row is None or applied.event is None:
+            return None
+        return _charge(row, row.address, self.used)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,3 +338,49 @@ class Resume(Transition):
         }
         seq = EventSeq.resumed(human.attempt)
         return Event(self.run_id, seq, EventType.RUN_RESUMED, data, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddUsage(Transition):
+    """An attempt has stopped after its run was cancelled, and had used more tokens by then.
+
+    `address` is the one that the run's row had when it was claimed.
+    """
+
+    allowed = (RunStatus.CANCELLED,)
+    columns = (UserRun.owner, UserRun.created_at, UserRun.usage)
+
+    used: UsageCounts
+    address: str | None
+
+    def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
+        return {"status": RunStatus.CANCELLED, "usage": _larger(row.usage, self.used)}
+
+    def event(self, row: Row[Any], now: datetime) -> None:
+        return None
+
+    def usage(self, applied: Applied) -> TokenUsage | None:
+        """The tokens to charge, if the caller has a quota."""
+        if applied.row is None or applied.changed_at is None:
+            return None
+        return _charge(applied.row, self.address, self.used)
+
+
+def _larger(before: UsageCounts | None, used: UsageCounts | None) -> UsageCounts | None:
+    """The usage to store: what a run has used is never forgotten."""
+    return used if _total(used) >= _total(before) and used else before
+
+
+def _charge(row: Row[Any], address: str | None, used: UsageCounts | None) -> TokenUsage | None:
+    """The tokens that the run has used beyond those in its row, which are charged already.
+
+    A row without an address is that of a caller without a quota.
+    """
+    tokens = _total(used) - _total(row.usage)
+    if address is None or tokens <= 0:
+        return None
+    return TokenUsage(row.owner or address, row.created_at.date(), tokens)
+
+
+def _total(used: UsageCounts | None) -> int:
+    return used.get("total_tokens", 0) if used else 0
