@@ -83,7 +83,7 @@ async def _is_charged(parts: Parts, caller: Caller, tokens: int) -> None:
 
 async def _usage(parts: Parts, run_id: UUID) -> int | None:
     usage = (await parts.runs.get(run_id, OPERATOR)).usage
-    return usage and usage["total_tokens"]
+    return None if usage is None else usage["total_tokens"]
 
 
 async def test_a_failed_run_is_charged_what_it_has_used(

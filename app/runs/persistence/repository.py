@@ -24,15 +24,17 @@ from app.runs.models import UserRun
 from app.runs.persistence.leases import Leases
 from app.runs.persistence.quotas import TokenUsage, record_usage
 from app.runs.persistence.statements import append_events, delete_runs, locked
-from app.runs.persistence.submissions import Resumption, Submission, add, resume_runs
+from app.runs.persistence.submissions import Submission, add
 from app.runs.persistence.transitions import (
     AddUsage,
     Applied,
     Claim,
     Pause,
     Resume,
+    Resumption,
     Settle,
     claimed_run,
+    resume_runs,
     settlement,
 )
 from app.runs.records import (

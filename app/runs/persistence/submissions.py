@@ -1,7 +1,4 @@
-"""Submission and resumption: quotas are checked in the transaction that queues the runs.
-
-A submission checks idempotency keys, too, and inserts the runs.
-"""
+"""Submission: quotas and idempotency keys are checked, and the runs inserted as queued."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,14 +10,13 @@ from app.access.callers import Caller
 from app.db import current_time
 from app.runs.errors import LimitReached
 from app.runs.events.event import Event, EventSeq, EventType
-from app.runs.persistence.quotas import admit, admit_again
+from app.runs.persistence.quotas import admit
 from app.runs.persistence.statements import (
     IdempotencyKey,
     insert_runs,
     runs_by_key,
     store_events,
 )
-from app.runs.persistence.transitions import Applied, Resume
 from app.runs.records import AddedRun, NewRun, RunStatus
 
 Added = Sequence[AddedRun]
@@ -44,26 +40,6 @@ async def add(
     accepted = [one for index, one in enumerate(submissions) if index not in refused]
     added = iter(await _insert(connection, accepted))
     return [refused.get(index) or next(added) for index in range(len(submissions))]
-
-
-@dataclass(frozen=True, slots=True)
-class Resumption:
-    """A run to resume; `limited` is the caller whose runs in flight are limited."""
-
-    resume: Resume
-    limited: Caller | None
-
-
-async def resume_runs(
-    connection: AsyncConnection, resumptions: Sequence[Resumption]
-) -> Sequence[Applied | LimitReached]:
-    """Resume each run, or refuse it: an operation of group commits."""
-    limited = [(index, one.limited) for index, one in enumerate(resumptions) if one.limited]
-    refusals = await admit_again(connection, [caller for _, caller in limited]) if limited else []
-    refused = {index: no for (index, _), no in zip(limited, refusals, strict=True) if no}
-    admitted = [one.resume for index, one in enumerate(resumptions) if index not in refused]
-    applied = iter(await Resume.apply(connection, admitted)) if admitted else iter(())
-    return [refused.get(index) or next(applied) for index in range(len(resumptions))]
 
 
 async def _refused(

@@ -22,11 +22,13 @@ from uuid import UUID
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.access.callers import Caller
 from app.db import current_time
+from app.runs.errors import LimitReached
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.human_input import HumanInput
 from app.runs.models import UserRun
-from app.runs.persistence.quotas import TokenUsage
+from app.runs.persistence.quotas import TokenUsage, admit_again
 from app.runs.persistence.statements import change, locked, store_events
 from app.runs.records import (
     CANCELLED,
@@ -338,6 +340,26 @@ class Resume(Transition):
         }
         seq = EventSeq.resumed(human.attempt)
         return Event(self.run_id, seq, EventType.RUN_RESUMED, data, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A run to resume; `limited` is the caller whose runs in flight are limited."""
+
+    resume: Resume
+    limited: Caller | None
+
+
+async def resume_runs(
+    connection: AsyncConnection, resumptions: Sequence[Resumption]
+) -> Sequence[Applied | LimitReached]:
+    """Resume each run, or refuse it: an operation of group commits."""
+    limited = [(index, one.limited) for index, one in enumerate(resumptions) if one.limited]
+    refusals = await admit_again(connection, [caller for _, caller in limited]) if limited else []
+    refused = {index: no for (index, _), no in zip(limited, refusals, strict=True) if no}
+    admitted = [one.resume for index, one in enumerate(resumptions) if index not in refused]
+    applied = iter(await Resume.apply(connection, admitted)) if admitted else iter(())
+    return [refused.get(index) or next(applied) for index in range(len(resumptions))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
