@@ -18,6 +18,7 @@ from app.runs.events.hub import EventHub
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import ClaimedRun, NewRun, RunOptions, RunStatus, webhooks_at
+from app.runs.webhooks.delivery_slots import CircuitBreakers, DeliverySlots
 from app.runs.webhooks.outbox import Outbox
 from app.runs.webhooks.sender import WebhookSender
 from app.runs.webhooks.url_guard import UrlGuard
@@ -172,9 +173,8 @@ async def test_deliveries_and_retries_are_due_when_the_database_says_so(
                 assert delivery.due_at is not None
                 seconds = (delivery.due_at - right.clock.now()).total_seconds()
                 assert 0.75 * 1800 < seconds < 1.25 * 1800
-            assert (
-                await Outbox(accepts, lease_seconds=60).claim([], limit=9, limit_per_host=9) == []
-            )
+            outbox = Outbox(accepts, lease_seconds=60)
+            assert await outbox.claim(DeliverySlots([], CircuitBreakers())) == []
     await guard.aclose()
 
 

@@ -10,6 +10,7 @@ from app.runs.events.hub import EventHub
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import Delivery, DeliveryStatus, NewRun, webhooks_at
+from app.runs.webhooks.delivery_slots import CircuitBreakers, DeliverySlots
 from app.runs.webhooks.outbox import Attempt, Attempted, Outbox
 
 
@@ -25,7 +26,7 @@ async def _cancelled_run(database: Database) -> NewRun:
 
 
 async def _claim(outbox: Outbox) -> Attempt:
-    (attempt,) = await outbox.claim([], limit=10, limit_per_host=10)
+    (attempt,) = await outbox.claim(DeliverySlots([], CircuitBreakers()))
     return attempt
 
 

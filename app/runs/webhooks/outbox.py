@@ -1,13 +1,12 @@
 """The transactional outbox of webhooks: deliveries are committed with the events they report."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import bindparam, delete, select, tuple_, update
+from sqlalchemy import bindparam, delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from yarl import URL
 
@@ -15,6 +14,7 @@ from app.db import Database, GroupCommit, current_time, insert_new, notify
 from app.runs.events.event import Event
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
 from app.runs.records import DeliveryStatus, Webhook, WebhookKind, Webhooks, webhook_id
+from app.runs.webhooks.delivery_slots import DeliverySlots, Receiver
 from app.runs.webhooks.event_snapshot import EventSnapshot
 from app.runs.webhooks.payloads import SUBSCRIBED_EVENTS, body
 
@@ -38,7 +38,7 @@ class Attempt:
 
     key: Key
     number: int
-    host: str
+    receiver: Receiver
     webhook: Webhook
     body: dict[str, Any]
 
@@ -99,23 +99,14 @@ class Outbox:
         self._now = database.clock.now
         self._writes = GroupCommit(database)
 
-    async def claim(
-        self, under_way: Sequence[Attempt], *, limit: int, limit_per_host: int
-    ) -> list[Attempt]:
-        """Begin attempts at due deliveries, the longest due first.
+    async def claim(self, slots: DeliverySlots) -> list[Attempt]:
+        """Begin attempts at due deliveries for which there are slots.
 
-        With those `under_way` there are at most `limit`, and `limit_per_host` to one host. No other
-        sender claims the same deliveries until their lease ends.
+        Owners get slots in turn: each one's longest due delivery, then each one's second, and so
+        on. No other sender claims the same deliveries until their lease ends.
         """
-        per_host = Counter(attempt.host for attempt in under_way)
-        full = [host for host, count in per_host.items() if count >= limit_per_host]
-        chosen: list[Key] = []
-        for key, host in await self._due(full):
-            if len(under_way) + len(chosen) == limit:
-                break
-            if per_host[host] < limit_per_host:
-                per_host[host] += 1
-                chosen.append(key)
+        due = await self._due(slots)
+        chosen = [key for key, receiver in due if slots.acquire(receiver)]
         return await self._begin(chosen) if chosen else []
 
     async def record(self, attempted: Attempted) -> None:
@@ -139,15 +130,22 @@ class Outbox:
             WebhookDelivery.due_at <= self._now(),
         )
 
-    async def _due(self, full_hosts: Collection[str]) -> list[tuple[Key, str]]:
+    async def _due(self, slots: DeliverySlots) -> list[tuple[Key, Receiver]]:
+        turn = func.row_number().over(partition_by=_OWNER, order_by=WebhookDelivery.due_at)
         query = (
-            select(*_KEY_COLUMNS, WebhookDelivery.host)
-            .where(*self._is_due(), WebhookDelivery.host.not_in(full_hosts))
-            .order_by(WebhookDelivery.due_at)
+            select(*_KEY_COLUMNS, _OWNER, WebhookDelivery.host)
+            .join_from(WebhookDelivery, UserRun, _OF_RUN, isouter=True)
+            .where(
+                *self._is_due(),
+                _OWNER.not_in(slots.full_owners()),
+                tuple_(_OWNER, WebhookDelivery.host).not_in(slots.full_receivers()),
+            )
+            .order_by(turn, WebhookDelivery.due_at)
             .limit(_DUE_PER_QUERY)
         )
         async with self._database.read() as connection:
-            return [(_key(row), row.host) for row in await connection.execute(query)]
+            rows = await connection.execute(query)
+            return [(_key(row), Receiver(row.owner, row.host)) for row in rows]
 
     async def _begin(self, chosen: Sequence[Key]) -> list[Attempt]:
         # Locked rows are skipped, not waited for: another process begins those attempts. SQLite
@@ -205,12 +203,17 @@ class Outbox:
         return [None] * len(all_attempted)
 
 
+# A delivery of a run that was deleted has no owner; `claim` deletes it.
+_OWNER: Final = func.coalesce(UserRun.owner, "").label("owner")
+_OF_RUN: Final = UserRun.run_id == WebhookDelivery.run_id
+
 _RECORDED: Final = ("status", "due_at", "last_result", "attempted_at")
 
 _CONTENT: Final = (
     select(
         *_KEY_COLUMNS,
         WebhookDelivery.host,
+        UserRun.owner,
         RunEvent.type,
         RunEvent.data,
         RunEvent.at,
@@ -224,7 +227,7 @@ _CONTENT: Final = (
         UserRun.error,
         UserRun.error_type,
     )
-    .join(UserRun, UserRun.run_id == WebhookDelivery.run_id)
+    .join(UserRun, _OF_RUN)
     .join(
         RunEvent,
         (RunEvent.run_id == WebhookDelivery.run_id) & (RunEvent.seq == WebhookDelivery.seq),
@@ -241,7 +244,8 @@ def _attempt(row: Any, number: int) -> Attempt:
     snapshot = EventSnapshot(
         **{field.name: getattr(row, field.name) for field in fields(EventSnapshot)}
     )
-    return Attempt(_key(row), number, row.host, row.webhooks[kind], body(kind, snapshot))
+    receiver = Receiver(row.owner, row.host)
+    return Attempt(_key(row), number, receiver, row.webhooks[kind], body(kind, snapshot))
 
 
 def _host_and_port(url: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import random
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -16,6 +17,7 @@ import msgspec
 from app.db import DatabaseClock, DatabaseUnavailable
 from app.runs.background import PeriodicService
 from app.runs.records import DeliveryStatus
+from app.runs.webhooks.delivery_slots import MAX_IN_FLIGHT, CircuitBreakers, DeliverySlots
 from app.runs.webhooks.outbox import Attempt, Attempted, Outbox
 from app.runs.webhooks.url_guard import AddressRefused, UrlGuard
 
@@ -27,15 +29,16 @@ RETRY_DELAYS_SECONDS: Final = (
     *(seconds * 3600 for seconds in (0.5, 1, 2, 4, 8, 8)),
 )
 TIMEOUT_SECONDS: Final = 15.0
+# To resolve the name and to connect, of the total time.
+_CONNECT_SECONDS: Final = 5.0
+# A response that needs longer is a failure to the receiver's circuit breaker.
+SLOW_SECONDS: Final = 5.0
 # Longer than an attempt can last. Deliveries of a process that died are retried after this time.
 LEASE_SECONDS: Final = 30.0
 
 _JITTER: Final = 0.2  # deliveries to receivers that were down are not all retried at once
 # New deliveries of this process and its retries wake the sender. Polling finds those of others.
 POLL_SECONDS: Final = 1.0
-_MAX_IN_FLIGHT: Final = 64
-# Bulkhead: a receiver that never responds leaves room for others.
-_MAX_IN_FLIGHT_PER_HOST: Final = 16
 
 
 def sign(secret: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
@@ -64,6 +67,7 @@ class WebhookSender(PeriodicService):
         *,
         secret: bytes,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        slow_seconds: float = SLOW_SECONDS,
         retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
@@ -72,8 +76,10 @@ class WebhookSender(PeriodicService):
         self._outbox = outbox
         self._url_guard = url_guard
         self._secret = secret
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=_CONNECT_SECONDS)
+        self._slow_seconds = slow_seconds
         self._retry_delays_seconds = retry_delays_seconds
+        self._breakers = CircuitBreakers()
         self._in_flight: dict[asyncio.Task[None], Attempt] = {}
         self._session: aiohttp.ClientSession | None = None
         self._stop_listening = outbox.listen(self.wake)
@@ -88,14 +94,11 @@ class WebhookSender(PeriodicService):
         Raises:
             DatabaseUnavailable: the outbox can't be read.
         """
-        if len(self._in_flight) >= _MAX_IN_FLIGHT:
+        if len(self._in_flight) >= MAX_IN_FLIGHT:
             return
         session = self._session = self._session or self._open_session()
-        for attempt in await self._outbox.claim(
-            list(self._in_flight.values()),
-            limit=_MAX_IN_FLIGHT,
-            limit_per_host=_MAX_IN_FLIGHT_PER_HOST,
-        ):
+        receivers = [attempt.receiver for attempt in self._in_flight.values()]
+        for attempt in await self._outbox.claim(DeliverySlots(receivers, self._breakers)):
             task = asyncio.create_task(self._send(session, attempt))
             self._in_flight[task] = attempt
             task.add_done_callback(self._forget)
@@ -127,12 +130,15 @@ class WebhookSender(PeriodicService):
         self.wake()  # its slot is free
 
     async def _send(self, session: aiohttp.ClientSession, attempt: Attempt) -> None:
-        attempted = self._classify(attempt, await self._post(session, attempt))
+        begun = time.monotonic()
+        response = await self._post(session, attempt)
+        self._record_health(attempt, response, time.monotonic() - begun)
+        attempted = self._classify(attempt, response)
         if attempted.status is DeliveryStatus.FAILED:
             logger.warning(
                 "Webhook %s to %s failed for good at attempt %d: %s",
                 attempt.webhook_id,
-                attempt.host,
+                attempt.receiver.host,
                 attempt.number,
                 attempted.result,
             )
@@ -143,6 +149,12 @@ class WebhookSender(PeriodicService):
         else:
             if attempted.due_at is not None:
                 self._wake_at(attempted.due_at)
+
+    def _record_health(self, attempt: Attempt, response: int | str, seconds: float) -> None:
+        if isinstance(response, int) and seconds < self._slow_seconds:
+            self._breakers.record_success(attempt.receiver)
+        elif response != _REFUSED:
+            self._breakers.record_failure(attempt.receiver)
 
     def _wake_at(self, due_at: datetime) -> None:
         """Wake for a retry that is due before the next poll."""

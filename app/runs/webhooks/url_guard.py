@@ -22,6 +22,8 @@ _MAX_URL_CHARACTERS: Final = 2000
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 # A name that needs longer is resolved again at delivery.
 _LOOK_UP_SECONDS: Final = 2.0
+# Threads start when they are needed. A name server that never responds blocks one for some seconds.
+_RESOLVER_THREADS: Final = 64
 # Metadata services of clouds, which `ipaddress` considers public.
 _CLOUD_METADATA: Final = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
@@ -107,7 +109,7 @@ class _ThreadResolver(AbstractResolver):
     """The system's resolver, in threads of its own: slow names delay webhooks alone."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(8, thread_name_prefix="webhook-names")
+        self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="webhook-names")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
