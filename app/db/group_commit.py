@@ -57,8 +57,9 @@ class GroupCommit:
         """Apply `operation` to `payload`, together with other payloads that wait for it.
 
         `operation` is called with a connection and the payloads of a group, and returns one result
-        for each. If a payload makes the transaction fail, `operation` is called again for each
-        payload alone, so that the others succeed.
+        for each. If a payload makes the transaction fail, the group is bisected until the payload
+        is alone, so that the others succeed. One such payload among n costs about 2 log2 n
+        transactions.
 
         Raises:
             DatabaseUnavailable: nothing was committed, or the outcome of the commit is unknown.
@@ -128,8 +129,9 @@ class GroupCommit:
             if len(group) == 1:
                 _refuse(group, error)
                 return
-            for write in group:
-                await self._commit([write])
+            half = len(group) // 2
+            await self._commit(group[:half])
+            await self._commit(group[half:])
         else:
             # In the order of submission: callers learn of earlier commits first.
             for write, result in zip(group, results, strict=True):

@@ -18,6 +18,7 @@ MAX_NAME_CHARACTERS: Final = 200
 
 _ANY = InputOptions()
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_STORABLE = re.compile(r"[\x00\ud800-\udfff]")
 # Of the path to a value, in an error.
 _MAX_PATH_CHARACTERS: Final = 200
 
@@ -54,6 +55,16 @@ def clean_text(text: str, field: str, max_chars: int) -> str:
     if problem := _problem_of(text, max_chars):
         raise InvalidInput(field, problem)
     return text
+
+
+def check_storable(text: str, field: str) -> None:
+    """Raise InvalidInput for a text that no database column can store.
+
+    Checked before the text joins a group commit: the whole group would fail and be bisected.
+    """
+    if found := _NOT_STORABLE.search(text):
+        problem = f"character U+{ord(found[0]):04X} at position {found.start()} is not allowed"
+        raise InvalidInput(field, problem)
 
 
 def _validated(validation: "_Validation", spec: CrewSpec, name: str, value: object) -> Any:

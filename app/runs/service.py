@@ -33,7 +33,7 @@ from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
 from app.runs.execution.checkpoints import usage_in
 from app.runs.execution.worker import Worker
-from app.runs.inputs import clean_text, validate_inputs
+from app.runs.inputs import check_storable, clean_text, validate_inputs
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import (
@@ -386,8 +386,11 @@ class RunService:
             if not prefix:
                 raise
             raise InvalidInput(f"{prefix}{error.field}", error.problem) from None
+        if options.context_id is not None:
+            check_storable(options.context_id, "context_id")
         digest = None
         if options.idempotency_key is not None:
+            check_storable(options.idempotency_key, "idempotency_key")
             request = [crew, inputs, options.stream, options.webhooks, options.meta]
             digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
         return NewRun(

@@ -76,6 +76,20 @@ async def test_a_failing_change_does_not_fail_others_in_its_group(database: Data
 
 
 @pytest.mark.usefixtures("table")
+async def test_a_failing_change_among_many_costs_few_transactions(database: Database) -> None:
+    insert, writes = _Insert(), GroupCommit(database)
+    await writes.submit(insert, 300)
+    insert.groups.clear()
+    results = await asyncio.gather(
+        *(writes.submit(insert, n) for n in range(512)), return_exceptions=True
+    )
+    assert [n for n, result in enumerate(results) if isinstance(result, Exception)] == [300]
+    assert await _numbers(database) == list(range(512))
+    # Two for each bisection, and those of groups that had no failing change.
+    assert len(insert.groups) <= 2 * 9 + 4
+
+
+@pytest.mark.usefixtures("table")
 async def test_a_cancelled_caller_does_not_delay_the_group(database: Database) -> None:
     insert, writes = _Insert(), GroupCommit(database)
     gone = asyncio.create_task(writes.submit(insert, 1))

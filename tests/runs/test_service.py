@@ -14,7 +14,8 @@ from app.crews.registry import Registry
 from app.db import Database
 from app.engine import CrewFailed, ModelError, NoResult
 from app.runs.errors import InvalidInput, Overloaded, ShuttingDown, UnknownCrew
-from app.runs.records import RunStatus
+from app.runs.persistence.repository import RunRepository
+from app.runs.records import RunOptions, RunStatus
 from storage import DeleteReport, OutputKey, OutputStore, StorageError
 from tests.runs.scripted import CREWS, TASKS, Parts, Stage, running_service, succeed, until
 
@@ -379,3 +380,23 @@ async def test_a_run_whose_workers_are_lost_again_and_again_is_given_up(
         assert event.type == "run.failed"
         assert event.data == {"error": error, "error_type": "worker_lost"}
         assert await parts.stored() == 0
+
+
+@pytest.mark.parametrize("character", ["\0", "\ud800"], ids=["nul", "surrogate"])
+@pytest.mark.parametrize("field", ["context_id", "idempotency_key"])
+async def test_a_text_that_no_database_can_store_joins_no_group_commit(
+    database: Database,
+    store: OutputStore,
+    monkeypatch: pytest.MonkeyPatch,
+    field: str,
+    character: str,
+) -> None:
+    async def fail(*_: object) -> None:
+        raise AssertionError("it reached the repository")
+
+    monkeypatch.setattr(RunRepository, "add", fail)
+    options = replace(RunOptions(), **{field: f"order{character}1"})
+    async with running_service(database, store) as parts:
+        with pytest.raises(InvalidInput, match="at position 5") as refused:
+            await parts.submit("poem", INPUTS, OPERATOR, options)
+    assert refused.value.field == field
