@@ -13,7 +13,7 @@ from app.api.amp.routes import amp_router
 from app.api.crews import crews_router
 from app.api.dependencies import DEPENDENCIES
 from app.api.errors import EXCEPTION_HANDLERS
-from app.api.health import live, ready
+from app.api.health import Readiness, live, ready
 from app.api.markdown import HtmlRenderer
 from app.api.mcp.routes import mcp, open_mcp
 from app.api.middleware.auth import AuthMiddleware
@@ -40,6 +40,9 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         async with open_service(settings, crews) as service:
             for part in fields(service):
                 app.state[part.name] = getattr(service, part.name)
+            app.state.readiness = Readiness(
+                service.runs, service.database, service.store, service.background
+            )
             app.state.needs_key = settings.auth == "keys"
             app.state.a2a_app = create_a2a_app(service.runs)
             async with (

@@ -1,8 +1,9 @@
 """The output store: the interface of this package to the service."""
 
+import asyncio
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Self
 from uuid import UUID
 
@@ -42,6 +43,11 @@ logger = logging.getLogger("crew_capture.storage")
 
 _NAMES_PER_DELETE = 1000
 _REMEMBERED_KEYS = 100_000
+# A member of a chain that does not respond must not delay the check of the others for long.
+_CHECK_SECONDS = 3.0
+
+PROBE_NAME = ".crew-capture-probe"
+"""The object of `check_writable`. Not the name of any output."""
 
 
 class OutputStore:
@@ -97,18 +103,35 @@ class OutputStore:
     async def verify_owner(self) -> bool:
         """Check the stamps. Returns False when another installation has stamped a location.
 
-        A missing stamp is written again. Raises OutputUnavailable or BufferFull when the check
-        fails.
+        A missing stamp is written again. Members of a chain that can't be checked are left out.
+        Raises OutputUnavailable or BufferFull when no location can be checked.
         """
         self._check_open()
-        for driver in self._driver.leaf_drivers():
-            if not await stamp.belongs_to(driver, self._installation_id):
+        drivers = self._driver.leaf_drivers()
+        failures: list[StorageError] = []
+        for driver, check in zip(drivers, await self._check_each(self._is_ours), strict=True):
+            if isinstance(check, StorageError):
+                failures.append(check)
+            elif not check:
                 if not self._foreign:  # logged once, however often it is checked
                     logger.error("%s", ForeignLocation(driver.location))
                 self._foreign = True
                 return False
+        if len(failures) == len(drivers):
+            raise failures[0]
         self._foreign = False
         return True
+
+    async def check_writable(self) -> None:
+        """Write and delete a small object in each location. One that accepts it is enough.
+
+        Raises OutputUnavailable or BufferFull when no location accepts writes.
+        """
+        self._check_open()
+        checks = await self._check_each(_accepts_writes)
+        failures = [check for check in checks if isinstance(check, StorageError)]
+        if len(failures) == len(checks):
+            raise failures[0]
 
     async def persist(self, key: OutputKey, text: str) -> StoredOutput:
         """Store the text atomically. Writing the same text again is safe.
@@ -240,6 +263,26 @@ class OutputStore:
         if not self._open:
             raise StoreClosed
 
+    async def _is_ours(self, driver: Driver) -> bool:
+        return await stamp.belongs_to(driver, self._installation_id)
+
+    async def _check_each(
+        self, check: Callable[[Driver], Awaitable[bool]]
+    ) -> Sequence[bool | StorageError]:
+        """The results of a check of all locations at once, or why one could not be checked."""
+
+        async def bounded(driver: Driver) -> bool | StorageError:
+            try:
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    return await check(driver)
+            except TimeoutError:
+                cause = f"no response for {_CHECK_SECONDS:g} s"
+                return OutputUnavailable(PROBE_NAME, driver.location, cause)
+            except (OutputUnavailable, BufferFull) as error:
+                return error
+
+        return await asyncio.gather(*map(bounded, self._driver.leaf_drivers()))
+
     def _remember(self, stored: StoredOutput) -> None:
         self._written[stored.key] = stored.sha256
         if len(self._written) > _REMEMBERED_KEYS:
@@ -296,6 +339,13 @@ class OutputStore:
             logger.warning("Failed to cleanup %s: %s", name, cause)
         self.counters.cleanup_failures += len(failures)
         return failures
+
+
+async def _accepts_writes(driver: Driver) -> bool:
+    await driver.put(PROBE_NAME, b"\n")
+    for error in (await driver.delete([PROBE_NAME])).values():
+        raise error
+    return True
 
 
 def _encode(text: str) -> bytes:

@@ -1,6 +1,10 @@
 """Health: `/health/live` (the process responds) and `/health/ready` (it can accept runs)."""
 
+import asyncio
+import math
+import time
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 from litestar import Response, get
@@ -24,31 +28,77 @@ async def live() -> Health:
     return Health("ok")
 
 
+class Readiness:
+    """Checks whether the process can accept runs.
+
+    Checks of the database and the store write to them. Requests share a check (single flight), and
+    its result for `keep_seconds`. A check that lasts longer than `wait_seconds` counts as failed
+    until it ends.
+    """
+
+    def __init__(
+        self,
+        runs: RunService,
+        database: Database,
+        store: OutputStore,
+        background: Iterable[PeriodicService],
+        *,
+        keep_seconds: float = 1.0,
+        wait_seconds: float = 5.0,
+    ) -> None:
+        self._runs = runs
+        self._database = database
+        self._store = store
+        self._background = background
+        self._keep_seconds = keep_seconds
+        self._wait_seconds = wait_seconds
+        self._checking: asyncio.Task[list[str]] | None = None
+        self._checked_at = -math.inf
+
+    async def reasons(self) -> list[str]:
+        """The reasons why no run can be accepted; none if the process is ready."""
+        reasons = [] if self._runs.accepting else ["shutting down"]
+        reasons += await self._checked()
+        reasons += [each.problem for each in self._background if each.is_essential and each.problem]
+        return reasons
+
+    async def _checked(self) -> list[str]:
+        is_due = time.monotonic() - self._checked_at >= self._keep_seconds
+        if self._checking is None or (self._checking.done() and is_due):
+            self._checking = asyncio.create_task(self._check())
+        done, _ = await asyncio.wait([self._checking], timeout=self._wait_seconds)
+        return self._checking.result() if done else [_NO_RESPONSE]
+
+    async def _check(self) -> list[str]:
+        try:
+            checks = await asyncio.gather(self._check_database(), self._check_store())
+            return [reason for reason in checks if reason]
+        finally:
+            self._checked_at = time.monotonic()
+
+    async def _check_database(self) -> str | None:
+        try:
+            await self._database.check_writable()
+        except DatabaseUnavailable:
+            return "the database is unavailable"
+        return None
+
+    async def _check_store(self) -> str | None:
+        try:
+            if not await self._store.verify_owner():
+                return "the output location belongs to another installation"
+            await self._store.check_writable()
+        except StorageError:
+            return "the output backend is unavailable"
+        return None
+
+
+_NO_RESPONSE: Final = "the database or the output backend does not respond"
+
+
 @get("/health/ready", summary="Whether the process can accept runs", opt=PUBLIC)
 async def ready(state: State) -> Response[Health]:
-    reasons = await _reasons(state.runs, state.database, state.store, state.background)
+    reasons = await state.readiness.reasons()
     if reasons:
         return Response(Health("unavailable", reasons), status_code=503)
     return Response(Health("ok"), status_code=200)
-
-
-async def _reasons(
-    runs: RunService,
-    database: Database,
-    store: OutputStore,
-    background: Iterable[PeriodicService],
-) -> list[str]:
-    reasons = []
-    if not runs.accepting:
-        reasons.append("shutting down")
-    try:
-        await database.ping()
-    except DatabaseUnavailable:
-        reasons.append("the database is unavailable")
-    try:
-        if not await store.verify_owner():
-            reasons.append("the output location belongs to another installation")
-    except StorageError:
-        reasons.append("the output backend is unavailable")
-    reasons += [each.problem for each in background if each.is_essential and each.problem]
-    return reasons

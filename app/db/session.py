@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import asyncpg
@@ -26,10 +27,10 @@ class Base(DeclarativeBase):
 # PostgreSQL accepts 32,767 parameters in one statement, SQLite 32,766.
 MAX_IDS_PER_STATEMENT: Final = 5000
 
-# PostgreSQL's error classes: connection, transaction rollback (such as a deadlock), a schema under
-# change, insufficient resources, operator intervention, system. Other classes are about the values
-# of a statement.
-_UNAVAILABLE_STATES = ("08", "40", "42", "53", "57", "58")
+# PostgreSQL's error classes: connection, transaction state (such as read-only), transaction
+# rollback (such as a deadlock), a schema under change, insufficient resources, operator
+# intervention, system. Other classes are about the values of a statement.
+_UNAVAILABLE_STATES = ("08", "25", "40", "42", "53", "57", "58")
 
 # A process that is frozen within a transaction holds its locks no longer than this. Transactions
 # last milliseconds, but a busy event loop may need seconds to continue one.
@@ -37,6 +38,11 @@ _TRANSACTION_SECONDS = 20
 # The first excludes the time in which a statement is sent, and asyncpg sends each in several parts.
 # The second, of PostgreSQL 17, includes all time.
 _TRANSACTION_LIMITS = ("idle_in_transaction_session_timeout", "transaction_timeout")
+
+
+# Of `check_writable`, on SQLite: a row of 16 pages, deleted in the same transaction.
+_PROBE: Final = text("INSERT INTO installation (id, installation_id) VALUES (0, :filler)")
+_PROBE_CHARACTERS: Final = 65_536
 
 
 class DatabaseUnavailable(Exception):
@@ -66,6 +72,9 @@ class Database:
         self.url = async_url(url)
         self.clock = clock or DatabaseClock()
         self.engine = _create_engine(self.url)
+        self._opened_file: tuple[int, int] | None = None
+        if self.is_sqlite:
+            event.listen(self.engine.sync_engine, "connect", self._note_file)
         self._listeners: dict[str, set[Callable[[], None]]] = defaultdict(set)
 
     @property
@@ -112,10 +121,20 @@ class Database:
         listeners.add(callback)
         return lambda: listeners.discard(callback)
 
-    async def ping(self) -> None:
-        """Raise DatabaseUnavailable unless the database responds."""
-        async with self.read() as connection:
-            await connection.execute(text("SELECT 1"))
+    async def check_writable(self) -> None:
+        """Commit a small change, so that a full or read-only database is noticed.
+
+        Raises:
+            DatabaseUnavailable: the database accepts no writes. On SQLite also: its file was
+                deleted or replaced, so what is written now is lost.
+        """
+        if self._opened_file is not None and _file_id(self.url) != self._opened_file:
+            raise DatabaseUnavailable("the SQLite file was deleted or replaced")
+        async with self.write() as connection:
+            if self.is_sqlite:  # new pages, which a full file has no room for
+                await connection.execute(_PROBE, {"filler": "x" * _PROBE_CHARACTERS})
+                await connection.execute(text("DELETE FROM installation WHERE id = 0"))
+            await connection.execute(text("UPDATE installation SET id = id"))
 
     async def sync_clock(self) -> None:
         """Set the clock by the database's. On SQLite, the machine's clock is the database's.
@@ -133,6 +152,10 @@ class Database:
 
     async def aclose(self) -> None:
         await self.engine.dispose()
+
+    def _note_file(self, _connection: Any, _record: Any) -> None:
+        # After a deletion, the next connection creates a new file. The first one counts.
+        self._opened_file = self._opened_file or _file_id(self.url)
 
 
 def notify(connection: AsyncConnection, channel: str) -> None:
@@ -188,10 +211,23 @@ def _create_engine(url: URL) -> AsyncEngine:
 
 def _create_private_file(url: URL) -> None:
     """Create a new SQLite file for its owner alone; SQLite gives the files beside it that mode."""
-    name = url.database
-    if name and not name.startswith((":", "file:")):
+    if name := _file_name(url):
         with suppress(OSError):  # the connection reports it
             os.close(os.open(name, os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _file_id(url: URL) -> tuple[int, int] | None:
+    """The device and inode of an SQLite file; None if it does not exist or is no plain file."""
+    with suppress(OSError):
+        if name := _file_name(url):
+            status = Path(name).stat()
+            return status.st_dev, status.st_ino
+    return None
+
+
+def _file_name(url: URL) -> str | None:
+    name = url.database
+    return name if name and not name.startswith((":", "file:")) else None
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:

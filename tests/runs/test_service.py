@@ -395,7 +395,10 @@ async def test_a_text_that_no_database_can_store_joins_no_group_commit(
         raise AssertionError("it reached the repository")
 
     monkeypatch.setattr(RunRepository, "add", fail)
-    options = replace(RunOptions(), **{field: f"order{character}1"})
+    bad = f"order{character}1"
+    options = (
+        RunOptions(context_id=bad) if field == "context_id" else RunOptions(idempotency_key=bad)
+    )
     async with running_service(database, store) as parts:
         with pytest.raises(InvalidInput, match="at position 5") as refused:
             await parts.submit("poem", INPUTS, OPERATOR, options)

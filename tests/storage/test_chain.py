@@ -327,3 +327,29 @@ async def test_a_sweep_spares_a_member_with_a_foreign_stamp(
     assert await far.names() == {name(1)}
     assert store.foreign
     assert not await store.verify_owner()
+
+
+async def test_a_chain_is_usable_while_one_member_accepts_writes(
+    store: OutputStore, near: Member, far: Member
+) -> None:
+    before = (await near.names(), await far.names())
+    await store.check_writable()
+    near.go_away()
+    assert await store.verify_owner()
+    await store.check_writable()
+    far.inject("put", OUTAGE, times=MANY)  # it can still be read
+    assert await store.verify_owner()
+    with pytest.raises(OutputUnavailable):
+        await store.check_writable()
+    far.go_away()
+    with pytest.raises(OutputUnavailable):
+        await store.verify_owner()
+    assert (await near.names(), await far.names()) == before
+
+
+async def test_a_foreign_stamp_counts_though_another_member_is_away(
+    store: OutputStore, near: Member, far: Member
+) -> None:
+    await OutputStore(far).start("another", replace_stamp=True)
+    near.go_away()
+    assert not await store.verify_owner()

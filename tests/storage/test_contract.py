@@ -272,6 +272,7 @@ async def test_after_aclose_every_call_raises_store_closed(store: OutputStore) -
         store.usage,
         lambda: store.sweep(0),
         store.verify_owner,
+        store.check_writable,
     ]
     for call in calls:
         with pytest.raises(StoreClosed):
