@@ -63,13 +63,12 @@ class DeliveryView(msgspec.Struct):
     next_attempt_at: datetime | None
 
 
-class RunSummary(msgspec.Struct):
-    """A run as an item of a list."""
+class RunState(msgspec.Struct, kw_only=True):
+    """The state of a run."""
 
     run_id: UUID
     crew: str
     status: RunStatus
-    inputs: dict[str, Any]
     error: str | None
     error_type: str | None
     attempt: int
@@ -80,12 +79,24 @@ class RunSummary(msgspec.Struct):
     usage: dict[str, int] | None
 
 
-class RunView(RunSummary):
-    """A run with its tasks and webhooks.
+class RunSummary(RunState, kw_only=True):
+    """A run as an item of a list, which has at most 2,000 characters of its error.
+
+    If its inputs are larger than 2,000 characters of JSON, `inputs` is null and `inputs_truncated`
+    is true. The run's own address has them.
+    """
+
+    inputs: dict[str, Any] | None
+    inputs_truncated: bool
+
+
+class RunView(RunState, kw_only=True):
+    """A run with its inputs, tasks and webhooks.
 
     `outputs` has a value once the run has succeeded, `awaiting` while it waits for a human.
     """
 
+    inputs: dict[str, Any]
     outputs: dict[str, str] | None
     awaiting: AwaitingView | None
     tasks: list[TaskView]
@@ -105,7 +116,8 @@ async def run_view(runs: RunService, run: Run) -> RunView:
     webhooks = [_delivery_view(delivery) for delivery in await runs.deliveries(run)]
     human = run.awaiting
     return RunView(
-        **_summary_fields(run),
+        **_state_fields(run),
+        inputs=run.inputs,
         outputs=run.outputs,
         awaiting=AwaitingView(human.task, human.output) if human is not None else None,
         tasks=tasks,
@@ -130,15 +142,14 @@ def _delivery_view(delivery: Delivery) -> DeliveryView:
 
 def run_summary(run: ListedRun) -> RunSummary:
     """The run as an item of a list."""
-    return RunSummary(**_summary_fields(run))
+    return RunSummary(**_state_fields(run), inputs=run.inputs, inputs_truncated=run.inputs is None)
 
 
-def _summary_fields(run: ListedRun) -> dict[str, Any]:
+def _state_fields(run: ListedRun) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "crew": run.crew,
         "status": run.status,
-        "inputs": run.inputs,
         "error": run.error,
         "error_type": run.error_type,
         "attempt": run.attempt,

@@ -78,14 +78,20 @@ class RunOptions:
     context_id: str | None = None
 
 
+MAX_LISTED_CHARACTERS: Final = 2000
+"""How many characters of a run's inputs or error a list shows. It bounds the size of a list."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedRun:
-    """A run as lists show it, without its outputs."""
+    """A run as lists show it: without outputs, and with no more than `MAX_LISTED_CHARACTERS` each
+    of inputs, as JSON, and of the error. `inputs` is None if they are larger.
+    """
 
     run_id: UUID
     crew: str
     status: RunStatus
-    inputs: dict[str, Any]
+    inputs: dict[str, Any] | None
     attempt: int
     created_at: datetime
     started_at: datetime | None = None
@@ -115,6 +121,7 @@ class Run(ListedRun):
     only until the run is settled. `human_input` is what the run has kept since its last pause.
     """
 
+    inputs: dict[str, Any]
     owner: str = ""
     address: str | None = None
     context_id: str | None = None

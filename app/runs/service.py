@@ -3,6 +3,7 @@
 All entry points call it and pass a `Caller`: a run of another owner is an unknown run.
 """
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -137,10 +138,10 @@ class RunService:
         Raises what `submit` raises; InvalidInput names the index in the batch.
         """
         options = RunOptions(webhooks=webhooks_at(webhook_url))
-        new = [
-            self._new_run(crew, given, caller, options, f"inputs[{index}].")
-            for index, given in enumerate(batch)
-        ]
+        new = []
+        for index, given in enumerate(batch):
+            new.append(self._new_run(crew, given, caller, options, f"inputs[{index}]."))
+            await asyncio.sleep(0)  # large inputs need milliseconds each: let other requests in
         await self._check_webhooks(options.webhooks)
         await self._accept(new, caller)
         return [run.queued() for run in new]

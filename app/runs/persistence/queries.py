@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, func, or_, select, tuple_
+from sqlalchemy import Row, Text, cast, func, or_, select, tuple_
 
 from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database
 from app.runs.errors import InvalidInput
@@ -17,6 +17,7 @@ from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
 from app.runs.records import (
     IN_FLIGHT,
+    MAX_LISTED_CHARACTERS,
     UNSETTLED,
     Delivery,
     DeliveryStatus,
@@ -28,7 +29,14 @@ from app.runs.records import (
     StalledRun,
 )
 
-_LISTED: Final = tuple(getattr(UserRun, name) for name in ListedRun.__dataclass_fields__)
+# The database sends no more of these: the inputs of one page may have hundreds of megabytes.
+_SHORTENED: Final = {
+    "inputs": func.substr(cast(UserRun.inputs, Text), 1, MAX_LISTED_CHARACTERS + 1).label("inputs"),
+    "error": func.substr(UserRun.error, 1, MAX_LISTED_CHARACTERS).label("error"),
+}
+_LISTED: Final = tuple(
+    _SHORTENED.get(name, getattr(UserRun, name)) for name in ListedRun.__dataclass_fields__
+)
 _RUN: Final = tuple(getattr(UserRun, name) for name in Run.__dataclass_fields__)
 _DELIVERY: Final = tuple(getattr(WebhookDelivery, name) for name in Delivery.__dataclass_fields__)
 
@@ -71,7 +79,7 @@ class RunQueries:
             position = tuple_(UserRun.created_at, UserRun.run_id)
             query = query.where(position < _decode(cursor))
         async with self._database.read() as connection:
-            runs = [ListedRun(**_fields(row)) for row in await connection.execute(query)]
+            runs = [_listed(row) for row in await connection.execute(query)]
         more = len(runs) > limit
         runs = runs[:limit]
         return RunPage(runs, _encode(runs[-1]) if more else None)
@@ -168,6 +176,12 @@ class RunQueries:
 
 def _fields(row: Row[Any]) -> dict[str, Any]:
     return {**row._mapping, "status": RunStatus(row.status)}
+
+
+def _listed(row: Row[Any]) -> ListedRun:
+    is_whole = len(row.inputs) <= MAX_LISTED_CHARACTERS
+    inputs = msgspec.json.decode(row.inputs) if is_whole else None
+    return ListedRun(**{**_fields(row), "inputs": inputs})
 
 
 def _encode(run: ListedRun) -> str:
