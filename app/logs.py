@@ -6,6 +6,9 @@ from typing import Literal
 
 import structlog
 
+# Of a message or a stack trace.
+_MAX_TEXT_CHARACTERS = 8000
+
 
 def configure_logging(level: str, log_format: Literal["console", "json"]) -> None:
     """Send every log line of the process to standard error in the given format."""
@@ -15,10 +18,11 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
         _without_color_message,
+        structlog.processors.format_exc_info,
+        _bounded,
     ]
     renderer: structlog.typing.Processor
     if log_format == "json":
-        shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
     else:
         renderer = structlog.dev.ConsoleRenderer(
@@ -42,6 +46,17 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
     # They log clients' mistakes, with inputs; the clients receive these errors, too.
     logging.getLogger("mcp").setLevel(logging.ERROR)
     logging.getLogger("a2a").setLevel(logging.CRITICAL)
+
+
+def _bounded(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Shorten long texts in the middle, so that no request makes large log lines."""
+    for name, value in event.items():
+        if isinstance(value, str) and len(value) > _MAX_TEXT_CHARACTERS:
+            half = _MAX_TEXT_CHARACTERS // 2
+            event[name] = f"{value[:half]}\n[...]\n{value[-half:]}"
+    return event
 
 
 def _without_color_message(

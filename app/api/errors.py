@@ -8,6 +8,7 @@ The body of every error response is `{"success": false, "error": TEXT, "error_ty
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
+from litestar.serialization import decode_json
 
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import limit_headers
@@ -258,6 +260,21 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[Err
     return response
 
 
+def _undecodable(
+    request: Request[Any, Any, Any], error: UnicodeDecodeError | RecursionError
+) -> Response[ErrorAnswer]:
+    """msgspec raises these for a body, beside errors of its own."""
+    if not _is_raised_in(error, decode_json.__module__):
+        return _unexpected(request, error)
+    problem = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "nested too deep"
+    return error_response(400, "invalid_input", f"body: {problem}")
+
+
+def _is_raised_in(error: Exception, module: str) -> bool:
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return bool(frame.f_globals["__name__"] == module)
+
+
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return error_response(500, "internal_error", "internal error")
@@ -281,6 +298,8 @@ EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[Any]]]
     ShuttingDown: _overloaded,
     DatabaseUnavailable: _database_unavailable,
     ValidationException: _validation,
+    UnicodeDecodeError: _undecodable,
+    RecursionError: _undecodable,
     HTTPException: _http,
     Exception: _unexpected,
 }

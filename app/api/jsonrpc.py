@@ -23,7 +23,7 @@ async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str
     refusal: RateLimitExceeded | None = request.scope["state"].get("refusal")
     try:
         message = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise refusal or InvalidInput("body", "expected one JSON-RPC message") from None
     if refusal is None:
         return body, message

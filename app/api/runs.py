@@ -1,6 +1,6 @@
 """`/api/runs`: runs as a resource: submit, list, inspect, follow, cancel, resume, delete."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from app.runs import (
     RunOptions,
     RunStatus,
     UnknownOutput,
+    clean_text,
     webhooks_at,
 )
 from storage import OutputKey
@@ -30,6 +31,7 @@ from storage import OutputKey
 _MAX_BATCH = 1000
 _MAX_BATCH_BODY_BYTES = 20_000_000
 _HEARTBEAT_SECONDS = 15.0
+_MAX_CREW_CHARACTERS = 100
 
 _UNKNOWN = "There is no such run"
 _NOTHING_ACCEPTED = "Nothing was accepted; Retry-After says when to try again"
@@ -132,7 +134,7 @@ async def list_runs(
     limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
 ) -> RunList:
     run_filter = RunFilter(
-        crew=crew,
+        crew=crew and clean_text(crew, "crew", _MAX_CREW_CHARACTERS),
         status=status,
         created_from=_time("created_from", created_from),
         created_before=_time("created_before", created_before),
@@ -253,7 +255,7 @@ def _time(name: str, text: str | None) -> datetime | None:
         return None
     try:
         time: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
-    except msgspec.ValidationError:
+        return time.astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):  # in UTC, it may be outside of all years
         problem = "not a time with its zone, such as 2030-01-31T12:00:00Z"
         raise InvalidInput(name, problem) from None
-    return time

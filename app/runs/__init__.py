@@ -23,6 +23,7 @@ from app.runs.errors import (
 )
 from app.runs.events.event import Event, EventType
 from app.runs.human_input import HumanInput
+from app.runs.inputs import clean_text
 from app.runs.records import (
     UNSETTLED,
     Delivery,
@@ -74,5 +75,6 @@ __all__ = [
     "UnknownRun",
     "Webhook",
     "WebhookKind",
+    "clean_text",
     "webhooks_at",
 ]

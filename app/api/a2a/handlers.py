@@ -55,6 +55,7 @@ from app.runs import (
     RunStatus,
     UnknownCrew,
     UnknownRun,
+    clean_text,
 )
 
 _MAX_CONTEXT_CHARACTERS = 255
@@ -172,8 +173,7 @@ class CrewAgents(RequestHandler):
         """
         if message.task_id:
             return await self._resume(message, context)
-        if len(message.context_id) > _MAX_CONTEXT_CHARACTERS:
-            raise InvalidInput("contextId", f"at most {_MAX_CONTEXT_CHARACTERS} characters")
+        clean_text(message.context_id, "contextId", _MAX_CONTEXT_CHARACTERS)
         crew = self._crews.get(context.state["crew"])
         if crew is None:
             raise UnknownCrew(f"no crew is named {context.state['crew']}")

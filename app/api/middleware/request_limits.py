@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from litestar.datastructures import MutableScopeHeaders
 from litestar.exceptions import ClientException, HTTPException
@@ -35,6 +36,8 @@ class RequestLimits(ASGIMiddleware):
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
             raise HTTPException(problem, status_code=431)
+        if scope["query_string"]:
+            _check_encoding(scope["query_string"])
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _BODY_SECONDS
         arrived = False
@@ -56,6 +59,14 @@ class RequestLimits(ASGIMiddleware):
             return message
 
         await next_app(scope, receive_in_time, send)
+
+
+def _check_encoding(query: bytes) -> None:
+    """Refuse a query that is not UTF-8; its parser would replace characters."""
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        raise ClientException("query: not UTF-8") from None
 
 
 async def add_security_headers(message: Message, scope: Scope) -> None:

@@ -4,8 +4,8 @@ import base64
 import binascii
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
@@ -38,6 +38,7 @@ _LISTED: Final = tuple(
     _SHORTENED.get(name, getattr(UserRun, name)) for name in ListedRun.__dataclass_fields__
 )
 _RUN: Final = tuple(getattr(UserRun, name) for name in Run.__dataclass_fields__)
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _DELIVERY: Final = tuple(getattr(WebhookDelivery, name) for name in Delivery.__dataclass_fields__)
 
 
@@ -192,6 +193,7 @@ def _encode(run: ListedRun) -> str:
 def _decode(cursor: str) -> tuple[datetime, UUID]:
     try:
         position = base64.urlsafe_b64decode(cursor.encode())
-        return msgspec.json.decode(position, type=tuple[datetime, UUID])
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        created_at, run_id = msgspec.json.decode(position, type=tuple[_Time, UUID])
+        return created_at.astimezone(UTC), run_id
+    except (binascii.Error, ValueError, OverflowError, msgspec.MsgspecError, RecursionError):
         raise InvalidInput("cursor", "not one that a list gave as next_cursor") from None
