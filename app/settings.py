@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     auth_off_anywhere: bool = False
     allowed_hosts: str = ""
     allowed_origins: str = ""
+    forwarded_allow_ips: str = ""
     shutdown_seconds: Annotated[float, Field(ge=0)] = 30.0
 
     database_url: str = "sqlite+aiosqlite:///crew_capture.db"

@@ -64,6 +64,9 @@ def _serve(settings: Settings) -> None:
         backlog=_BACKLOG,
         log_config=None,
         access_log=False,
+        # Given in any case: uvicorn would trust 127.0.0.1, or its own environment variable.
+        proxy_headers=bool(settings.forwarded_allow_ips),
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         server_header=False,
         # The service's own stop has ended by then.
         timeout_graceful_shutdown=round(settings.shutdown_seconds) + 10,

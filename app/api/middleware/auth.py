@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any, TypeAlias
 
 from litestar import Request
@@ -56,9 +57,7 @@ class AuthMiddleware(ASGIMiddleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         self._check_host(scope)
-        client = scope["client"]
-        # Behind a proxy, the server sets it from the proxy's header.
-        address = client[0][:_MAX_ADDRESS_CHARACTERS] if client else None
+        address = _address(scope)
         if scope["route_handler"].opt.get("public"):
             scope["user"] = Caller(None, is_admin=not self._needs_key, address=address)
         else:
@@ -111,6 +110,20 @@ class AuthMiddleware(ASGIMiddleware):
         name, _, port = host.rpartition(b":")
         if host.lower() not in self._hosts and not (port.isdigit() and name.lower() in self._hosts):
             raise ClientException("Host: not a name of this service; ALLOWED_HOSTS lists them")
+
+
+def _address(scope: Scope) -> str | None:
+    """The client's IP address; behind a trusted proxy, the server sets it from a header.
+
+    Another text could equal the id of an API key, and use up the limits of that key.
+    """
+    client = scope["client"]
+    if client is None:
+        return None
+    try:
+        return str(ip_address(client[0]))[:_MAX_ADDRESS_CHARACTERS]
+    except ValueError:
+        return None
 
 
 async def _key(scope: Scope) -> ApiKey:
