@@ -69,6 +69,7 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
             models_of_crews=models_of_crews(settings, crews),
             mode=settings.engine,
             max_stock_threads=settings.max_runs_in_flight,
+            max_output_chars=settings.max_output_chars,
         )
         stack.push_async_callback(close_models)
         stack.push_async_callback(engine.aclose)

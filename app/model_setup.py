@@ -61,6 +61,7 @@ def _model(settings: Settings, crews: Registry, options: CrewOptions) -> "BaseLL
             temperature=options.temperature,
             timeout_seconds=settings.llm_timeout_seconds,
             max_concurrency=model_connections(settings.llm_max_concurrency),
+            max_output_chars=settings.max_output_chars,
         ),
         offline_answers=[crew.offline_answer for crew in crews if crew.offline_answer],
     )

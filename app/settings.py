@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     llm_api_key: SecretStr | None = None
     llm_timeout_seconds: Seconds = 120.0
     llm_max_concurrency: Count = 4000
+    max_output_chars: Count = 1_000_000
 
     crews: str = ""
     crews_file: Path | None = None

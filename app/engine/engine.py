@@ -39,6 +39,7 @@ from app.engine.flows.runner import (
     run_flow,
 )
 from app.engine.llm import deferred_clients
+from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS
 from app.engine.native.runner import run_natively
 from app.engine.replay.plan import Plan
 from app.engine.replay.recorder import definition, fingerprint, record_plan
@@ -86,7 +87,8 @@ class Engine:
     `model` is the model of every agent that names none of its own. `mode` rules out faster
     execution modes: "native" rules out plans, "stock" everything but CrewAI's own kickoff.
     `max_stock_threads` limits the stock and flow runs at a time. `models_of_crews` holds the models
-    of crews that do not use `model`, by the name of the crew.
+    of crews that do not use `model`, by the name of the crew. `max_output_chars` limits the text of
+    each output: a longer one fails its run.
     """
 
     def __init__(
@@ -96,7 +98,9 @@ class Engine:
         mode: EngineMode,
         max_stock_threads: int,
         models_of_crews: Mapping[str, CrewModel] | None = None,
+        max_output_chars: int = MAX_OUTPUT_CHARS,
     ) -> None:
+        self._max_output_chars = max_output_chars
         self._model = CrewModel(model)
         self._models_of_crews = models_of_crews or {}
         self._mode = mode
@@ -176,6 +180,7 @@ class Engine:
         with run.activate(), default_model(model), paths_from(folder):
             try:
                 output, mode = await self._execute(registered, inputs, run)
+                run.check_length("of the crew", output.raw)
             except ReviewRequired:
                 return run.paused()
             except Exception as error:
@@ -210,7 +215,12 @@ class Engine:
         tasks, threads = registered.description.tasks, self._work_threads
         if registered.flow is None:
             return RunContext(
-                tasks=tasks, observer=observer, threads=threads, replays=replays, on_step=on_step
+                tasks=tasks,
+                observer=observer,
+                threads=threads,
+                replays=replays,
+                on_step=on_step,
+                max_output_chars=self._max_output_chars,
             )
         return FlowContext(
             result=tasks[0],
@@ -219,6 +229,7 @@ class Engine:
             on_step=on_step,
             configure=partial(_configure, model=self._model_of(registered.source.name)),
             native=self._mode != "stock",
+            max_output_chars=self._max_output_chars,
         )
 
     async def _prepare(self, source: CrewSource) -> _RegisteredCrew:

@@ -4,6 +4,7 @@ Each message is safe to show to a user: it holds no path and no traceback.
 """
 
 import re
+from collections.abc import Iterator
 
 _MAX_CHARACTERS = 300
 _PATH = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:\\|~?/)[\w.\-]+(?:[\\/][\w.\-]+)+")
@@ -48,6 +49,16 @@ class CrewFailed(RunFailed):
 
 class NoResult(RunFailed):
     """The crew ran and returned no result: all answers were empty."""
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """The error, its cause, the cause of that, and so on. CrewAI raises errors from themselves."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def one_line(error: BaseException) -> str:

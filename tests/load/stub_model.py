@@ -37,7 +37,9 @@ Body = dict[str, Any]
 class Failure:
     """How one call fails: an HTTP status, a dropped connection, broken JSON, or no answer ever.
 
-    `kind` is `status`, `drop`, `drop_body` (after half of the answer), `malformed` or `hang`.
+    `kind` is `status`, `drop`, `drop_body` (after half of the answer), `malformed`, `hang`,
+    `endless` (a text without an end, in one JSON string or, if streamed, in chunks), or
+    `endless_line` (a streamed line without an end).
     """
 
     kind: str = "status"
@@ -158,6 +160,8 @@ class StubModel:
                 return web.Response(text='{"id": "broken', content_type="application/json")
             case "hang":
                 await asyncio.Event().wait()
+            case "endless" | "endless_line":
+                await self._write_without_end(request, body, text, failure.kind)
             case "drop_body":
                 whole = msgspec.json.encode(self._completion(body, text))
                 response = web.StreamResponse(headers={"Content-Length": str(len(whole))})
@@ -166,6 +170,25 @@ class StubModel:
         assert request.transport is not None
         request.transport.abort()
         return web.Response()
+
+    async def _write_without_end(
+        self, request: web.Request, body: Body, text: str, kind: str
+    ) -> None:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        whole = self._completion(body, text)
+        if kind == "endless_line":
+            await response.write(b"data: ")
+        elif body.get("stream"):
+            chunk = {**whole, "object": "chat.completion.chunk", "usage": None}
+            chunk["choices"] = [_choice({"content": "endless " * 100}, None)]
+            while True:
+                await _send(response, chunk)
+        else:
+            await response.write(msgspec.json.encode(whole).partition(b'"content":"')[0])
+            await response.write(b'"content":"')
+        while True:
+            await response.write(b"endless " * 8192)
 
     async def _streamed(self, request: web.Request, body: Body, text: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

@@ -47,8 +47,15 @@ class FlowContext(RunContext):
         on_step: OnStep | None,
         configure: Callable[[Crew], None],
         native: bool,
+        max_output_chars: int,
     ) -> None:
-        super().__init__(tasks=(result,), observer=observer, threads=threads, on_step=on_step)
+        super().__init__(
+            tasks=(result,),
+            observer=observer,
+            threads=threads,
+            on_step=on_step,
+            max_output_chars=max_output_chars,
+        )
         self.result = result
         self.configure = configure
         self.native = native
@@ -151,6 +158,7 @@ class CrewContext(RunContext):
             threads=flow.threads,
             on_step=observer.step_finished if flow.reports_steps else None,
             loop=flow._loop,
+            max_output_chars=flow.max_output_chars,
         )
         self.model_errors = flow.model_errors
         self.flow_states = flow.flow_states

@@ -28,10 +28,14 @@ def create_model(
     Raises:
         ImportError, ValueError: CrewAI does not support the model, or lacks a package or a key.
     """
+    limits = [settings.max_concurrency, settings.max_connections or settings.max_concurrency]
+    _pool.configure(
+        max_concurrency=min(limits),
+        timeout_seconds=settings.timeout_seconds,
+        max_output_chars=settings.max_output_chars,
+    )
     if settings.model == OFFLINE:
         return OfflineModel(offline_answers)
-    limits = [settings.max_concurrency, settings.max_connections or settings.max_concurrency]
-    _pool.configure(max_concurrency=min(limits), timeout_seconds=settings.timeout_seconds)
     logging.getLogger().addFilter(_is_no_usage_line)
     with deferred_clients():
         return pooled(_crewai_model(settings))

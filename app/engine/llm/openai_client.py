@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from functools import cached_property
 from typing import Any, Literal, TypeVar, cast
@@ -27,6 +27,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import ValidationError
 from yarl import URL
 
+from app.engine.llm.answer_limit import data_of
 from app.engine.llm.pool import HttpReply, HttpRequest, HttpStream, ModelPool
 from app.engine.llm.transport import (
     AsyncTransport,
@@ -214,10 +215,14 @@ async def _chunks(
     async with opened:
         with _reported_only_to(listener), as_sdk_errors(request):
             async for lines in _lines(stream, _GATHER_SECONDS if listener else 0):
-                for data in _data_of(lines):
+                for data in data_of(lines):
                     if listener is not None and (piece := text.add(data)) is not None:
+                        if not stream.limit.count(len(piece)):
+                            raise stream.limit_exceeded()
                         _report(listener, piece)
                         continue
+                    if not stream.limit.count_chunk(data):
+                        raise stream.limit_exceeded()
                     if joined := text.pop():
                         yield _chunk(joined, request)
                     if data == b"[DONE]":
@@ -255,13 +260,6 @@ async def _lines(stream: HttpStream, every_seconds: float) -> AsyncIterator[list
         *lines, rest = (rest + piece).split(b"\n")
         yield lines
     yield [rest]
-
-
-def _data_of(lines: Iterable[bytes]) -> Iterator[bytes]:
-    for line in lines:
-        data = line.removeprefix(b"data:").strip()
-        if data and data != line:  # else a comment, another field, the end of an event
-            yield data
 
 
 class _TextDelta(msgspec.Struct, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ import httpx
 from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
+from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS, AnswerLimit
 from app.engine.llm.retries import backoff_seconds, is_retryable
 from app.engine.llm.semaphore import Semaphore
 
@@ -33,6 +34,10 @@ class PoolError(ConnectionError):
 
 class PoolTimeout(PoolError):
     """The call timed out."""
+
+
+class PoolLimitExceeded(PoolError):
+    """The response is larger than the limit; the rest is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +62,32 @@ class HttpReply:
 
 
 class HttpStream:
-    """A response that is still arriving."""
+    """A response that is still arriving.
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    `limit` bounds each line of `chunks` and the whole of `read`; readers of chunks count the text.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, limit: AnswerLimit) -> None:
         self._response = response
+        self.limit = limit
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
     async def chunks(self, every_seconds: float = 0) -> AsyncIterator[bytes]:
         """The body as it arrives, in chunks of `every_seconds` each.
 
-        Raises PoolError if the connection breaks.
+        Raises PoolError if the connection breaks, PoolLimitExceeded for a line beyond the limit.
         """
         content = self._response.content
         gathered = asyncio.Event()
         content.on_eof(gathered.set)
+        line_bytes = 0
         try:
             while chunk := await content.readany():
+                end = chunk.rfind(b"\n")
+                line_bytes = len(chunk) - end - 1 + (line_bytes if end < 0 else 0)
+                if line_bytes > self.limit.max_bytes:
+                    raise self.limit_exceeded()
                 yield chunk
                 if every_seconds and not content.is_eof():
                     gathered.clear()
@@ -81,12 +95,23 @@ class HttpStream:
                     timer = asyncio.get_running_loop().call_later(every_seconds, gathered.set)
                     await gathered.wait()
                     timer.cancel()
+        except PoolError:
+            raise
         except (aiohttp.ClientError, OSError) as error:
             raise _pool_error(self._response.url, error) from error
 
     async def read(self) -> bytes:
-        """The whole body."""
-        return b"".join([chunk async for chunk in self.chunks()])
+        """The whole body. Raises PoolError, PoolLimitExceeded."""
+        try:
+            return await _read(self._response, self.limit)
+        except PoolError:
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            raise _pool_error(self._response.url, error) from error
+
+    def limit_exceeded(self) -> PoolLimitExceeded:
+        """The error for a response beyond the limit; closes its connection."""
+        return _limit_exceeded(self._response, self.limit)
 
 
 class ModelPool:
@@ -97,14 +122,22 @@ class ModelPool:
     `Retry-After`. A wait beyond the request's timeout ends the request immediately. A request that
     waits for a retry keeps its slot, so that a server that rejects calls does not get more of them.
 
-    `timeout_seconds` is the default for requests.
+    `timeout_seconds` is the default for requests. A response with more than `max_output_chars`
+    characters raises PoolLimitExceeded, and its connection is closed at the limit.
 
     Cancelling a request closes its connection at once. One instance works for any number of event
     loops and threads; each loop has connections of its own.
     """
 
-    def __init__(self, *, max_concurrency: int = 4000, timeout_seconds: float = 120.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_concurrency: int = 4000,
+        timeout_seconds: float = 120.0,
+        max_output_chars: int = MAX_OUTPUT_CHARS,
+    ) -> None:
         self.timeout_seconds = timeout_seconds
+        self._max_output_chars = max_output_chars
         self._semaphore = Semaphore(max_concurrency)
         self._sessions: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, aiohttp.ClientSession
@@ -113,9 +146,16 @@ class ModelPool:
         self._thread_loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
-    def configure(self, *, max_concurrency: int, timeout_seconds: float) -> None:
+    def configure(
+        self,
+        *,
+        max_concurrency: int,
+        timeout_seconds: float,
+        max_output_chars: int = MAX_OUTPUT_CHARS,
+    ) -> None:
         """Change the limits; active requests keep theirs."""
         self.timeout_seconds = timeout_seconds
+        self._max_output_chars = max_output_chars
         self._semaphore.resize(max_concurrency)
 
     async def fetch(self, request: HttpRequest) -> HttpReply:
@@ -132,7 +172,7 @@ class ModelPool:
         async with self._semaphore:
             response = await self._with_retries(request, self._open)
             try:
-                yield HttpStream(response)
+                yield HttpStream(response, AnswerLimit(self._max_output_chars))
             finally:
                 response.close()
 
@@ -173,6 +213,8 @@ class ModelPool:
                 response = await once(request, deadline)
                 if not is_retryable(response):
                     return response
+            except PoolError:
+                raise
             except (aiohttp.ClientError, OSError) as error:
                 loss = error
                 if not isinstance(error, _LOST):
@@ -189,7 +231,8 @@ class ModelPool:
 
     async def _fetch_once(self, request: HttpRequest, deadline: float) -> HttpReply:
         async with await self._open(request, deadline) as response:
-            return HttpReply(response.status, response.headers, await response.read())
+            body = await _read(response, AnswerLimit(self._max_output_chars))
+            return HttpReply(response.status, response.headers, body)
 
     async def _open(self, request: HttpRequest, deadline: float) -> aiohttp.ClientResponse:
         loop = asyncio.get_running_loop()
@@ -241,6 +284,24 @@ def _run_and_close(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     finally:
         loop.close()
+
+
+async def _read(response: aiohttp.ClientResponse, limit: AnswerLimit) -> bytes:
+    chunks = []
+    size = 0
+    while chunk := await response.content.readany():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit.max_bytes:
+            raise _limit_exceeded(response, limit)
+    return b"".join(chunks)
+
+
+def _limit_exceeded(response: aiohttp.ClientResponse, limit: AnswerLimit) -> PoolLimitExceeded:
+    response.close()
+    return PoolLimitExceeded(
+        f"the answer from {response.url.host} exceeds MAX_OUTPUT_CHARS={limit.max_chars}"
+    )
 
 
 def _pool_error(url: URL, error: Exception | None) -> PoolError:

@@ -24,6 +24,7 @@ from openai import AsyncOpenAI, OpenAI
 from pydantic import PrivateAttr
 from typing_extensions import override
 
+from app.engine.errors import chain_of
 from app.engine.llm.openai_client import (
     async_client,
     is_reported,
@@ -32,7 +33,7 @@ from app.engine.llm.openai_client import (
     sync_client,
 )
 from app.engine.llm.pool import ModelPool
-from app.engine.llm.transport import Endpoint
+from app.engine.llm.transport import AnswerTooLong, Endpoint
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
 
@@ -156,6 +157,12 @@ def _one_attempt() -> Iterator[None]:
     token = _active_llm_rate_limit_retry.set(True)
     try:
         yield
+    except Exception as error:
+        # The SDK reports any error of a transport as a lost connection, which CrewAI repeats.
+        for link in chain_of(error):
+            if isinstance(link, AnswerTooLong):
+                raise link from None
+        raise
     finally:
         _active_llm_rate_limit_retry.reset(token)
 

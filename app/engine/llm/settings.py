@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -14,7 +16,7 @@ class ModelSettings:
     `timeout_seconds` limits one model call with all its attempts, from the first request.
     `max_concurrency` limits the concurrent model calls of this process; further calls wait.
     `max_connections` limits the open connections (None: as many as calls). With `temperature` None,
-    the model's default applies.
+    the model's default applies. `max_output_chars` limits the text of one response.
     """
 
     model: str = "offline"
@@ -24,3 +26,4 @@ class ModelSettings:
     max_concurrency: int = 4000
     max_connections: int | None = None
     temperature: float | None = None
+    max_output_chars: int = MAX_OUTPUT_CHARS

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from crewai.hooks.dispatch import HookAborted
 from openai import APIConnectionError, APITimeoutError
 from yarl import URL
 
+from app.engine.llm.answer_limit import data_of
 from app.engine.llm.pool import (
     HttpReply,
     HttpRequest,
     HttpStream,
     ModelPool,
     PoolError,
+    PoolLimitExceeded,
     PoolTimeout,
 )
 
@@ -39,11 +42,20 @@ class Endpoint:
     attempts: int
 
 
+class AnswerTooLong(HookAborted):
+    """A model's answer exceeds MAX_OUTPUT_CHARS. CrewAI never repeats a call that raises this."""
+
+
 @contextmanager
 def as_sdk_errors(request: httpx.Request) -> Iterator[None]:
-    """Raise the pool's errors as the SDK's connection errors, which CrewAI handles."""
+    """Raise the pool's errors as the SDK's connection errors, which CrewAI handles.
+
+    A response beyond the limit raises AnswerTooLong.
+    """
     try:
         yield
+    except PoolLimitExceeded as error:
+        raise AnswerTooLong(str(error)) from error
     except PoolTimeout as error:
         raise APITimeoutError(request) from error
     except PoolError as error:
@@ -107,7 +119,11 @@ class _AsyncBody(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with as_sdk_errors(self._request):
+            rest = b""
             async for piece in self._stream.chunks():
+                *lines, rest = (rest + piece).split(b"\n")
+                if not all(map(self._stream.limit.count_chunk, data_of(lines))):
+                    raise self._stream.limit_exceeded()
                 yield piece
 
     async def aclose(self) -> None:

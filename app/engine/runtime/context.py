@@ -19,6 +19,7 @@ from crewai.types.usage_metrics import UsageMetrics
 
 from app.engine.description import TaskDescription, task_descriptions
 from app.engine.llm import listener_of_call
+from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS
 from app.engine.results import (
     OnStep,
     OnToken,
@@ -33,7 +34,7 @@ from app.engine.results import (
     Usage,
 )
 from app.engine.runtime.call_journal import CallJournal
-from app.engine.runtime.signals import ReviewRequired, RunCancelled
+from app.engine.runtime.signals import OutputTooLong, ReviewRequired, RunCancelled
 from app.engine.runtime.threads import WorkThreads
 
 _T = TypeVar("_T")
@@ -65,8 +66,10 @@ class RunContext:
         replays: Mapping[int, Replay] | None = None,
         on_step: OnStep | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
+        max_output_chars: int = MAX_OUTPUT_CHARS,
     ) -> None:
         """`loop` is the engine's event loop, by default the running one."""
+        self.max_output_chars = max_output_chars
         self.replays = replays or {}
         # The humans' reviews of the tasks' outputs, by task index.
         self.reviews: Mapping[int, Sequence[Review]] = {}
@@ -126,6 +129,11 @@ class RunContext:
         """Raise RunCancelled if the run was cancelled."""
         if self.cancelled:
             raise RunCancelled
+
+    def check_length(self, name: str, text: str) -> None:
+        """Raise OutputTooLong if an output is longer than MAX_OUTPUT_CHARS."""
+        if len(text) > self.max_output_chars:
+            raise OutputTooLong(name, len(text), self.max_output_chars)
 
     def bind(self, crew: Crew) -> None:
         """Use the tasks of `crew`, which may differ from those at start, as this run's tasks."""
@@ -209,13 +217,15 @@ class RunContext:
     ) -> None:
         """Record a task's end and notify the observer.
 
-        A further call only waits until the observer is notified.
+        A further call only waits until the observer is notified. Raises OutputTooLong.
         """
         self.check_cancelled()
         task = self._tasks[index]
         if task.finished is not None:
             return await self._wait_until_notified(index)
         name, started_at = self._descriptions[index].name, task.started_at
+        self.check_length(name, text)
+        self.check_length(name, structured or "")
         with self._usage_lock:
             usage = replace(self.usage)
         event = TaskFinished(

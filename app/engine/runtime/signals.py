@@ -27,6 +27,15 @@ class ContextTooLong(HookAborted):
         )
 
 
+class OutputTooLong(HookAborted):
+    """A text of a run exceeds MAX_OUTPUT_CHARS."""
+
+    def __init__(self, name: str, chars: int, max_chars: int) -> None:
+        super().__init__(
+            f"the output {name} has {chars} characters, and MAX_OUTPUT_CHARS={max_chars}"
+        )
+
+
 class ExitAttempted(HookAborted):
     """The crew's code called exit(), which ends its run, never the process."""
 
