@@ -57,6 +57,8 @@ def _serve(settings: Settings) -> None:
     config = uvicorn.Config(
         "app.cli.serve:create_process_app",
         factory=True,
+        # With "auto", a start that ends by SystemExit would leave a server without an application.
+        lifespan="on",
         http=BoundedHttpProtocol,
         host=settings.host,
         port=settings.port,

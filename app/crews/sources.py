@@ -215,6 +215,6 @@ def _imported(load: Callable[[], Any], where: str) -> Any:
             f"{where}: there is no module {error.name}; install what the crew needs beside the "
             "service"
         ) from error
-    except Exception as error:  # importing a crew runs its code, which may raise anything
+    except BaseException as error:  # importing a crew runs its code, which may call exit()
         text = " ".join(str(error).split())[:_MAX_CHARACTERS]
         raise SourceError(f"{where}: {type(error).__name__}: {text}") from error

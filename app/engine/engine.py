@@ -323,7 +323,7 @@ class Engine:
                 built = source.build()
                 if isinstance(built, Crew):
                     _configure(built, model)
-        except Exception as error:
+        except BaseException as error:  # a factory may call exit()
             raise CrewBroken(f"crew {source.name} can't be built: {one_line(error)}") from error
         if not isinstance(built, Crew | Flow):
             kind = type(built).__name__

@@ -32,7 +32,7 @@ from app.engine.native.executor import NativeExecutor
 from app.engine.results import Replay, Review
 from app.engine.runtime.context import current_run
 from app.engine.runtime.model_hooks import count_reported
-from app.engine.runtime.signals import ContextTooLong, ExitAttempted
+from app.engine.runtime.signals import ContextTooLong, exits_contained
 
 _own_fallback = llm_utils._llm_via_environment_or_fallback
 _own_track_usage = BaseLLM._track_token_usage_internal
@@ -78,11 +78,9 @@ def _execute_core(
     if (replay := run.replay(index, role, structured=_is_structured(self))) is not None:
         return _replayed(self, role, replay)
     run.on_loop(run.start_task(index, role))
-    try:
+    # CrewAI's thread of an asynchronous task would end here, and its waiter would hang.
+    with exits_contained():
         output = _own_execute_core(self, agent, context, tools)
-    except (KeyboardInterrupt, SystemExit) as attempt:
-        # CrewAI's thread of an asynchronous task would end here, and its waiter would hang.
-        raise ExitAttempted(attempt) from attempt
     run.on_loop(run.finish_task(index, role, output.raw, _structured(output)))
     return output
 
@@ -103,7 +101,8 @@ async def _aexecute_core(
     context = _with_feedback(context, run.approvals())
     with run.as_side_task():
         await run.start_task(index, role)
-        with run.listening(index, role):
+        # An asyncio task that ends by SystemExit ends its event loop.
+        with run.listening(index, role), exits_contained(may_be_cancelled=True):
             output = await _own_aexecute_core(self, agent, context, tools)
         await run.finish_task(index, role, output.raw, _structured(output))
     run.require_review(index)

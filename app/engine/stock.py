@@ -10,7 +10,7 @@ from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
 
 from app.engine.runtime.context import RunContext
-from app.engine.runtime.signals import ExitAttempted, RunCancelled
+from app.engine.runtime.signals import RunCancelled, exits_contained
 
 _T = TypeVar("_T")
 
@@ -61,10 +61,8 @@ class StockThreads:
 def _kickoff(crew: Crew, inputs: dict[str, object], run: RunContext | None) -> CrewOutput:
     if run is not None and run.cancelled:
         raise RunCancelled
-    try:
+    with exits_contained():
         output = crew.kickoff(inputs=inputs)
-    except (KeyboardInterrupt, SystemExit) as error:
-        raise ExitAttempted(error) from error
     if not isinstance(output, CrewOutput):
         raise TypeError(f"kickoff returned a {type(output).__name__} instead of a CrewOutput")
     return output

@@ -17,7 +17,7 @@ from app.engine.description import refuse_human_input
 from app.engine.flows.context import CrewContext, FlowContext, current_flow
 from app.engine.flows.crew_locks import acquire, acquire_async, release, restored_afterwards
 from app.engine.native.runner import run_natively
-from app.engine.runtime.signals import ExitAttempted
+from app.engine.runtime.signals import exits_contained
 from app.engine.runtime.threads import in_own_thread
 
 _logger = logging.getLogger(__name__)
@@ -109,10 +109,8 @@ def _is_native(flow: FlowContext, crew: Crew, args: tuple[Any, ...], more: dict[
 
 
 def _stock(crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]) -> CrewOutput:
-    try:
+    with exits_contained():
         output = _own_kickoff(crew, inputs, *args, **more)  # type: ignore[arg-type]
-    except (KeyboardInterrupt, SystemExit) as error:
-        raise ExitAttempted(error) from error
     if not isinstance(output, CrewOutput):
         raise TypeError(f"kickoff returned a {type(output).__name__} instead of a CrewOutput")
     return output

@@ -22,7 +22,7 @@ from app.engine.compat.coverage import foreign_listeners
 from app.engine.description import TaskDescription
 from app.engine.errors import CrewBroken, InputRefused, NoResult
 from app.engine.flows.context import RESULT, FlowContext
-from app.engine.runtime.signals import ExitAttempted, RunCancelled
+from app.engine.runtime.signals import RunCancelled, exits_contained
 from app.engine.stock import StockThreads
 
 _TRIGGER = "crewai_trigger_payload"
@@ -100,18 +100,17 @@ async def run_flow(
 def _run(build: Callable[[], Flow[Any]], inputs: Mapping[str, Any], run: FlowContext) -> str:
     run.check_cancelled()
     try:
-        flow = build()
-        with asyncio.Runner() as runner:
-            methods = ThreadPoolExecutor(_MAX_METHOD_THREADS, thread_name_prefix="crew-flow")
-            runner.get_loop().set_default_executor(methods)
-            value = runner.run(_kick_off(flow, inputs, run))
-        return _as_text(value, flow)
+        with exits_contained(may_be_cancelled=True):
+            flow = build()
+            with asyncio.Runner() as runner:
+                methods = ThreadPoolExecutor(_MAX_METHOD_THREADS, thread_name_prefix="crew-flow")
+                runner.get_loop().set_default_executor(methods)
+                value = runner.run(_kick_off(flow, inputs, run))
+            return _as_text(value, flow)
     except asyncio.CancelledError:
         if run.cancelled:
             raise RunCancelled from None
         raise RuntimeError("the flow cancelled itself") from None
-    except (KeyboardInterrupt, SystemExit) as attempt:
-        raise ExitAttempted(attempt) from attempt
 
 
 async def _kick_off(flow: Flow[Any], inputs: Mapping[str, Any], run: FlowContext) -> Any:

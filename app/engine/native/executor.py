@@ -17,10 +17,11 @@ from crewai.utilities.agent_utils import (
 )
 
 from app.engine.runtime.context import RunContext, current_run
+from app.engine.runtime.signals import Interruption
 
 
-class _AnswerRequired(BaseException):
-    """A step reached its model call. Not an Exception: the step must not handle it."""
+class _AnswerRequired(Interruption):
+    """A step reached its model call."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options

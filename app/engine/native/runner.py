@@ -11,7 +11,7 @@ from crewai.crews.crew_output import CrewOutput
 from app.engine.compat.coverage import foreign_listeners, hooks_are_set
 from app.engine.native.executor import NativeExecutor
 from app.engine.runtime.context import RunContext
-from app.engine.runtime.signals import ReviewRequired
+from app.engine.runtime.signals import ReviewRequired, exits_contained
 from app.engine.runtime.threads import WorkThreads
 
 
@@ -56,7 +56,7 @@ async def _run_and_clear(crew: Crew, inputs: Any, run: RunContext) -> Any:
 
     Raises ReviewRequired if a human must review an output before the crew continues.
     """
-    main = asyncio.create_task(crew.akickoff(inputs=inputs))
+    main = asyncio.create_task(_kick_off(crew, inputs))
     run.main = main
     try:
         output = await main
@@ -81,6 +81,11 @@ async def _run_and_clear(crew: Crew, inputs: Any, run: RunContext) -> Any:
         await asyncio.gather(main, *run.side_tasks, return_exceptions=True)
         if main.cancelled() or main.exception() is not None:
             run.cancel()
+
+
+async def _kick_off(crew: Crew, inputs: Any) -> Any:
+    with exits_contained(may_be_cancelled=True):
+        return await crew.akickoff(inputs=inputs)
 
 
 def _is_cancelled() -> bool:

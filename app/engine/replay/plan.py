@@ -17,6 +17,7 @@ from crewai.utilities.agent_utils import _llm_stop_words_applied, process_llm_re
 from app.engine.compat.coverage import Unsupported, check_environment
 from app.engine.runtime.call_journal import CallJournal
 from app.engine.runtime.context import RunContext
+from app.engine.runtime.signals import exits_contained
 
 # CrewAI reads these inputs itself, whether or not a text names them.
 _SPECIAL_INPUTS = ("crewai_trigger_payload", "crew_chat_messages")
@@ -230,7 +231,11 @@ class Plan:
         call = journal.record(index, messages)
         try:
             # CrewAI's own rule for joining the executor's stop words with the model's.
-            with _llm_stop_words_applied(model, SimpleNamespace(stop_words=list(step.stop_words))):  # type: ignore[arg-type]
+            stop_words = SimpleNamespace(stop_words=list(step.stop_words))
+            with (
+                _llm_stop_words_applied(model, stop_words),  # type: ignore[arg-type]
+                exits_contained(may_be_cancelled=True),
+            ):
                 answer = await model.acall(
                     messages,  # type: ignore[arg-type]
                     tools=None,

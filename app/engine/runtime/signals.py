@@ -1,5 +1,9 @@
 """Exceptions that stop a run without a retry: CrewAI never retries a HookAborted."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from crewai.hooks.dispatch import HookAborted
 
 
@@ -10,11 +14,12 @@ class RunCancelled(HookAborted):
         super().__init__("the run was cancelled")
 
 
-class ReviewRequired(BaseException):
-    """A human must review a task's output before the crew continues.
+class Interruption(BaseException):
+    """The engine interrupts CrewAI's code. Not an Exception: CrewAI must not handle it."""
 
-    Not an Exception, so that CrewAI does not handle it as a failure.
-    """
+
+class ReviewRequired(Interruption):
+    """A human must review a task's output before the crew continues."""
 
 
 class ContextTooLong(HookAborted):
@@ -37,7 +42,24 @@ class OutputTooLong(HookAborted):
 
 
 class ExitAttempted(HookAborted):
-    """The crew's code called exit(), which ends its run, never the process."""
+    """The crew's code called exit() or the like, which ends its run, never the process."""
 
     def __init__(self, attempt: BaseException) -> None:
-        super().__init__(f"the crew tried to end the process ({attempt})")
+        kind = type(attempt).__name__
+        super().__init__(f"the crew tried to end the process ({kind}: {attempt})")
+
+
+@contextmanager
+def exits_contained(*, may_be_cancelled: bool = False) -> Iterator[None]:
+    """Around code of a crew: raise ExitAttempted for any exception that is no Exception.
+
+    On an event loop, cancellation is not the crew's doing: set `may_be_cancelled` there.
+    """
+    try:
+        yield
+    except (Exception, Interruption):
+        raise
+    except BaseException as attempt:
+        if may_be_cancelled and isinstance(attempt, asyncio.CancelledError):
+            raise
+        raise ExitAttempted(attempt) from attempt

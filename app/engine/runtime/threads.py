@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from app.engine.runtime.signals import ExitAttempted
+from app.engine.runtime.signals import exits_contained
 
 _T = TypeVar("_T")
 
@@ -38,10 +38,8 @@ class WorkThreads:
 
         def call() -> _T:
             _in_worker.set(True)
-            try:
+            with exits_contained():
                 return function(*args, **kwargs)
-            except (KeyboardInterrupt, SystemExit) as error:
-                raise ExitAttempted(error) from error
 
         if nested:
             return await asyncio.wrap_future(in_own_thread(lambda: context.run(call)))
