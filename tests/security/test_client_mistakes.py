@@ -107,9 +107,9 @@ def test_a_line_of_the_log_is_bounded(
     monkeypatch.setattr(root, "level", root.level)
     configure_logging("INFO", log_format)  # type: ignore[arg-type]
     try:
-        raise ValueError("the beginning " + "x" * 300_000 + " the end")
+        raise ValueError("x" * 300_000)
     except ValueError:
-        logging.getLogger("crew_capture.test").exception("long %s", "y" * 300_000)
+        logging.getLogger("crew_capture.test").exception("long %s the end", "y" * 300_000)
     written = capsys.readouterr().err
     assert "the end" in written
     assert "Traceback" in written

@@ -324,13 +324,8 @@ class Worker:
             await self._add_usage(run, outcome.usage)
             outcome = replace(CANCELLED, usage=outcome.usage)
         if outcome.error is not None:
-            logger.info(
-                "Run %s %s: %s: %s",
-                run.run_id,
-                outcome.status,
-                outcome.error_type,
-                outcome.error,
-            )
+            # Without the error's text, which may hold inputs and outputs: the run has it.
+            logger.info("Run %s %s: %s", run.run_id, outcome.status, outcome.error_type)
         await self.clean_up(run.run_id, keys)
         if isinstance(run, StalledRun):
             return None
