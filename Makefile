@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
-JOBS   ?= 2
+JOBS   ?= 3
 FAST_TESTS := tests/cli tests/crews tests/db tests/runs tests/storage $(wildcard tests/test_*.py)
 
 .PHONY: help setup demo serve test test-fast coverage check format bench faults audit lock clean
@@ -29,7 +29,7 @@ demo: $(VENV)/.runtime ## run the main job once: no key, no server of yours, no 
 serve: $(VENV)/.runtime ## start the service as .env and the environment say
 	$(BIN)/crew-capture serve
 
-test: $(VENV)/.dev ## run the tests, in JOBS processes (2); ARGS goes to pytest
+test: $(VENV)/.dev ## run the tests, in JOBS processes (3); ARGS goes to pytest
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-fast: $(VENV)/.dev ## run the tests that need no server and no whole service, within a minute

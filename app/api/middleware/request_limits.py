@@ -36,8 +36,8 @@ class RequestLimits(ASGIMiddleware):
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
             raise HTTPException(problem, status_code=431)
-        if scope["query_string"]:
-            _check_encoding(scope["query_string"])
+        if query := scope.get("query_string", b""):
+            _check_encoding(query)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _BODY_SECONDS
         arrived = False
