@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,8 @@ class Running:
         count: int = (await self.inside.store.usage()).count
         return count
 
+
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 Serve = Callable[..., AbstractAsyncContextManager[Running]]
 
@@ -144,3 +146,26 @@ async def service(serve: Serve) -> AsyncIterator[Running]:
     """A service with the defaults."""
     async with serve() as service:
         yield service
+
+
+@pytest.fixture
+async def connect(service: Running) -> AsyncIterator[Connect]:
+    """Opens connections to the service."""
+    writers = []
+
+    async def open_one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        url = service.http.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writers.append(writer)
+        return reader, writer
+
+    yield open_one
+    for writer in writers:
+        writer.close()
+
+
+async def one_answer(reader: asyncio.StreamReader) -> bytes:
+    """The next response of a connection: its headers and its body."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    (length,) = (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+    return head + await reader.readexactly(int(length.split(b":")[1]))

@@ -1,42 +1,18 @@
 """Connections whose requests never come to an end: given up, and nobody else is held up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from app.cli import connections
-from tests.serving import Running
+from tests.serving import Connect, one_answer
 
-Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 START = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
-
-
-@pytest.fixture
-async def connect(service: Running) -> AsyncIterator[Connect]:
-    """Opens connections to the service."""
-    writers = []
-
-    async def open_one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        url = service.http.base_url
-        reader, writer = await asyncio.open_connection(url.host, url.port)
-        writers.append(writer)
-        return reader, writer
-
-    yield open_one
-    for writer in writers:
-        writer.close()
 
 
 async def _rest(reader: asyncio.StreamReader) -> bytes:
     """What comes until the service has closed the connection."""
     return await asyncio.wait_for(reader.read(), 20)
-
-
-async def _one_answer(reader: asyncio.StreamReader) -> bytes:
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
-    (length,) = (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
-    return head + await reader.readexactly(int(length.split(b":")[1]))
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET", START, START + b"X-Slow: "])
@@ -74,10 +50,10 @@ async def test_the_next_request_of_a_connection_has_as_long_again(
     monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.2)
     reader, writer = await connect()
     writer.write(START + b"\r\n")
-    assert (await _one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
     await asyncio.sleep(0.4)  # between requests, its time is the server's keep-alive
     writer.write(START + b"\r\n")
-    assert (await _one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
     writer.write(START)
     assert (await _rest(reader)).startswith(b"HTTP/1.1 408 ")
 
@@ -106,7 +82,7 @@ async def test_a_url_without_end_is_refused(connect: Connect) -> None:
 async def test_requests_sent_at_once_are_answered_in_order(connect: Connect) -> None:
     reader, writer = await connect()
     writer.write((START + b"\r\n") * 3 + START.replace(b"live", b"none") + b"\r\n")
-    answers = [await _one_answer(reader) for _ in range(4)]
+    answers = [await one_answer(reader) for _ in range(4)]
     assert [answer.split()[1] for answer in answers] == [b"200", b"200", b"200", b"404"]
 
 
@@ -121,4 +97,4 @@ async def test_a_body_may_need_longer_than_headers(
     )
     await asyncio.sleep(0.4)
     writer.write(b'{"interest_area": "Food"} ')
-    assert (await _one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")

@@ -1,14 +1,12 @@
 """Connections that a client leaves half used are closed, and never at another request's cost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from app.cli import connections
-from tests.serving import Running
+from tests.serving import Connect, Running, one_answer
 
-Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 _START = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 _REQUEST = _START + b"\r\n"
 # A run that takes long enough for more to arrive while it is under way.
@@ -19,28 +17,6 @@ _RUN = (
 )
 
 
-@pytest.fixture
-async def connect(service: Running) -> AsyncIterator[Connect]:
-    """Opens connections to the service."""
-    writers = []
-
-    async def open_one() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        url = service.http.base_url
-        reader, writer = await asyncio.open_connection(url.host, url.port)
-        writers.append(writer)
-        return reader, writer
-
-    yield open_one
-    for writer in writers:
-        writer.close()
-
-
-async def _one_answer(reader: asyncio.StreamReader) -> bytes:
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
-    (length,) = (line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
-    return head + await reader.readexactly(int(length.split(b":")[1]))
-
-
 @pytest.mark.parametrize("more", [b"\r", b"\n", b"\r\n", b"G", b"GET / HTTP/1.1\r\n"])
 async def test_one_more_byte_after_an_answer_holds_no_connection(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, more: bytes
@@ -48,7 +24,7 @@ async def test_one_more_byte_after_an_answer_holds_no_connection(
     monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.2)
     reader, writer = await connect()
     writer.write(_REQUEST)
-    await _one_answer(reader)
+    await one_answer(reader)
     writer.write(more)
     # It ends: with an answer (408) where a request has begun.
     rest = await asyncio.wait_for(reader.read(), 20)
@@ -64,7 +40,7 @@ async def test_the_rest_of_a_body_that_was_answered_early_holds_no_connection(
         b"POST /api/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 2000000\r\n\r\n"
     )
-    assert (await _one_answer(reader)).startswith(b"HTTP/1.1 413 ")
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 413 ")
     writer.write(b" ")
     assert await asyncio.wait_for(reader.read(), 20) == b""
 
@@ -84,7 +60,7 @@ async def test_a_pipelined_request_beyond_a_limit_leaves_the_first_its_answer(
     writer.write(_RUN)
     await writer.drain()
     writer.write(second)
-    answer = await _one_answer(reader)
+    answer = await one_answer(reader)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b'"success":true' in answer
     rest = await asyncio.wait_for(reader.read(), 20)
@@ -101,6 +77,6 @@ async def test_bytes_of_a_body_do_not_count_as_headers_of_the_next_request(
     run = run.removesuffix(_BODY) + large
     reader, writer = await connect()
     writer.write(run + _START)
-    assert (await _one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
     writer.write(b"\r\n")
-    assert (await _one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
