@@ -19,6 +19,7 @@ def _part(name: str) -> Provide:
 
 
 DEPENDENCIES = {
-    name: _part(name) for name in ("runs", "renderer", "mcp_app", "a2a_app", "needs_key")
+    name: _part(name)
+    for name in ("runs", "readiness", "renderer", "mcp_app", "a2a_app", "needs_key")
 }
 """Names that every handler can have as parameters: attributes of the application's state."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 from litestar import Response, get
-from litestar.datastructures import State
+from litestar.di import NamedDependency
 
 from app.api.middleware.auth import PUBLIC
 from app.db import Database, DatabaseUnavailable
@@ -97,8 +97,8 @@ _NO_RESPONSE: Final = "the database or the output backend does not respond"
 
 
 @get("/health/ready", summary="Whether the process can accept runs", opt=PUBLIC)
-async def ready(state: State) -> Response[Health]:
-    reasons = await state.readiness.reasons()
+async def ready(readiness: NamedDependency[Readiness]) -> Response[Health]:
+    reasons = await readiness.reasons()
     if reasons:
         return Response(Health("unavailable", reasons), status_code=503)
     return Response(Health("ok"), status_code=200)
