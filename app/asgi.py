@@ -1,7 +1,7 @@
 """The ASGI application: routes, middleware and error handlers around a service."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import fields
 
 from litestar import Litestar
@@ -18,6 +18,7 @@ from app.api.markdown import HtmlRenderer
 from app.api.mcp.routes import mcp, open_mcp
 from app.api.middleware.auth import AuthMiddleware
 from app.api.middleware.csrf import CsrfGuard
+from app.api.middleware.open_requests import OpenRequests
 from app.api.middleware.request_limits import RequestLimits, add_security_headers
 from app.api.openapi import ClosedObjects, openapi_config
 from app.api.run import run_idea_crew
@@ -40,15 +41,20 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         async with open_service(settings, crews) as service:
             for part in fields(service):
                 app.state[part.name] = getattr(service, part.name)
+            open_requests = app.state.open_requests = OpenRequests(service.api_keys)
+            background = [*service.background, open_requests]
             app.state.readiness = Readiness(
-                service.runs, service.database, service.store, service.background
+                service.runs, service.database, service.store, background
             )
             app.state.needs_key = settings.auth == "keys"
             app.state.a2a_app = create_a2a_app(service.runs)
             async with (
+                aclosing(open_requests),
                 HtmlRenderer() as app.state.renderer,
                 open_mcp(service.runs) as app.state.mcp_app,
             ):
+                if app.state.needs_key:
+                    open_requests.start()
                 yield
 
     return Litestar(

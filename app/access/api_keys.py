@@ -112,15 +112,24 @@ class ApiKeys:
         right = hmac.compare_digest(_sha256(secret), found.secret_sha256 if found else "")
         return found if right else None
 
+    async def refresh(self) -> Mapping[str, ApiKey]:
+        """Read the valid keys, by id. They are few, so all are read at once."""
+        async with self._reading:
+            return await self._read()
+
     async def _fresh(self) -> Mapping[str, ApiKey]:
-        """The valid keys, at most a second old. They are few, so all are read at once."""
+        """The valid keys, at most a second old."""
         if time.monotonic() - self._read_at > _FRESH_SECONDS:
             async with self._reading:
                 if time.monotonic() - self._read_at > _FRESH_SECONDS:
-                    read_at = time.monotonic()
-                    keys = await self.all()
-                    self._valid = {key.key_id: key for key in keys if key.revoked_at is None}
-                    self._read_at = read_at
+                    await self._read()
+        return self._valid
+
+    async def _read(self) -> Mapping[str, ApiKey]:
+        read_at = time.monotonic()
+        keys = await self.all()
+        self._valid = {key.key_id: key for key in keys if key.revoked_at is None}
+        self._read_at = read_at
         return self._valid
 
 

@@ -218,6 +218,7 @@ async def test_mounted_applications_get_the_caller_and_routers_answer_in_their_s
         middleware=[AuthMiddleware(needs_key=True, allowed_hosts=None)],
     )
     app.state.api_keys = guarded.inside.api_keys
+    app.state.open_requests = guarded.inside.open_requests
     key = await _key(guarded)
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:

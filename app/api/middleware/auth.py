@@ -15,6 +15,7 @@ from app.access.api_keys import ApiKey, ApiKeys, Role
 from app.access.callers import Caller, Quota
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import RateLimits
+from app.api.middleware.open_requests import KeyRevoked, OpenRequests
 
 CallerRequest: TypeAlias = Request[Caller, Any, State]
 """A request whose `user` is the `Caller`."""
@@ -28,6 +29,7 @@ RPC = {"rpc": True}
 _MAX_ADDRESS_CHARACTERS = 64
 # Keys of this service have 59 characters.
 _MAX_KEY_CHARACTERS = 200
+_UNKNOWN_KEY = "Authorization: no such API key", ' error="invalid_token"'
 
 
 class AuthMiddleware(ASGIMiddleware):
@@ -64,6 +66,9 @@ class AuthMiddleware(ASGIMiddleware):
             scope["user"] = caller = await self._caller(scope, address)
             if self._is_rate_limited:
                 send = await self._count(scope, send, caller.owner, address)
+            if caller.owner is not None:
+                await _respond_until_revoked(caller.owner, scope, receive, send, next_app)
+                return
         await next_app(scope, receive, send)
 
     async def _count(
@@ -138,8 +143,34 @@ async def _key(scope: Scope) -> ApiKey:
     key = key.strip()
     found = await keys.find(key) if len(key) <= _MAX_KEY_CHARACTERS else None
     if found is None:
-        raise _unauthorized("Authorization: no such API key", ' error="invalid_token"')
+        raise _unauthorized(*_UNKNOWN_KEY)
     return found
+
+
+async def _respond_until_revoked(
+    key_id: str, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp
+) -> None:
+    """Respond to a request; end it as soon as its key is revoked.
+
+    A response that has begun ends as it stands. Otherwise NotAuthorizedException is raised.
+    """
+    open_requests: OpenRequests = scope["litestar_app"].state.open_requests
+    has_begun = is_complete = False
+
+    async def send_and_note(message: Message) -> None:
+        nonlocal has_begun, is_complete
+        has_begun = True
+        is_complete = message["type"] == "http.response.body" and not message.get("more_body")
+        await send(message)
+
+    try:
+        async with open_requests.hold(key_id):
+            await next_app(scope, receive, send_and_note)
+    except KeyRevoked:
+        if not has_begun:
+            raise _unauthorized(*_UNKNOWN_KEY) from None
+        if not is_complete:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _count_request(scope: Scope, owner: str | None, address: str | None) -> Mapping[str, str]:
