@@ -20,6 +20,7 @@ from litestar.serialization import decode_json
 
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import limit_headers
+from app.api.middleware.request_limits import is_utf8
 from app.db import DatabaseUnavailable
 from app.runs import (
     AwaitingHuman,
@@ -242,7 +243,6 @@ _ERROR_TYPES: Mapping[int, str] = {
     408: "request_timeout",
     413: "body_too_large",
     415: "unsupported_media_type",
-    429: "too_many_requests",
     431: "headers_too_large",
 }
 
@@ -250,6 +250,8 @@ _ERROR_TYPES: Mapping[int, str] = {
 def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorAnswer]:
     if error.status_code >= 500:
         return _unexpected(request, error)
+    if error.status_code == 404 and not is_utf8(request.scope.get("raw_path", b"")):
+        return error_response(400, "invalid_input", "path: not UTF-8")  # no route has matched
     error_type = _ERROR_TYPES.get(error.status_code, "invalid_request")
     detail = error.detail
     if error.status_code == 413:

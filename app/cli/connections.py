@@ -1,6 +1,7 @@
-"""Limits of a connection while the headers of a request arrive."""
+"""Limits of a connection while headers arrive, and while a response waits for its client."""
 
 import asyncio
+import math
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -8,18 +9,24 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.api.middleware.request_limits import MAX_HEADER_BYTES
 
 _HEADER_SECONDS = 20.0
+# The time in which a client must read something, while data waits for it.
+_SEND_SECONDS = 60.0
+_FIRST_CHECK_SECONDS = 1.0
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Uvicorn's protocol, with a limit on the time (408) and the size (431) of headers.
+    """Uvicorn's protocol, with limits on headers, and on the time that a client may not read.
 
-    Uvicorn bounds neither. The application checks the size of headers that arrived completely.
+    Headers have a limit on their time (408) and their size (431). A connection whose client reads
+    nothing for a while, although data waits for it, is aborted. Uvicorn bounds none of them. The application checks the size of headers that arrived completely.
     A pipelined request beyond a limit gets no response while another one is under way: it would end
     up inside of that one. The connection closes afterwards.
     """
 
     _deadline: asyncio.TimerHandle | None = None  # while a request's headers are incomplete
     _header_bytes = 0
+    _send_check: asyncio.TimerHandle | None = None  # while data may wait for the client
+    _unsent_bytes = math.inf  # at the previous check
     _chunk_is_all_headers = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -54,7 +61,26 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
+        if self._send_check is not None:
+            self._send_check.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._check_sending()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unsent_bytes = math.inf  # the client has read
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._check_sending()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._check_sending()  # a close waits for all data to be sent
 
     @property
     def _is_responding(self) -> bool:
@@ -71,6 +97,24 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _check_sending(self) -> None:
+        if self._send_check is None:
+            self._unsent_bytes = math.inf
+            self._send_check = self.loop.call_later(_FIRST_CHECK_SECONDS, self._abort_unless_read)
+
+    def _abort_unless_read(self) -> None:
+        """Abort if nothing was sent since the previous check; check again if data waits.
+
+        A client that reads slowly keeps its connection.
+        """
+        self._send_check = None
+        unsent = self.transport.get_write_buffer_size()
+        if unsent >= self._unsent_bytes:
+            self.transport.abort()
+        elif unsent and (self.flow.write_paused or self.transport.is_closing()):
+            self._unsent_bytes = unsent
+            self._send_check = self.loop.call_later(_SEND_SECONDS, self._abort_unless_read)
 
     def _refuse(self, status: str, problem: str) -> None:
         self._expect_nothing()

@@ -92,8 +92,14 @@ def create_process_app() -> "ASGIApp":
     """Create the application of one server process."""
     from app.asgi import create_app
 
+    signal.signal(signal.SIGHUP, _ignore_hangup)
     settings = load_settings()
     return _Process(create_app(settings), settings.shutdown_seconds)
+
+
+def _ignore_hangup(number: int, frame: FrameType | None) -> None:
+    """Log the signal, which would end the process at once; the supervisor has a handler of its own."""
+    logger.warning("SIGHUP is ignored: it restarts processes only if WORKERS is above 1")
 
 
 class _Process:

@@ -57,6 +57,14 @@ def clean_text(text: str, field: str, max_chars: int) -> str:
     return text
 
 
+def check_bounds(field: str, value: object, subject: str) -> None:
+    """Raise InvalidInput for a JSON value beyond the bounds of a run's inputs; any text is allowed.
+
+    `subject` names the value in the errors.
+    """
+    _Bounds(subject).clean(field, value, MAX_CHARACTERS)
+
+
 def check_storable(text: str, field: str) -> None:
     """Raise InvalidInput for a text that no database column can store.
 
@@ -99,7 +107,8 @@ class _Validation:
     long names around many values would block the event loop for minutes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, subject: str = "the inputs of a run") -> None:
+        self._subject = subject
         self._values = 0
         self._characters = 0
         self._path: list[str | int] = []
@@ -111,7 +120,7 @@ class _Validation:
     def _clean(self, value: object, max_chars: int) -> Any:
         self._values += 1
         if self._values > MAX_VALUES:
-            raise self._refused(f"the inputs of a run may hold at most {MAX_VALUES:,} values")
+            raise self._refused(f"{self._subject} may hold at most {MAX_VALUES:,} values")
         if isinstance(value, str):
             return self._clean_text(value, max_chars)
         if isinstance(value, list):
@@ -128,10 +137,13 @@ class _Validation:
         text = text.replace("\r\n", "\n")
         if problem := _problem_of(text, max_chars):
             raise self._refused(problem)
+        return self._counted(text)
+
+    def _counted(self, text: str) -> str:
         self._characters += len(text)
         if self._characters > MAX_CHARACTERS:
             raise self._refused(
-                f"the inputs of a run may have at most {MAX_CHARACTERS:,} characters together"
+                f"{self._subject} may have at most {MAX_CHARACTERS:,} characters together"
             )
         return text
 
@@ -160,6 +172,13 @@ class _Validation:
 
     def _refused(self, problem: str) -> InvalidInput:
         return InvalidInput(_rendered(self._path), problem)
+
+
+class _Bounds(_Validation):
+    """A pass that refuses no text for its characters."""
+
+    def _clean_text(self, text: str, max_chars: int) -> str:
+        return self._counted(text)
 
 
 def _rendered(path: list[str | int]) -> str:

@@ -34,7 +34,7 @@ from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
 from app.runs.execution.checkpoints import usage_in
 from app.runs.execution.worker import Worker
-from app.runs.inputs import check_storable, clean_text, validate_inputs
+from app.runs.inputs import check_bounds, check_storable, clean_text, validate_inputs
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import (
@@ -389,6 +389,8 @@ class RunService:
             raise InvalidInput(f"{prefix}{error.field}", error.problem) from None
         if options.context_id is not None:
             check_storable(options.context_id, "context_id")
+        if options.meta is not None:
+            check_bounds("meta", options.meta, "meta")
         digest = None
         if options.idempotency_key is not None:
             check_storable(options.idempotency_key, "idempotency_key")

@@ -1,6 +1,7 @@
 """Request size and time limits; response security headers."""
 
 import asyncio
+import math
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -11,6 +12,8 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_HEADER_BYTES = 32_768
 _BODY_SECONDS = 60.0
+# Of all bodies of this process that have arrived in part.
+_MAX_UNFINISHED_BYTES = 100_000_000
 
 _SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
@@ -26,47 +29,99 @@ _PAGES = "/schema"
 class RequestLimits(ASGIMiddleware):
     """Refuses headers that are too large (431) and bodies that arrive too slowly (408).
 
-    A body has one deadline, which no part of it extends. A client that disconnects before its body
+    A body has one deadline, which no part of it extends. All bodies that have arrived in part share a
+    bound in bytes: beyond it, the oldest of them is refused (408). A client that disconnects before its body
     has arrived is not logged as an error (400, which no client receives). Litestar enforces each
     handler's own limit on a body's size.
     """
+
+    def __init__(self) -> None:
+        self._unfinished: dict[_Body, None] = {}  # oldest first
+        self._unfinished_bytes = 0
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         # Each header counts with its separators (": ", CRLF), so that many small ones count, too.
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
             raise HTTPException(problem, status_code=431)
-        if query := scope.get("query_string", b""):
-            _check_encoding(query)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _BODY_SECONDS
+        for part, text in ("path", scope.get("raw_path")), ("query", scope.get("query_string")):
+            if text and not is_utf8(text):
+                raise ClientException(f"{part}: not UTF-8")
+        body = _Body(asyncio.get_running_loop().time() + _BODY_SECONDS)
         arrived = False
 
         async def receive_in_time() -> Any:
             nonlocal arrived
             if arrived:  # only a disconnect can follow
                 return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                problem = f"the body did not arrive within {_BODY_SECONDS:g} s"
-                raise HTTPException(problem, status_code=408) from None
+            message = await body.receive(receive)
             # Litestar would respond with 500. Handlers of GET have no body and wait for this.
             if message["type"] == "http.disconnect" and scope.get("method") == "POST":
                 raise ClientException("the client disconnected before its body had arrived")
             arrived = not message.get("more_body", False)
+            if arrived:
+                self._forget(body)
+            else:
+                self._count(body, len(message.get("body", b"")))
             return message
 
-        await next_app(scope, receive_in_time, send)
+        try:
+            await next_app(scope, receive_in_time, send)
+        finally:
+            self._forget(body)
+
+    def _count(self, body: "_Body", size: int) -> None:
+        """Count bytes of an unfinished body; refuse the oldest bodies while there are too many."""
+        self._unfinished[body] = None
+        body.size += size
+        self._unfinished_bytes += size
+        while self._unfinished_bytes > _MAX_UNFINISHED_BYTES:
+            oldest = next(iter(self._unfinished))
+            self._forget(oldest)
+            oldest.refuse("too many bodies are unfinished, and this one is the oldest")
+
+    def _forget(self, body: "_Body") -> None:
+        if body in self._unfinished:
+            del self._unfinished[body]
+            self._unfinished_bytes -= body.size
 
 
-def _check_encoding(query: bytes) -> None:
-    """Refuse a query that is not UTF-8; its parser would replace characters."""
+class _Body:
+    """A request body that arrives, and its deadline."""
+
+    def __init__(self, deadline: float) -> None:
+        self.size = 0
+        self._deadline = deadline
+        self._problem = f"the body did not arrive within {_BODY_SECONDS:g} s"
+        self._is_refused = False
+        self._timeout: asyncio.Timeout | None = None  # while a message is awaited
+
+    async def receive(self, receive: Receive) -> Any:
+        """The next message. Raises HTTPException (408) at the deadline, or if it is refused."""
+        if self._is_refused:
+            raise HTTPException(self._problem, status_code=408)
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._timeout:
+                return await receive()
+        except TimeoutError:
+            raise HTTPException(self._problem, status_code=408) from None
+        finally:
+            self._timeout = None
+
+    def refuse(self, problem: str) -> None:
+        """End the body now."""
+        self._problem, self._is_refused = problem, True
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(-math.inf)
+
+
+def is_utf8(quoted: bytes) -> bool:
+    """Whether a part of a URL is UTF-8; parsers would replace other characters."""
     try:
-        unquote_to_bytes(query).decode()
+        unquote_to_bytes(quoted).decode()
     except UnicodeDecodeError:
-        raise ClientException("query: not UTF-8") from None
+        return False
+    return True
 
 
 async def add_security_headers(message: Message, scope: Scope) -> None:

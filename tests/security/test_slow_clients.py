@@ -1,0 +1,120 @@
+"""Clients that neither read nor send hold neither memory nor connections for long."""
+
+import asyncio
+
+import pytest
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from app.api.middleware import request_limits
+from app.cli import connections
+from app.cli.connections import BoundedHttpProtocol
+from tests.runs.scripted import until
+from tests.serving import JSON, Connect, Running, one_answer
+
+_DESCRIPTION = b"GET /schema/openapi.json HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
+_BATCH = (
+    b"POST /api/runs/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 1000000\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["open", "closing"])
+async def test_a_client_that_reads_nothing_is_disconnected(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, last: bytes
+) -> None:
+    monkeypatch.setattr(connections, "_SEND_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "_FIRST_CHECK_SECONDS", 0.1)
+    lost = asyncio.Event()
+    connection_lost = BoundedHttpProtocol.connection_lost
+
+    def note(protocol: BoundedHttpProtocol, error: Exception | None) -> None:
+        connection_lost(protocol, error)
+        lost.set()
+
+    monkeypatch.setattr(BoundedHttpProtocol, "connection_lost", note)
+    reader, writer = await connect()
+    # The reader stops at its limit, and then the kernel's buffers fill up.
+    writer.write(_DESCRIPTION % b"" * 400 + _DESCRIPTION % last)
+    await asyncio.wait_for(lost.wait(), 20)
+    assert not reader.at_eof()
+
+
+class _Transport:
+    """A transport with data to send, which its client reads or not."""
+
+    def __init__(self, unsent: list[int]) -> None:
+        self.unsent = unsent
+        self.aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent.pop(0)
+
+    def is_closing(self) -> bool:
+        return True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(
+    ("unsent", "aborted"), [([300, 200, 199, 0], False), ([300, 200, 200], True)]
+)
+async def test_a_client_that_reads_slowly_stays(
+    monkeypatch: pytest.MonkeyPatch, unsent: list[int], aborted: bool
+) -> None:
+    monkeypatch.setattr(connections, "_SEND_SECONDS", 0)
+    monkeypatch.setattr(connections, "_FIRST_CHECK_SECONDS", 0)
+    transport = _Transport(unsent)
+    protocol = BoundedHttpProtocol.__new__(BoundedHttpProtocol)
+    protocol.loop = asyncio.get_running_loop()
+    protocol.transport = transport  # type: ignore[assignment]
+    protocol.flow = FlowControl(transport)  # type: ignore[arg-type]
+    protocol.pause_writing()
+
+    async def is_decided() -> bool:
+        return not unsent
+
+    await until(is_decided)
+    assert transport.aborted == aborted
+
+
+async def test_unfinished_bodies_share_a_bound(
+    service: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_limits, "_MAX_UNFINISHED_BYTES", 200_000)
+    oldest, writer = await connect()
+    writer.write(_BATCH + b" " * 90_000)
+    await writer.drain()
+    more = []
+    answered = asyncio.ensure_future(one_answer(oldest))
+    while not answered.done():  # each connection holds a part of a body
+        reader, writer = await connect()
+        writer.write(_BATCH + b" " * 90_000)
+        await writer.drain()
+        more.append(reader)
+        await asyncio.wait([answered], timeout=0.05)
+        assert len(more) < 50
+    answer = await answered
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"this one is the oldest" in answer
+    # Whole bodies are accepted meanwhile.
+    response = await service.http.post("/api/runs", content=b'{"crew": "idea"}', headers=JSON)
+    assert response.status_code == 202
+
+
+async def test_a_run_survives_a_client_that_closes_its_sending_side(
+    service: Running, connect: Connect
+) -> None:
+    reader, writer = await connect()
+    writer.write(
+        b"POST /api/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\n\r\n{}"
+    )
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.read(), 20) == b""  # it counts as disconnected
+
+    async def has_succeeded() -> bool:
+        return [row.status for row in await service.rows()] == ["succeeded"]
+
+    await until(has_succeeded)
