@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, SerializationException, ValidationException
 from litestar.openapi import ResponseSpec
 from litestar.serialization import decode_json
 
@@ -257,6 +257,8 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[Err
     if error.status_code == 413:
         limit = request.route_handler.resolve_request_max_body_size() or 0
         detail = f"the body is larger than {limit / 1e6:g} MB"
+    elif isinstance(error.__cause__, SerializationException):
+        detail = f"body: {detail[:1].lower()}{detail[1:]}"
     response = error_response(error.status_code, error_type, detail)
     response.headers.update(error.headers or {})
     return response

@@ -18,9 +18,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """Uvicorn's protocol, with limits on headers, and on the time that a client may not read.
 
     Headers have a limit on their time (408) and their size (431). A connection whose client reads
-    nothing for a while, although data waits for it, is aborted. Uvicorn bounds none of them. The application checks the size of headers that arrived completely.
-    A pipelined request beyond a limit gets no response while another one is under way: it would end
-    up inside of that one. The connection closes afterwards.
+    nothing for a while, although data waits for it, is aborted. Uvicorn bounds none of them.
+
+    The application checks the size of headers that arrived completely. A pipelined request beyond a
+    limit gets no response while another one is under way: it would end up inside of that one. The
+    connection closes afterwards.
     """
 
     _deadline: asyncio.TimerHandle | None = None  # while a request's headers are incomplete

@@ -98,7 +98,7 @@ def create_process_app() -> "ASGIApp":
 
 
 def _ignore_hangup(number: int, frame: FrameType | None) -> None:
-    """Log the signal, which would end the process at once; the supervisor has a handler of its own."""
+    """Log the signal, which would end the process at once. The supervisor has its own handler."""
     logger.warning("SIGHUP is ignored: it restarts processes only if WORKERS is above 1")
 
 

@@ -1,6 +1,7 @@
 """A serving process is set up for many threads and many objects."""
 
 import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -9,13 +10,15 @@ from typing import Any, cast
 import pytest
 from litestar import Litestar
 
-from app.cli.serve import _Process
+from app.cli.serve import _Process, create_process_app
+from tests.serving import MakeSettings
 
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in signals}
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -35,3 +38,14 @@ async def test_threads_that_compute_give_way_soon() -> None:
 
     await _Process(cast(Litestar, starts), 1.0)({"type": "lifespan"}, nothing, nothing)
     assert sys.getswitchinterval() == pytest.approx(0.001)
+
+
+def test_a_hangup_does_not_end_a_server_process(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.cli.serve.load_settings", settings)
+    monkeypatch.setattr("app.asgi.create_app", lambda _: None)
+    create_process_app()
+    assert signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL  # it would end the tests
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert "SIGHUP is ignored" in caplog.text

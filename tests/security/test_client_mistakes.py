@@ -88,6 +88,47 @@ async def test_a_body_that_is_no_json_is_refused(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("body", [b"{", b"{]", b"nothing", b'{"crew": "idea"} x'])
+@pytest.mark.parametrize("path", ["/api/run", "/api/runs", "/crews/idea/kickoff"])
+async def test_the_error_for_a_body_that_is_no_json_names_the_body(
+    service: Running, path: str, body: bytes
+) -> None:
+    response = await service.http.post(path, content=body, headers=JSON)
+    assert response.status_code == 400
+    answer = response.json()
+    assert answer.get("message", answer["error"]).startswith("body: "), answer
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/%ff", "/api/runs/%ff", f"/api/runs/{_ID}/outputs/%ff", "/crews/%ff/inputs", "/api/%C3%28"],
+)
+async def test_a_path_that_is_not_utf8_is_refused(service: Running, path: str) -> None:
+    response = await service.http.get(path)
+    assert response.status_code == 400, response.text
+    assert "path: not UTF-8" in response.text
+    assert (await service.http.get("/%C3%A9")).status_code == 404
+
+
+async def test_meta_has_the_bounds_of_inputs(service: Running) -> None:
+    deep: object = 0
+    for _ in range(100):
+        deep = [deep]
+    for value, problem in (
+        (deep, "nested deeper than 64 levels"),
+        ([0] * 10_001, "meta may hold at most 10,000 values"),
+    ):
+        response = await service.http.post("/crews/idea/kickoff", json={"meta": {"a": value}})
+        assert response.status_code == 400, response.text
+        message = response.json()["message"]
+        assert message.startswith("meta.a[0]" if value is deep else "meta.a"), message
+        assert problem in message
+    assert await service.rows() == []
+    kept = {"meta": {"text": "\u0001\r\n", "number": 7}}
+    assert (await service.http.post("/crews/idea/kickoff", json=kept)).status_code == 200
+    assert [row.meta for row in await service.rows()] == [kept["meta"]]
+
+
 async def test_a_context_with_a_control_character_is_refused(each: Running) -> None:
     data = b'{"data": {"interest_area": "Food"}}'
     for context in (b'"a\\u0000b"', b'"a\\u001fb"'):

@@ -35,9 +35,7 @@ _A2A_MESSAGE = {
 
 @pytest.fixture
 async def service(serve: Serve, gate: Gate, database_url: str) -> AsyncIterator[Running]:
-    async with serve(
-        gate.crews, engine="stock", auth="keys", database_url=database_url
-    ) as service:
+    async with serve(gate.crews, engine="stock", auth="keys", database_url=database_url) as service:
         yield service
         gate.open.set()
 

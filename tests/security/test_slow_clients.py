@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from app.api.middleware import request_limits

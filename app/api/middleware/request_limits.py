@@ -29,10 +29,10 @@ _PAGES = "/schema"
 class RequestLimits(ASGIMiddleware):
     """Refuses headers that are too large (431) and bodies that arrive too slowly (408).
 
-    A body has one deadline, which no part of it extends. All bodies that have arrived in part share a
-    bound in bytes: beyond it, the oldest of them is refused (408). A client that disconnects before its body
-    has arrived is not logged as an error (400, which no client receives). Litestar enforces each
-    handler's own limit on a body's size.
+    A body has one deadline, which no part of it extends. All bodies that have arrived in part share
+    a bound in bytes: beyond it, the oldest of them is refused (408). A client that disconnects
+    before its body has arrived is not logged as an error (400, which no client receives). Litestar
+    enforces each handler's own limit on a body's size.
     """
 
     def __init__(self) -> None:
