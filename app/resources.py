@@ -3,15 +3,23 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.db import Database, installation_id, migrate
-from app.settings import Settings
+from app.db import Database, InvalidDatabaseUrl, installation_id, migrate
+from app.settings import Settings, SettingsError
 from storage import OutputStore, StorageSettings, create_store
 
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """Open the database, with the newest schema and its clock read. Raises DatabaseUnavailable."""
-    database = Database(settings.database_url)
+    """Open the database, with the newest schema and its clock read.
+
+    Raises:
+        SettingsError: DATABASE_URL is wrong.
+        DatabaseUnavailable, DatabaseTooNew: the message has the cause and the fix.
+    """
+    try:
+        database = Database(settings.database_url)
+    except InvalidDatabaseUrl as error:
+        raise SettingsError(f"DATABASE_URL: {error}") from None
     try:
         await migrate(database)
         await database.sync_clock()
@@ -24,13 +32,18 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 async def open_store(settings: Settings, database: Database) -> AsyncIterator[OutputStore]:
     """Open the store, whose location belongs to this database.
 
+    Without TEMP_DIR, the local folder is the database's own. A location that the settings name may
+    belong to another database.
+
     Raises:
         StorageError: the location can't be used, or belongs to another database.
     """
+    installation = await installation_id(database)
     store = create_store(
         StorageSettings(
             backend=settings.temp_backend,
             directory=settings.temp_dir,
+            installation_id=installation,
             memory_max_bytes=settings.memory_max_bytes,
             s3_bucket=settings.s3_bucket,
             s3_prefix=settings.s3_prefix,
@@ -41,7 +54,7 @@ async def open_store(settings: Settings, database: Database) -> AsyncIterator[Ou
         )
     )
     try:
-        await store.start(await installation_id(database), replace_stamp=settings.temp_take_over)
+        await store.start(installation, replace_stamp=settings.temp_take_over)
         yield store
     finally:
         await store.aclose()

@@ -6,7 +6,6 @@
 import base64
 import binascii
 import ipaddress
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -47,7 +46,7 @@ class Settings(BaseSettings):
     database_url: str = "sqlite+aiosqlite:///crew_capture.db"
 
     temp_backend: str = "local"
-    temp_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
+    temp_dir: Path | None = None
     temp_take_over: bool = False
     cleanup_max_age_hours: Annotated[float, Field(ge=0)] = 1.0
     cleanup_probability: Annotated[float, Field(ge=0, le=1)] = 0.01

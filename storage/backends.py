@@ -20,7 +20,9 @@ class StorageSettings:
     """The arguments of `create_store`. Each backend reads its own fields only.
 
     backend: `local`, `memory` or `s3`, or an ordered chain of these, joined by `+`.
-    directory: the parent folder of the outputs' folder. None means the system's temporary folder.
+    directory: the parent folder of the outputs' folder. None means the system's temporary folder,
+        where many installations meet: the name of the outputs' folder then ends with
+        `installation_id`.
     memory_max_bytes: the byte budget of `memory`.
     s3_endpoint_url: None means Amazon S3.
     s3_region: None means the region that boto3 chooses.
@@ -33,6 +35,7 @@ class StorageSettings:
 
     backend: str = "local"
     directory: Path | None = None
+    installation_id: str = ""
     memory_max_bytes: int = 256 * 1024 * 1024
     s3_bucket: str | None = None
     s3_prefix: str = "crew-capture/"
@@ -63,8 +66,11 @@ def create_store(settings: StorageSettings) -> OutputStore:
 
 
 def _local(settings: StorageSettings) -> Driver:
-    folder = settings.directory or Path(tempfile.gettempdir())
-    driver = LocalDriver(folder.absolute() / _DIRECTORY_NAME)
+    if settings.directory is not None:
+        folder = settings.directory.absolute() / _DIRECTORY_NAME
+    else:
+        folder = Path(tempfile.gettempdir()) / f"{_DIRECTORY_NAME}_{settings.installation_id}"
+    driver = LocalDriver(folder)
     return Timeout(driver, settings.local_timeout_seconds)
 
 

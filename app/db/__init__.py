@@ -5,7 +5,7 @@ from app.db.clock import DatabaseClock
 from app.db.group_commit import GroupCommit
 from app.db.inserts import insert_new
 from app.db.installation import Installation, installation_id
-from app.db.migrate import migrate
+from app.db.migrate import DatabaseTooNew, migrate
 from app.db.session import (
     MAX_IDS_PER_STATEMENT,
     Base,
@@ -15,6 +15,7 @@ from app.db.session import (
     current_time,
     notify,
 )
+from app.db.urls import InvalidDatabaseUrl
 
 __all__ = [
     "MAX_IDS_PER_STATEMENT",
@@ -22,9 +23,11 @@ __all__ = [
     "BatchLoader",
     "Database",
     "DatabaseClock",
+    "DatabaseTooNew",
     "DatabaseUnavailable",
     "GroupCommit",
     "Installation",
+    "InvalidDatabaseUrl",
     "UtcDateTime",
     "current_time",
     "insert_new",

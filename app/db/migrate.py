@@ -4,6 +4,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
@@ -13,10 +15,15 @@ from app.db.session import Database, DatabaseUnavailable, transaction_limit
 _ADVISORY_LOCK = 7_226_531_408
 
 
+class DatabaseTooNew(Exception):
+    """A newer version of the program has migrated the database."""
+
+
 async def migrate(database: Database) -> None:
     """Apply every migration that the database lacks; many processes may call it at once.
 
     Raises:
+        DatabaseTooNew: the database stays as it is.
         DatabaseUnavailable: the database can't be queried.
     """
     async for attempt in AsyncRetrying(
@@ -43,4 +50,16 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
+    _refuse_newer(connection, ScriptDirectory.from_config(config))
     command.upgrade(config, "head")
+
+
+def _refuse_newer(connection: Connection, scripts: ScriptDirectory) -> None:
+    known = {script.revision for script in scripts.walk_revisions()}
+    for revision in MigrationContext.configure(connection).get_current_heads():
+        if revision not in known:
+            raise DatabaseTooNew(
+                f"the database has the schema {revision} of a newer version; this version's newest "
+                f"is {scripts.get_current_head()}: install the newer version, or name another "
+                "database in DATABASE_URL"
+            )

@@ -1,6 +1,7 @@
 """The database engine: SQLite in WAL mode or PostgreSQL, by one URL."""
 
 import os
+import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -11,13 +12,15 @@ from typing import Any, Final, Literal
 import asyncpg
 import msgspec
 from sqlalchemy import DateTime, TypeDecorator, event, text
-from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from app.db.clock import DatabaseClock, elapsed_seconds
+from app.db.problems import file_name, problem
+from app.db.urls import parse_url
 
 
 class Base(DeclarativeBase):
@@ -69,9 +72,10 @@ class Database:
     """
 
     def __init__(self, url: str, clock: DatabaseClock | None = None) -> None:
-        self.url = async_url(url)
+        """Raises InvalidDatabaseUrl."""
+        self.url, arguments = parse_url(url)
         self.clock = clock or DatabaseClock()
-        self.engine = _create_engine(self.url)
+        self.engine = _create_engine(self.url, arguments)
         self._opened_file: tuple[int, int] | None = None
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", self._note_file)
@@ -88,7 +92,7 @@ class Database:
         Raises:
             DatabaseUnavailable: the database can't be queried.
         """
-        with _mapped_errors():
+        with _mapped_errors(self.url):
             async with self.engine.connect() as connection:
                 yield connection
 
@@ -103,7 +107,7 @@ class Database:
             DatabaseUnavailable: the database can't be queried.
         """
         channels: set[str] = set()
-        with _mapped_errors():
+        with _mapped_errors(self.url):
             async with self.engine.connect() as connection:
                 await connection.execution_options(writes=True, clock=self.clock, channels=channels)
                 async with connection.begin():
@@ -178,19 +182,12 @@ def _options(connection: AsyncConnection) -> Mapping[str, Any]:
     return connected.get_execution_options()
 
 
-def async_url(url: str) -> URL:
-    """The URL with the asynchronous driver for it."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+asyncpg")
-    return parsed.set(drivername="sqlite+aiosqlite")
-
-
-def _create_engine(url: URL) -> AsyncEngine:
+def _create_engine(url: URL, arguments: Mapping[str, Any]) -> AsyncEngine:
     options: dict[str, Any] = {}
     if url.get_backend_name() == "postgresql":
         # A restarted server must not fail a run: stale connections are detected before use.
-        options = {"pool_pre_ping": True, "connect_args": {"timeout": 10, "command_timeout": 60}}
+        connect_args = {"timeout": 10, "command_timeout": 60, **arguments}
+        options = {"pool_pre_ping": True, "connect_args": connect_args}
     else:
         _create_private_file(url)
     engine = create_async_engine(
@@ -211,7 +208,7 @@ def _create_engine(url: URL) -> AsyncEngine:
 
 def _create_private_file(url: URL) -> None:
     """Create a new SQLite file for its owner alone; SQLite gives the files beside it that mode."""
-    if name := _file_name(url):
+    if name := file_name(url):
         with suppress(OSError):  # the connection reports it
             os.close(os.open(name, os.O_CREAT | os.O_EXCL, 0o600))
 
@@ -219,15 +216,10 @@ def _create_private_file(url: URL) -> None:
 def _file_id(url: URL) -> tuple[int, int] | None:
     """The device and inode of an SQLite file; None if it does not exist or is no plain file."""
     with suppress(OSError):
-        if name := _file_name(url):
+        if name := file_name(url):
             status = Path(name).stat()
             return status.st_dev, status.st_ino
     return None
-
-
-def _file_name(url: URL) -> str | None:
-    name = url.database
-    return name if name and not name.startswith((":", "file:")) else None
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:
@@ -267,16 +259,18 @@ def transaction_limit(seconds: int, *, of: Literal["session", "transaction"]) ->
 
 
 @contextmanager
-def _mapped_errors() -> Iterator[None]:
+def _mapped_errors(url: URL) -> Iterator[None]:
     """Raise DatabaseUnavailable for a driver's errors about availability, and others unchanged."""
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeoutError, OSError) as error:
-        raise DatabaseUnavailable(type(error).__name__) from error
-    except asyncpg.PostgresError as error:  # while connecting; later ones SQLAlchemy wraps
-        raise DatabaseUnavailable(type(error).__name__) from error
+        raise DatabaseUnavailable(problem(error, url)) from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        # While connecting; later ones SQLAlchemy wraps.
+        raise DatabaseUnavailable(problem(error, url)) from error
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None) or ""
-        if error.connection_invalidated or state[:2] in _UNAVAILABLE_STATES:
-            raise DatabaseUnavailable(type(error).__name__) from error
+        is_damaged = type(error.orig) is sqlite3.DatabaseError  # of a file, not of a statement
+        if error.connection_invalidated or is_damaged or state[:2] in _UNAVAILABLE_STATES:
+            raise DatabaseUnavailable(problem(error, url)) from error
         raise

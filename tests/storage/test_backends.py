@@ -20,7 +20,13 @@ def test_an_unknown_backend_is_refused_with_what_is_allowed(backend: str) -> Non
 def test_local_outputs_have_a_folder_of_their_own(tmp_path: Path) -> None:
     store = create_store(StorageSettings(directory=tmp_path))
     assert store.location == f"{tmp_path}/idea_crew_outputs"
-    assert create_store(StorageSettings()).location == f"{tempfile.gettempdir()}/idea_crew_outputs"
+
+
+def test_without_a_directory_each_installation_has_a_folder() -> None:
+    parent = tempfile.gettempdir()
+    for installation in ("one", "two"):
+        store = create_store(StorageSettings(installation_id=installation))
+        assert store.location == f"{parent}/idea_crew_outputs_{installation}"
 
 
 @pytest.mark.parametrize(
