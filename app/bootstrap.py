@@ -53,8 +53,13 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, crews: Registry | None = None) -> AsyncIterator[Service]:
+async def open_service(
+    settings: Settings, crews: Registry | None = None, *, is_one_shot: bool = False
+) -> AsyncIterator[Service]:
     """Start everything that runs crews; drain and close it at the end of the block.
+
+    A one-shot command executes its own runs only: it claims no others, sends no webhooks and
+    removes no old runs.
 
     Raises:
         SettingsError, DatabaseUnavailable, StorageError, CrewBroken: a part can't start; the
@@ -63,7 +68,9 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
     crews = crews or load_crews(settings)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
-        store = await stack.enter_async_context(open_store(settings, database))
+        store = await stack.enter_async_context(
+            open_store(settings, database, is_one_shot=is_one_shot)
+        )
         engine = Engine(
             model=configured_model(settings, crews),
             models_of_crews=models_of_crews(settings, crews),
@@ -109,13 +116,14 @@ async def open_service(settings: Settings, crews: Registry | None = None) -> Asy
         background: list[PeriodicService] = [
             sweeper,
             lease_keeper,
-            stalled_runs,
             PeerPoller(name, database.clock, worker, events, queries, tokens),
         ]
-        if settings.retention_days:
+        if not is_one_shot:
+            background.append(stalled_runs)
+        if settings.retention_days and not is_one_shot:
             background.append(Retention(database, days=settings.retention_days))
         url_guard = None
-        if secret := settings.webhook_secret_bytes:
+        if (secret := settings.webhook_secret_bytes) and not is_one_shot:
             url_guard = UrlGuard(allow_private=settings.webhook_allow_private)
             stack.push_async_callback(url_guard.aclose)
             outbox = Outbox(database, lease_seconds=LEASE_SECONDS)

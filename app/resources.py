@@ -1,11 +1,14 @@
 """Opens the database and the output store according to the settings."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from app.db import Database, InvalidDatabaseUrl, installation_id, migrate
 from app.settings import Settings, SettingsError
-from storage import OutputStore, StorageSettings, create_store
+from storage import ForeignLocation, OutputStore, StorageSettings, create_store
+
+logger = logging.getLogger("crew_capture.storage")
 
 
 @asynccontextmanager
@@ -29,19 +32,38 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, database: Database) -> AsyncIterator[OutputStore]:
+async def open_store(
+    settings: Settings, database: Database, *, is_one_shot: bool = False
+) -> AsyncIterator[OutputStore]:
     """Open the store, whose location belongs to this database.
 
     Without TEMP_DIR, the local folder is the database's own. A location that the settings name may
-    belong to another database.
+    belong to another database: a one-shot command then stores its outputs in memory.
 
     Raises:
         StorageError: the location can't be used, or belongs to another database.
     """
     installation = await installation_id(database)
-    store = create_store(
+    store = _create_store(settings, installation, settings.temp_backend)
+    try:
+        try:
+            await store.start(installation, replace_stamp=settings.temp_take_over)
+        except ForeignLocation as error:
+            if not is_one_shot:
+                raise
+            logger.warning("%s belongs to another database: using memory", error.location)
+            await store.aclose()
+            store = _create_store(settings, installation, "memory")
+            await store.start(installation)
+        yield store
+    finally:
+        await store.aclose()
+
+
+def _create_store(settings: Settings, installation: str, backend: str) -> OutputStore:
+    return create_store(
         StorageSettings(
-            backend=settings.temp_backend,
+            backend=backend,
             directory=settings.temp_dir,
             installation_id=installation,
             memory_max_bytes=settings.memory_max_bytes,
@@ -53,8 +75,3 @@ async def open_store(settings: Settings, database: Database) -> AsyncIterator[Ou
             read_backoff_seconds=settings.read_backoff_seconds,
         )
     )
-    try:
-        await store.start(installation, replace_stamp=settings.temp_take_over)
-        yield store
-    finally:
-        await store.aclose()

@@ -1,10 +1,13 @@
 """`crew-capture run`: one run of a crew in the terminal, with its progress."""
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import msgspec
@@ -13,14 +16,20 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from app.access.callers import OPERATOR
 from app.cli.reports import write_reports
+from app.cli.waiting import importing
 from app.crews.idea.profile import DEFAULTS
 from app.logs import configure_logging
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from app.runs import CrewInfo, Event, Run
+    from app.runs import CrewInfo, Event, Run, RunService
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# The exit code of a command that a signal ended: 128 and the number of SIGINT.
+_CANCELLED: Final = 130
+# The time for a cancelled run to close its model connections.
+_CANCEL_SECONDS: Final = 2.0
 
 
 def _profile_options(command: F) -> F:
@@ -68,7 +77,7 @@ def run(
 ) -> None:
     """Run a crew once, here, without a server: the idea crew, or one of CREWS.
 
-    The idea crew's inputs are options, too.
+    The idea crew's inputs are options, too. Ctrl-C cancels the run.
     """
     settings = load_settings()
     # The command prints its own output; beside it, only warnings are worth a line.
@@ -78,7 +87,13 @@ def run(
         option = next(iter(of_profile)).replace("_", "-")
         raise click.UsageError(f"--{option} is the idea crew's; use --input NAME=VALUE")
     given = of_profile | inputs
-    sys.exit(asyncio.run(_run_once(settings, crew, given, output_dir, as_json=as_json)))
+    with importing():  # outside of the event loop, so that Ctrl-C ends it
+        import app.bootstrap  # noqa: F401
+    code = asyncio.run(_run_once(settings, crew, given, output_dir, as_json=as_json))
+    if code == _CANCELLED:  # a tool's thread can't be stopped, and Python would wait for it
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 async def _run_once(
@@ -93,18 +108,19 @@ async def _run_once(
     from app.bootstrap import open_service
     from app.runs import RunError
 
-    progress = _RunProgress(quiet=as_json)
+    this = asyncio.current_task()
+    assert this is not None  # noqa: S101 - this is a coroutine
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     try:
-        async with open_service(settings) as service:
+        async with open_service(settings, is_one_shot=True) as service:
             run = await service.runs.submit(crew, _typed(service.runs.crew(crew), given), OPERATOR)
-            events = service.runs.subscribe(
-                run.run_id, OPERATOR, after_seq=-1, heartbeat_seconds=60
-            )
-            with progress:
-                async for batch in events:
-                    for event in batch:
-                        progress.show(event)
-            run = await service.runs.wait(run, OPERATOR)
+            try:
+                run = await _wait(service.runs, run, quiet=as_json)
+            except asyncio.CancelledError:
+                await service.runs.cancel(run.run_id, OPERATOR)
+                await service.stop(_CANCEL_SECONDS)
+                click.echo(f"crew-capture: run {run.run_id} is cancelled", err=True)
+                return _CANCELLED
     except RunError as error:
         click.echo(f"crew-capture: {error}", err=True)
         return 1
@@ -120,6 +136,18 @@ async def _run_once(
     elif not as_json:
         click.echo("\n\n".join(run.outputs.values()))
     return 0
+
+
+async def _wait(runs: "RunService", run: "Run", *, quiet: bool) -> "Run":
+    """Show the run's progress until its end; returns the run as it stands then."""
+    progress = _RunProgress(quiet=quiet)
+    events = runs.subscribe(run.run_id, OPERATOR, after_seq=-1, heartbeat_seconds=60)
+    with progress:
+        async with aclosing(events):
+            async for batch in events:
+                for event in batch:
+                    progress.show(event)
+    return await runs.wait(run, OPERATOR)
 
 
 def _typed(crew: "CrewInfo", given: dict[str, str]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.cli.errors import OPERATOR_ERRORS
+from app.cli.listener import open_listener
+from app.cli.waiting import importing
 from app.file_limits import raise_open_file_limit
 from app.logs import configure_logging
 from app.settings import Settings, load_settings
@@ -41,18 +43,20 @@ _ONE_SIGNAL_SECONDS = 1.0
 @click.option("--port", type=int, help="Port to listen on, instead of PORT.")
 def serve(**options: object) -> None:
     """Serve the HTTP API."""
-    _serve(load_settings(**{name: value for name, value in options.items() if value}))
+    _serve(load_settings(**{name: value for name, value in options.items() if value is not None}))
 
 
 def _serve(settings: Settings) -> None:
     """Serve until a stop signal; exits the process with 3 if the start fails."""
+    configure_logging(settings.log_level, settings.log_format)
+    listener = open_listener(settings.host, settings.port)
+
     import uvicorn
     from uvicorn.config import STARTUP_FAILURE
 
     from app.cli.connections import BoundedHttpProtocol
     from app.cli.supervisor import Supervisor
 
-    configure_logging(settings.log_level, settings.log_format)
     raise_open_file_limit()
     config = uvicorn.Config(
         "app.cli.serve:create_process_app",
@@ -76,13 +80,20 @@ def _serve(settings: Settings) -> None:
         timeout_worker_healthcheck=60,
     )
     if settings.workers > 1:
-        supervisor = Supervisor(config, [config.bind_socket()])
+        supervisor = Supervisor(config, [listener])
+        logger.info(
+            "Starting %d processes; each imports CrewAI, which takes some seconds", settings.workers
+        )
         supervisor.run()
         started = supervisor.started
     else:
-        server = uvicorn.Server(config)
+        with importing():
+            import app.asgi  # noqa: F401 - before the server handles signals: Ctrl-C ends it
+        from app.cli.server import Server
+
+        server = Server(config)
         with suppress(KeyboardInterrupt):  # the server raises it again once it has stopped
-            server.run()
+            server.run([listener])
         started = server.started
     if not started:
         sys.exit(STARTUP_FAILURE)

@@ -8,6 +8,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
+from app.cli.listener import url_of
+
 logger = logging.getLogger("crew_capture.serve")
 
 # The time, during a stop, between two checks for signals.
@@ -29,9 +31,11 @@ class Supervisor(Multiprocess):
 
     # Counted and not timed, so that time in which the supervisor itself is frozen does not count.
     _unanswered: Counter[Process]
+    _ready: set[Process] | None  # None once it is logged that all are
 
     def init_processes(self) -> None:
         self._unanswered = Counter()
+        self._ready = set()
         super().init_processes()
 
     @property
@@ -60,10 +64,21 @@ class Supervisor(Multiprocess):
         self._unanswered[process] += 1
         with suppress(OSError, EOFError):  # it is dying: the next check finds it dead
             while process.parent_conn.poll():
-                process.parent_conn.recv()
+                is_ready = process.parent_conn.recv()
                 self._unanswered[process] = 0
+                if is_ready:
+                    self._note_ready(process)
             process.parent_conn.send(b"ping")
         return self._unanswered[process] <= _MAX_UNANSWERED_CHECKS
+
+    def _note_ready(self, process: Process) -> None:
+        if self._ready is None:
+            return
+        self._ready.add(process)
+        if self._ready.issuperset(self.processes):
+            self._ready = None
+            urls = ", ".join(map(url_of, self.sockets))
+            logger.info("Serving on %s with %d processes", urls, len(self.processes))
 
     def join_all(self) -> None:
         """Wait for the processes to end; forward further signals meanwhile.

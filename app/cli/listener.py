@@ -1,0 +1,52 @@
+"""The listening socket of the server, bound before the seconds of importing CrewAI."""
+
+import errno
+import os
+import socket
+from typing import Final
+
+_CAUSES: Final = {
+    errno.EADDRINUSE: "another program uses it: stop that one, or choose another port with PORT "
+    "or --port",
+    errno.EACCES: "ports below 1024 need a privilege: choose another one with PORT or --port",
+    errno.EADDRNOTAVAIL: "this machine has no such address: correct HOST",
+}
+
+
+class AddressUnusable(Exception):
+    """The service can't listen on the address; the message has the fix."""
+
+    def __init__(self, host: str, port: int, error: OSError) -> None:
+        if isinstance(error, socket.gaierror):
+            cause = "the host is unknown: correct HOST"
+        else:
+            code = error.errno or 0
+            cause = _CAUSES.get(code, os.strerror(code))
+        super().__init__(f"can't listen on {_address(host, port)}: {cause}")
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; connections are refused until a server listens on it.
+
+    Raises:
+        AddressUnusable: the port is in use, or the address can't be bound.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise AddressUnusable(host, port, error) from error
+    listener.set_inheritable(True)  # by serving processes
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The URL of the service on this socket."""
+    host, port, *_ = listener.getsockname()
+    return f"http://{_address(host, port)}"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
