@@ -1,12 +1,17 @@
-"""Sweeps and purges on demand: from a shell or a scheduler, also while the service runs."""
+"""What operators do to a database on demand: from a shell or a scheduler, also beside a service."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from uuid import UUID
 
 from app.resources import open_database, open_store
+from app.runs import Run, RunFilter, RunPage, RunStatus
+from app.runs.events.hub import EventHub
+from app.runs.execution.checkpoints import usage_in
 from app.runs.maintenance.retention import purge
 from app.runs.persistence.queries import RunQueries
+from app.runs.persistence.repository import RunRepository
 from app.settings import Settings, load_settings
 from storage import SweepReport
 
@@ -39,3 +44,38 @@ async def purge_by_hand(settings: Settings, days: float) -> int:
     """Remove runs that were settled more than `days` ago; returns how many."""
     async with open_database(settings) as database:
         return await purge(database, timedelta(days=days))
+
+
+async def find_runs(
+    settings: Settings, *, status: str | None = None, crew: str | None = None, limit: int
+) -> RunPage:
+    """The newest runs of all owners, at most `limit`; those in a state, or of a crew."""
+    matching = RunFilter(status=RunStatus(status) if status else None, crew=crew)
+    async with open_database(settings) as database:
+        return await RunQueries(database).page(matching, None, limit)
+
+
+async def find_run(settings: Settings, run_id: UUID) -> Run | None:
+    """The run as it stands; None if there is none."""
+    async with open_database(settings) as database:
+        return await RunQueries(database).get(run_id)
+
+
+async def cancel_by_hand(settings: Settings, run_id: UUID) -> RunStatus | None:
+    """Cancel a run unless it is settled; its status then, None if there is no such run.
+
+    The process that executes it stops it and deletes its outputs; without one, a sweep does.
+    """
+    async with open_database(settings) as database:
+        queries = RunQueries(database)
+        rows = RunRepository(
+            database,
+            EventHub(),
+            lambda _crew: None,
+            worker="",
+            lease_seconds=settings.lease_seconds,
+        )
+        try:
+            return await rows.cancel(run_id, usage_in(await queries.history(run_id)))
+        finally:
+            await rows.aclose()

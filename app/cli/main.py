@@ -14,6 +14,7 @@ from app.cli.errors import OPERATOR_ERRORS
 from app.cli.keys import keys
 from app.cli.purge import purge
 from app.cli.run import run
+from app.cli.runs import runs
 from app.cli.serve import serve
 from app.cli.sweep import sweep
 from app.db import DatabaseUnavailable
@@ -43,5 +44,5 @@ def cli() -> None:
     """
 
 
-for command in (serve, run, sweep, purge, keys, doctor, demo):
+for command in (serve, run, runs, sweep, purge, keys, doctor, demo):
     cli.add_command(command)

@@ -1,0 +1,125 @@
+"""`crew-capture runs`: the runs of the database, for operators; also without a running service."""
+
+import asyncio
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import click
+import msgspec
+
+from app.logs import configure_logging
+from app.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from app.runs import ListedRun, Run
+
+_STATUSES = ("queued", "running", "awaiting_human", "succeeded", "failed", "cancelled")
+_SHOWN = (
+    "run_id",
+    "crew",
+    "status",
+    "owner",
+    "attempt",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "error_type",
+    "error",
+)
+_OF_JSON = (*_SHOWN, "inputs", "outputs", "raw_result", "tasks", "usage")
+
+
+@click.group()
+def runs() -> None:
+    """List, show and cancel runs."""
+
+
+@runs.command("list")
+@click.option("--status", type=click.Choice(_STATUSES), help="Only runs in this state.")
+@click.option("--crew", metavar="NAME", help="Only runs of this crew.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="The number of runs.",
+)
+def list_runs(status: str | None, crew: str | None, limit: int) -> None:
+    """List runs of all owners, newest first."""
+    from app.commands import find_runs
+
+    page = asyncio.run(find_runs(_settings(), status=status, crew=crew, limit=limit))
+    click.echo("\n".join([_HEADING, *map(_line, page.runs)]))
+    if page.next_cursor is not None:
+        click.echo("There are more; see --limit.", err=True)
+
+
+@runs.command("show")
+@click.argument("run_id", type=click.UUID)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with inputs and outputs.")
+def show_run(run_id: UUID, *, as_json: bool) -> None:
+    """Show one run; its inputs and outputs only as JSON."""
+    from app.commands import find_run
+
+    run = asyncio.run(find_run(_settings(), run_id))
+    if run is None:
+        raise _unknown(run_id)
+    if as_json:
+        click.echo(msgspec.json.encode({name: getattr(run, name) for name in _OF_JSON}))
+    else:
+        click.echo("\n".join(_details(run)))
+
+
+@runs.command("cancel")
+@click.argument("run_id", type=click.UUID)
+def cancel_run(run_id: UUID) -> None:
+    """Cancel a run; a service that executes it stops it within a second."""
+    from app.commands import cancel_by_hand
+
+    status = asyncio.run(cancel_by_hand(_settings(), run_id))
+    if status is None:
+        raise _unknown(run_id)
+    if status != "cancelled":
+        raise click.ClickException(f"run {run_id} is {status} already")
+    click.echo(f"run {run_id} is cancelled")
+
+
+_HEADING = f"{'RUN':<36}  {'STATUS':<14}  {'CREATED':<20}  {'SECONDS':>7}  CREW"
+
+
+def _line(run: "ListedRun") -> str:
+    seconds = ""
+    if run.started_at is not None and run.finished_at is not None:
+        seconds = f"{(run.finished_at - run.started_at).total_seconds():.1f}"
+    return f"{run.run_id}  {run.status:<14}  {_time(run.created_at):<20}  {seconds:>7}  {run.crew}"
+
+
+def _details(run: "Run") -> list[str]:
+    lines = []
+    for name in _SHOWN:
+        value = getattr(run, name)
+        if value not in (None, ""):
+            shown = _time(value) if isinstance(value, datetime) else value
+            lines.append(f"{name}: {shown}")
+    for task in run.tasks or []:
+        lines.append(f"task {task['name']}: {task['status']}")
+    for name, text in (run.outputs or {}).items():
+        lines.append(f"output {name}: {len(text)} characters")
+    return lines
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _unknown(run_id: UUID) -> click.ClickException:
+    return click.ClickException(
+        f"no run has the id {run_id}; crew-capture runs list shows the runs of DATABASE_URL"
+    )
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    configure_logging("WARNING", settings.log_format)
+    return settings
