@@ -1,5 +1,6 @@
 """Assemble a running service from its settings, without HTTP: the composition root."""
 
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,7 +14,7 @@ from app.crews.registry import Registry, load_crews
 from app.db import Database
 from app.engine import Engine
 from app.engine.llm import close_models
-from app.model_setup import configured_model, models_of_crews
+from app.model_setup import configured_model, models_of_crews, unusable_models
 from app.resources import open_database, open_store
 from app.runs.background import PeriodicService
 from app.runs.events.hub import EventHub
@@ -32,6 +33,8 @@ from app.runs.webhooks.url_guard import UrlGuard
 from app.settings import Settings
 from storage import OutputStore
 
+logger = logging.getLogger("crew_capture.serve")
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -45,6 +48,7 @@ class Service:
     worker: Worker
     events: EventHub
     stop: Callable[[float], Awaitable[None]]
+    engine: Engine
     store: OutputStore
     database: Database
     api_keys: ApiKeys
@@ -81,6 +85,10 @@ async def open_service(
         stack.push_async_callback(close_models)
         stack.push_async_callback(engine.aclose)
         await engine.start(list(crews))
+        if not is_one_shot:  # a command checks the crew that it runs
+            for crew in crews:
+                for problem in unusable_models(crew.name, engine.models(crew.name)):
+                    logger.warning("%s", problem)
         events, name = EventHub(), _worker_name()
         rows = RunRepository(
             database,
@@ -157,6 +165,7 @@ async def open_service(
             worker,
             events,
             stop,
+            engine,
             store,
             database,
             ApiKeys(database),

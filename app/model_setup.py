@@ -1,45 +1,90 @@
 """The model of each crew, from the settings and CREWS_FILE."""
 
+import difflib
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.crews.options import CrewOptions
 from app.crews.registry import Registry
 from app.engine import CrewModel
-from app.engine.llm import OFFLINE, ModelSettings, create_model
+from app.engine.llm import OFFLINE, ModelSettings, create_model, missing_key
 from app.file_limits import model_connections
 from app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:  # app.engine must be imported before crewai is
+    from collections.abc import Iterable
+
     from crewai import BaseLLM
 
-_MAX_BODY_BYTES = 1_000_000
+_MAX_CHARACTERS = 300
 
 
 def configured_model(settings: Settings, crews: Registry) -> "BaseLLM":
-    """The model of every agent without a model of its own."""
-    return _model(settings, crews, CrewOptions())
+    """The model of every agent without a model of its own.
+
+    Raises:
+        SettingsError: CrewAI does not support the model, or it lacks its package or key.
+    """
+    where = f"LLM_MODEL={settings.llm_model}"
+    try:
+        llm = _model(settings, crews, CrewOptions())
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"{where}: {_problem(error, settings.llm_model)}") from error
+    if problem := missing_key(llm):
+        raise SettingsError(f"{where}: {problem}; set it in LLM_API_KEY")
+    return llm
 
 
 def models_of_crews(settings: Settings, crews: Registry) -> dict[str, CrewModel]:
     """The models of crews that do not use the deployment's model, by crew name.
 
     Raises:
-        SettingsError: CrewAI does not support such a model, or lacks its package or key.
+        SettingsError: CrewAI does not support such a model, or it lacks its package or key.
     """
     models = {}
     for crew in crews:
         options = crew.options
         if options.has_model or options.replace_models:
+            where = f"CREWS_FILE={settings.crews_file}: [{crew.name}] model"
             try:
                 llm = _model(settings, crews, options)
             except (ImportError, ValueError) as error:
-                text = " ".join(str(error).split())
-                raise SettingsError(
-                    f"CREWS_FILE={settings.crews_file}: [{crew.name}] model: {text}"
-                ) from error
+                name = options.model or settings.llm_model
+                raise SettingsError(f"{where}: {_problem(error, name)}") from error
+            if problem := missing_key(llm):
+                raise SettingsError(f"{where}: {problem}; name its variable in api_key_env")
             models[crew.name] = CrewModel(llm, options.replace_models)
     return models
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableModel:
+    """A model that a crew names itself and that lacks its key: runs of the crew will fail."""
+
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.fix}"
+
+
+def unusable_models(crew: str, models: "Iterable[BaseLLM]") -> list[UnusableModel]:
+    """The models among a crew's that can't be called."""
+    return [
+        UnusableModel(
+            f"crew {crew} names the model {model_name(llm)}: {problem}",
+            f"set that variable, or set replace_models = true under [{crew}] in CREWS_FILE, "
+            "so that its agents call LLM_MODEL",
+        )
+        for llm in models
+        if (problem := missing_key(llm))
+    ]
+
+
+def model_name(llm: "BaseLLM") -> str:
+    """The name of a model with its provider, as LLM_MODEL has it."""
+    return llm.model if llm.model == llm.provider else f"{llm.provider}/{llm.model}"
 
 
 def _model(settings: Settings, crews: Registry, options: CrewOptions) -> "BaseLLM":
@@ -71,3 +116,16 @@ def _provider(model: str) -> str:
     """The prefix of the model before the slash; OpenAI if there is none."""
     provider, separator, _ = model.partition("/")
     return provider if separator or model == OFFLINE else "openai"
+
+
+def _problem(error: Exception, model: str) -> str:
+    """Why CrewAI can't build the model, in one line; a misspelt provider is corrected."""
+    from crewai.llm import SUPPORTED_NATIVE_PROVIDERS  # noqa: PLC0415 - app.engine comes first
+
+    provider, separator, rest = model.partition("/")
+    if separator and provider not in SUPPORTED_NATIVE_PROVIDERS:
+        near = difflib.get_close_matches(provider, SUPPORTED_NATIVE_PROVIDERS, n=1)
+        if near:
+            return f"no provider is named {provider}; did you mean {near[0]}/{rest}?"
+    text = " ".join(str(error).split())
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS].rstrip()}..."

@@ -6,20 +6,31 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import click
+from rich.console import Console
+from rich.text import Text
 
+from app.cli.waiting import importing, log_own_warnings
 from app.crews.registry import load_crews
 from app.pins import changed
 from app.resources import open_database, open_store
 from app.settings import Settings, load_settings
 from storage import OutputKey, OutputStore
 
+if TYPE_CHECKING:
+    from crewai import BaseLLM
+    from crewai.utilities.types import LLMMessage
+
+    from app.engine import Engine
+
 
 @click.command()
 def doctor() -> None:
-    """Check settings, database, output backend and model, and say how to fix them."""
+    """Check settings, database, output backend, crews and models, and say how to fix them."""
+    log_own_warnings("console")
     sys.exit(asyncio.run(_examine()))
 
 
@@ -31,23 +42,25 @@ async def _examine() -> int:
             settings = load_settings()
             examination.passed(f"backend {settings.temp_backend}, model {settings.llm_model}")
         if examination.failures:
+            for part in ("database", "backend", "libraries", "model", "crews"):
+                examination.skipped(part, "it needs the settings")
             return 1
-        # Importing CrewAI lasts seconds. A release that the engine does not fit ends the command.
-        import app.model_setup  # noqa: F401
+        # A release of CrewAI that the engine does not fit ends the command.
+        with importing():
+            import app.model_setup  # noqa: F401
 
-        with examination.of("database", "is DATABASE_URL right, is the server up?"):
+        with examination.of("database", "see DATABASE_URL in docs/operations.md"):
             database = await stack.enter_async_context(open_database(settings))
             examination.passed(f"{database.engine.dialect.name}, newest schema")
-        if not examination.failures:
+        if examination.failures:
+            examination.skipped("backend", "it needs the database")
+        else:
             with examination.of("backend", "see docs/operations.md, Backends"):
                 store = await stack.enter_async_context(open_store(settings, database))
                 examination.passed(await _round_trip(store))
         with examination.of("libraries", "install the releases that requirements.lock names"):
             examination.passed(_check_pins())
-        with examination.of("crews", "see the crew's own definition"):
-            await _describe_crews(settings, examination)
-        with examination.of("model", "are LLM_MODEL, LLM_BASE_URL and LLM_API_KEY right?"):
-            examination.passed(await _call_model(settings))
+        await _check_crews_and_models(settings, examination)
     return 1 if examination.failures else 0
 
 
@@ -57,6 +70,7 @@ class _Examination:
     def __init__(self) -> None:
         self.failures = 0
         self._part = ""
+        self._console = Console(highlight=False, soft_wrap=True)
 
     @contextmanager
     def of(self, part: str, fix: str) -> Iterator[None]:
@@ -64,11 +78,20 @@ class _Examination:
         try:
             yield
         except Exception as error:  # any error of a part; the other parts are examined, too
-            self.failures += 1
-            click.echo(f"✗ {part}: {str(error) or type(error).__name__}\n    fix: {fix}")
+            self.failed(" ".join(str(error).split()) or type(error).__name__, fix)
 
     def passed(self, finding: str) -> None:
-        click.echo(f"✓ {self._part}: {finding}")
+        self._print("✓", "green", f"{self._part}: {finding}")
+
+    def failed(self, problem: str, fix: str) -> None:
+        self.failures += 1
+        self._print("✗", "red", f"{self._part}: {problem}\n    fix: {fix}")
+
+    def skipped(self, part: str, reason: str) -> None:
+        self._print("-", "yellow", f"{part}: not examined, because {reason}")
+
+    def _print(self, mark: str, color: str, line: str) -> None:
+        self._console.print(Text.assemble((mark, color), f" {line}"))
 
 
 def _check_pins() -> str:
@@ -94,33 +117,90 @@ async def _round_trip(store: OutputStore) -> str:
     )
 
 
-async def _describe_crews(settings: Settings, examination: _Examination) -> None:
+async def _check_crews_and_models(settings: Settings, examination: _Examination) -> None:
+    """Register all crews, and call each model that they name, once."""
     from app.engine import Engine
-    from app.model_setup import configured_model, models_of_crews
+    from app.engine.llm import close_models
+    from app.model_setup import configured_model, models_of_crews, unusable_models
 
-    crews = load_crews(settings)
-    engine = Engine(
-        model=configured_model(settings, crews),
-        models_of_crews=models_of_crews(settings, crews),
-        mode=settings.engine,
-        max_stock_threads=1,
-    )
+    crews = None
+    with examination.of("crews", "see the crew's own definition, CREWS and CREWS_FILE"):
+        crews = load_crews(settings)
+    if crews is None:
+        examination.skipped("model", "it needs the crews")
+        return
+    model = None
+    with examination.of("model", "are LLM_MODEL, LLM_BASE_URL and LLM_API_KEY right?"):
+        model = configured_model(settings, crews)
+        await _call(model, settings)
+        examination.passed(f"{settings.llm_model} answers")
+    if model is None:
+        examination.skipped("crews", "they need LLM_MODEL")
+        return
+    called = {id(model)}
     try:
-        await engine.start(list(crews))
-        for crew in crews:
-            found = engine.describe(crew.name)
-            reason = f" ({found.reason})" if found.reason else ""
-            mode = f"execution mode {found.execution_mode}{reason}"
-            examination.passed(f"{crew.name}: {len(found.tasks)} tasks, {mode}")
+        with examination.of("crews", "see the crew's own definition, CREWS and CREWS_FILE"):
+            engine = Engine(
+                model=model,
+                models_of_crews=models_of_crews(settings, crews),
+                mode=settings.engine,
+                max_stock_threads=1,
+            )
+            try:
+                await engine.start(list(crews))
+            finally:
+                await engine.aclose()
+            for crew in crews:
+                examination.passed(f"{crew.name}: {_description(engine, crew.name)}")
+            for crew in crews:
+                unusable = unusable_models(crew.name, engine.models(crew.name))
+                if unusable:
+                    with examination.of("model", ""):
+                        for one in unusable:
+                            examination.failed(one.problem, one.fix)
+                    continue
+                for llm in engine.models(crew.name):
+                    if id(llm) not in called:
+                        called.add(id(llm))
+                        await _check_model_of(crew.name, llm, settings, examination)
     finally:
-        await engine.aclose()
+        await close_models()
 
 
-async def _call_model(settings: Settings) -> str:
-    from app.model_setup import configured_model
+def _description(engine: "Engine", crew: str) -> str:
+    found = engine.describe(crew)
+    reason = f" ({found.reason})" if found.reason else ""
+    return f"{len(found.tasks)} tasks, execution mode {found.execution_mode}{reason}"
 
-    model = configured_model(settings, load_crews(settings))
-    answer = await model.acall([{"role": "user", "content": "Answer with the word ready."}])
+
+async def _check_model_of(
+    crew: str, llm: "BaseLLM", settings: Settings, examination: _Examination
+) -> None:
+    from app.model_setup import model_name
+
+    name = f"{model_name(llm)} of the crew {crew}"
+    fix = (
+        f"correct the model and its key in the crew's definition, or set replace_models = true "
+        f"under [{crew}] in CREWS_FILE"
+    )
+    with examination.of(f"model {name}", fix):
+        await _call(llm, settings)
+        examination.passed("answers")
+
+
+async def _call(llm: "BaseLLM", settings: Settings) -> None:
+    """Call a model once, as the engine does. Raises any error of the model."""
+    from crewai.llms.base_llm import BaseLLM
+
+    messages: list[LLMMessage] = [{"role": "user", "content": "Answer with the word ready."}]
+    seconds = settings.llm_timeout_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            if type(llm).acall is BaseLLM.acall:  # a model for threads only
+                answer = await asyncio.to_thread(llm.call, messages)
+            else:
+                answer = await llm.acall(messages)
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or f"no answer within {seconds:g} s") from error
     if not str(answer).strip():
         raise ValueError("the model's answer is empty")
-    return f"{settings.llm_model} answers"

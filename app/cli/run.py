@@ -16,9 +16,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from app.access.callers import OPERATOR
 from app.cli.reports import write_reports
-from app.cli.waiting import importing
+from app.cli.waiting import importing, log_own_warnings
 from app.crews.idea.profile import DEFAULTS
-from app.logs import configure_logging
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -80,8 +79,7 @@ def run(
     The idea crew's inputs are options, too. Ctrl-C cancels the run.
     """
     settings = load_settings()
-    # The command prints its own output; beside it, only warnings are worth a line.
-    configure_logging("WARNING", settings.log_format)
+    log_own_warnings(settings.log_format)
     of_profile = {name: value for name, value in profile.items() if value is not None}
     if of_profile and crew != "idea":
         option = next(iter(of_profile)).replace("_", "-")
@@ -106,6 +104,7 @@ async def _run_once(
 ) -> int:
     """Run the crew and show or write its reports; returns the exit code."""
     from app.bootstrap import open_service
+    from app.model_setup import unusable_models
     from app.runs import RunError
 
     this = asyncio.current_task()
@@ -113,6 +112,9 @@ async def _run_once(
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     try:
         async with open_service(settings, is_one_shot=True) as service:
+            if problems := unusable_models(crew, service.engine.models(crew)):
+                click.echo(f"crew-capture: {problems[0]}", err=True)
+                return 1
             run = await service.runs.submit(crew, _typed(service.runs.crew(crew), given), OPERATOR)
             try:
                 run = await _wait(service.runs, run, quiet=as_json)

@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 import msgspec
 
-from app.logs import configure_logging
+from app.cli.waiting import log_own_warnings
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -121,5 +121,5 @@ def _unknown(run_id: UUID) -> click.ClickException:
 
 def _settings() -> Settings:
     settings = load_settings()
-    configure_logging("WARNING", settings.log_format)
+    log_own_warnings(settings.log_format)
     return settings

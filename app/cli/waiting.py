@@ -1,12 +1,17 @@
-"""Shows what a command waits for."""
+"""The lines of a command beside its own output: what it waits for, and warnings."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from rich.console import Console
 
+from app.logs import configure_logging
+
 logger = logging.getLogger("crew_capture.cli")
+
+_OWN_LOGGERS = ("app.", "crew_capture.", "storage.")
 
 
 @contextmanager
@@ -20,3 +25,13 @@ def importing() -> Iterator[None]:
     else:
         logger.info(text)
         yield
+
+
+def log_own_warnings(log_format: Literal["console", "json"]) -> None:
+    """Log warnings of the service only: the command reports the errors of crews and models itself.
+
+    Of libraries' lines, only their origin would be logged.
+    """
+    configure_logging("WARNING", log_format)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: record.name.startswith(_OWN_LOGGERS))

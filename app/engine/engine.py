@@ -18,7 +18,7 @@ from app.engine.compat.coverage import (
     check_native_covers,
     check_plan_covers,
 )
-from app.engine.compat.models import CrewModel, configure_models, default_model
+from app.engine.compat.models import CrewModel, configure_models, default_model, models_of
 from app.engine.compat.paths import configure_paths, paths_from
 from app.engine.compat.silence import silence
 from app.engine.description import (
@@ -71,7 +71,8 @@ class _RegisteredCrew:
 
     `plan` and `models` (one per agent, in order) belong to the execution mode "plan". Runs of a
     static crew share these models; other runs use the models of the crew that is built for the run.
-    `flow` is the instance that was built at start; it never runs.
+    `flow` is the instance that was built at start; it never runs. `named_models` are all models of
+    a crew; those of a flow are known only when it runs.
     """
 
     source: CrewSource
@@ -79,6 +80,7 @@ class _RegisteredCrew:
     plan: Plan | None = None
     models: tuple[BaseLLM, ...] = ()
     flow: Flow[Any] | None = None
+    named_models: tuple[BaseLLM, ...] = ()
 
 
 class Engine:
@@ -127,6 +129,10 @@ class Engine:
     def describe(self, name: str) -> CrewDescription:
         """The description of a registered crew. Raises CrewUnknown."""
         return self._find(name).description
+
+    def models(self, name: str) -> tuple[BaseLLM, ...]:
+        """The models that a registered crew calls; none for a flow. Raises CrewUnknown."""
+        return self._find(name).named_models
 
     def fingerprint(self, name: str) -> str | None:
         """The crew's fingerprint, empty for a flow; None if no crew of this name is registered."""
@@ -248,7 +254,13 @@ class Engine:
             reason=reason,
             fingerprint=fingerprint(crew),
         )
-        return _RegisteredCrew(source, description, plan, _models(crew) if plan else ())
+        return _RegisteredCrew(
+            source,
+            description,
+            plan,
+            _models(crew) if plan else (),
+            named_models=tuple(models_of(crew)),
+        )
 
     def _prepare_flow(self, source: CrewSource, flow: Flow[Any]) -> _RegisteredCrew:
         refuse_unsupported_flow(source.name, flow)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crewai import Crew
+from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.llms.base_llm import BaseLLM
 
 from app.engine.llm import pooled
@@ -49,8 +50,6 @@ def configure_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
     """
     if crew.planning and crew.planning_llm is None:
         crew.planning_llm = model.llm
-    holders = [crew.manager_agent, *crew.agents, *(task.agent for task in crew.tasks)]
-    agents = {id(agent): agent for agent in holders if agent is not None}
     configured: dict[int, BaseLLM] = {}
 
     def configure(llm: Any) -> Any:
@@ -62,8 +61,19 @@ def configure_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
             configured[id(llm)] = pooled(llm)
         return configured[id(llm)]
 
-    for agent in agents.values():
+    for agent in _agents(crew):
         agent.llm = configure(agent.llm)
     for field in ("manager_llm", "planning_llm"):
         setattr(crew, field, configure(getattr(crew, field)))
     return list(configured.values())
+
+
+def models_of(crew: Crew) -> list[BaseLLM]:
+    """The models of a configured crew, each once."""
+    held = [agent.llm for agent in _agents(crew)] + [crew.manager_llm, crew.planning_llm]
+    return list({id(llm): llm for llm in held if isinstance(llm, BaseLLM)}.values())
+
+
+def _agents(crew: Crew) -> list[BaseAgent]:
+    holders = [crew.manager_agent, *crew.agents, *(task.agent for task in crew.tasks)]
+    return list({id(agent): agent for agent in holders if agent is not None}.values())

@@ -12,7 +12,7 @@ from app.engine.lazy_imports import lazy_imports
 from app.engine.llm.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from app.engine.llm.create import OFFLINE, close_models, create_model, pooled
+    from app.engine.llm.create import OFFLINE, close_models, create_model, missing_key, pooled
     from app.engine.llm.deferred import deferred_clients
     from app.engine.llm.offline import OfflineAnswer, OfflineModel
     from app.engine.llm.openai_client import listener_of_call, on_token
@@ -27,6 +27,7 @@ else:  # a type checker that saw `__getattr__` would accept any name
             "create_model": "app.engine.llm.create",
             "deferred_clients": "app.engine.llm.deferred",
             "listener_of_call": "app.engine.llm.openai_client",
+            "missing_key": "app.engine.llm.create",
             "on_token": "app.engine.llm.openai_client",
             "pooled": "app.engine.llm.create",
         },
@@ -41,6 +42,7 @@ __all__ = [
     "create_model",
     "deferred_clients",
     "listener_of_call",
+    "missing_key",
     "on_token",
     "pooled",
 ]

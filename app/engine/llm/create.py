@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from crewai import LLM
 from crewai.llms.base_llm import BaseLLM
+from crewai.llms.providers.openai.completion import OpenAICompletion
 
 from app.engine.llm.deferred import deferred_clients
 from app.engine.llm.offline import OfflineAnswer, OfflineModel
@@ -48,6 +49,19 @@ def pooled(llm: BaseLLM) -> BaseLLM:
     client of their own, are returned unchanged.
     """
     return pooled_over(llm, _pool)
+
+
+def missing_key(llm: BaseLLM) -> str | None:
+    """The problem of a model without an API key, in one line; None if it has one or needs none.
+
+    Models of other providers than OpenAI's API refuse to be built without a key.
+    """
+    if isinstance(llm, OpenAICompletion):
+        try:
+            llm._get_client_params()
+        except ValueError as error:
+            return " ".join(str(error).split())
+    return None
 
 
 async def close_models() -> None:
