@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 3
 FAST_TESTS := tests/cli tests/crews tests/db tests/runs tests/storage $(wildcard tests/test_*.py)
 
@@ -12,13 +13,15 @@ help: ## list the commands
 
 # One stamp per lock file: a command installs only what it needs, and only when a lock changed.
 $(VENV)/.runtime: requirements.lock pyproject.toml
+	@echo "Installing the service into $(VENV): once, in a minute or two."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@echo "Installing the development packages into $(VENV): once, in a minute or two."
+	$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@
 
 setup: $(VENV)/.dev ## make .venv with the locked runtime and development packages

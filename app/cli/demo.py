@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from urllib.error import URLError
 import click
 from rich.console import Console
 
-from app.cli.reports import write_reports
+from app.cli.reports import first_sections, write_reports
 from app.settings import Settings
 
 _PROFILE = {
@@ -29,7 +30,20 @@ _PROFILE = {
     "experience_summary": "Ten years as a maths teacher; I write my own worksheets.",
 }
 _START_SECONDS = 120
-_HEAD_LINES = 6
+_LINES_OF_REPORT = 25
+_NEXT = """\
+The whole reports are in {folder}/.
+
+  {command} run --interest-area Food
+      a run of your own, in the terminal
+  {command} serve
+      the service on http://127.0.0.1:8000; /schema describes its API
+  LLM_MODEL=openai/gpt-4o-mini LLM_API_KEY=KEY {command} run
+      the same with a real model
+  {command} doctor
+      what works here, and how to fix the rest
+
+docs/your-crew.md: your own crew, in five minutes."""
 
 
 @click.command()
@@ -62,7 +76,10 @@ def _show(output_dir: Path) -> int:
                 stderr=subprocess.STDOUT,
             )
         try:
-            with console.status("Starting the service (importing CrewAI takes some seconds)"):
+            text = "Starting the service; importing CrewAI takes some seconds"
+            if not console.is_terminal:
+                console.print(text)
+            with console.status(text):
                 started = _wait_until_ready(url, service)
             if not started:
                 console.print("The service did not start:", log.read_text(), sep="\n")
@@ -77,10 +94,25 @@ def _show(output_dir: Path) -> int:
             service.terminate()
             service.wait()
     for path in write_reports(output_dir, answer["outputs"]):
-        head = path.read_text(encoding="utf-8").splitlines()[:_HEAD_LINES]
+        sections = first_sections(path.read_text(encoding="utf-8"), _LINES_OF_REPORT)
         console.rule(str(path), align="left")
-        console.print("\n".join(head), markup=False, highlight=False)
+        console.print(f"{sections}\n", markup=False, highlight=False, soft_wrap=True)
+    console.rule("What to try next", align="left")
+    console.print(
+        _NEXT.format(folder=output_dir, command=_command()),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     return 0
+
+
+def _command() -> str:
+    """`crew-capture` as this process was started, from the working directory."""
+    script = Path(sys.argv[0])
+    if shutil.which("crew-capture") or script.name != "crew-capture":
+        return "crew-capture"
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
 
 
 def _free_port() -> int:

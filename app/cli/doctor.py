@@ -14,17 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from app.cli.waiting import importing, log_own_warnings
-from app.crews.registry import load_crews
-from app.pins import changed
-from app.resources import open_database, open_store
 from app.settings import Settings, load_settings
-from storage import OutputKey, OutputStore
 
 if TYPE_CHECKING:
     from crewai import BaseLLM
     from crewai.utilities.types import LLMMessage
 
     from app.engine import Engine
+    from storage import OutputStore
 
 
 @click.command()
@@ -36,6 +33,8 @@ def doctor() -> None:
 
 async def _examine() -> int:
     """Check every part in turn and print a line for each; 1 if a part needs a fix."""
+    from app.resources import open_database, open_store
+
     examination = _Examination()
     async with AsyncExitStack() as stack:
         with examination.of("settings", "correct it in the environment or in .env"):
@@ -95,12 +94,16 @@ class _Examination:
 
 
 def _check_pins() -> str:
+    from app.pins import changed
+
     if lines := changed():
         raise RuntimeError("\n".join(["internals that this service relies on changed:", *lines]))
     return f"crewai {version('crewai')}; every pinned internal is unchanged"
 
 
-async def _round_trip(store: OutputStore) -> str:
+async def _round_trip(store: "OutputStore") -> str:
+    from storage import OutputKey
+
     text = "A test of the output backend."
     key = OutputKey(uuid4(), int(datetime.now(UTC).timestamp()), "doctor")
     try:
@@ -119,6 +122,7 @@ async def _round_trip(store: OutputStore) -> str:
 
 async def _check_crews_and_models(settings: Settings, examination: _Examination) -> None:
     """Register all crews, and call each model that they name, once."""
+    from app.crews.registry import load_crews
     from app.engine import Engine
     from app.engine.llm import close_models
     from app.model_setup import configured_model, models_of_crews, unusable_models

@@ -4,8 +4,6 @@ import asyncio
 
 import click
 
-from app.access.api_keys import ApiKeys, Role
-from app.resources import open_database
 from app.settings import Settings, load_settings
 
 
@@ -46,12 +44,18 @@ def revoke_key(key_id: str) -> None:
 
 
 async def _create(settings: Settings, name: str, role: str, **quota: int | None) -> str:
+    from app.access.api_keys import ApiKeys, Role
+    from app.resources import open_database
+
     async with open_database(settings) as database:
         return await ApiKeys(database).create(name, Role(role), **quota)
 
 
 async def _table(settings: Settings) -> str:
     """A line for each key, below a heading."""
+    from app.access.api_keys import ApiKeys
+    from app.resources import open_database
+
     async with open_database(settings) as database:
         keys = await ApiKeys(database).all()
     lines = ["ID            ROLE   CREATED     REVOKED     NAME"]
@@ -64,5 +68,8 @@ async def _table(settings: Settings) -> str:
 
 
 async def _revoke(settings: Settings, key_id: str) -> bool:
+    from app.access.api_keys import ApiKeys
+    from app.resources import open_database
+
     async with open_database(settings) as database:
         return await ApiKeys(database).revoke(key_id)

@@ -5,34 +5,45 @@ commands don't need it.
 """
 
 import sys
+from typing import NoReturn
 
 import click
 
 from app.cli.demo import demo
 from app.cli.doctor import doctor
-from app.cli.errors import OPERATOR_ERRORS
 from app.cli.keys import keys
+from app.cli.listener import AddressUnusable
 from app.cli.purge import purge
 from app.cli.run import run
 from app.cli.runs import runs
 from app.cli.serve import serve
 from app.cli.sweep import sweep
-from app.db import DatabaseUnavailable
+from app.settings import SettingsError
 
 
 def main() -> None:
     """The entry point: prints an error that an operator can fix as one line on standard error."""
     try:
         cli()
-    except OPERATOR_ERRORS as error:
-        what = "the database is unavailable: " if isinstance(error, DatabaseUnavailable) else ""
-        click.echo(f"crew-capture: {what}{error}", err=True)
-        sys.exit(1)
+    except (AddressUnusable, SettingsError) as error:
+        _exit(str(error))
     except ImportError as error:  # names each part of CrewAI that has changed
         if error.name != "crewai":
             raise
-        click.echo(f"crew-capture: {error}", err=True)
-        sys.exit(1)
+        _exit(str(error))
+    except Exception as error:
+        from app.cli.errors import OPERATOR_ERRORS
+        from app.db import DatabaseUnavailable
+
+        if not isinstance(error, OPERATOR_ERRORS):
+            raise
+        what = "the database is unavailable: " if isinstance(error, DatabaseUnavailable) else ""
+        _exit(f"{what}{error}")
+
+
+def _exit(message: str) -> NoReturn:
+    click.echo(f"crew-capture: {message}", err=True)
+    sys.exit(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.errors import OPERATOR_ERRORS
 from app.cli.listener import open_listener
 from app.cli.waiting import importing
 from app.file_limits import raise_open_file_limit
@@ -142,6 +141,8 @@ class _Process:
         try:
             await self._app(scope, receive, send_unless_failed)
         except Exception as raised:
+            from app.cli.errors import OPERATOR_ERRORS
+
             error = _innermost(raised)
             if not isinstance(error, OPERATOR_ERRORS):
                 logger.error("The start failed", exc_info=error)

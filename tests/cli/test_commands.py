@@ -5,13 +5,18 @@
 
 import json
 import os
+import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.commands import RunCommand
+from app.cli.reports import first_sections
+from tests.commands import Command, ForkServer, RunCommand
 
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
 
@@ -127,6 +132,7 @@ def test_doctor_finds_everything_well(crew_capture: RunCommand) -> None:
     assert result.returncode == 0, result.stdout
     for part in ("settings", "database", "backend", "libraries", "crews", "model"):
         assert f"✓ {part}" in result.stdout
+    assert "\x1b" not in result.stdout  # no colours where no terminal is
 
 
 @pytest.mark.parametrize(
@@ -145,6 +151,10 @@ def test_doctor_says_what_to_fix(
     assert result.returncode == 1
     assert f"✗ {part}" in result.stdout
     assert "fix:" in result.stdout
+    examined = [
+        line.split(":")[0].split()[1] for line in result.stdout.splitlines() if line[0] != " "
+    ]
+    assert {"settings", "database", "backend", "libraries", "crews", "model"} <= set(examined)
     assert "secret" not in result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
 
@@ -156,6 +166,9 @@ def test_demo_leaves_nothing_but_its_reports(new_crew_capture: RunCommand, tmp_p
     assert sorted(path.stem for path in (tmp_path / "demo").iterdir()) == sorted(REPORTS)
     for name in REPORTS:
         assert f"{name}.md" in result.stdout
+        report = (tmp_path / "demo" / f"{name}.md").read_text()
+        assert first_sections(report, 25) in result.stdout
+    assert "crew-capture run --interest-area" in result.stdout  # what to try next
 
 
 def test_keys_are_made_listed_and_revoked(crew_capture: RunCommand) -> None:
@@ -171,3 +184,170 @@ def test_keys_are_made_listed_and_revoked(crew_capture: RunCommand) -> None:
     refused = crew_capture("keys", "revoke", "nobody")
     assert refused.returncode == 1
     assert "keys list" in refused.stderr
+
+
+def test_each_folder_is_an_installation_of_its_own(
+    new_crew_capture: RunCommand, tmp_path: Path
+) -> None:
+    """A second folder, a second clone, or a new database file need no setting to start."""
+    ours = {"TMPDIR": str(tmp_path), "TEMP_DIR": ""}
+    for database in ("one.db", "two.db"):
+        url = f"sqlite:///{tmp_path}/{database}"
+        swept = new_crew_capture("sweep", DATABASE_URL=url, **ours)
+        assert swept.returncode == 0, swept.stderr
+    folders = list(tmp_path.glob("idea_crew_outputs*"))
+    assert len(folders) == 2
+    for folder in folders:
+        stamp = (folder / ".crew-capture-installation").read_text().strip()
+        assert folder.name == f"idea_crew_outputs_{stamp}"
+
+
+def test_run_is_not_blocked_by_a_location_of_another_installation(
+    crew_capture: RunCommand, tmp_path: Path
+) -> None:
+    assert crew_capture("sweep", DATABASE_URL=f"sqlite:///{tmp_path}/first.db").returncode == 0
+    result = crew_capture("run", "--json", DATABASE_URL=f"sqlite:///{tmp_path}/second.db")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["status"] == "succeeded"
+    assert "belongs to another database: using memory" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_the_run_at_once(
+    fork_server: ForkServer, tmp_path: Path, number: signal.Signals
+) -> None:
+    command = _start_slow_run(fork_server, tmp_path)
+    command.send_signal(number)
+    assert command.wait(20) == 130
+    assert "is cancelled" in (tmp_path / "errors").read_text()
+    with sqlite3.connect(tmp_path / "crew_capture.db") as database:
+        assert database.execute("SELECT status FROM user_runs").fetchall() == [("cancelled",)]
+
+
+def test_a_one_shot_run_claims_no_other_run(
+    fork_server: ForkServer, crew_capture: RunCommand, tmp_path: Path
+) -> None:
+    killed = _start_slow_run(fork_server, tmp_path)
+    killed.kill()
+    killed.wait(20)
+    url = f"sqlite:///{tmp_path}/crew_capture.db"
+    with sqlite3.connect(tmp_path / "crew_capture.db") as database:
+        database.execute("UPDATE user_runs SET lease_until = '2000-01-01 00:00:00'")
+    (tmp_path / "called").unlink()
+    result = crew_capture("run", "--json", CREWS="slow=slow_crew:build", DATABASE_URL=url)
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "called").exists()
+    with sqlite3.connect(tmp_path / "crew_capture.db") as database:
+        runs = dict(database.execute("SELECT crew, status FROM user_runs"))
+    assert runs == {"slow": "running", "idea": "succeeded"}
+
+
+_SLOW_CREW = """
+import asyncio
+from pathlib import Path
+from crewai import Agent, BaseLLM, Crew, Task
+
+class Slow(BaseLLM):
+    def call(self, *args, **kwargs):
+        raise NotImplementedError
+    async def acall(self, *args, **kwargs):
+        Path("called").touch()
+        await asyncio.Event().wait()
+
+def build():
+    agent = Agent(role="r", goal="g", backstory="b", llm=Slow(model="slow"))
+    task = Task(description="d", expected_output="e", agent=agent)
+    return Crew(agents=[agent], tasks=[task])
+"""
+
+
+def _start_slow_run(fork_server: ForkServer, folder: Path) -> Command:
+    """`crew-capture run` of a crew whose model never answers, once that is called."""
+    (folder / "slow_crew.py").write_text(_SLOW_CREW)
+    environment = {**os.environ, "CREWS": "slow=slow_crew:build", "TEMP_DIR": str(folder)}
+    command = fork_server.launch(
+        ["app.cli", "run", "--crew", "slow"],
+        folder,
+        environment,
+        folder / "output",
+        folder / "errors",
+    )
+    while not (folder / "called").exists():
+        assert command.poll() is None, (folder / "errors").read_text()
+        time.sleep(0.02)
+    return command
+
+
+def test_runs_are_listed_shown_and_cancelled(crew_capture: RunCommand, tmp_path: Path) -> None:
+    run = json.loads(crew_capture("run", "--json").stdout)
+    listed = crew_capture("runs", "list", "--status", "succeeded", "--crew", "idea").stdout
+    assert run["run_id"] in listed
+    assert run["run_id"] not in crew_capture("runs", "list", "--status", "failed").stdout
+    shown = crew_capture("runs", "show", run["run_id"])
+    assert "status: succeeded" in shown.stdout
+    as_json = json.loads(crew_capture("runs", "show", "--json", run["run_id"]).stdout)
+    assert as_json["outputs"] == run["outputs"]
+    refused = crew_capture("runs", "cancel", run["run_id"])
+    assert refused.returncode == 1
+    assert "is succeeded already" in refused.stderr
+    with sqlite3.connect(tmp_path / "crew_capture.db") as database:
+        database.execute("UPDATE user_runs SET status = 'running', finished_at = NULL")
+    cancelled = crew_capture("runs", "cancel", run["run_id"])
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert "status: cancelled" in crew_capture("runs", "show", run["run_id"]).stdout
+    unknown = crew_capture("runs", "show", "0" * 32)
+    assert unknown.returncode == 1
+    assert "runs list" in unknown.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_in_use_is_one_line(crew_capture: RunCommand, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = crew_capture("serve", "--port", str(port), WORKERS=workers)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"crew-capture: can't listen on 127.0.0.1:{port}: another program")
+
+
+@pytest.mark.parametrize("command", ["serve", "run", "keys list", "sweep"])
+def test_a_database_that_is_away_is_a_line_with_the_fix(
+    crew_capture: RunCommand, tmp_path: Path, command: str
+) -> None:
+    missing = tmp_path / "missing"
+    words = [*command.split(), *(["--port", "0"] if command == "serve" else [])]
+    result = crew_capture(*words, DATABASE_URL=f"sqlite:///{missing}/runs.db")
+    assert result.returncode != 0
+    assert f"the folder {missing} does not exist: create it" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("opnai/gpt-4o", "no provider is named opnai; did you mean openai/gpt-4o?"),
+        ("openai/gpt-4o", "its API key is empty; set it in LLM_API_KEY"),
+    ],
+)
+def test_a_wrong_model_is_one_line(crew_capture: RunCommand, model: str, expected: str) -> None:
+    for command in ("run", "doctor"):
+        result = crew_capture(command, LLM_MODEL=model, OPENAI_API_KEY="")
+        assert result.returncode == 1
+        assert f"LLM_MODEL={model}: {expected}" in result.stdout + result.stderr
+        assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_a_crew_that_names_a_model_without_a_key(crew_capture: RunCommand, tmp_path: Path) -> None:
+    (tmp_path / "named.py").write_text(_SLOW_CREW.replace('Slow(model="slow")', '"openai/gpt-4o"'))
+    ours = {"CREWS": "named=named:build"}
+    for command in (["run", "--crew", "named"], ["doctor"]):
+        result = crew_capture(*command, **ours)
+        assert result.returncode == 1
+        assert "crew named names the model openai/gpt-4o: OPENAI_API_KEY is required" in (
+            result.stdout + result.stderr
+        )
+        assert "replace_models = true under [named]" in result.stdout + result.stderr
+    (tmp_path / "crews.toml").write_text("[named]\nreplace_models = true\n")
+    for command in (["run", "--crew", "named"], ["doctor"]):
+        result = crew_capture(*command, **ours, CREWS_FILE="crews.toml")
+        assert result.returncode == 0, result.stdout + result.stderr

@@ -58,7 +58,8 @@ def missing_key(llm: BaseLLM) -> str | None:
     """
     if isinstance(llm, OpenAICompletion):
         try:
-            llm._get_client_params()
+            if not llm._get_client_params().get("api_key"):
+                return "its API key is empty"
         except ValueError as error:
             return " ".join(str(error).split())
     return None
