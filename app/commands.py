@@ -1,4 +1,4 @@
-"""What operators do to a database on demand: from a shell or a scheduler, also beside a service."""
+"""Work on a database on demand: from a shell or a scheduler, also while the service runs."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

@@ -100,6 +100,16 @@ PINS: tuple[Pin, ...] = (
         "ba6a83ed4d8a",
         "makes an agent's logger as verbose as the agent",
     ),
+    Pin(
+        "crewai.events.utils.console_formatter:ConsoleFormatter.print_panel",
+        "5c87a7714785",
+        "prints an event if `verbose`, which is always False in ours",
+    ),
+    Pin(
+        "crewai.events.event_context:EventContextConfig",
+        "16a6034f8aae",
+        "its defaults print a line for each event without a start: ours are silent",
+    ),
     # The environment (compat/environment.py)
     Pin(
         "crewai_core.settings:get_writable_config_path",

@@ -86,6 +86,26 @@ def test_a_process_that_stays_frozen_is_replaced(
     assert supervisor.processes[1] is other
 
 
+def test_serving_is_logged_once_all_processes_answer(
+    supervisor: Supervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    slow, other = supervisor.processes
+    psutil.Process(slow.pid).suspend()
+    _until(lambda: psutil.Process(slow.pid).status() == psutil.STATUS_STOPPED)
+    supervisor.keep_subprocess_alive()
+    _until(other.parent_conn.poll)
+    supervisor.keep_subprocess_alive()
+    assert "Serving" not in caplog.text
+    psutil.Process(slow.pid).resume()
+    _until(slow.parent_conn.poll)
+    supervisor.keep_subprocess_alive()
+    _until(slow.parent_conn.poll)
+    supervisor.keep_subprocess_alive()
+    port = supervisor.sockets[0].getsockname()[1]
+    assert caplog.text.count(f"Serving on http://127.0.0.1:{port} with 2 processes") == 1
+
+
 def test_a_frozen_process_does_not_hold_up_a_stop(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
