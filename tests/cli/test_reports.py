@@ -27,7 +27,7 @@ Four."""
 
 @pytest.mark.parametrize(
     ("max_lines", "end"),
-    [(1, "One."), (4, "One."), (10, "One."), (11, "| 1 | 2 |"), (17, "```"), (99, "Four.")],
+    [(1, "One."), (4, "One."), (9, "One."), (10, "| 1 | 2 |"), (17, "```"), (99, "Four.")],
 )
 def test_the_first_sections_are_whole(max_lines: int, end: str) -> None:
     sections = first_sections(_REPORT, max_lines)

@@ -12,7 +12,7 @@ from crewai.events.utils.console_formatter import ConsoleFormatter
 class _SilentFormatter(ConsoleFormatter):
     """Never verbose: the construction of one crew would print the events of another's run."""
 
-    verbose = property(lambda _: False, lambda _, __: None)  # type: ignore[assignment]
+    verbose = property(lambda _: False, lambda _, __: None)
 
 
 def silence(crew: Crew) -> None:
