@@ -105,13 +105,16 @@ async def _run_once(
     """Run the crew and show or write its reports; returns the exit code."""
     from app.bootstrap import open_service
     from app.model_setup import unusable_models
-    from app.runs import RunError
+    from app.runs import RunError, UnknownCrew
 
     this = asyncio.current_task()
     assert this is not None  # noqa: S101 - this is a coroutine
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     try:
         async with open_service(settings, is_one_shot=True) as service:
+            names = [info.name for info in service.runs.crews()]
+            if crew not in names:
+                raise UnknownCrew(f"no crew is named {crew}; available are {', '.join(names)}")
             if problems := unusable_models(crew, service.engine.models(crew)):
                 click.echo(f"crew-capture: {problems[0]}", err=True)
                 return 1

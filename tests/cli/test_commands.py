@@ -70,6 +70,12 @@ def test_a_crew_that_cannot_be_loaded_is_one_line_of_error(crew_capture: RunComm
     assert line.startswith("crew-capture: CREWS=poem=nowhere: is neither a folder nor")
 
 
+def test_run_names_the_crews_that_are_available(crew_capture: RunCommand) -> None:
+    result = crew_capture("run", "--crew", "ideas")
+    assert result.returncode == 1
+    assert result.stderr == "crew-capture: no crew is named ideas; available are idea\n"
+
+
 def test_run_refuses_a_wrong_input_by_name(crew_capture: RunCommand) -> None:
     result = crew_capture("run", "--goal-type", "x" * 4001)
     assert result.returncode == 1
