@@ -129,7 +129,7 @@ def test_a_start_that_exits_ends_the_server(
     """With uvicorn's default, the server would continue and answer every request with 500."""
     monkeypatch.chdir(tmp_path)
     configs: list[uvicorn.Config] = []
-    monkeypatch.setattr(uvicorn.Server, "run", lambda self: configs.append(self.config))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, _: configs.append(self.config))
     monkeypatch.setattr(serve, "configure_logging", lambda *_: None)
     with pytest.raises(SystemExit):
         serve._serve(load_settings())
