@@ -29,6 +29,26 @@ PINS: tuple[Pin, ...] = (
         "1ea8589acfad",
         "the deadline for headers ends here",
     ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.pause_writing",
+        "17a8fd215d96",
+        "called when the client does not read: the deadline for sending starts here",
+    ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.resume_writing",
+        "7844bbaa8cce",
+        "called when the client has read: the deadline starts anew",
+    ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.on_response_complete",
+        "64e254f28e38",
+        "may close the connection, whose unsent data then has the deadline",
+    ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.timeout_keep_alive_handler",
+        "8b53bf5f2e20",
+        "closes an idle connection, whose unsent data then has the deadline",
+    ),
     # Read by connections.py
     Pin(
         "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol._unset_keepalive_if_required",
