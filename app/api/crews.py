@@ -19,7 +19,8 @@ _DEPRECATED = {"extra": {"deprecated": True, "description": "The same as executi
 class InputView(msgspec.Struct):
     """An input. If it is empty or missing, its default applies; without one it is required.
 
-    A null `type` allows any type. Texts have at most `max_chars` characters.
+    A null `type` allows any type. Texts have at most `max_chars` characters. `examples` are values
+    to suggest; others are allowed.
     """
 
     name: str
@@ -28,6 +29,7 @@ class InputView(msgspec.Struct):
     default: Any
     help: str
     max_chars: int
+    examples: list[Any]
 
 
 class OutputView(msgspec.Struct):

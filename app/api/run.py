@@ -39,10 +39,11 @@ class Reports(msgspec.Struct):
 
 
 class RunAnswer(msgspec.Struct):
-    """A run that succeeded, with the inputs that it had."""
+    """A run that succeeded, with its inputs; `assumed_inputs` were not given and have defaults."""
 
     run_id: UUID
     inputs: dict[str, Any]
+    assumed_inputs: list[str]
     outputs: Reports
     raw_result: str
     waited_seconds: float
@@ -85,6 +86,7 @@ async def run_idea_crew(data: JSONBody[Profile], runs: Runs, request: CallerRequ
     return RunAnswer(
         run.run_id,
         run.inputs,
+        list(run.assumed_inputs),
         Reports(**run.outputs),
         run.raw_result,
         run.waited_seconds or 0.0,

@@ -93,10 +93,12 @@ class RunSummary(RunState, kw_only=True):
 class RunView(RunState, kw_only=True):
     """A run with its inputs, tasks and webhooks.
 
+    `assumed_inputs` are the inputs that were not given and have their defaults.
     `outputs` has a value once the run has succeeded, `awaiting` while it waits for a human.
     """
 
     inputs: dict[str, Any]
+    assumed_inputs: list[str]
     outputs: dict[str, str] | None
     awaiting: AwaitingView | None
     tasks: list[TaskView]
@@ -118,6 +120,7 @@ async def run_view(runs: RunService, run: Run) -> RunView:
     return RunView(
         **_state_fields(run),
         inputs=run.inputs,
+        assumed_inputs=list(run.assumed_inputs),
         outputs=run.outputs,
         awaiting=AwaitingView(human.task, human.output) if human is not None else None,
         tasks=tasks,

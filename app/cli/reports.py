@@ -31,6 +31,6 @@ def write_reports(directory: Path, outputs: dict[str, str]) -> list[Path]:
     paths = []
     for name, text in outputs.items():
         path = directory / f"{name}.md"
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
         paths.append(path)
     return paths

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from app.access.callers import OPERATOR
 from app.cli.reports import write_reports
 from app.cli.waiting import importing, log_own_warnings
-from app.crews.idea.profile import DEFAULTS
+from app.crews.idea.profile import FIELDS
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ _CANCEL_SECONDS: Final = 2.0
 
 
 def _profile_options(command: F) -> F:
-    for name, default in reversed(list(DEFAULTS.items())):
-        command = click.option(
-            f"--{name.replace('_', '-')}", name, metavar="TEXT", help=f"Default: {default}"
-        )(command)
+    for field in reversed(FIELDS):
+        option = f"--{field.name.replace('_', '-')}"
+        help_text = f"{field.description} Default: {field.default}"
+        command = click.option(option, field.name, metavar="TEXT", help=help_text)(command)
     return command
 
 
@@ -174,6 +174,7 @@ def _as_dict(run: "Run") -> dict[str, Any]:
         "run_id": run.run_id,
         "status": run.status,
         "inputs": run.inputs,
+        "assumed_inputs": run.assumed_inputs,
         "outputs": run.outputs,
         "raw_result": run.raw_result,
         "usage": run.usage,

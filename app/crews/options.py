@@ -37,13 +37,15 @@ class _Table(BaseModel):
 class InputOptions(_Table):
     """The declaration of an input. None as `type` allows any type; `max_chars` limits each text.
 
-    An empty or missing input gets its `default`. Without one, it is required if the crew names it.
+    `examples` are values that forms and clients may suggest; others are allowed. An empty or missing
+    input gets its `default`. Without one, it is required if the crew names it.
     """
 
     type: InputType | None = None
     default: Any = None
     help: str = ""
     max_chars: Annotated[int, Field(ge=1)] | None = None
+    examples: tuple[Any, ...] = ()
 
     def allows(self, value: object) -> bool:
         """Whether a value is of the declared type."""

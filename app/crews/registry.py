@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.crews.idea import advisor
-from app.crews.idea.profile import DEFAULTS
+from app.crews.idea.profile import ASSUMED_MARK, FIELDS
 from app.crews.options import CrewOptions, InputOptions, read_options
 from app.crews.sources import SourceError, open_source
 from app.settings import Settings, SettingsError
@@ -28,7 +28,7 @@ class CrewSpec:
     `inputs` are the declared inputs; texts in other inputs have at most `max_input_chars`
     characters. `offline_answer` writes the crew's reports if no model is configured. It receives
     the text of a prompt and returns the answer, or None for a prompt of another crew. `options` are
-    the deployment's.
+    the deployment's. `assumed_mark` follows, in prompts, each default that the client did not give.
     """
 
     name: str
@@ -40,6 +40,7 @@ class CrewSpec:
     max_input_chars: int = 4000
     offline_answer: Callable[[str], str | None] | None = None
     options: CrewOptions = field(default_factory=CrewOptions)
+    assumed_mark: str = ""
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -49,6 +50,12 @@ class CrewSpec:
             for name, declared in self.inputs.items()
             if declared.default is not None
         }
+
+    def prompt_inputs(self, inputs: dict[str, Any], assumed: Iterable[str]) -> dict[str, Any]:
+        """The inputs as prompts show them: the `assumed` ones, which are defaults, have the mark."""
+        if not self.assumed_mark:
+            return inputs
+        return inputs | {name: f"{inputs[name]}{self.assumed_mark}" for name in assumed}
 
 
 class Registry:
@@ -132,9 +139,16 @@ def idea_crew() -> CrewSpec:
         static=True,
         description="A startup-idea advisor: three reports from eight facts about a person.",
         inputs={
-            name: InputOptions(type="string", default=value) for name, value in DEFAULTS.items()
+            field.name: InputOptions(
+                type="string",
+                default=field.default,
+                help=field.description,
+                examples=field.examples,
+            )
+            for field in FIELDS
         },
         offline_answer=advisor.answer,
+        assumed_mark=ASSUMED_MARK,
     )
 
 

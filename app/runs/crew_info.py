@@ -13,6 +13,7 @@ class CrewInput:
     """An input: an empty or missing one becomes its default, or is refused if it is required.
 
     `type` is None where any type is allowed. Texts in it have at most `max_chars` characters.
+    `examples` are values to suggest; others are allowed.
     """
 
     name: str
@@ -21,6 +22,7 @@ class CrewInput:
     default: Any
     help: str
     max_chars: int
+    examples: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ def _input(name: str, spec: CrewSpec, crew: CrewDescription) -> CrewInput:
         default=declared.default,
         help=declared.help,
         max_chars=declared.max_chars or spec.max_input_chars,
+        examples=declared.examples,
     )
 
 
@@ -102,4 +105,6 @@ def _schema(input_: CrewInput) -> dict[str, Any]:
         schema["description"] = input_.help
     if input_.default is not None:
         schema["default"] = input_.default
+    if input_.examples:
+        schema["examples"] = list(input_.examples)
     return schema

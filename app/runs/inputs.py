@@ -49,6 +49,11 @@ def validate_inputs(
     return inputs
 
 
+def assumed_inputs(spec: CrewSpec, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the inputs that are empty or missing, so that their defaults apply."""
+    return tuple(name for name in spec.defaults if _is_empty(given.get(name)))
+
+
 def clean_text(text: str, field: str, max_chars: int) -> str:
     """Return a text for the crew's prompts, with newlines as line ends. Raises InvalidInput."""
     text = text.replace("\r\n", "\n")

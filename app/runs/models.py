@@ -90,6 +90,10 @@ class UserRun(Base):
     crew: Mapped[str] = mapped_column(String(100))
     status: Mapped[str] = mapped_column(String(20))
     inputs: Mapped[dict[str, Any]] = mapped_column(JSON)
+    # The inputs that were not given and have their defaults; NULL for none.
+    assumed_inputs: Mapped[tuple[str, ...]] = mapped_column(
+        MsgspecJson(tuple[str, ...], null=tuple), nullable=True
+    )
     # Texts of models are kept as JSON: PostgreSQL's text can't hold a NUL, JSON escapes it.
     outputs: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     raw_result: Mapped[str | None] = mapped_column(JSON(none_as_null=True))

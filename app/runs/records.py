@@ -117,11 +117,13 @@ class ListedRun:
 class Run(ListedRun):
     """A run as it stands.
 
+    `assumed_inputs` are the inputs that were not given and have their defaults.
     `owner` is '' where no API key submitted it. `address` is set only for callers with a quota, and
     only until the run is settled. `human_input` is what the run has kept since its last pause.
     """
 
     inputs: dict[str, Any]
+    assumed_inputs: tuple[str, ...] = ()
     owner: str = ""
     address: str | None = None
     context_id: str | None = None
@@ -158,6 +160,7 @@ class NewRun:
     webhooks: Webhooks = field(default_factory=dict)
     meta: Any = None
     context_id: str | None = None
+    assumed_inputs: tuple[str, ...] = ()
 
     def queued(self) -> Run:
         """The run as it stands once it is accepted."""
@@ -166,6 +169,7 @@ class NewRun:
             crew=self.crew,
             status=RunStatus.QUEUED,
             inputs=self.inputs,
+            assumed_inputs=self.assumed_inputs,
             attempt=0,
             created_at=self.created_at,
             owner=self.owner,
@@ -223,6 +227,7 @@ class ClaimedRun:
     stream: bool = False
     webhooks: Webhooks = field(default_factory=dict)
     human_input: HumanInput | None = None
+    assumed_inputs: tuple[str, ...] = ()
 
     def settled(self, outcome: Outcome, finished_at: datetime) -> Run:
         """The run as it stands once this outcome is committed."""
@@ -231,6 +236,7 @@ class ClaimedRun:
             crew=self.crew,
             status=outcome.status,
             inputs=self.inputs,
+            assumed_inputs=self.assumed_inputs,
             attempt=self.attempt,
             created_at=self.created_at,
             started_at=self.started_at,

@@ -34,7 +34,13 @@ from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
 from app.runs.execution.checkpoints import usage_in
 from app.runs.execution.worker import Worker
-from app.runs.inputs import check_bounds, check_storable, clean_text, validate_inputs
+from app.runs.inputs import (
+    assumed_inputs,
+    check_bounds,
+    check_storable,
+    clean_text,
+    validate_inputs,
+)
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import (
@@ -409,6 +415,7 @@ class RunService:
             webhooks=options.webhooks,
             meta=options.meta,
             context_id=options.context_id,
+            assumed_inputs=assumed_inputs(self._spec(crew), given),
         )
 
     def _admit(self, count: int) -> None:

@@ -20,8 +20,18 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Frozen, and strict: an unknown or missing key in the file is an error that names it."""
 
 
+class Meaning(_Record, frozen=True):
+    """Words with little meaning of their own; the file says what each list is for."""
+
+    stop: tuple[str, ...]
+    generic: tuple[str, ...]
+    broad: tuple[str, ...]
+    qualifiers: tuple[str, ...]
+    vague: tuple[str, ...]
+
+
 class Skill(_Record, frozen=True):
-    """A skill of a person.
+    """A skill of a person; `kind_of` names the wider skill that it belongs to.
 
     `use` is its value in a business, and `dislike` a reason not to rely on it, both as clauses
     about "you". `learn` is a first step to learn it, as an imperative.
@@ -32,6 +42,7 @@ class Skill(_Record, frozen=True):
     use: str
     dislike: str
     learn: str
+    kind_of: str = ""
 
 
 class Goal(_Record, frozen=True):
@@ -90,6 +101,7 @@ class Idea(_Record, frozen=True):
     risks: tuple[Risk, ...]
     experiments: tuple[Experiment, ...]
     steps: tuple[str, ...]
+    paid_step: int
     questions: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -105,6 +117,8 @@ class Idea(_Record, frozen=True):
                 raise ValueError(f"{self.name}: {name} must rise from 0 or more, not {low}-{high}")
         if self.hours_per_week[0] < 1 or self.ramp_months < 1:
             raise ValueError(f"{self.name}: hours_per_week and ramp_months start at 1")
+        if not 2 <= self.paid_step <= len(self.steps):
+            raise ValueError(f"{self.name}: paid_step must be the number of a step after the first")
         for name in (
             "topics",
             "skills",
@@ -133,6 +147,7 @@ class Area(_Record, frozen=True):
 class Catalogue(_Record, frozen=True):
     """All knowledge of the advisor."""
 
+    meaning: Meaning
     skills: dict[str, Skill]
     goals: dict[str, Goal]
     work_styles: dict[str, WorkStyle]
@@ -140,6 +155,8 @@ class Catalogue(_Record, frozen=True):
 
     def __post_init__(self) -> None:
         areas = {area.name for area in self.areas}
+        for skill in filter(lambda skill: skill.kind_of, self.skills.values()):
+            _require((skill.kind_of,), self.skills.keys(), f"{skill.name}: kind_of")
         for area in self.areas:
             _require(area.related, areas, f"{area.name}: related")
             for idea in area.ideas:

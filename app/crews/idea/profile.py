@@ -8,25 +8,100 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import yaml
 
 NO_EXPERIENCE: Final = "No detailed experience summary provided."
 
-DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "goal_type": "Extra Income",
-        "time_commitment": "<5 hrs/week",
-        "budget_range": "Free / Sweat-equity only",
-        "interest_area": "AI / Automation",
-        "sub_interest_area": "Chatbots",
-        "work_style": "Solo",
-        "skill_strength": "Analytical / Strategic",
-        "experience_summary": NO_EXPERIENCE,
-    }
+ASSUMED_MARK: Final = " (not given; assumed)"
+"""Follows, in prompts, the default of a field that the person left empty."""
+
+
+class Field(NamedTuple):
+    """A field of the profile. `examples` are suggestions; any other text is allowed."""
+
+    name: str
+    label: str
+    default: str
+    description: str
+    examples: tuple[str, ...]
+
+
+FIELDS: Final = (
+    Field(
+        "goal_type",
+        "Goal",
+        "Extra Income",
+        "The main goal of the business.",
+        ("Extra Income", "Full-time income", "Passive Income", "Build a startup", "Social impact"),
+    ),
+    Field(
+        "time_commitment",
+        "Time",
+        "<5 hrs/week",
+        "The time that you have for it, in hours a week.",
+        ("<5 hrs/week", "5-10 hrs/week", "10-20 hrs/week", "20+ hrs/week", "Full-time"),
+    ),
+    Field(
+        "budget_range",
+        "Budget",
+        "Free / Sweat-equity only",
+        "The money that you can spend on the start, in US dollars.",
+        ("Free / Sweat-equity only", "$100 - $500", "$500 - $2,000", "$2,000 - $10,000"),
+    ),
+    Field(
+        "interest_area",
+        "Interest",
+        "AI / Automation",
+        "The field that interests you.",
+        ("AI / Automation", "Education", "Food", "Health / Fitness", "E-commerce", "Pets"),
+    ),
+    Field(
+        "sub_interest_area",
+        "Sub-interest",
+        "Chatbots",
+        "A narrower interest within that field.",
+        ("Chatbots", "Online tutoring", "Baking", "Yoga", "Second-hand clothes", "Dog walking"),
+    ),
+    Field(
+        "work_style",
+        "Work style",
+        "Solo",
+        "With whom and where you like to work.",
+        ("Solo", "With a partner", "Small team", "Remote", "In person"),
+    ),
+    Field(
+        "skill_strength",
+        "Strength",
+        "Analytical / Strategic",
+        "Your strongest skill.",
+        (
+            "Analytical / Strategic",
+            "Technical / Coding",
+            "Creative / Design",
+            "Communication / Sales",
+            "Teaching / Explaining",
+            "Hands-on / Craft",
+        ),
+    ),
+    Field(
+        "experience_summary",
+        "Experience",
+        NO_EXPERIENCE,
+        "Your work and other experience, in a few sentences.",
+        ("Ten years as a maths teacher; I write my own worksheets.",),
+    ),
 )
-"""The default values of empty or missing fields."""
+"""The eight inputs of the crew, in the order in which forms show them."""
+
+LABELS: Final[Mapping[str, str]] = MappingProxyType({field.name: field.label for field in FIELDS})
+"""The names of the fields in reports."""
+
+DEFAULTS: Final[Mapping[str, str]] = MappingProxyType(
+    {field.name: field.default for field in FIELDS}
+)
+"""The values that empty or missing fields have in prompts."""
 
 _TASKS_FILE = Path(__file__).with_name("config") / "tasks.yaml"
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_\-]*)}")
@@ -34,16 +109,16 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_\-]*)}")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A person's profile, field by field, as they wrote it."""
+    """A person's profile as they wrote it; a field is empty if they wrote nothing in it."""
 
-    goal_type: str = DEFAULTS["goal_type"]
-    time_commitment: str = DEFAULTS["time_commitment"]
-    budget_range: str = DEFAULTS["budget_range"]
-    interest_area: str = DEFAULTS["interest_area"]
-    sub_interest_area: str = DEFAULTS["sub_interest_area"]
-    work_style: str = DEFAULTS["work_style"]
-    skill_strength: str = DEFAULTS["skill_strength"]
-    experience_summary: str = DEFAULTS["experience_summary"]
+    goal_type: str = ""
+    time_commitment: str = ""
+    budget_range: str = ""
+    interest_area: str = ""
+    sub_interest_area: str = ""
+    work_style: str = ""
+    skill_strength: str = ""
+    experience_summary: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +146,7 @@ def find_task(prompt: str) -> tuple[str, Profile] | None:
     The prompt is compared with the very descriptions of `tasks.yaml`, so whatever surrounds them
     (role, context, output format) may change. The earliest description counts: nothing that a
     person wrote stands before it. A field ends where the text that follows it in the description
-    begins, so a field may hold anything but that.
+    begins, so a field may hold anything but that. A default with `ASSUMED_MARK` is read as empty.
     """
     starts = [
         (start, template)
@@ -92,6 +167,10 @@ def _values(prompt: str, start: int, template: _Template) -> dict[str, str] | No
         end = prompt.find(following, position)
         if end < 0:
             return None
-        values[field] = prompt[position:end].strip() or DEFAULTS[field]
+        values[field] = _written(prompt[position:end].strip())
         position = end + len(following)
     return values
+
+
+def _written(text: str) -> str:
+    return "" if text == NO_EXPERIENCE or text.endswith(ASSUMED_MARK) else text

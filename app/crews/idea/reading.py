@@ -9,19 +9,16 @@ from functools import cache
 from typing import Protocol
 
 from app.crews.idea.amounts import Amount, read_budget, read_hours
-from app.crews.idea.catalogue import catalogue
+from app.crews.idea.catalogue import Area, Idea, catalogue
 from app.crews.idea.markdown import quote
-from app.crews.idea.profile import DEFAULTS, NO_EXPERIENCE, Profile
+from app.crews.idea.profile import DEFAULTS, Profile
+from app.crews.idea.subjects import Match, Subject, subjects
 from app.crews.idea.words import claimed_and_denied, fold, phrases
 
 _OPEN = re.compile(
-    r"\b(?:any|anything|everything|all|open|unsure|not sure|don['’]?t know|undecided|whatever"
-    r"|none|n/a|no preference|flexible|various|other)\b",
+    r"\b(?:any|anything|everything|all|open|unsure|not sure|(?:i )?don['’]?t know|undecided|whatever"
+    r"|none|n/a|no preference|flexible|various|other|yet|fine|to)\b",
     re.IGNORECASE,
-)
-_COLOURLESS = re.compile(
-    r"an?|and|or|the|of|for|in|on|to|with|my|at|by|from|new|other|general|small|local|online"
-    r"|digital|service|business|product|idea|company|startup|stuff"
 )
 _YEARS = re.compile(r"\b([0-9]{1,2})\+?\s*(?:years?|yrs?)\b", re.IGNORECASE)
 
@@ -46,19 +43,23 @@ class Experience:
 class Reading:
     """A profile and its interpretation; None or empty if a field could not be read.
 
-    `said` holds the fields as written, safe to quote within a sentence of markdown. `topics` are
-    the words of the sub-interest, `topic_areas` the areas that have ideas about them.
+    `said` holds the fields as written, safe to quote within a sentence of markdown; a field that
+    the person left empty is empty. `areas` are those that the interest names. If it names none,
+    `nearest_areas` share a word with it. `interest` and `topics` are the subjects of the interest
+    and of the sub-interest, `topic_areas` the areas that have ideas about the topics.
     """
 
     profile: Profile
     said: Mapping[str, str]
     hours: Amount | None
     budget: Amount | None
+    interest: tuple[Subject, ...]
     areas: tuple[str, ...]
+    nearest_areas: tuple[str, ...]
     related_areas: frozenset[str]
     is_area_open: bool
-    topics: Mapping[str, str]
-    topic_areas: frozenset[str]
+    topics: tuple[Subject, ...]
+    topic_areas: tuple[str, ...]
     skills: tuple[str, ...]
     experience: Experience
     goal: str | None
@@ -66,32 +67,87 @@ class Reading:
     location: str | None
 
     @property
+    def near_areas(self) -> frozenset[str]:
+        """The areas that the interest allows; empty if it allows any."""
+        return frozenset((*self.areas, *self.nearest_areas, *self.related_areas))
+
+    @property
+    def lacks_area(self) -> bool:
+        """Whether the person names an interest that no area of the catalogue covers."""
+        return bool(self.said["interest_area"]) and not self.areas and not self.is_area_open
+
+    @property
     def shown_skills(self) -> frozenset[str]:
         """The skills that the person names as a strength or shows by experience."""
-        return frozenset((*self.skills, *self.experience.shown))
+        shown = {*self.skills, *self.experience.shown}
+        return frozenset(shown | {catalogue().skills[skill].kind_of for skill in shown} - {""})
+
+    @property
+    def told_fields(self) -> tuple[str, ...]:
+        """The names of the fields in which the person wrote something."""
+        return tuple(name for name, said in self.said.items() if said)
 
 
 def read(profile: Profile) -> Reading:
     """Read every field of `profile`."""
-    areas = tuple(_area_index().matches(phrases(profile.interest_area)))
-    topics = _topics(profile.sub_interest_area)
+    interest = () if _is_open(profile.interest_area) else subjects(profile.interest_area)
+    topics = () if _is_open(profile.sub_interest_area) else subjects(profile.sub_interest_area)
+    matched = {area.name: _area_match(area, interest) for area in catalogue().areas}
+    areas = tuple(name for name, match in matched.items() if match >= Match.PART)
+    nearest = tuple(name for name, match in matched.items() if match and not areas)
     return Reading(
         profile=profile,
         said={name: quote(getattr(profile, name), most_characters=60) for name in DEFAULTS},
         hours=read_hours(profile.time_commitment),
         budget=read_budget(profile.budget_range),
+        interest=interest,
         areas=areas,
+        nearest_areas=nearest,
         related_areas=frozenset(
             related for area in catalogue().areas if area.name in areas for related in area.related
         ).difference(areas),
         is_area_open=not areas and _is_open(profile.interest_area),
         topics=topics,
-        topic_areas=frozenset(_topic_index().matches(topics)),
+        topic_areas=tuple(
+            area.name
+            for area in catalogue().areas
+            if any(match_idea(idea, topics) for idea in area.ideas)
+        ),
         skills=tuple(_index("skills").matches(phrases(profile.skill_strength))),
         experience=_experience(profile.experience_summary),
         goal=_index("goals").best(profile.goal_type),
         company=_index("work_styles", "solo", "partner", "team").best(profile.work_style),
         location=_index("work_styles", "remote", "in-person").best(profile.work_style),
+    )
+
+
+def match_idea(idea: Idea, named: Iterable[Subject]) -> tuple[Match, Subject] | None:
+    """Return the closest match of `idea` with one of the subjects; None if none is about it."""
+    terms, supporting = _terms_of(idea.name)
+    matches = [(subject.match(terms, supporting), subject) for subject in named]
+    best = max(matches, key=lambda found: found[0], default=None)
+    return best if best is not None and best[0] else None
+
+
+@cache
+def _terms_of(name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The folded topics of an idea, and the words that may confirm details of a subject."""
+    idea = next(idea for _, idea in catalogue().ideas() if idea.name == name)
+    topics = fold(idea.topics)
+    words_of_topics = {word for topic in topics for word in topic.split()}
+    return topics, frozenset(words_of_topics | set(phrases(idea.customer)))
+
+
+def _area_match(area: Area, interest: Iterable[Subject]) -> Match:
+    terms, supporting = _terms_of_area(area.name)
+    return max((subject.match(terms, supporting) for subject in interest), default=Match.NONE)
+
+
+@cache
+def _terms_of_area(name: str) -> tuple[frozenset[str], frozenset[str]]:
+    area = next(area for area in catalogue().areas if area.name == name)
+    return fold(area.words), frozenset().union(
+        *(_terms_of(idea.name)[1] for idea in area.ideas)
     )
 
 
@@ -129,16 +185,6 @@ def _index(group: str, *names: str) -> _Index:
     return _build_index((name, members[name].words) for name in names or members)
 
 
-@cache
-def _area_index() -> _Index:
-    return _build_index((area.name, area.words) for area in catalogue().areas)
-
-
-@cache
-def _topic_index() -> _Index:
-    return _build_index((area.name, idea.topics) for area, idea in catalogue().ideas())
-
-
 def _build_index(worded: Iterable[tuple[str, Iterable[str]]]) -> _Index:
     members: dict[str, None] = {}
     by_phrase: dict[str, tuple[str, ...]] = {}
@@ -151,25 +197,16 @@ def _build_index(worded: Iterable[tuple[str, Iterable[str]]]) -> _Index:
 
 
 def _is_open(text: str) -> bool:
-    return _OPEN.search(text) is not None
-
-
-def _topics(text: str) -> Mapping[str, str]:
-    found = phrases(text)
-    if _is_open(text):
-        return {}
-    distinctive = {
-        folded: word for folded, word in found.items() if not _COLOURLESS.fullmatch(folded)
-    }
-    return distinctive or found
+    """Whether `text` says that anything is welcome, and nothing else."""
+    return _OPEN.search(text) is not None and not subjects(_OPEN.sub(" ", text))
 
 
 def _experience(text: str) -> Experience:
-    if text.strip() in ("", NO_EXPERIENCE):
+    if not text.strip():
         return Experience(
             is_given=False, shown={}, denied={}, phrases=frozenset(), written={}, most_years=0
         )
-    claimed, denied = claimed_and_denied(text)
+    claimed, denied = map(_without_vague, claimed_and_denied(text))
     shown = _index("skills").matches(claimed)
     lacking = _index("skills").matches(denied)
     return Experience(
@@ -180,3 +217,8 @@ def _experience(text: str) -> Experience:
         written=claimed,
         most_years=max((int(years) for years in _YEARS.findall(text)), default=0),
     )
+
+
+def _without_vague(found: Mapping[str, str]) -> dict[str, str]:
+    vague = fold(catalogue().meaning.vague)
+    return {folded: written for folded, written in found.items() if folded not in vague}

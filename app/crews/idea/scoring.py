@@ -7,31 +7,41 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
+from app.crews.idea.amounts import Amount
 from app.crews.idea.catalogue import Area, Idea, catalogue
+from app.crews.idea.markdown import quote
 from app.crews.idea.profile import Profile
-from app.crews.idea.reading import Reading, read
+from app.crews.idea.reading import Reading, match_idea, read
+from app.crews.idea.schedule import MONTHS, Plan, plan_for
+from app.crews.idea.subjects import Match, Subject
 from app.crews.idea.wording import listing, number, number_range, usd, usd_range
-from app.crews.idea.words import fold
+from app.crews.idea.words import fold, phrases
 
 _HOURS: Final = "Hours per week"
 _BUDGET: Final = "Budget"
+_MONEY_GOALS: Final = ("extra-income", "full-income", "passive-income")
 
 
 class Score(NamedTuple):
-    """Points for one criterion and why. Needing more than the person has costs points."""
+    """Points for one criterion and why. Needing more than the person has costs points.
+
+    `is_told` says that the person wrote something in the criterion's field.
+    """
 
     criterion: str
     most_points: int
     points: int
     reason: str
+    is_told: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One idea, scored for one profile. A limit that could not be read is not exceeded."""
+    """One idea, scored and planned for one profile. An unknown limit is not exceeded."""
 
     area: Area
     idea: Idea
+    plan: Plan
     scores: tuple[Score, ...]
     total: int
     is_within_hours: bool
@@ -41,6 +51,10 @@ class Fit:
     def is_within_limits(self) -> bool:
         """Whether the least it needs of hours and money is inside what the person has."""
         return self.is_within_hours and self.is_within_budget
+
+    def score(self, criterion: str) -> Score:
+        """The score for one criterion."""
+        return next(score for score in self.scores if score.criterion == criterion)
 
     @property
     def shortfalls(self) -> tuple[str, ...]:
@@ -54,18 +68,21 @@ class Assessment:
     """A profile, what it means, and all ideas from the best fit to the worst.
 
     Equal totals put the cheaper start first, then the quicker first payment, then keep the
-    catalogue's order.
+    catalogue's order. `unmet_wish` is the interest that the person names and that no idea is
+    exactly about, safe to quote; it is empty if there is none.
     """
 
     reading: Reading
     fits: tuple[Fit, ...]
+    unmet_wish: str
 
 
 @lru_cache(maxsize=256)  # three reports are written about each profile
 def assess(profile: Profile) -> Assessment:
     """Score and rank all ideas of the catalogue for `profile`."""
     reading = read(profile)
-    fits = [_fit(candidate, reading) for candidate in _candidates()]
+    candidates = _candidates(reading)
+    fits = [_fit(candidate, reading) for candidate in candidates]
     fits.sort(
         key=lambda fit: (
             -fit.total,
@@ -73,45 +90,75 @@ def assess(profile: Profile) -> Assessment:
             fit.idea.first_revenue_weeks[1],
         )
     )
-    return Assessment(reading, tuple(fits))
+    return Assessment(reading, tuple(fits), _unmet_wish(candidates, reading))
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """An idea, and its words folded for comparison."""
+    """An idea with its plan for the person, and its closest match with the topics.
+
+    `others_are_exact` says that another idea is exactly about the topic.
+    """
 
     area: Area
     idea: Idea
-    topics: frozenset[str]
-    topic_words: frozenset[str]
-    background: frozenset[str]
-    area_words: frozenset[str]
+    plan: Plan
+    match: Match
+    subject: Subject | None
+    others_are_exact: bool
 
 
-@cache
-def _candidates() -> tuple[_Candidate, ...]:
-    return tuple(
+def _candidates(reading: Reading) -> list[_Candidate]:
+    named = reading.topics or reading.interest
+    allowed = reading.near_areas if reading.topics else frozenset(reading.areas)
+    matches = {
+        idea.name: (not allowed or area.name in allowed) and match_idea(idea, named) or None
+        for area, idea in catalogue().ideas()
+        if reading.topics or not _names_area(area, named)
+    }
+    exact = any(found is not None and found[0] is Match.EXACT for found in matches.values())
+    return [
         _Candidate(
             area=area,
             idea=idea,
-            topics=fold(idea.topics),
-            topic_words=frozenset(word for topic in fold(idea.topics) for word in topic.split()),
-            background=fold(idea.background),
-            area_words=fold(area.words),
+            plan=plan_for(idea, reading.hours, reading.budget),
+            match=found[0] if (found := matches.get(idea.name)) else Match.NONE,
+            subject=found[1] if found else None,
+            others_are_exact=exact,
         )
         for area, idea in catalogue().ideas()
+    ]
+
+
+def _unmet_wish(candidates: list[_Candidate], reading: Reading) -> str:
+    if any(candidate.match is Match.EXACT for candidate in candidates):
+        return ""
+    if reading.topics:
+        return reading.said["sub_interest_area"]
+    words = [fold(area.words) for area in catalogue().areas if area.name in reading.areas]
+    is_area = any(
+        len(subject.words) == 1 or subject.phrases & known
+        for subject in reading.interest
+        for known in words
     )
+    return "" if is_area or reading.is_area_open else reading.said["interest_area"]
+
+
+def _names_area(area: Area, named: tuple[Subject, ...]) -> bool:
+    """Whether the interest is the area's own name, which says nothing about single ideas."""
+    return all(subject.head in phrases(area.name) for subject in named)
 
 
 def _fit(candidate: _Candidate, reading: Reading) -> Fit:
     scores = [
-        Score(criterion, most_points, *judge(candidate, reading))
-        for criterion, most_points, judge in _CRITERIA
+        Score(criterion, most_points, *judge(candidate, reading), bool(reading.said[field]))
+        for criterion, field, most_points, judge in _CRITERIA
     ]
     idea = candidate.idea
     return Fit(
         area=candidate.area,
         idea=idea,
+        plan=candidate.plan,
         scores=tuple(scores),
         total=sum([score.points for score in scores]),
         is_within_hours=reading.hours is None or reading.hours.allows(idea.hours_per_week[0]),
@@ -119,50 +166,71 @@ def _fit(candidate: _Candidate, reading: Reading) -> Fit:
     )
 
 
+def _not_told(subject: str) -> str:
+    return f"You did not give {subject}, so this counts the same for every idea"
+
+
 def _interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
-    if candidate.area.name in reading.areas:
-        return 20, f"The area you name is {candidate.area.name}"
-    if candidate.area.name in reading.related_areas:
-        return 8, f"Its area, {candidate.area.name}, is next to {listing(reading.areas)}"
+    area, said = candidate.area.name, reading.said["interest_area"]
+    if not said:
+        return 10, _not_told("an interest")
+    if area in reading.areas:
+        return 20, f"Its area is the one that you name: {area}"
+    if area in reading.nearest_areas:
+        return 12, f"Its area, {area}, is the nearest to “{said}”"
+    if area in reading.related_areas:
+        return 8, f"Its area, {area}, is next to {listing(reading.areas)}"
     if reading.areas:
-        return 0, f"Its area, {candidate.area.name}, is another than you name"
+        return 0, f"Its area, {area}, is not the one that you name"
     if reading.is_area_open:
         return 10, "You leave the area open"
-    return 0, f"The catalogue has no area for “{reading.said['interest_area']}”"
+    return 0, f"Its area, {area}, has nothing to do with “{said}”"
 
 
 def _sub_interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
-    said = reading.said["sub_interest_area"]
+    subject = candidate.subject
+    if candidate.match is Match.EXACT and subject is not None:
+        return 10, f"It is about “{quote(subject.written)}”"
     if not reading.topics:
-        return 5, "You leave the sub-interest open"
-    near = {*reading.areas, *reading.related_areas}
-    if not near or candidate.area.name in near:
-        if not candidate.topics.isdisjoint(reading.topics):
-            return 10, f"It is about “{said}”"
-        if not candidate.topic_words.isdisjoint(reading.topics):
-            return 5, f"It touches “{said}”"
-    return 0, f"It is not about “{said}”"
+        if candidate.others_are_exact:
+            return 0, f"It is not exactly about “{reading.said['interest_area']}”"
+        if reading.said["sub_interest_area"]:
+            return 5, "You leave the sub-interest open"
+        return 5, _not_told("a sub-interest")
+    said = reading.said["sub_interest_area"]
+    loss = 6 if candidate.others_are_exact else 0
+    if candidate.match is Match.PART and subject is not None:
+        part = quote(subject.head_written)
+        return 6 - loss, f"It has to do with “{part}”, but it is not exactly “{said}”"
+    if candidate.match is Match.RELATED:
+        return 2 - loss, f"It is near “{said}”, but not about it"
+    return -loss, f"It is not about “{said}”"
 
 
 def _hours(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     low, high = candidate.idea.hours_per_week
     said, hours = reading.said["time_commitment"], reading.hours
+    if not said:
+        return 10, _not_told("your hours")
     if hours is None:
         return 10, f"“{said}” does not tell a number of hours, so this counts as neutral"
     if hours.low > 2 * high:
         return (
             max(6, round(40 * high / hours.low)),
-            f"Takes {number(high)} hrs/week at most and leaves much of your time unused",
+            f"Needs {number(high)} hrs/week at most and leaves much of your time unused",
         )
     if hours.allows(high):
         return 20, f"{number_range((low, high))} hrs/week fits into your “{said}”"
     if hours.allows(low):
         share = (hours.high - low) / (high - low)
-        return (
-            12 + round(6 * share),
+        points = 12 + round(6 * share)
+        reason = (
             f"Works from {number(low)} hrs/week, but {number(high)} would be comfortable: "
-            f"slower at your “{said}”",
+            f"slower at your “{said}”"
         )
+        if _loses_by_hours(candidate):
+            return points - 5, f"{reason}, and at a loss after {MONTHS} months in the cautious case"
+        return points, reason
     excess = low / max(hours.high, 1) - 1
     return (
         max(-20, round(6 - 26 * excess)),
@@ -170,9 +238,25 @@ def _hours(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     )
 
 
+def _loses_by_hours(candidate: _Candidate) -> bool:
+    """Whether the cautious case loses money at these hours, and not at a comfortable pace."""
+    hours = candidate.plan.hours_a_week
+    at_these_hours = plan_for(candidate.idea, Amount(hours, hours), None)
+    return at_these_hours.loses_money and not _loses_at_best(candidate.idea.name)
+
+
+@cache
+def _loses_at_best(name: str) -> bool:
+    """Whether the cautious case of an idea loses money even at a comfortable pace."""
+    idea = next(idea for _, idea in catalogue().ideas() if idea.name == name)
+    return plan_for(idea, None, None).loses_money
+
+
 def _budget(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     low, high = candidate.idea.startup_cost_usd
     said, budget = reading.said["budget_range"], reading.budget
+    if not said:
+        return 8, _not_told("a budget")
     if budget is None:
         return 8, f"“{said}” does not tell a sum in dollars, so this counts as neutral"
     if budget.allows(high):
@@ -189,21 +273,26 @@ def _budget(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
 
 def _skills(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     core, *others = candidate.idea.skills
+    said = reading.said["skill_strength"]
+    if not said:
+        return 4, _not_told("a strength")
     if not reading.skills:
-        said = reading.said["skill_strength"]
         return 4, f"“{said}” is no skill that the catalogue knows, so this counts as neutral"
     if core in reading.skills:
         return 10, f"It rests on {_skill(core)}, your strength"
+    wider = catalogue().skills[core].kind_of
+    if wider in reading.skills:
+        return 7, f"It rests on {_skill(core)}, one kind of {_skill(wider)}"
     helpful = [skill for skill in others if skill in reading.skills]
     if helpful:
         return 6, f"It rests on {_skill(core)}; your strength, {_skill(helpful[0])}, helps"
-    return 0, f"It rests on {_skill(core)}, not on what you name"
+    return 0, f"It rests on {_skill(core)}, which you do not name as a strength"
 
 
 def _experience(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     experience = reading.experience
     if not experience.is_given:
-        return 3, "You tell nothing of your experience, so this counts as neutral"
+        return 3, _not_told("your experience")
     core, *others = candidate.idea.skills
     if core in experience.denied:
         return -6, f"It rests on {_skill(core)}, and you say that you lack that"
@@ -215,19 +304,26 @@ def _experience(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
             points += 2
             evidence.append(experience.shown[skill][0])
             break
-    for familiar, worth in ((candidate.background, 3), (candidate.area_words, 2)):
-        if known := experience.phrases & familiar:
+    for familiar, worth in ((candidate.idea.background, 3), (candidate.area.words, 2)):
+        if known := experience.phrases & _folded(familiar):
             points += worth
             evidence.append(experience.written[min(known)])
     if not evidence:
-        return 0, "Nothing in your experience bears on it"
+        return 0, "Nothing in your experience is close to it"
     return points, f"You bring {listing([f'“{word}”' for word in dict.fromkeys(evidence)])}"
+
+
+@cache
+def _folded(words: tuple[str, ...]) -> frozenset[str]:
+    return fold(words)
 
 
 def _work_style(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     preferred = [style for style in (reading.company, reading.location) if style]
+    said = reading.said["work_style"]
+    if not said:
+        return 3, _not_told("a work style")
     if not preferred:
-        said = reading.said["work_style"]
         return 3, f"“{said}” does not tell with whom or where, so this counts as neutral"
     missing = [style for style in preferred if style not in candidate.idea.styles]
     points = 5 * (len(preferred) - len(missing)) // len(preferred)
@@ -237,15 +333,20 @@ def _work_style(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
 
 
 def _goal(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
+    said = reading.said["goal_type"]
+    if not said:
+        return 5, _not_told("a goal")
     if reading.goal is None:
-        said = reading.said["goal_type"]
         return 5, f"“{said}” is no goal that the catalogue knows, so this counts as neutral"
     goal = catalogue().goals[reading.goal].name
-    if reading.goal == candidate.idea.goals[0]:
-        return 10, f"It is made for {goal}"
-    if reading.goal in candidate.idea.goals:
-        return 8, f"It suits {goal}"
-    return 0, f"It is not made for {goal}"
+    if reading.goal not in candidate.idea.goals:
+        return 0, f"It is not made for {goal}"
+    points, verb = (10, "is made for") if reading.goal == candidate.idea.goals[0] else (8, "suits")
+    if reading.goal in _MONEY_GOALS and _loses_at_best(candidate.idea.name):
+        return points - 4, (
+            f"It {verb} {goal}, but its cautious case is at a loss after {MONTHS} months"
+        )
+    return points, f"It {verb} {goal}"
 
 
 def _styles(names: list[str]) -> str:
@@ -258,13 +359,13 @@ def _skill(name: str) -> str:
 
 _Judge = Callable[[_Candidate, Reading], tuple[int, str]]
 
-_CRITERIA: Final[tuple[tuple[str, int, _Judge], ...]] = (
-    ("Interest area", 20, _interest),
-    ("Sub-interest", 10, _sub_interest),
-    (_HOURS, 20, _hours),
-    (_BUDGET, 15, _budget),
-    ("Skills", 10, _skills),
-    ("Experience", 10, _experience),
-    ("Work style", 5, _work_style),
-    ("Goal", 10, _goal),
+_CRITERIA: Final[tuple[tuple[str, str, int, _Judge], ...]] = (
+    ("Interest area", "interest_area", 20, _interest),
+    ("Sub-interest", "sub_interest_area", 10, _sub_interest),
+    (_HOURS, "time_commitment", 20, _hours),
+    (_BUDGET, "budget_range", 15, _budget),
+    ("Skills", "skill_strength", 10, _skills),
+    ("Experience", "experience_summary", 10, _experience),
+    ("Work style", "work_style", 5, _work_style),
+    ("Goal", "goal_type", 10, _goal),
 )

@@ -31,6 +31,12 @@ def number_range(values: Range) -> str:
     return number(low) if low == high else f"{number(low)}–{number(high)}"
 
 
+def span(unit: str, values: Range) -> str:
+    """Week 3; Weeks 3–6."""
+    first, last = values
+    return f"{unit} {first}" if first == last else f"{unit}s {first}–{last}"
+
+
 def count(amount: float, noun: str, plural: str = "") -> str:
     """1 idea, 2 ideas."""
     return f"{number(amount)} {noun if amount == 1 else plural or noun + 's'}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*[+#]*")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _CLAUSE_END = re.compile(r"[.,;:!?()\n]|\b(?:but|though|although|however|except)\b", re.IGNORECASE)
 _DENIAL = re.compile(
     r"\b(?:no|not|nor|never|without|lack(?:s|ing)?|cannot|zero|little|hardly|barely|weak|bad|poor"
@@ -20,16 +21,16 @@ def phrases(text: str) -> dict[str, str]:
 
     The folded form ignores case, apostrophes, punctuation between words and the plural.
     """
-    words = list(_words(text))
-    found = dict(words)
-    for (first, first_written), (second, second_written) in pairwise(words):
+    in_order = list(words(text))
+    found = dict(in_order)
+    for (first, first_written), (second, second_written) in pairwise(in_order):
         found[f"{first} {second}"] = f"{first_written} {second_written}"
     return found
 
 
 def fold(phrases_: Iterable[str]) -> frozenset[str]:
     """Return the folded forms of `phrases_`, to look the result of `phrases` up in."""
-    return frozenset(" ".join(folded for folded, _ in _words(phrase)) for phrase in phrases_)
+    return frozenset(" ".join(folded for folded, _ in words(phrase)) for phrase in phrases_)
 
 
 def claimed_and_denied(text: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -39,7 +40,7 @@ def claimed_and_denied(text: str) -> tuple[dict[str, str], dict[str, str]]:
     """
     claimed: dict[str, str] = {}
     denied: dict[str, str] = {}
-    for clause in _CLAUSE_END.split(text):
+    for clause in _CLAUSE_END.split(_TAG.sub(" ", text)):
         denial = _DENIAL.search(clause)
         cut = denial.start() if denial else len(clause)
         claimed |= phrases(clause[:cut])
@@ -47,8 +48,9 @@ def claimed_and_denied(text: str) -> tuple[dict[str, str], dict[str, str]]:
     return claimed, denied
 
 
-def _words(text: str) -> Iterator[tuple[str, str]]:
-    for word in _WORD.findall(text):
+def words(text: str) -> Iterator[tuple[str, str]]:
+    """The words of `text` in order, each folded and as written; markup tags are no words."""
+    for word in _WORD.findall(_TAG.sub(" ", text)):
         written = word.lower()
         yield _stem(written.replace("'", "").replace("’", "")), written
 

@@ -126,6 +126,7 @@ class Worker:
         self._timeouts_of_crews = {
             crew.name: seconds for crew in crews if (seconds := crew.options.run_timeout_seconds)
         }
+        self._crews = crews
         self._active: dict[UUID, _ActiveRun] = {}
 
     def __len__(self) -> int:
@@ -275,7 +276,7 @@ class Worker:
         active.used_before = checkpoint.usage
         result = await self._engine.run(
             claimed.crew,
-            claimed.inputs,
+            self._prompt_inputs(claimed),
             capture,
             checkpoint.replays,
             reviews=checkpoint.reviews,
@@ -286,6 +287,10 @@ class Worker:
             fingerprint = self._engine.describe(claimed.crew).fingerprint
             return paused_at(result, claimed.attempt, fingerprint, checkpoint.human_input)
         return _outcome(result, active.usage)
+
+    def _prompt_inputs(self, claimed: ClaimedRun) -> dict[str, Any]:
+        spec = self._crews.get(claimed.crew)
+        return spec.prompt_inputs(claimed.inputs, claimed.assumed_inputs) if spec else claimed.inputs
 
     async def _checkpoint(self, claimed: ClaimedRun) -> Checkpoint:
         if claimed.attempt == 1:

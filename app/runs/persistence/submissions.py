@@ -73,6 +73,7 @@ async def _insert(
             "address": run.address,
             "crew": run.crew,
             "inputs": run.inputs,
+            "assumed_inputs": run.assumed_inputs,
             "created_at": run.created_at,
             "stream": run.stream,
             "idempotency_key": run.idempotency_key,

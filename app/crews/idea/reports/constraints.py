@@ -44,20 +44,21 @@ def _share(some: int, all_: int) -> str:
 
 def _time(assessment: Assessment) -> str:
     hours, fits = assessment.reading.hours, assessment.fits
+    said = assessment.reading.said["time_commitment"]
     if hours is None:
+        problem = f"“{said}” does not tell a number of hours a week" if said else "not told"
         return (
-            f"**Time:** “{assessment.reading.said['time_commitment']}” does not tell a number of "
-            "hours a week, so no idea gained or lost much by it. Check the hours of each idea "
-            "yourself."
+            f"**Time:** {problem}, so no idea gained or lost points by it. The plans assume a "
+            "comfortable pace. Check the hours of each idea yourself."
         )
     start = sum(fit.is_within_hours for fit in fits)
     comfortable = sum(hours.allows(fit.idea.hours_per_week[1]) for fit in fits)
-    of_them = "each" if comfortable == len(fits) else comfortable or "none"
+    of_them = "all of them" if comfortable == len(fits) else comfortable or "none of them"
     return _sentences(
         f"**Time:** {hours_in_words(hours)}.",
         hours.note,
-        f"{capital(_share(start, len(fits)))} can start with that; it is a comfortable pace for "
-        f"{of_them} of them.",
+        f"{capital(_share(start, len(fits)))} can start with that, {of_them} at a comfortable "
+        "pace.",
         _time_advice(hours),
     )
 
@@ -65,13 +66,13 @@ def _time(assessment: Assessment) -> str:
 def _time_advice(hours: Amount) -> str:
     if hours.high <= 5:
         return (
-            "That carries one idea, one kind of customer and one way to reach them. Prefer work "
-            "that can be done in pieces of an hour, and nothing that ties you to a time of day."
+            "That is enough for one idea, one kind of customer and one way to reach them. Prefer "
+            "work that you can do in single hours, at any time of day."
         )
     if hours.high <= 10:
         return (
-            "That carries one idea with two fixed blocks a week: one for finding customers, one "
-            "for serving them. Delivery tends to eat both, so cap the number of customers."
+            "That is enough for one idea with two fixed blocks a week: one to find customers, one "
+            "to work for them. Limit the number of customers, so that the first block survives."
         )
     if hours.high < FULL_WEEK_HOURS:
         return (
@@ -79,17 +80,19 @@ def _time_advice(hours: Amount) -> str:
             "goes into finding customers from the first week."
         )
     return (
-        "That is a working week. The danger is to spend it on building; until ten customers have "
-        "paid, spend half of it where customers are."
+        "That is a working week. Do not spend all of it on building: until ten customers have paid, "
+        "spend half of it where customers are."
     )
 
 
 def _money(assessment: Assessment) -> str:
     budget, fits = assessment.reading.budget, assessment.fits
+    said = assessment.reading.said["budget_range"]
     if budget is None:
+        problem = f"“{said}” does not tell a sum in US dollars" if said else "not told"
         return (
-            f"**Money:** “{assessment.reading.said['budget_range']}” does not tell a sum in US "
-            "dollars, so the budget counts as neutral. Compare each idea's start-up cost yourself."
+            f"**Money:** {problem}, so the budget counts as neutral. Compare each idea's start-up "
+            "cost yourself."
         )
     start = sum(fit.is_within_budget for fit in fits)
     return _sentences(
@@ -103,13 +106,13 @@ def _money(assessment: Assessment) -> str:
 def _money_advice(budget: Amount) -> str:
     if not budget.high:
         return (
-            "Use free plans, do the first delivery by hand, and let the first customer's payment "
-            "buy the first tool. Your time is the stake, so guard it as you would money."
+            "Use free plans, do the first delivery by hand, and buy the first tool from the first "
+            "customer's payment. What you risk is your time."
         )
     if budget.high == inf:
         return (
-            "Money that is no obstacle tempts people to build before anybody has asked. Set a sum "
-            "for the first test and stop when it is spent."
+            "With enough money it is easy to build before anybody has asked for it. Set a sum for "
+            "the first test and stop when it is spent."
         )
     if budget.high <= 300:
         return (
@@ -128,22 +131,23 @@ def _style(assessment: Assessment) -> str:
         known.work_styles[style].name for style in (reading.company, reading.location) if style
     ]
     if not styles:
-        return (
-            f"**Way of working:** “{reading.said['work_style']}” tells neither with whom nor where "
-            "you like to work, so it counts as neutral."
+        said = reading.said["work_style"]
+        problem = (
+            f"“{said}” does not tell with whom or where you like to work" if said else "not told"
         )
+        return f"**Work style:** {problem}, so it counts as neutral."
     advice = {
         "solo": (
-            "Nobody notices when you stall, so tell one person each Friday what you did, and avoid "
-            "promises that need you when you are ill."
+            "Nobody notices when you stop making progress, so tell one person each Friday what you "
+            "did. Avoid promises that you cannot keep when you are ill."
         ),
         "partner": "Write down now who decides what, and what happens when one of you stops.",
         "team": (
-            "A team costs money or shares before it earns; begin with people who take part for the "
+            "A team costs money or shares before it earns. Begin with people who join for the "
             "first test only."
         ),
-        "remote": "Customers come by what they find and read about you, so be findable early.",
+        "remote": "Customers have to find you online, so publish something useful early.",
         "in-person": "Count travel as working hours and stay within half an hour of home.",
     }
     chosen = reading.company or reading.location or ""
-    return f"**Way of working:** {listing(styles)}. {advice[chosen]}"
+    return f"**Work style:** {listing(styles)}. {advice[chosen]}"

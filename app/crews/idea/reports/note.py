@@ -1,10 +1,12 @@
-"""The plain words in the reports about themselves: who wrote them, and where they are weak."""
+"""The sentences in which a report speaks about itself: its author and its limits."""
 
 from app.crews.idea.catalogue import catalogue
+from app.crews.idea.profile import LABELS
 from app.crews.idea.scoring import Assessment
-from app.crews.idea.wording import listing
+from app.crews.idea.wording import count, listing
 
-_WEAK_TOTAL = 50
+_WEAK_SHARE = 0.5
+_FEW_FACTS = 4
 
 
 def note() -> str:
@@ -12,22 +14,57 @@ def note() -> str:
     ideas = sum(len(area.ideas) for area in catalogue().areas)
     return (
         f"*Written by the offline model: fixed rules and a catalogue of {ideas} ideas, no language "
-        "model and no live data. Money figures are rough planning ranges in US dollars, not "
-        "measurements or promises.*"
+        "model and no live data. Money figures are rough planning ranges in US dollars.*"
     )
+
+
+def missing_notes(assessment: Assessment) -> list[str]:
+    """Return what the person left out, and what the catalogue lacks: each as one paragraph."""
+    return [*_missing_facts(assessment), *missing_interest(assessment)]
+
+
+def _missing_facts(assessment: Assessment) -> list[str]:
+    told = assessment.reading.told_fields
+    if len(told) > _FEW_FACTS:
+        return []
+    missing = listing([label.lower() for name, label in LABELS.items() if name not in told])
+    return [
+        f"**You gave {count(len(told), 'fact') if told else 'none'} of {len(LABELS)}.** Not told: "
+        f"{missing}. A fact that you did not give counts the same for every idea, so the totals "
+        "are close together."
+    ]
+
+
+def missing_interest(assessment: Assessment) -> list[str]:
+    """Return one paragraph about a named interest that no idea covers; none if one does."""
+    wish, reading = assessment.unmet_wish, assessment.reading
+    if not wish:
+        return []
+    source = (
+        f"The ideas below are from {listing(reading.areas or reading.nearest_areas, 'or')} and "
+        "areas near it"
+        if reading.areas or reading.nearest_areas
+        else "The order below rests on your other answers"
+    )
+    return [
+        f"**The catalogue has no idea that is exactly “{wish}”.** {source}. Look in each of them "
+        f"for customers from that field."
+    ]
 
 
 def weak_fit_notes(assessment: Assessment) -> list[str]:
     """Return what must be said before the best idea is praised: nothing when it fits well."""
     best = assessment.fits[0]
+    told = [score for score in best.scores if score.is_told]
     notes = []
-    if best.total < _WEAK_TOTAL:
-        losses = sorted(best.scores, key=lambda score: score.points - score.most_points)[:3]
+    if told and sum(score.points for score in told) < _WEAK_SHARE * sum(
+        score.most_points for score in told
+    ):
+        losses = sorted(told, key=lambda score: score.points - score.most_points)[:3]
         names = listing([score.criterion.lower() for score in losses])
         notes.append(
             f"**No idea fits you well:** the best has {best.total} of 100 points and loses most on "
-            f"{names}. Read the order as a beginning, and settle the open questions of the profile "
-            "analysis first."
+            f"{names}. Answer the open questions of the profile analysis before you start."
         )
     if not best.is_within_limits:
         inside = (

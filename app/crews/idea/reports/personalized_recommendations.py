@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.crews.idea.catalogue import Idea, catalogue
 from app.crews.idea.markdown import checkboxes, numbered, table
 from app.crews.idea.reports import finances, plan
-from app.crews.idea.reports.note import note, weak_fit_notes
+from app.crews.idea.reports.note import missing_notes, note, weak_fit_notes
 from app.crews.idea.reports.startup_ideas_research import limits
 from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import count, number_range, usd, usd_range
@@ -37,18 +37,20 @@ def _top(assessment: Assessment) -> str:
     first, second, third = best
     margin = first.total - second.total
     if margin > 5:
-        decision = f"It leads by {count(margin, 'point')}, so the choice is clear enough to act on."
+        decision = f"It leads by {count(margin, 'point')}, so the choice is clear."
     elif margin:
         decision = (
-            f"It leads by only {count(margin, 'point')}: if you know customers of "
-            f"“{second.idea.name}” better, take that one."
+            f"It leads by only {count(margin, 'point')}: if you know the customers of "
+            f"“{second.idea.name}” better, choose that one."
         )
     else:
         decision = (
-            f"It ties with “{second.idea.name}”: take the one whose customers you know better."
+            f"It has as many points as “{second.idea.name}”: choose the one whose customers you "
+            "know better."
         )
     return "\n\n".join(
         (
+            *missing_notes(assessment),
             *weak_fit_notes(assessment),
             f"**Start with “{first.idea.name}”.** {decision} Keep “{third.idea.name}” as the third "
             "choice, and do not run two at once.",
@@ -71,7 +73,7 @@ def _choice(fit: Fit) -> str:
         lines.append(f"Against it: {'. '.join(fit.shortfalls)}.")
     skill = catalogue().skills[fit.idea.skills[0]]
     lines.append(
-        f"Leave it if {skill.dislike}, or if you cannot keep "
+        f"Do not choose it if {skill.dislike}, or if you cannot keep "
         f"{count(fit.idea.hours_per_week[0], 'hour')} free every week."
     )
     return " ".join(lines)
@@ -92,8 +94,7 @@ def _matrix(assessment: Assessment) -> str:
     rows.append(("Your limits", *(limits(fit, assessment.reading) for fit in best)))
     header = ("Criterion (most points)", *(fit.idea.name for fit in best))
     return (
-        f"{table(header, rows)}\n\nThe reasons for the points stand in the research report. Equal "
-        "totals put the cheaper start first, then the quicker first payment."
+        f"{table(header, rows)}\n\nThe research report gives the reason for each score."
     )
 
 
@@ -106,9 +107,9 @@ def _risks(best: tuple[Fit, ...]) -> str:
     rows.append(
         (
             "all",
-            "Life gets in the way",
-            "Two weeks without a talk to a customer",
-            "Halve the plan instead of stopping it, and tell the customers you have",
+            "Other duties need your time",
+            "Two weeks without a conversation with a customer",
+            "Halve the plan instead of stopping it, and inform your customers",
         )
     )
     return table(("Idea", "Risk", "Early sign", "Response"), rows)
@@ -116,7 +117,7 @@ def _risks(best: tuple[Fit, ...]) -> str:
 
 def _persona(idea: Idea) -> str:
     return (
-        f"One believable customer of “{idea.name}”, to be corrected by your talks:\n\n"
+        f"One invented but likely customer of “{idea.name}”. Correct it with what you learn:\n\n"
         f"> {idea.persona}"
     )
 
@@ -124,15 +125,14 @@ def _persona(idea: Idea) -> str:
 def _validation(idea: Idea) -> str:
     questions = (
         *idea.questions,
-        "What have you already tried or paid for, and what became of it?",
-        "May I show you something in two weeks, and will you pay for it if it does what we spoke "
-        "about?",
+        "What have you already tried or paid for, and how well did it work?",
+        "May I show you something in two weeks, and will you pay for it if it solves this?",
     )
     return (
-        f"Ask five {idea.customer}. Ask about last week, never about your idea:\n\n"
-        f"{numbered(questions)}\n\nGo on if at least three of the five describe the trouble before "
-        "you name it and one agrees to the last question. Otherwise change the customer or the "
-        "idea."
+        f"Ask five {idea.customer}. Ask about last week, not about your idea:\n\n"
+        f"{numbered(questions)}\n\nPassed if at least three of the five describe the problem "
+        "before you name it, and one agrees to the last question. Otherwise change the customer or "
+        "the idea."
     )
 
 
@@ -141,25 +141,26 @@ def _checklist(assessment: Assessment) -> str:
     idea = best.idea
     items = [
         f"You can name three {idea.customer} and how to reach them this week",
-        f"Your calendar holds at least {count(idea.hours_per_week[0], 'hour')} a week for it over "
-        "the next four weeks",
-        f"You can lose {usd(idea.startup_cost_usd[0])} and ninety days of these hours without harm"
-        if idea.startup_cost_usd[0]
-        else "You can lose ninety days of these hours without harm",
-        f"You have read the risks of “{idea.name}” and know which you would see first",
-        "You know your figure: how much a month, by when, makes this a success",
-        "You have checked what your employer, town and tax office want to know about it",
-        f"One person besides you knows the date on which you go on to “{second.idea.name}”",
+        f"Your calendar has at least {count(idea.hours_per_week[0], 'hour')} a week for it in the "
+        "next four weeks",
+        f"You can lose {usd(best.plan.at_stake_usd)} and the hours of {best.plan.stop_week} weeks"
+        if best.plan.at_stake_usd
+        else f"You can lose the hours of {best.plan.stop_week} weeks",
+        f"You have read the risks of “{idea.name}” and know which sign you would see first",
+        "You know how much a month, and by when, makes this a success",
+        "You have checked the rules of your employer, your town and the tax office",
+        f"One other person knows that you change to “{second.idea.name}” after week "
+        f"{best.plan.stop_week} without a payment",
     ]
     if reading.budget is None:
         items.append("You have written down the sum that you will not exceed")
     items += [
-        f"You know where the {catalogue().skills[skill].name} will come from"
+        f"You know who can do the {catalogue().skills[skill].name}"
         for skill in idea.skills
         if skill not in reading.shown_skills
     ]
     items += [f"You have an answer to this: {lack}" for lack in best.shortfalls]
     return (
-        f"{checkboxes(items)}\n\nStart if you can tick all but one. If more stay open, settle them "
-        "first: that is cheaper now than in month three."
+        f"{checkboxes(items)}\n\nStart if you can tick all but one. If more are open, solve them "
+        "first."
     )

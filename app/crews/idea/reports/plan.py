@@ -1,114 +1,117 @@
-"""A plan for the best idea: its steps in weeks, and the first ninety days."""
+"""The best idea in weeks: its steps, and the first ninety days."""
 
 from __future__ import annotations
 
-from math import ceil
-from typing import Final
-
-from app.crews.idea.catalogue import Idea
+from app.crews.idea.catalogue import Experiment
 from app.crews.idea.markdown import bullets, table
-from app.crews.idea.outlook import first_payment_weeks, pace, weekly_hours
-from app.crews.idea.scoring import Assessment, Fit
-from app.crews.idea.wording import number, usd
+from app.crews.idea.reading import Reading
+from app.crews.idea.schedule import Plan
+from app.crews.idea.scoring import Assessment
+from app.crews.idea.wording import number, span, usd
 
-_WEEKS_A_MONTH: Final = 52 / 12
-_NINETY_DAYS_IN_WEEKS: Final = 13
-_WEEKS_AFTER_FIRST_PAYMENT: Final = (6, 16)
-"""The weeks in which the last two steps end; earlier steps lead to the first payment."""
+_MONTHS = ((1, 30), (31, 60), (61, 90))
 
 
 def write_path(assessment: Assessment) -> str:
     """Return all steps of the best idea, each with its weeks at the person's pace."""
-    idea, hours = assessment.fits[0].idea, assessment.reading.hours
-    share = pace(idea, hours)
-    paid_from, paid_by = first_payment_weeks(idea, share)
-    comfortable = idea.hours_per_week[1]
-    speed = f"at {number(weekly_hours(idea, hours))} hrs/week"
-    speed += (
-        ", a comfortable pace for it"
-        if share == 1
-        else f", where {number(comfortable)} would be comfortable, so everything takes longer"
-    )
+    plan = assessment.fits[0].plan
+    rows = [(span("Week", step.weeks), step.text) for step in plan.steps]
     return (
-        f"The way for “{idea.name}”, reckoned {speed}:\n\n"
-        f"{table(('When', 'Step'), _weeks(idea, paid_by))}\n\n"
-        f"Expect the first payment between week {paid_from} and week {paid_by}. Do not begin a "
-        "step before the one above it is done."
+        f"The steps of “{plan.idea.name}” {_pace(plan, assessment.reading)}:\n\n"
+        f"{table(('When', 'Step'), rows)}\n\n"
+        f"Expect the first payment in {_in_weeks(plan)}. Finish each step before you begin the "
+        "next one."
     )
 
 
-def _weeks(idea: Idea, paid_by: int) -> list[tuple[str, str]]:
-    leading = len(idea.steps) - len(_WEEKS_AFTER_FIRST_PAYMENT)
-    ends = [ceil(paid_by * step / leading) for step in range(1, leading + 1)]
-    ends += [paid_by + weeks for weeks in _WEEKS_AFTER_FIRST_PAYMENT]
-    rows, start = [], 1
-    for step, planned_end in zip(idea.steps, ends, strict=True):
-        end = max(planned_end, start)
-        rows.append((f"Week {start}" if start == end else f"Weeks {start}–{end}", step))
-        start = end + 1
-    return rows
+def _pace(plan: Plan, reading: Reading) -> str:
+    pace = f"at {number(plan.hours_a_week)} hrs/week"
+    if reading.hours is None:
+        return f"{pace}, a comfortable pace for it (your hours are not known)"
+    if plan.share == 1:
+        return f"{pace}, a comfortable pace for it"
+    comfortable = number(plan.idea.hours_per_week[1])
+    return f"{pace}; {comfortable} would be comfortable, so everything needs longer"
+
+
+def _in_weeks(plan: Plan) -> str:
+    first, last = plan.first_payment_weeks
+    return f"week {first}" if first == last else f"week {first} at the earliest, week {last} at the latest"
 
 
 def write_ninety_days(assessment: Assessment) -> str:
     """Return three months of tasks for the best idea, each with a test at its end."""
     first, second = assessment.fits[:2]
-    idea, hours = first.idea, assessment.reading.hours
-    month_hours = number(round(weekly_hours(idea, hours) * _WEEKS_A_MONTH))
-    find_out, offer = idea.experiments[:2]
-    months = (
-        _month(
-            "Days 1–30: find out",
-            [
-                f"Ask the validation questions of five {idea.customer}",
-                "Write down in their own words what each of them does about it today",
-                f"{find_out.do} ({usd(find_out.cost_usd)})",
-            ],
-            f"the validation questions are passed, and {find_out.pass_if}",
-        ),
-        _month(
-            "Days 31–60: ask for money",
-            [
-                f"{offer.do} ({usd(offer.cost_usd)})",
-                "Name a price to everybody who shows interest and write down what they answer",
-                "Serve by hand whoever says yes, before you build or buy more, and note your hours",
-            ],
-            offer.pass_if,
-        ),
-        _month(
-            "Days 61–90: deliver and decide",
-            [
-                idea.steps[3],
-                "Ask each customer what nearly stopped them, and mend that first",
-                "Divide what you were paid, less costs, by your hours: that is your hourly rate",
-                f"Only if the test below is passed, take the last step: {_lower(idea.steps[4])}",
-            ],
-            _payment_test(first, assessment),
-        ),
-    )
+    months = (_month(first.plan, number_) for number_ in range(len(_MONTHS)))
     return "\n\n".join(
         (
-            f"Each month has about {month_hours} hours at your pace.",
+            f"Each month has about {first.plan.hours_a_month} hours at your pace.",
             *months,
-            "A test that fails may be repeated once with another kind of customer. If it fails "
-            f"again, go on to “{second.idea.name}” ({second.total}/100).",
+            "If a test fails, repeat it once with another kind of customer. If it fails again, or "
+            f"if nobody has paid by the end of week {first.plan.stop_week}, change to "
+            f"“{second.idea.name}” ({second.total}/100).",
         )
     )
 
 
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
-
-
-def _month(title: str, tasks: list[str], test: str) -> str:
-    return f"### {title}\n\n{bullets(tasks)}\n\n**Test:** {test}."
-
-
-def _payment_test(first: Fit, assessment: Assessment) -> str:
-    share = pace(first.idea, assessment.reading.hours)
-    weeks = first_payment_weeks(first.idea, share)[1]
-    if weeks <= _NINETY_DAYS_IN_WEEKS:
-        return "at least one customer has paid"
+def _month(plan: Plan, index: int) -> str:
+    first_day, last_day = _MONTHS[index]
+    tasks = [*_own_tasks(plan, index)]
+    tasks += [
+        f"{step.text} ({span('week', step.weeks)})"
+        for step in plan.steps_within(first_day, last_day)
+    ]
     return (
-        "one customer has paid, or two have agreed in writing to pay by a date, since the first "
-        f"payment may take {weeks} weeks at your pace"
+        f"### Days {first_day}–{last_day}: {_title(plan, index)}\n\n{bullets(tasks)}\n\n"
+        f"**Test:** {_test(plan, index)}."
     )
+
+
+def _title(plan: Plan, index: int) -> str:
+    first_day, last_day = _MONTHS[index]
+    if plan.is_paid_by(first_day - 1):
+        return "deliver and improve"
+    return "sell" if plan.sells_by(last_day) else "find out and prepare"
+
+
+def _own_tasks(plan: Plan, index: int) -> list[str]:
+    """The tasks of a month that are the same for every idea, and its experiment."""
+    idea = plan.idea
+    if index < len(_MONTHS) - 1:
+        interviews = [f"Ask the validation questions of five {idea.customer}"] if not index else []
+        return [*interviews, _experiment(plan, idea.experiments[index])]
+    if plan.is_paid_by(_MONTHS[index][1]):
+        return [
+            "Ask each customer what nearly stopped them, and fix that first",
+            "Divide what you were paid, less costs, by your hours: that is your hourly rate",
+        ]
+    return ["Ask everybody who said no for the reason, and change the offer"]
+
+
+def _experiment(plan: Plan, experiment: Experiment) -> str:
+    cost = usd(experiment.cost_usd)
+    if not plan.affords(experiment):
+        cost += ", more than you can spend: do it with what you have, or after a first payment"
+    return f"{experiment.do} ({cost})"
+
+
+def _test(plan: Plan, index: int) -> str:
+    last_day = _MONTHS[index][1]
+    if plan.is_paid_by(last_day):
+        return "at least one customer has paid"
+    tests = []
+    if index == 0:
+        tests.append("the validation questions are passed")
+    if index < len(plan.idea.experiments):
+        tests.append(plan.idea.experiments[index].pass_if)
+    elif plan.sells_by(last_day):
+        tests.append(
+            "one customer has paid, or two have agreed in writing to pay by a date; the first "
+            f"payment may need until week {plan.stop_week}"
+        )
+    else:
+        tests.append(
+            "both experiments are passed, and three people want to hear from you when you start "
+            f"to sell in week {plan.first_payment_weeks[0]}"
+        )
+    return ", and ".join(tests)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from app.crews.idea.catalogue import catalogue
 from app.crews.idea.markdown import bullets, numbered, quote, table
-from app.crews.idea.outlook import first_payment_weeks, pace
+from app.crews.idea.profile import LABELS
+from app.crews.idea.reading import Reading
 from app.crews.idea.reports import constraints
-from app.crews.idea.reports.note import note
+from app.crews.idea.reports.note import missing_notes, note
 from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import (
     budget_in_words,
@@ -38,47 +40,67 @@ def write(assessment: Assessment) -> str:
 
 
 def _reading_table(assessment: Assessment) -> str:
-    reading, known = assessment.reading, catalogue()
-    goal = known.goals[reading.goal].name if reading.goal else "no goal that I know: neutral"
-    hours = hours_in_words(reading.hours) if reading.hours else "no number of hours: neutral"
-    budget = budget_in_words(reading.budget) if reading.budget else "no sum in dollars: neutral"
-    areas = listing(reading.areas) or (
-        "any area" if reading.is_area_open else "no area of the catalogue"
-    )
-    topics = f"ideas about “{reading.said['sub_interest_area']}”" if reading.topics else "any"
+    reading = assessment.reading
+    meanings = _meanings(reading)
+    rows = [
+        (label, reading.said[name], meanings[name])
+        if reading.said[name]
+        else (label, "not told", "counts the same for every idea")
+        for name, label in LABELS.items()
+    ]
+    return table(("Field", "You wrote", "Understood as"), rows)
+
+
+def _meanings(reading: Reading) -> dict[str, str]:
+    known = catalogue()
     styles = [
         known.work_styles[style].name for style in (reading.company, reading.location) if style
     ]
-    skills = [known.skills[skill].name for skill in reading.skills]
-    shown = [known.skills[skill].name for skill in reading.experience.shown]
-    without = "no skill that I know" if reading.experience.is_given else "not told"
-    meanings = {
-        "goal_type": ("Goal", goal),
-        "time_commitment": ("Time", hours),
-        "budget_range": ("Budget", budget),
-        "interest_area": ("Interest", areas),
-        "sub_interest_area": ("Sub-interest", topics),
-        "work_style": ("Work style", listing(styles) or "no preference: neutral"),
-        "skill_strength": ("Strength", listing(skills) or "no skill that I know: neutral"),
-        "experience_summary": ("Experience", listing(shown) or without),
+    areas = listing(reading.areas) or "no area of the catalogue"
+    if reading.nearest_areas:
+        areas = f"no area of the catalogue; nearest: {listing(reading.nearest_areas)}"
+    elif reading.is_area_open:
+        areas = "any area"
+    return {
+        "goal_type": known.goals[reading.goal].name if reading.goal else "unclear: neutral",
+        "time_commitment": (
+            hours_in_words(reading.hours) if reading.hours else "no number of hours: neutral"
+        ),
+        "budget_range": (
+            budget_in_words(reading.budget) if reading.budget else "no sum in dollars: neutral"
+        ),
+        "interest_area": areas,
+        "sub_interest_area": (
+            f"ideas about “{reading.said['sub_interest_area']}”" if reading.topics else "any"
+        ),
+        "work_style": listing(styles) or "no preference: neutral",
+        "skill_strength": _skills(reading.skills) or "unclear: neutral",
+        "experience_summary": _skills(reading.experience.shown) or "no skill of the catalogue",
     }
-    rows = [(label, reading.said[name], meaning) for name, (label, meaning) in meanings.items()]
-    return table(("Field", "You wrote", "I reckon with"), rows)
+
+
+def _skills(names: Iterable[str]) -> str:
+    return listing([catalogue().skills[name].name for name in names])
 
 
 def _motivation(assessment: Assessment) -> str:
     reading = assessment.reading
     if reading.goal is None:
+        said = reading.said["goal_type"]
+        cause = (
+            f"You write “{said}”. That does not show whether you want"
+            if said
+            else "You did not give a goal. It could be"
+        )
         return (
-            f"You write “{reading.said['goal_type']}”. I cannot tell from that whether you want "
-            "money soon, a full income, growth, some good done or something to learn, so the goal "
-            "does not change the order of the ideas. It changes the plan, though: see the open "
-            "questions."
+            f"{cause} money soon, a full income, growth, some good done or something to learn. So "
+            "the goal does not change the order of the ideas. It does change the plan: see the "
+            "open questions."
         )
     goal = catalogue().goals[reading.goal]
     lines = [
         f"You want **{goal.name}**: {goal.meaning}.",
-        f"A fair picture of success would be {goal.success}. Put your own figure and a date to it.",
+        f"A good sign of success would be {goal.success}. Add your own figure and a date.",
     ]
     hours = reading.hours
     if (
@@ -87,12 +109,11 @@ def _motivation(assessment: Assessment) -> str:
         and hours.high < constraints.FULL_WEEK_HOURS
     ):
         feasible = [fit for fit in assessment.fits if fit.is_within_limits]
-        most = max((fit.idea.monthly_earnings_usd[1] for fit in feasible), default=0)
+        most = max((fit.plan.earnings_usd[1] for fit in feasible), default=0)
         lines.append(
-            f"Be warned: {hours_in_words(hours)} is little for that. Among the ideas within your "
-            f"limits the highest planning range ends at {usd(most)} a month, before tax and costs, "
-            "and at a pace that you may not have. Treat the first year as the proof, and plan how "
-            "your hours would grow if it succeeds."
+            f"Be careful: {hours_in_words(hours)} is little for that. Among the ideas within your "
+            f"limits, the highest earnings at your hours are {usd(most)} a month, before tax and "
+            "costs. Use the first year as the proof, and plan how to find more hours if it works."
         )
     return "\n\n".join(lines)
 
@@ -101,24 +122,20 @@ def _opportunity(assessment: Assessment) -> str:
     reading = assessment.reading
     areas = [area for area in catalogue().areas if area.name in reading.areas]
     paragraphs = [f"**{area.name}.** {area.outlook}" for area in areas[:2]]
-    if not areas:
+    paragraphs += missing_notes(assessment)
+    if reading.is_area_open:
         paragraphs.append(
-            "You leave the area open, so the ideas below are chosen by everything else you wrote."
-            if reading.is_area_open
-            else f"The catalogue has no area for “{reading.said['interest_area']}”, so the ideas "
-            "below are chosen by everything else you wrote. Look in each for a customer from your "
-            "own field: knowing the customer is worth more than any of these scores."
+            "You leave the area open, so everything else that you wrote decides the order."
         )
     core = [fit for fit in assessment.fits if fit.idea.skills[0] in reading.skills]
     in_area = [fit for fit in core if fit.area.name in reading.areas]
     if in_area:
-        skills = listing([catalogue().skills[skill].name for skill in reading.skills])
         verb = "rests" if len(in_area) == 1 else "rest"
         paragraphs.append(
             f"Your interest and your strength meet: {count(len(in_area), 'idea')} in "
-            f"{listing(reading.areas)} {verb} first of all on {skills}."
+            f"{listing(reading.areas)} {verb} mainly on {_skills(reading.skills)}."
         )
-    paragraphs.append("What fits you best by the scores of the research report:")
+    paragraphs.append("The best matches by the scores of the research report:")
     paragraphs.append(numbered(_headline(fit) for fit in assessment.fits[:3]))
     return "\n\n".join(paragraphs)
 
@@ -144,15 +161,16 @@ def _strengths(assessment: Assessment) -> str:
     if reading.experience.most_years:
         points.append(
             f"**{count(reading.experience.most_years, 'year')} of experience:** you know who pays "
-            "in that field and what annoys them. Ask former colleagues and customers first."
+            "in that field and what their problems are. Ask former colleagues and customers first."
         )
     if reading.experience.is_given:
         excerpt = quote(reading.profile.experience_summary, most_characters=200)
         points.append(f"In your own words: “{excerpt}”")
     else:
         points.append(
-            "You gave no summary of your experience, so this rests on the skill you named alone. "
-            "Two sentences about your work so far would sharpen the ranking."
+            "You gave no summary of your experience"
+            + (", so this rests only on the skill that you named. " if reading.skills else ". ")
+            + "Two sentences about your work so far would make the ranking more exact."
         )
     return bullets(points)
 
@@ -167,15 +185,15 @@ def _gaps(assessment: Assessment) -> str:
         if skill not in (reading.shown_skills | reading.experience.denied.keys())
     )
     points = [
-        f"**{capital(known.skills[skill].name)}**, asked for by {_shown_by(times)}, does not show "
-        f"in your profile. The cheapest way in: {known.skills[skill].learn}."
+        f"**{capital(known.skills[skill].name)}**, needed by {_shown_by(times)}, does not show in "
+        f"your profile. A cheap way to begin: {known.skills[skill].learn}."
         for skill, times in missing.most_common(_MOST_GAPS)
     ]
     for skill, words in reading.experience.denied.items():
         quoted = listing([f"“{word}”" for word in words[:2]])
         points.append(
             f"**{capital(known.skills[skill].name)}** you say you lack ({quoted}). Ideas that rest "
-            "on it lose points for that; borrow it from a partner or leave it out."
+            "on it lose points for that. Find a partner who has it, or avoid it."
         )
     points += [
         f"**{fit.idea.name}** goes beyond your limits. {'. '.join(fit.shortfalls)}."
@@ -184,8 +202,8 @@ def _gaps(assessment: Assessment) -> str:
     ]
     if not points:
         points.append(
-            "The first three ideas ask for no skill that you have not shown. What remains unknown "
-            "is whether their customers want it from you: only asking them closes that gap."
+            "The first three ideas need no skill that you have not shown. Still unknown is whether "
+            "customers buy it from you. Only they can answer that."
         )
     return bullets(points)
 
@@ -205,11 +223,11 @@ def _advice(assessment: Assessment) -> str:
     ]
     if reading.hours is not None and reading.hours.high < constraints.FULL_WEEK_HOURS:
         advice.append(
-            "Put your hours into the calendar now, in blocks of at least an hour, and give one "
-            "block in three to finding customers."
+            "Put your hours into the calendar now, in blocks of at least an hour. Use one block in "
+            "three to find customers."
         )
     else:
-        advice.append("Fix working hours and one free day now; an open week fills with building.")
+        advice.append("Set working hours and one free day now, and plan time to find customers.")
     missing = next(
         (skill for skill in idea.skills if skill not in reading.shown_skills),
         None,
@@ -217,10 +235,9 @@ def _advice(assessment: Assessment) -> str:
     if missing is not None:
         skill = catalogue().skills[missing]
         advice.append(f"Close one gap only, {skill.name}. To begin, {skill.learn}.")
-    weeks = first_payment_weeks(idea, pace(idea, reading.hours))[1]
     advice.append(
-        f"Decide today when you stop: if nobody has paid {weeks} weeks after you began in "
-        f"earnest, go on to “{second.idea.name}” instead of improving the first."
+        f"Decide today when you stop: if nobody has paid by the end of week {best.plan.stop_week}, "
+        f"change to “{second.idea.name}” instead of improving the first idea."
     )
     return numbered(advice)
 
@@ -241,28 +258,27 @@ def _open_questions(assessment: Assessment) -> str:
     if not reading.experience.is_given:
         questions.append("What have you been paid for so far, and what do colleagues ask you for?")
     elif not reading.experience.shown:
-        questions.append("Which skills lie behind your experience? I could not tell them from it.")
+        questions.append("Which skills have you used in your work? The summary names none that counts here.")
     questions += _interest_questions(assessment)
     if not reading.skills:
         questions.append("What do others say that you are good at?")
-    questions.append(f"Whom do you already know among {idea.customer}?")
+    questions.append(f"Who do you already know among {idea.customer}?")
     return bullets(questions)
 
 
 def _interest_questions(assessment: Assessment) -> list[str]:
     reading = assessment.reading
+    if not reading.said["interest_area"] and not reading.topics:
+        return ["Which field interests you, and which customers in it do you know?"]
     if not reading.topics:
         return []
-    near = {*reading.areas, *reading.related_areas}
-    if near and reading.topic_areas and reading.topic_areas.isdisjoint(near):
+    said, near = reading.said["sub_interest_area"], reading.near_areas
+    if near and reading.topic_areas and near.isdisjoint(reading.topic_areas):
         return [
-            f"You name “{reading.said['sub_interest_area']}” within {listing(reading.areas)}; I "
-            f"know it from {listing(sorted(reading.topic_areas))}. Do you want to join the two, or "
-            "which of them comes first?"
+            f"You name “{said}” within {listing(reading.areas or reading.nearest_areas)}; the "
+            f"catalogue knows it from {listing(reading.topic_areas)}. Do you want to join the two, "
+            "or which of them is more important?"
         ]
     if not reading.topic_areas:
-        return [
-            f"What exactly draws you to “{reading.said['sub_interest_area']}”? The catalogue has "
-            "no idea about it, so it could not count."
-        ]
+        return [f"What exactly interests you in “{said}”, and who pays for it today?"]
     return []

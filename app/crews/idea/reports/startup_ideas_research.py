@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from app.crews.idea.markdown import bullets, numbered, table
 from app.crews.idea.reading import Reading
-from app.crews.idea.reports.note import note, weak_fit_notes
+from app.crews.idea.reports.note import missing_notes, note, weak_fit_notes
+from app.crews.idea.schedule import Plan
 from app.crews.idea.scoring import Assessment, Fit
-from app.crews.idea.wording import count, listing, number, number_range, usd, usd_range
+from app.crews.idea.wording import count, listing, number, number_range, span, usd, usd_range
 
-_SHOWN = 6
+_LEAST_SHOWN, _MOST_SHOWN = 5, 6
 
 
 def write(assessment: Assessment) -> str:
     """Return the report on the best ideas for `assessment`'s profile."""
-    shown = assessment.fits[:_SHOWN]
+    shown = _shown(assessment)
     parts = [
         "# Startup ideas research",
         note(),
@@ -22,6 +23,13 @@ def write(assessment: Assessment) -> str:
         *(_idea(rank, fit, assessment) for rank, fit in enumerate(shown, start=1)),
     ]
     return "\n\n".join(parts)
+
+
+def _shown(assessment: Assessment) -> tuple[Fit, ...]:
+    """The first five ideas, and the sixth if it is about the person's interest and possible."""
+    sixth = assessment.fits[_LEAST_SHOWN]
+    is_close = sixth.is_within_limits and sixth.area.name in assessment.reading.areas
+    return assessment.fits[: _MOST_SHOWN if is_close else _LEAST_SHOWN]
 
 
 def limits(fit: Fit, reading: Reading) -> str:
@@ -45,7 +53,7 @@ def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
             "Total",
             "Start-up cost",
             "Hrs/week",
-            "Rough monthly earnings",
+            "Monthly earnings",
             "Your limits",
         ),
         (
@@ -55,8 +63,7 @@ def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
                 str(fit.total),
                 usd_range(fit.idea.startup_cost_usd),
                 number_range(fit.idea.hours_per_week),
-                f"{usd_range(fit.idea.monthly_earnings_usd)} after "
-                f"{count(fit.idea.ramp_months, 'month')}",
+                usd_range(fit.plan.earnings_usd),
                 limits(fit, assessment.reading),
             )
             for rank, fit in enumerate(shown, start=1)
@@ -66,16 +73,23 @@ def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
         [f"{score.criterion.lower()} ({score.most_points})" for score in shown[0].scores]
     )
     paragraphs = [
+        *missing_notes(assessment),
         *weak_fit_notes(assessment),
         f"These are the {len(shown)} best of {len(assessment.fits)} ideas for you. Each is scored "
-        f"on {criteria}, 100 points in all; an idea that needs more hours or money than you have "
+        f"on {criteria}, 100 points in all. An idea that needs more hours or money than you have "
         "loses points. Equal totals put the cheaper start first, then the quicker first payment.",
         overview,
+        f"Monthly earnings are those at {_pace(assessment)}, before tax and running costs, once "
+        "the idea has grown for the months that its section names.",
         _lead(shown[0], shown[1]),
     ]
     if missed := _just_outside(assessment, shown):
         paragraphs.append(missed)
     return "\n\n".join(paragraphs)
+
+
+def _pace(assessment: Assessment) -> str:
+    return "your hours" if assessment.reading.hours is not None else "a comfortable pace"
 
 
 def _lead(first: Fit, second: Fit) -> str:
@@ -87,16 +101,16 @@ def _lead(first: Fit, second: Fit) -> str:
     gain = ahead[0].points - ahead[1].points
     if not gain:
         return (
-            f"“{first.idea.name}” and “{second.idea.name}” score alike on every criterion, so "
-            "choose between them by whose customers you know better."
+            f"“{first.idea.name}” and “{second.idea.name}” have equal points on every criterion. "
+            "Choose the one whose customers you know better."
         )
     lead = (
         f"leads “{second.idea.name}” by {count(margin, 'point')}"
         if margin
-        else f"ties with “{second.idea.name}” and starts no dearer"
+        else f"has as many points as “{second.idea.name}” and costs no more to start"
     )
     return (
-        f"“{first.idea.name}” {lead}. Its largest advantage over it is "
+        f"“{first.idea.name}” {lead}. Its largest advantage is "
         f"{ahead[0].criterion.lower()} (+{gain}). {ahead[0].reason}."
     )
 
@@ -111,7 +125,7 @@ def _just_outside(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
         return ""
     fit = outside[0]
     return (
-        f"Left out, but worth a look if your limits move: “{fit.idea.name}” ({fit.total}/100). "
+        f"Left out, but interesting if your limits change: “{fit.idea.name}” ({fit.total}/100). "
         f"{'. '.join(fit.shortfalls)}."
     )
 
@@ -124,7 +138,7 @@ def _idea(rank: int, fit: Fit, assessment: Assessment) -> str:
             idea.pitch,
             f"### Fit\n\n{_fit(fit)}",
             f"### Market\n\nCustomers: {idea.customer}. {idea.market}",
-            f"### Revenue and costs\n\n{_money(fit, assessment)}",
+            f"### Revenue and costs\n\n{_money(fit)}",
             f"### Effort\n\n{number_range(idea.hours_per_week)} hrs/week. {idea.effort}",
             f"### Risks\n\n{_risks(fit)}",
             f"### First experiments\n\n{_experiments(fit)}",
@@ -144,27 +158,27 @@ def _fit(fit: Fit) -> str:
     return f"{scores}\n\n**Outside your limits.** {'. '.join(fit.shortfalls)}."
 
 
-def _money(fit: Fit, assessment: Assessment) -> str:
-    idea, hours = fit.idea, assessment.reading.hours
-    earnings = (
-        f"**Rough earnings:** {usd_range(idea.monthly_earnings_usd)} a month after "
-        f"{count(idea.ramp_months, 'month')} of steady work, before tax and running costs"
-    )
-    if hours is not None and not hours.allows(idea.hours_per_week[1]):
-        earnings += (
-            f", at {number(idea.hours_per_week[1])} hrs/week. With fewer hours, plan with the "
-            "lower end and a longer way to it"
-        )
+def _money(fit: Fit) -> str:
+    idea, plan = fit.idea, fit.plan
     return bullets(
         (
             f"**Price:** {idea.revenue}",
-            f"**To start:** {usd_range(idea.startup_cost_usd)} until the first customer pays.",
+            f"**To start:** {usd_range(idea.startup_cost_usd)} until the first customer pays"
+            f"{_within_budget(plan)}.",
             f"**Running:** {usd_range(idea.running_cost_usd)} a month.",
-            f"**First payment:** after {number_range(idea.first_revenue_weeks)} weeks at a "
-            "comfortable pace.",
-            f"{earnings}.",
+            f"**First payment:** {span('week', plan.first_payment_weeks)} at "
+            f"{number(plan.hours_a_week)} hrs/week.",
+            f"**Earnings:** {usd_range(plan.earnings_usd)} a month at {number(plan.hours_a_week)} "
+            f"hrs/week, {count(idea.ramp_months, 'month')} after the first payment, before tax and "
+            "running costs.",
         )
     )
+
+
+def _within_budget(plan: Plan) -> str:
+    if plan.startup_usd == plan.idea.startup_cost_usd:
+        return ""
+    return f"; the plan spends {usd_range(plan.startup_usd)}, to stay near your budget"
 
 
 def _risks(fit: Fit) -> str:
