@@ -37,8 +37,8 @@ class _Table(BaseModel):
 class InputOptions(_Table):
     """The declaration of an input. None as `type` allows any type; `max_chars` limits each text.
 
-    `examples` are values that forms and clients may suggest; others are allowed. An empty or missing
-    input gets its `default`. Without one, it is required if the crew names it.
+    `examples` are values that clients may suggest; others are allowed. An empty or missing input
+    gets its `default`. Without one, it is required if the crew names it.
     """
 
     type: InputType | None = None

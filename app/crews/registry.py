@@ -52,7 +52,7 @@ class CrewSpec:
         }
 
     def prompt_inputs(self, inputs: dict[str, Any], assumed: Iterable[str]) -> dict[str, Any]:
-        """The inputs as prompts show them: the `assumed` ones, which are defaults, have the mark."""
+        """The inputs as prompts show them, with the mark after the `assumed` ones."""
         if not self.assumed_mark:
             return inputs
         return inputs | {name: f"{inputs[name]}{self.assumed_mark}" for name in assumed}

@@ -16,8 +16,8 @@ from app.crews.idea.subjects import Match, Subject, subjects
 from app.crews.idea.words import claimed_and_denied, fold, phrases
 
 _OPEN = re.compile(
-    r"\b(?:any|anything|everything|all|open|unsure|not sure|(?:i )?don['’]?t know|undecided|whatever"
-    r"|none|n/a|no preference|flexible|various|other|yet|fine|to)\b",
+    r"\b(?:any|anything|everything|all|open|unsure|not sure|(?:i )?don['’]?t know|undecided"
+    r"|whatever|none|n/a|no preference|flexible|various|other|yet|fine|to)\b",
     re.IGNORECASE,
 )
 _YEARS = re.compile(r"\b([0-9]{1,2})\+?\s*(?:years?|yrs?)\b", re.IGNORECASE)
@@ -83,7 +83,7 @@ class Reading:
         return frozenset(shown | {catalogue().skills[skill].kind_of for skill in shown} - {""})
 
     @property
-    def told_fields(self) -> tuple[str, ...]:
+    def given_fields(self) -> tuple[str, ...]:
         """The names of the fields in which the person wrote something."""
         return tuple(name for name, said in self.said.items() if said)
 
@@ -146,9 +146,7 @@ def _area_match(area: Area, interest: Iterable[Subject]) -> Match:
 @cache
 def _terms_of_area(name: str) -> tuple[frozenset[str], frozenset[str]]:
     area = next(area for area in catalogue().areas if area.name == name)
-    return fold(area.words), frozenset().union(
-        *(_terms_of(idea.name)[1] for idea in area.ideas)
-    )
+    return fold(area.words), frozenset().union(*(_terms_of(idea.name)[1] for idea in area.ideas))
 
 
 class _Worded(Protocol):
@@ -220,5 +218,9 @@ def _experience(text: str) -> Experience:
 
 
 def _without_vague(found: Mapping[str, str]) -> dict[str, str]:
-    vague = fold(catalogue().meaning.vague)
-    return {folded: written for folded, written in found.items() if folded not in vague}
+    return {folded: written for folded, written in found.items() if folded not in _vague()}
+
+
+@cache
+def _vague() -> frozenset[str]:
+    return fold(catalogue().meaning.vague)

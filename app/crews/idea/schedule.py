@@ -130,7 +130,7 @@ def plan_for(idea: Idea, hours: Amount | None, budget: Amount | None) -> Plan:
     """
     hours_a_week = _hours_a_week(idea, hours)
     share = hours_a_week / idea.hours_per_week[1]
-    earliest, latest = (ceil(weeks / share) for weeks in idea.first_revenue_weeks)
+    earliest, latest = _first_payment_weeks(idea, share)
     startup = _startup_usd(idea, budget)
     low, high = (_rounded(usd * share) for usd in idea.monthly_earnings_usd)
     running_low, running_high = idea.running_cost_usd
@@ -154,6 +154,13 @@ def _hours_a_week(idea: Idea, hours: Amount | None) -> float:
         return comfortable
     most = hours.high - _HALF_HOUR if hours.below else hours.high
     return max(1.0, min(most, comfortable))
+
+
+def _first_payment_weeks(idea: Idea, share: float) -> Range:
+    """Return the earliest and the latest week, after no more than two preparing steps a week."""
+    low, high = (ceil(weeks / share) for weeks in idea.first_revenue_weeks)
+    earliest = max(low, 1 + ceil((idea.paid_step - 1) / 2))
+    return earliest, max(earliest, high)
 
 
 def _startup_usd(idea: Idea, budget: Amount | None) -> Range:

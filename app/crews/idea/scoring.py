@@ -25,27 +25,32 @@ _MONEY_GOALS: Final = ("extra-income", "full-income", "passive-income")
 class Score(NamedTuple):
     """Points for one criterion and why. Needing more than the person has costs points.
 
-    `is_told` says that the person wrote something in the criterion's field.
+    `is_given` says that the person wrote something in the criterion's field.
     """
 
     criterion: str
     most_points: int
     points: int
     reason: str
-    is_told: bool
+    is_given: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One idea, scored and planned for one profile. An unknown limit is not exceeded."""
+    """One idea, scored for one profile. An unknown limit is not exceeded."""
 
     area: Area
     idea: Idea
-    plan: Plan
+    reading: Reading
     scores: tuple[Score, ...]
     total: int
     is_within_hours: bool
     is_within_budget: bool
+
+    @property
+    def plan(self) -> Plan:
+        """The dates and sums of the idea for the person."""
+        return plan_for(self.idea, self.reading.hours, self.reading.budget)
 
     @property
     def is_within_limits(self) -> bool:
@@ -95,14 +100,13 @@ def assess(profile: Profile) -> Assessment:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """An idea with its plan for the person, and its closest match with the topics.
+    """An idea and its closest match with the topics of the person.
 
     `others_are_exact` says that another idea is exactly about the topic.
     """
 
     area: Area
     idea: Idea
-    plan: Plan
     match: Match
     subject: Subject | None
     others_are_exact: bool
@@ -112,16 +116,16 @@ def _candidates(reading: Reading) -> list[_Candidate]:
     named = reading.topics or reading.interest
     allowed = reading.near_areas if reading.topics else frozenset(reading.areas)
     matches = {
-        idea.name: (not allowed or area.name in allowed) and match_idea(idea, named) or None
+        idea.name: match_idea(idea, named)
         for area, idea in catalogue().ideas()
-        if reading.topics or not _names_area(area, named)
+        if (not allowed or area.name in allowed)
+        and (reading.topics or not _names_area(area, named))
     }
     exact = any(found is not None and found[0] is Match.EXACT for found in matches.values())
     return [
         _Candidate(
             area=area,
             idea=idea,
-            plan=plan_for(idea, reading.hours, reading.budget),
             match=found[0] if (found := matches.get(idea.name)) else Match.NONE,
             subject=found[1] if found else None,
             others_are_exact=exact,
@@ -150,15 +154,12 @@ def _names_area(area: Area, named: tuple[Subject, ...]) -> bool:
 
 
 def _fit(candidate: _Candidate, reading: Reading) -> Fit:
-    scores = [
-        Score(criterion, most_points, *judge(candidate, reading), bool(reading.said[field]))
-        for criterion, field, most_points, judge in _CRITERIA
-    ]
+    scores = [_score(criterion, candidate, reading) for criterion in _CRITERIA]
     idea = candidate.idea
     return Fit(
         area=candidate.area,
         idea=idea,
-        plan=candidate.plan,
+        reading=reading,
         scores=tuple(scores),
         total=sum([score.points for score in scores]),
         is_within_hours=reading.hours is None or reading.hours.allows(idea.hours_per_week[0]),
@@ -166,14 +167,17 @@ def _fit(candidate: _Candidate, reading: Reading) -> Fit:
     )
 
 
-def _not_told(subject: str) -> str:
-    return f"You did not give {subject}, so this counts the same for every idea"
+def _score(criterion: _Criterion, candidate: _Candidate, reading: Reading) -> Score:
+    is_given = bool(reading.said[criterion.field])
+    if is_given or (candidate.others_are_exact and criterion.judge is _sub_interest):
+        points, reason = criterion.judge(candidate, reading)
+    else:
+        points, reason = criterion.neutral_points, "Not told, so the same for every idea"
+    return Score(criterion.name, criterion.most_points, points, reason, is_given)
 
 
 def _interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     area, said = candidate.area.name, reading.said["interest_area"]
-    if not said:
-        return 10, _not_told("an interest")
     if area in reading.areas:
         return 20, f"Its area is the one that you name: {area}"
     if area in reading.nearest_areas:
@@ -188,21 +192,19 @@ def _interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
 
 
 def _sub_interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
-    subject = candidate.subject
-    if candidate.match is Match.EXACT and subject is not None:
+    match, subject = candidate.match, candidate.subject
+    if match is Match.EXACT and subject is not None:
         return 10, f"It is about “{quote(subject.written)}”"
     if not reading.topics:
         if candidate.others_are_exact:
             return 0, f"It is not exactly about “{reading.said['interest_area']}”"
-        if reading.said["sub_interest_area"]:
-            return 5, "You leave the sub-interest open"
-        return 5, _not_told("a sub-interest")
+        return 5, "You leave the sub-interest open"
     said = reading.said["sub_interest_area"]
     loss = 6 if candidate.others_are_exact else 0
-    if candidate.match is Match.PART and subject is not None:
+    if match is Match.PART and subject is not None:
         part = quote(subject.head_written)
         return 6 - loss, f"It has to do with “{part}”, but it is not exactly “{said}”"
-    if candidate.match is Match.RELATED:
+    if match is Match.RELATED:
         return 2 - loss, f"It is near “{said}”, but not about it"
     return -loss, f"It is not about “{said}”"
 
@@ -210,8 +212,6 @@ def _sub_interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
 def _hours(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     low, high = candidate.idea.hours_per_week
     said, hours = reading.said["time_commitment"], reading.hours
-    if not said:
-        return 10, _not_told("your hours")
     if hours is None:
         return 10, f"“{said}” does not tell a number of hours, so this counts as neutral"
     if hours.low > 2 * high:
@@ -222,15 +222,7 @@ def _hours(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     if hours.allows(high):
         return 20, f"{number_range((low, high))} hrs/week fits into your “{said}”"
     if hours.allows(low):
-        share = (hours.high - low) / (high - low)
-        points = 12 + round(6 * share)
-        reason = (
-            f"Works from {number(low)} hrs/week, but {number(high)} would be comfortable: "
-            f"slower at your “{said}”"
-        )
-        if _loses_by_hours(candidate):
-            return points - 5, f"{reason}, and at a loss after {MONTHS} months in the cautious case"
-        return points, reason
+        return _slowly(candidate.idea, hours, said)
     excess = low / max(hours.high, 1) - 1
     return (
         max(-20, round(6 - 26 * excess)),
@@ -238,25 +230,28 @@ def _hours(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     )
 
 
-def _loses_by_hours(candidate: _Candidate) -> bool:
-    """Whether the cautious case loses money at these hours, and not at a comfortable pace."""
-    hours = candidate.plan.hours_a_week
-    at_these_hours = plan_for(candidate.idea, Amount(hours, hours), None)
-    return at_these_hours.loses_money and not _loses_at_best(candidate.idea.name)
+def _slowly(idea: Idea, hours: Amount, said: str) -> tuple[int, str]:
+    low, high = idea.hours_per_week
+    points = 12 + round(6 * (hours.high - low) / (high - low))
+    reason = (
+        f"Works from {number(low)} hrs/week, but {number(high)} would be comfortable: slower at "
+        f"your “{said}”"
+    )
+    if _loses_at(idea.name, hours) and not _loses_at(idea.name, None):
+        return points - 3, f"{reason}, and at a loss after {MONTHS} months in the cautious case"
+    return points, reason
 
 
-@cache
-def _loses_at_best(name: str) -> bool:
-    """Whether the cautious case of an idea loses money even at a comfortable pace."""
+@lru_cache(maxsize=4096)
+def _loses_at(name: str, hours: Amount | None) -> bool:
+    """Whether the cautious case of an idea loses money with these hours; None: a good pace."""
     idea = next(idea for _, idea in catalogue().ideas() if idea.name == name)
-    return plan_for(idea, None, None).loses_money
+    return plan_for(idea, hours, None).loses_money
 
 
 def _budget(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     low, high = candidate.idea.startup_cost_usd
     said, budget = reading.said["budget_range"], reading.budget
-    if not said:
-        return 8, _not_told("a budget")
     if budget is None:
         return 8, f"“{said}” does not tell a sum in dollars, so this counts as neutral"
     if budget.allows(high):
@@ -274,8 +269,6 @@ def _budget(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
 def _skills(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     core, *others = candidate.idea.skills
     said = reading.said["skill_strength"]
-    if not said:
-        return 4, _not_told("a strength")
     if not reading.skills:
         return 4, f"“{said}” is no skill that the catalogue knows, so this counts as neutral"
     if core in reading.skills:
@@ -291,8 +284,6 @@ def _skills(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
 
 def _experience(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     experience = reading.experience
-    if not experience.is_given:
-        return 3, _not_told("your experience")
     core, *others = candidate.idea.skills
     if core in experience.denied:
         return -6, f"It rests on {_skill(core)}, and you say that you lack that"
@@ -304,13 +295,15 @@ def _experience(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
             points += 2
             evidence.append(experience.shown[skill][0])
             break
-    for familiar, worth in ((candidate.idea.background, 3), (candidate.area.words, 2)):
+    for familiar, worth in ((candidate.idea.background, 5), (candidate.area.words, 2)):
         if known := experience.phrases & _folded(familiar):
             points += worth
             evidence.append(experience.written[min(known)])
     if not evidence:
         return 0, "Nothing in your experience is close to it"
-    return points, f"You bring {listing([f'“{word}”' for word in dict.fromkeys(evidence)])}"
+    return min(
+        points, 10
+    ), f"You bring {listing([f'“{word}”' for word in dict.fromkeys(evidence)])}"
 
 
 @cache
@@ -321,8 +314,6 @@ def _folded(words: tuple[str, ...]) -> frozenset[str]:
 def _work_style(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     preferred = [style for style in (reading.company, reading.location) if style]
     said = reading.said["work_style"]
-    if not said:
-        return 3, _not_told("a work style")
     if not preferred:
         return 3, f"“{said}” does not tell with whom or where, so this counts as neutral"
     missing = [style for style in preferred if style not in candidate.idea.styles]
@@ -334,15 +325,13 @@ def _work_style(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
 
 def _goal(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     said = reading.said["goal_type"]
-    if not said:
-        return 5, _not_told("a goal")
     if reading.goal is None:
         return 5, f"“{said}” is no goal that the catalogue knows, so this counts as neutral"
     goal = catalogue().goals[reading.goal].name
     if reading.goal not in candidate.idea.goals:
         return 0, f"It is not made for {goal}"
     points, verb = (10, "is made for") if reading.goal == candidate.idea.goals[0] else (8, "suits")
-    if reading.goal in _MONEY_GOALS and _loses_at_best(candidate.idea.name):
+    if reading.goal in _MONEY_GOALS and _loses_at(candidate.idea.name, None):
         return points - 4, (
             f"It {verb} {goal}, but its cautious case is at a loss after {MONTHS} months"
         )
@@ -357,15 +346,23 @@ def _skill(name: str) -> str:
     return catalogue().skills[name].name
 
 
-_Judge = Callable[[_Candidate, Reading], tuple[int, str]]
+class _Criterion(NamedTuple):
+    """A criterion, the field that it reads, and its points if that field is empty."""
 
-_CRITERIA: Final[tuple[tuple[str, str, int, _Judge], ...]] = (
-    ("Interest area", "interest_area", 20, _interest),
-    ("Sub-interest", "sub_interest_area", 10, _sub_interest),
-    (_HOURS, "time_commitment", 20, _hours),
-    (_BUDGET, "budget_range", 15, _budget),
-    ("Skills", "skill_strength", 10, _skills),
-    ("Experience", "experience_summary", 10, _experience),
-    ("Work style", "work_style", 5, _work_style),
-    ("Goal", "goal_type", 10, _goal),
+    name: str
+    field: str
+    most_points: int
+    neutral_points: int
+    judge: Callable[[_Candidate, Reading], tuple[int, str]]
+
+
+_CRITERIA: Final = (
+    _Criterion("Interest area", "interest_area", 20, 10, _interest),
+    _Criterion("Sub-interest", "sub_interest_area", 10, 5, _sub_interest),
+    _Criterion(_HOURS, "time_commitment", 20, 10, _hours),
+    _Criterion(_BUDGET, "budget_range", 15, 8, _budget),
+    _Criterion("Skills", "skill_strength", 10, 4, _skills),
+    _Criterion("Experience", "experience_summary", 10, 3, _experience),
+    _Criterion("Work style", "work_style", 5, 3, _work_style),
+    _Criterion("Goal", "goal_type", 10, 5, _goal),
 )

@@ -12,6 +12,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from itertools import pairwise
 
 from app.crews.idea.catalogue import catalogue
 from app.crews.idea.words import fold, words
@@ -96,5 +97,5 @@ def _subject(segment: str) -> Subject | None:
         head=heads[-1][0],
         head_written=heads[-1][1],
         words=frozenset((*folded_main, *(folded for folded, _ in around))),
-        phrases=frozenset(map(" ".join, zip(folded_main, folded_main[1:], strict=False))),
+        phrases=frozenset(map(" ".join, pairwise(folded_main))),
     )

@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 from tenacity import (
@@ -290,7 +290,9 @@ class Worker:
 
     def _prompt_inputs(self, claimed: ClaimedRun) -> dict[str, Any]:
         spec = self._crews.get(claimed.crew)
-        return spec.prompt_inputs(claimed.inputs, claimed.assumed_inputs) if spec else claimed.inputs
+        return (
+            spec.prompt_inputs(claimed.inputs, claimed.assumed_inputs) if spec else claimed.inputs
+        )
 
     async def _checkpoint(self, claimed: ClaimedRun) -> Checkpoint:
         if claimed.attempt == 1:

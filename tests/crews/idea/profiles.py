@@ -5,7 +5,10 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from app.crews.idea.catalogue import catalogue
-from app.crews.idea.profile import NO_EXPERIENCE, Profile
+from app.crews.idea.profile import DEFAULTS, NO_EXPERIENCE, Profile
+
+WROTE_DEFAULTS = Profile(**{**DEFAULTS, "experience_summary": ""})
+"""A person who wrote exactly what the fields default to; as the default says, no experience."""
 
 HOURS = {
     "<5 hrs/week": 4.9,

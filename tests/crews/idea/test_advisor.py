@@ -20,6 +20,7 @@ from app.crews.idea.profile import Profile
 from tests.crews.idea.profiles import (
     BUDGETS,
     HOURS,
+    WROTE_DEFAULTS,
     chosen_profiles,
     hostile_texts,
     typed_profiles,
@@ -103,7 +104,7 @@ def test_the_three_reports_agree(profile: Profile) -> None:
 
 @given(chosen_profiles)
 def test_earlier_reports_as_context_change_nothing(profile: Profile) -> None:
-    context = f"{_write(_ANALYSIS, profile)}\n\n----------\n\n{_write(_RESEARCH, Profile())}"
+    context = f"{_write(_ANALYSIS, profile)}\n\n----------\n\n{_write(_RESEARCH, WROTE_DEFAULTS)}"
     assert _write(_RECOMMENDATIONS, profile, context) == _write(_RECOMMENDATIONS, profile)
 
 
@@ -172,7 +173,7 @@ def test_a_field_moves_ideas_only_through_its_own_criterion(
 
 @pytest.mark.parametrize("area", catalogue().areas, ids=lambda area: area.name)
 def test_an_area_brings_its_own_ideas_to_the_top(area: object) -> None:
-    profile = replace(Profile(), interest_area=area.name, sub_interest_area="any")  # type: ignore[attr-defined]
+    profile = replace(WROTE_DEFAULTS, interest_area=area.name, sub_interest_area="any")  # type: ignore[attr-defined]
     own = {idea.name for idea in area.ideas}  # type: ignore[attr-defined]
     first = _ideas(profile)[0]
     assert first.name in own
@@ -217,7 +218,12 @@ def test_different_people_get_different_ideas_for_stated_reasons() -> None:
     ],
 )
 def test_experience_changes_the_order(experience: str, word: str, first: str) -> None:
-    profile = Profile(interest_area="anything", sub_interest_area="any", skill_strength="Telepathy")
+    profile = replace(
+        WROTE_DEFAULTS,
+        interest_area="anything",
+        sub_interest_area="any",
+        skill_strength="Telepathy",
+    )
     experienced = replace(profile, experience_summary=experience)
     best = _ideas(experienced)[0]
     assert best.name == first
@@ -227,13 +233,13 @@ def test_experience_changes_the_order(experience: str, word: str, first: str) ->
 
 def test_the_analysis_names_the_skills_that_experience_shows() -> None:
     experience = "I am a bookkeeper and trained two apprentices."
-    strengths = _write(_ANALYSIS, replace(Profile(), experience_summary=experience))
+    strengths = _write(_ANALYSIS, replace(WROTE_DEFAULTS, experience_summary=experience))
     assert "**Teaching**, from your experience (“trained”)" in strengths
     assert "**Organising**, from your experience (“bookkeeper”)" in strengths
 
 
 def test_a_skill_that_is_denied_counts_against_ideas_that_rest_on_it() -> None:
-    profile = replace(Profile(), interest_area="Software", sub_interest_area="plugin")
+    profile = replace(WROTE_DEFAULTS, interest_area="Software", sub_interest_area="plugin")
     claimed = replace(profile, experience_summary="I have been coding for years.")
     denied = replace(profile, experience_summary="I have never done any coding.")
     points = [
@@ -247,14 +253,14 @@ def test_a_skill_that_is_denied_counts_against_ideas_that_rest_on_it() -> None:
 
 
 def test_a_sub_interest_of_another_area_raises_a_question() -> None:
-    profile = replace(Profile(), interest_area="Pets")
+    profile = replace(WROTE_DEFAULTS, interest_area="Pets")
     questions = _write(_ANALYSIS, profile).split("## Open questions")[1]
     assert "“Chatbots” within Pets" in questions
     assert "AI / Automation" in questions
 
 
 def test_missing_experience_is_said_and_raises_a_question() -> None:
-    report = _write(_ANALYSIS, Profile())
+    report = _write(_ANALYSIS, WROTE_DEFAULTS)
     assert "You gave no summary of your experience" in report
     assert "What have you been paid for so far" in report
     assert "“No detailed experience summary provided.”" not in report
@@ -262,7 +268,7 @@ def test_missing_experience_is_said_and_raises_a_question() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_each_report_says_once_that_the_offline_model_wrote_it(task: str) -> None:
-    report = _write(task, Profile())
+    report = _write(task, WROTE_DEFAULTS)
     assert report.count("Written by the offline model") == 1
     assert f"a catalogue of {len(list(catalogue().ideas()))} ideas" in report
 
@@ -282,14 +288,14 @@ def test_no_text_of_a_person_changes_the_markdown(profile: Profile, task: str) -
 
 @given(hostile_texts)
 def test_a_cell_holds_all_of_what_it_quotes(text: str) -> None:
-    report = _write(_ANALYSIS, replace(Profile(), interest_area=text))
+    report = _write(_ANALYSIS, replace(WROTE_DEFAULTS, interest_area=text))
     rows = tables(report)[0]
     assert all(len(row) == 3 for row in rows)
     assert len(rows) == 9
 
 
 def test_a_cell_with_a_bar_stays_one_cell() -> None:
-    report = _write(_ANALYSIS, replace(Profile(), goal_type="a|b"))
+    report = _write(_ANALYSIS, replace(WROTE_DEFAULTS, goal_type="a|b"))
     row = next(line for line in report.splitlines() if line.startswith("| Goal"))
     assert cells(row)[1] == r"a\|b"
 
@@ -328,9 +334,9 @@ def test_reports_are_the_same_in_every_process() -> None:
 
 
 def test_a_weak_fit_is_called_one() -> None:
-    strange = replace(Profile(), interest_area="Volcanoes", time_commitment="1 hour a week")
+    strange = replace(WROTE_DEFAULTS, interest_area="Volcanoes", time_commitment="1 hour a week")
     for task in (_RESEARCH, _RECOMMENDATIONS):
         report = _write(task, strange)
         assert "No idea fits you well" in report
         assert "goes beyond your limits" in report
-        assert "No idea fits you well" not in _write(task, Profile())
+        assert "No idea fits you well" not in _write(task, WROTE_DEFAULTS)

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from app.crews.idea.catalogue import Idea, catalogue
-from app.crews.idea.profile import Profile
 from app.crews.idea.scoring import Fit, assess
+from tests.crews.idea.profiles import WROTE_DEFAULTS
 
 _IDEAS = [idea for _, idea in catalogue().ideas()]
 
 
 def _fit(idea: Idea, **fields: str) -> Fit:
-    fits = assess(replace(Profile(), **fields)).fits
+    fits = assess(replace(WROTE_DEFAULTS, **fields)).fits
     return next(fit for fit in fits if fit.idea is idea)
 
 
@@ -23,7 +23,7 @@ def _points(fit: Fit, criterion: str) -> int:
 
 
 def test_every_idea_is_ranked_once() -> None:
-    assert sorted(fit.idea.name for fit in assess(Profile()).fits) == sorted(
+    assert sorted(fit.idea.name for fit in assess(WROTE_DEFAULTS).fits) == sorted(
         idea.name for idea in _IDEAS
     )
 
@@ -87,7 +87,7 @@ def test_what_exceeds_both_limits_says_both() -> None:
     ],
 )
 def test_goals_are_understood_in_common_words(goal: str, name: str | None) -> None:
-    assert assess(replace(Profile(), goal_type=goal)).reading.goal == name
+    assert assess(replace(WROTE_DEFAULTS, goal_type=goal)).reading.goal == name
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_goals_are_understood_in_common_words(goal: str, name: str | None) -> No
     ],
 )
 def test_interests_are_understood_in_common_words(interest: str, area: str) -> None:
-    assert area in assess(replace(Profile(), interest_area=interest)).reading.areas
+    assert area in assess(replace(WROTE_DEFAULTS, interest_area=interest)).reading.areas
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_interests_are_understood_in_common_words(interest: str, area: str) -> N
         ("I sold cars", {"selling"}, set()),
         ("never sold anything", set(), {"selling"}),
         ("no coding, but ten years of teaching", {"teaching"}, {"software"}),
-        ("I can’t draw or write. I repair bikes", {"craft"}, {"writing"}),
+        ("I can’t draw or write. I repair bikes", {"repair"}, {"writing"}),
         ("not only taught but also wrote", {"teaching", "writing"}, set()),
         ("I don't code", set(), {"software"}),
         ("used to code; now I cannot code any more", {"software"}, set()),
@@ -130,6 +130,6 @@ def test_interests_are_understood_in_common_words(interest: str, area: str) -> N
 def test_experience_shows_skills_and_their_lack(
     experience: str, shown: set[str], denied: set[str]
 ) -> None:
-    read = assess(replace(Profile(), experience_summary=experience)).reading.experience
+    read = assess(replace(WROTE_DEFAULTS, experience_summary=experience)).reading.experience
     assert set(read.shown) == shown
     assert set(read.denied) == denied

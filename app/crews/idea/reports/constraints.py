@@ -80,8 +80,8 @@ def _time_advice(hours: Amount) -> str:
             "goes into finding customers from the first week."
         )
     return (
-        "That is a working week. Do not spend all of it on building: until ten customers have paid, "
-        "spend half of it where customers are."
+        "That is a working week. Do not spend all of it on building. Until ten customers have "
+        "paid, spend half of it where customers are."
     )
 
 

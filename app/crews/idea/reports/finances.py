@@ -50,7 +50,17 @@ def _balance(plan: Plan) -> list[str]:
         ),
         "The cautious case uses the worse end of every range, the hopeful case the better one. In "
         f"the cautious case your money is {_back(low)}, in the hopeful case {_back(high)}.",
+        *_early_costs(plan),
         _worst(plan),
+    ]
+
+
+def _early_costs(plan: Plan) -> list[str]:
+    pairs = zip(plan.cautious.balance_usd, plan.hopeful.balance_usd, strict=True)
+    if all(low <= high for low, high in pairs):
+        return []
+    return [
+        "In the hopeful case the running costs begin earlier, so its balance can be lower first."
     ]
 
 

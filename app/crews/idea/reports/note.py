@@ -2,6 +2,7 @@
 
 from app.crews.idea.catalogue import catalogue
 from app.crews.idea.profile import LABELS
+from app.crews.idea.schedule import MONTHS
 from app.crews.idea.scoring import Assessment
 from app.crews.idea.wording import count, listing
 
@@ -24,12 +25,12 @@ def missing_notes(assessment: Assessment) -> list[str]:
 
 
 def _missing_facts(assessment: Assessment) -> list[str]:
-    told = assessment.reading.told_fields
-    if len(told) > _FEW_FACTS:
+    given = assessment.reading.given_fields
+    if len(given) > _FEW_FACTS:
         return []
-    missing = listing([label.lower() for name, label in LABELS.items() if name not in told])
+    missing = listing([label.lower() for name, label in LABELS.items() if name not in given])
     return [
-        f"**You gave {count(len(told), 'fact') if told else 'none'} of {len(LABELS)}.** Not told: "
+        f"**You gave {count(len(given), 'fact') if given else 'none'} of {len(LABELS)}.** Not told: "
         f"{missing}. A fact that you did not give counts the same for every idea, so the totals "
         "are close together."
     ]
@@ -55,12 +56,12 @@ def missing_interest(assessment: Assessment) -> list[str]:
 def weak_fit_notes(assessment: Assessment) -> list[str]:
     """Return what must be said before the best idea is praised: nothing when it fits well."""
     best = assessment.fits[0]
-    told = [score for score in best.scores if score.is_told]
+    given = [score for score in best.scores if score.is_given]
     notes = []
-    if told and sum(score.points for score in told) < _WEAK_SHARE * sum(
-        score.most_points for score in told
+    if given and sum(score.points for score in given) < _WEAK_SHARE * sum(
+        score.most_points for score in given
     ):
-        losses = sorted(told, key=lambda score: score.points - score.most_points)[:3]
+        losses = sorted(given, key=lambda score: score.points - score.most_points)[:3]
         names = listing([score.criterion.lower() for score in losses])
         notes.append(
             f"**No idea fits you well:** the best has {best.total} of 100 points and loses most on "
@@ -74,5 +75,10 @@ def weak_fit_notes(assessment: Assessment) -> list[str]:
         )
         notes.append(
             f"**The best idea goes beyond your limits.** {'. '.join(best.shortfalls)}. {inside}."
+        )
+    if best.plan.loses_money:
+        notes.append(
+            f"**“{best.idea.name}” can lose money:** in the cautious case its costs are not back "
+            f"after {MONTHS} months. Test whether people pay before you spend anything."
         )
     return notes

@@ -8,7 +8,7 @@ from app.crews.idea.reports import finances, plan
 from app.crews.idea.reports.note import missing_notes, note, weak_fit_notes
 from app.crews.idea.reports.startup_ideas_research import limits
 from app.crews.idea.scoring import Assessment, Fit
-from app.crews.idea.wording import count, number_range, usd, usd_range
+from app.crews.idea.wording import count, listing, number_range, usd, usd_range
 
 _DISTINCTIVE = ("Sub-interest", "Experience", "Skills", "Goal", "Interest area")
 """The criteria that distinguish an idea for a person, the most significant first."""
@@ -93,9 +93,7 @@ def _matrix(assessment: Assessment) -> str:
     rows.append(("Hrs/week", *(number_range(fit.idea.hours_per_week) for fit in best)))
     rows.append(("Your limits", *(limits(fit, assessment.reading) for fit in best)))
     header = ("Criterion (most points)", *(fit.idea.name for fit in best))
-    return (
-        f"{table(header, rows)}\n\nThe research report gives the reason for each score."
-    )
+    return f"{table(header, rows)}\n\nThe research report gives the reason for each score."
 
 
 def _risks(best: tuple[Fit, ...]) -> str:
@@ -154,11 +152,9 @@ def _checklist(assessment: Assessment) -> str:
     ]
     if reading.budget is None:
         items.append("You have written down the sum that you will not exceed")
-    items += [
-        f"You know who can do the {catalogue().skills[skill].name}"
-        for skill in idea.skills
-        if skill not in reading.shown_skills
-    ]
+    missing = [catalogue().skills[s].name for s in idea.skills if s not in reading.shown_skills]
+    if missing:
+        items.append(f"You have, or know somebody who has, these skills: {listing(missing)}")
     items += [f"You have an answer to this: {lack}" for lack in best.shortfalls]
     return (
         f"{checkboxes(items)}\n\nStart if you can tick all but one. If more are open, solve them "

@@ -36,7 +36,9 @@ def _pace(plan: Plan, reading: Reading) -> str:
 
 def _in_weeks(plan: Plan) -> str:
     first, last = plan.first_payment_weeks
-    return f"week {first}" if first == last else f"week {first} at the earliest, week {last} at the latest"
+    if first == last:
+        return f"week {first}"
+    return f"week {first} at the earliest, week {last} at the latest"
 
 
 def write_ninety_days(assessment: Assessment) -> str:
@@ -71,7 +73,9 @@ def _title(plan: Plan, index: int) -> str:
     first_day, last_day = _MONTHS[index]
     if plan.is_paid_by(first_day - 1):
         return "deliver and improve"
-    return "sell" if plan.sells_by(last_day) else "find out and prepare"
+    if not index:
+        return "find out"
+    return "sell" if plan.sells_by(last_day) else "prepare"
 
 
 def _own_tasks(plan: Plan, index: int) -> list[str]:
@@ -96,7 +100,9 @@ def _experiment(plan: Plan, experiment: Experiment) -> str:
 
 
 def _test(plan: Plan, index: int) -> str:
-    last_day = _MONTHS[index][1]
+    first_day, last_day = _MONTHS[index]
+    if plan.is_paid_by(first_day - 1):
+        return "at least one more customer has paid"
     if plan.is_paid_by(last_day):
         return "at least one customer has paid"
     tests = []

@@ -228,11 +228,8 @@ def _advice(assessment: Assessment) -> str:
         )
     else:
         advice.append("Set working hours and one free day now, and plan time to find customers.")
-    missing = next(
-        (skill for skill in idea.skills if skill not in reading.shown_skills),
-        None,
-    )
-    if missing is not None:
+    missing = next((skill for skill in idea.skills if skill not in reading.shown_skills), None)
+    if missing is not None and reading.shown_skills:
         skill = catalogue().skills[missing]
         advice.append(f"Close one gap only, {skill.name}. To begin, {skill.learn}.")
     advice.append(
@@ -258,7 +255,9 @@ def _open_questions(assessment: Assessment) -> str:
     if not reading.experience.is_given:
         questions.append("What have you been paid for so far, and what do colleagues ask you for?")
     elif not reading.experience.shown:
-        questions.append("Which skills have you used in your work? The summary names none that counts here.")
+        questions.append(
+            "Which skills have you used in your work? The summary names none that counts here."
+        )
     questions += _interest_questions(assessment)
     if not reading.skills:
         questions.append("What do others say that you are good at?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.crews.idea.markdown import bullets, numbered, table
 from app.crews.idea.reading import Reading
 from app.crews.idea.reports.note import missing_notes, note, weak_fit_notes
-from app.crews.idea.schedule import Plan
+from app.crews.idea.schedule import MONTHS, Plan
 from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import count, listing, number, number_range, span, usd, usd_range
 
@@ -83,6 +83,8 @@ def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
         "the idea has grown for the months that its section names.",
         _lead(shown[0], shown[1]),
     ]
+    if others := _from_other_areas(assessment, shown):
+        paragraphs.append(others)
     if missed := _just_outside(assessment, shown):
         paragraphs.append(missed)
     return "\n\n".join(paragraphs)
@@ -113,6 +115,14 @@ def _lead(first: Fit, second: Fit) -> str:
         f"“{first.idea.name}” {lead}. Its largest advantage is "
         f"{ahead[0].criterion.lower()} (+{gain}). {ahead[0].reason}."
     )
+
+
+def _from_other_areas(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
+    areas = assessment.reading.areas
+    names = [f"“{fit.idea.name}”" for fit in shown if fit.area.name not in areas]
+    if not areas or not names or len(names) == len(shown):
+        return ""
+    return f"From another area, for comparison: {listing(names)}."
 
 
 def _just_outside(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
@@ -160,19 +170,21 @@ def _fit(fit: Fit) -> str:
 
 def _money(fit: Fit) -> str:
     idea, plan = fit.idea, fit.plan
-    return bullets(
-        (
-            f"**Price:** {idea.revenue}",
-            f"**To start:** {usd_range(idea.startup_cost_usd)} until the first customer pays"
-            f"{_within_budget(plan)}.",
-            f"**Running:** {usd_range(idea.running_cost_usd)} a month.",
-            f"**First payment:** {span('week', plan.first_payment_weeks)} at "
-            f"{number(plan.hours_a_week)} hrs/week.",
-            f"**Earnings:** {usd_range(plan.earnings_usd)} a month at {number(plan.hours_a_week)} "
-            f"hrs/week, {count(idea.ramp_months, 'month')} after the first payment, before tax and "
-            "running costs.",
-        )
-    )
+    pace = f"{number(plan.hours_a_week)} hrs/week"
+    lines = [
+        f"**Price:** {idea.revenue}",
+        f"**To start:** {usd_range(idea.startup_cost_usd)} until the first customer pays"
+        f"{_within_budget(plan)}.",
+        f"**Running:** {usd_range(idea.running_cost_usd)} a month.",
+        f"**First payment:** {span('week', plan.first_payment_weeks)} at {pace}.",
+        f"**Earnings:** {usd_range(plan.earnings_usd)} a month at {pace}, "
+        f"{count(idea.ramp_months, 'month')} after the first payment, before tax and running "
+        "costs.",
+    ]
+    if plan.loses_money:
+        balance = usd(plan.cautious.balance_usd[-1])
+        lines.append(f"**Cautious case:** a balance of {balance} after {MONTHS} months.")
+    return bullets(lines)
 
 
 def _within_budget(plan: Plan) -> str:
