@@ -12,7 +12,7 @@ from app.crews.idea.amounts import Amount, read_budget, read_hours
 from app.crews.idea.catalogue import Area, Idea, catalogue
 from app.crews.idea.markdown import quote
 from app.crews.idea.profile import DEFAULTS, Profile
-from app.crews.idea.subjects import Match, Subject, subjects
+from app.crews.idea.subjects import Match, Subject, meaning, subjects
 from app.crews.idea.words import claimed_and_denied, fold, phrases
 
 _OPEN = re.compile(
@@ -124,7 +124,8 @@ def read(profile: Profile) -> Reading:
 def match_idea(idea: Idea, named: Iterable[Subject]) -> tuple[Match, Subject] | None:
     """Return the closest match of `idea` with one of the subjects; None if none is about it."""
     terms, supporting = _terms_of(idea.name)
-    matches = [(subject.match(terms, supporting), subject) for subject in named]
+    ignored = meaning().qualifiers | meaning().broad
+    matches = [(subject.match(terms, supporting, ignored=ignored), subject) for subject in named]
     best = max(matches, key=lambda found: found[0], default=None)
     return best if best is not None and best[0] else None
 
@@ -140,7 +141,9 @@ def _terms_of(name: str) -> tuple[frozenset[str], frozenset[str]]:
 
 def _area_match(area: Area, interest: Iterable[Subject]) -> Match:
     terms, supporting = _terms_of_area(area.name)
-    return max((subject.match(terms, supporting) for subject in interest), default=Match.NONE)
+    ignored = meaning().qualifiers
+    matches = (subject.match(terms, supporting, ignored=ignored) for subject in interest)
+    return max(matches, default=Match.NONE)
 
 
 @cache
@@ -218,9 +221,5 @@ def _experience(text: str) -> Experience:
 
 
 def _without_vague(found: Mapping[str, str]) -> dict[str, str]:
-    return {folded: written for folded, written in found.items() if folded not in _vague()}
-
-
-@cache
-def _vague() -> frozenset[str]:
-    return fold(catalogue().meaning.vague)
+    vague = meaning().vague
+    return {folded: written for folded, written in found.items() if folded not in vague}

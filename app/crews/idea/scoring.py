@@ -102,14 +102,14 @@ def assess(profile: Profile) -> Assessment:
 class _Candidate:
     """An idea and its closest match with the topics of the person.
 
-    `others_are_exact` says that another idea is exactly about the topic.
+    `closest` is the closest match that any idea has.
     """
 
     area: Area
     idea: Idea
     match: Match
     subject: Subject | None
-    others_are_exact: bool
+    closest: Match
 
 
 def _candidates(reading: Reading) -> list[_Candidate]:
@@ -121,14 +121,14 @@ def _candidates(reading: Reading) -> list[_Candidate]:
         if (not allowed or area.name in allowed)
         and (reading.topics or not _names_area(area, named))
     }
-    exact = any(found is not None and found[0] is Match.EXACT for found in matches.values())
+    closest = max((found[0] for found in matches.values() if found), default=Match.NONE)
     return [
         _Candidate(
             area=area,
             idea=idea,
             match=found[0] if (found := matches.get(idea.name)) else Match.NONE,
             subject=found[1] if found else None,
-            others_are_exact=exact,
+            closest=closest,
         )
         for area, idea in catalogue().ideas()
     ]
@@ -169,7 +169,7 @@ def _fit(candidate: _Candidate, reading: Reading) -> Fit:
 
 def _score(criterion: _Criterion, candidate: _Candidate, reading: Reading) -> Score:
     is_given = bool(reading.said[criterion.field])
-    if is_given or (candidate.others_are_exact and criterion.judge is _sub_interest):
+    if is_given or (candidate.closest is Match.EXACT and criterion.judge is _sub_interest):
         points, reason = criterion.judge(candidate, reading)
     else:
         points, reason = criterion.neutral_points, "Not told, so the same for every idea"
@@ -188,7 +188,7 @@ def _interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
         return 0, f"Its area, {area}, is not the one that you name"
     if reading.is_area_open:
         return 10, "You leave the area open"
-    return 0, f"Its area, {area}, has nothing to do with “{said}”"
+    return 0, f"It is from another area: {area}"
 
 
 def _sub_interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
@@ -196,16 +196,14 @@ def _sub_interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     if match is Match.EXACT and subject is not None:
         return 10, f"It is about “{quote(subject.written)}”"
     if not reading.topics:
-        if candidate.others_are_exact:
+        if candidate.closest is Match.EXACT:
             return 0, f"It is not exactly about “{reading.said['interest_area']}”"
         return 5, "You leave the sub-interest open"
     said = reading.said["sub_interest_area"]
-    loss = 6 if candidate.others_are_exact else 0
+    loss = 6 if match < candidate.closest and candidate.closest >= Match.PART else 0
     if match is Match.PART and subject is not None:
         part = quote(subject.head_written)
         return 6 - loss, f"It has to do with “{part}”, but it is not exactly “{said}”"
-    if match is Match.RELATED:
-        return 2 - loss, f"It is near “{said}”, but not about it"
     return -loss, f"It is not about “{said}”"
 
 
@@ -289,21 +287,24 @@ def _experience(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
         return -6, f"It rests on {_skill(core)}, and you say that you lack that"
     points, evidence = 0, []
     if core in experience.shown:
-        points, evidence = 3, [experience.shown[core][0]]
+        points, evidence = 4, [experience.shown[core][0]]
     for skill in others:
         if skill in experience.shown:
             points += 2
             evidence.append(experience.shown[skill][0])
             break
-    for familiar, worth in ((candidate.idea.background, 5), (candidate.area.words, 2)):
+    for familiar, worth in ((candidate.idea.background, 4), (candidate.area.words, 1)):
         if known := experience.phrases & _folded(familiar):
             points += worth
-            evidence.append(experience.written[min(known)])
+            evidence.append(experience.written[max(known, key=_length)])
     if not evidence:
         return 0, "Nothing in your experience is close to it"
-    return min(
-        points, 10
-    ), f"You bring {listing([f'“{word}”' for word in dict.fromkeys(evidence)])}"
+    quoted = [f"“{word}”" for word in dict.fromkeys(evidence)]
+    return min(points, 10), f"You bring {listing(quoted)}"
+
+
+def _length(phrase: str) -> tuple[int, str]:
+    return len(phrase), phrase
 
 
 @cache

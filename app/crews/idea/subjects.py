@@ -34,21 +34,31 @@ class Match(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One thing that a text names. `words` are all its significant words, folded."""
+    """One thing that a text names. `words` are all its significant words, folded.
+
+    `activity` is the last word before a detail such as "for seniors"; it may be too broad for a
+    head.
+    """
 
     written: str
+    activity: str
     head: str
     head_written: str
     words: frozenset[str]
     phrases: frozenset[str]
 
-    def match(self, terms: Set[str], supporting: Set[str]) -> Match:
-        """Compare with an idea's folded `terms`; `supporting` words may only confirm details."""
+    def match(self, terms: Set[str], supporting: Set[str], *, ignored: Set[str]) -> Match:
+        """Compare with folded `terms`; `supporting` words may only confirm details.
+
+        `ignored` words make no relation if they are all that is shared.
+        """
         phrase_words = {word for found in self.phrases & terms for word in found.split()}
         known = (self.words & terms) | phrase_words
+        if {self.head, self.activity} & known and self.words <= known | supporting:
+            return Match.EXACT
         if self.head in known:
-            return Match.EXACT if self.words <= known | supporting else Match.PART
-        return Match.RELATED if known - _meaning().qualifiers else Match.NONE
+            return Match.PART
+        return Match.RELATED if known - ignored else Match.NONE
 
 
 def subjects(text: str) -> tuple[Subject, ...]:
@@ -58,42 +68,51 @@ def subjects(text: str) -> tuple[Subject, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Meaning:
+class Meaning:
+    """The folded words of the catalogue's `meaning`."""
+
     stop: frozenset[str]
     generic: frozenset[str]
     broad: frozenset[str]
     qualifiers: frozenset[str]
+    vague: frozenset[str]
 
 
 @cache
-def _meaning() -> _Meaning:
+def meaning() -> Meaning:
+    """The words with little meaning of their own."""
     known = catalogue().meaning
-    return _Meaning(
-        fold(known.stop), fold(known.generic), fold(known.broad), fold(known.qualifiers)
+    return Meaning(
+        fold(known.stop),
+        fold(known.generic),
+        fold(known.broad),
+        fold(known.qualifiers),
+        fold(known.vague),
     )
 
 
 def _subject(segment: str) -> Subject | None:
-    meaning = _meaning()
+    known = meaning()
     main, *details = ([*words(part)] for part in _DETAIL.split(segment))
-    for drop in (meaning.stop | meaning.generic, meaning.stop):
+    for drop in (known.stop | known.generic, known.stop):
         kept = [(folded, written) for folded, written in main if folded not in drop]
         if kept:
             break
     else:
         return None
-    dropped = meaning.stop | meaning.generic
+    dropped = known.stop | known.generic
     around = [one for part in details for one in part if one[0] not in dropped]
-    weak = meaning.broad | meaning.qualifiers
+    weak = known.broad | known.qualifiers
     heads = (
         [one for one in kept if one[0] not in weak]
         or [one for one in around if one[0] not in weak]
-        or [one for one in kept if one[0] not in meaning.qualifiers]
+        or [one for one in kept if one[0] not in known.qualifiers]
         or kept
     )
     folded_main = [folded for folded, _ in kept]
     return Subject(
         written=segment,
+        activity=kept[-1][0],
         head=heads[-1][0],
         head_written=heads[-1][1],
         words=frozenset((*folded_main, *(folded for folded, _ in around))),

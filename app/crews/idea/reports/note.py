@@ -29,10 +29,10 @@ def _missing_facts(assessment: Assessment) -> list[str]:
     if len(given) > _FEW_FACTS:
         return []
     missing = listing([label.lower() for name, label in LABELS.items() if name not in given])
+    facts = count(len(given), "fact") if given else "no fact"
     return [
-        f"**You gave {count(len(given), 'fact') if given else 'none'} of {len(LABELS)}.** Not told: "
-        f"{missing}. A fact that you did not give counts the same for every idea, so the totals "
-        "are close together."
+        f"**You gave {facts} of {len(LABELS)}.** Not told: {missing}. A fact that you did not give "
+        "counts the same for every idea, so the totals are close together."
     ]
 
 
