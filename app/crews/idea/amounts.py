@@ -109,7 +109,7 @@ def read_hours(text: str) -> Amount | None:
         return Amount(0, inf)
     for pattern, low, high in _HOURS_IN_WORDS:
         if pattern.search(text):
-            return Amount(low, high, note="You gave no number, so this is my guess.")
+            return Amount(low, high, note="You gave no number, so this is an estimate.")
     return None
 
 
@@ -126,9 +126,9 @@ def read_budget(text: str) -> Amount | None:
     amount, _ = found
     notes = []
     if _NEAR_PARITY.search(text):
-        notes.append("I take the sum one to one as US dollars.")
+        notes.append("The sum counts one to one as US dollars.")
     if _BY_MONTH.search(text):
-        notes.append("You gave it by the month; I compare it with the cost to start.")
+        notes.append("You gave it by the month; here it is compared with the cost to start.")
     return Amount(amount.low, amount.high, amount.below, " ".join(notes))
 
 

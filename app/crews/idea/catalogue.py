@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,10 @@ import msgspec
 import yaml
 
 _FILE: Final = Path(__file__).with_name("catalogue.yaml")
+
+_SALE: Final = re.compile(
+    r"\b(?:pay|pays|paid|buy|buys|bought|sell|sold|orders?|ordered|pre-orders?|books?|booked|signs?)\b"
+)
 
 Range = tuple[int, int]
 """A lower and an upper bound."""
@@ -75,6 +80,11 @@ class Experiment(_Record, frozen=True):
     do: str
     cost_usd: int
     pass_if: str
+
+    @property
+    def is_sale(self) -> bool:
+        """Whether it is passed only if somebody buys."""
+        return _SALE.search(self.pass_if) is not None
 
 
 class Idea(_Record, frozen=True):

@@ -203,7 +203,7 @@ def _is_open(text: str) -> bool:
 
 
 def _experience(text: str) -> Experience:
-    if not text.strip():
+    if not text.strip() or _is_open(text):
         return Experience(
             is_given=False, shown={}, denied={}, phrases=frozenset(), written={}, most_years=0
         )

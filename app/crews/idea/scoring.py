@@ -73,13 +73,13 @@ class Assessment:
     """A profile, what it means, and all ideas from the best fit to the worst.
 
     Equal totals put the cheaper start first, then the quicker first payment, then keep the
-    catalogue's order. `unmet_wish` is the interest that the person names and that no idea is
-    exactly about, safe to quote; it is empty if there is none.
+    catalogue's order. `unmet_wishes` are the interests that the person names and that no idea
+    is exactly about, safe to quote.
     """
 
     reading: Reading
     fits: tuple[Fit, ...]
-    unmet_wish: str
+    unmet_wishes: tuple[str, ...]
 
 
 @lru_cache(maxsize=256)  # three reports are written about each profile
@@ -95,7 +95,7 @@ def assess(profile: Profile) -> Assessment:
             fit.idea.first_revenue_weeks[1],
         )
     )
-    return Assessment(reading, tuple(fits), _unmet_wish(candidates, reading))
+    return Assessment(reading, tuple(fits), _unmet_wishes(candidates, reading))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +134,27 @@ def _candidates(reading: Reading) -> list[_Candidate]:
     ]
 
 
-def _unmet_wish(candidates: list[_Candidate], reading: Reading) -> str:
-    if any(candidate.match is Match.EXACT for candidate in candidates):
-        return ""
-    if reading.topics:
-        return reading.said["sub_interest_area"]
-    words = [fold(area.words) for area in catalogue().areas if area.name in reading.areas]
-    is_area = any(
+def _unmet_wishes(candidates: list[_Candidate], reading: Reading) -> tuple[str, ...]:
+    is_met = any(candidate.match is Match.EXACT for candidate in candidates)
+    said = reading.said
+    wishes = []
+    if reading.lacks_area and not (is_met and not reading.topics):
+        wishes.append(said["interest_area"])
+    if reading.topics and not is_met:
+        wishes.append(said["sub_interest_area"])
+    elif not is_met and reading.areas and not _are_areas(reading):
+        wishes.append(said["interest_area"])
+    return tuple(wishes)
+
+
+def _are_areas(reading: Reading) -> bool:
+    """Whether the interest names whole areas and nothing within them."""
+    words = [_folded(area.words) for area in catalogue().areas if area.name in reading.areas]
+    return any(
         len(subject.words) == 1 or subject.phrases & known
         for subject in reading.interest
         for known in words
     )
-    return "" if is_area or reading.is_area_open else reading.said["interest_area"]
 
 
 def _names_area(area: Area, named: tuple[Subject, ...]) -> bool:
@@ -200,11 +209,13 @@ def _sub_interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
             return 0, f"It is not exactly about “{reading.said['interest_area']}”"
         return 5, "You leave the sub-interest open"
     said = reading.said["sub_interest_area"]
-    loss = 6 if match < candidate.closest and candidate.closest >= Match.PART else 0
     if match is Match.PART and subject is not None:
+        points = 0 if candidate.closest is Match.EXACT else 5
         part = quote(subject.head_written)
-        return 6 - loss, f"It has to do with “{part}”, but it is not exactly “{said}”"
-    return -loss, f"It is not about “{said}”"
+        return points, f"It has to do with “{part}”, but it is not exactly “{said}”"
+    if candidate.closest >= Match.PART:
+        return -6, f"It is not about “{said}”; another idea is closer"
+    return 0, f"It is not about “{said}”"
 
 
 def _hours(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
@@ -282,6 +293,8 @@ def _skills(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
 
 def _experience(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     experience = reading.experience
+    if not experience.is_given:
+        return 3, "You leave your experience open, so this counts as neutral"
     core, *others = candidate.idea.skills
     if core in experience.denied:
         return -6, f"It rests on {_skill(core)}, and you say that you lack that"

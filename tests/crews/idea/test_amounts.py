@@ -118,7 +118,7 @@ def test_under_excludes_its_number_and_up_to_includes_it(
 
 def test_what_had_to_be_supposed_is_said() -> None:
     assert read_hours("Full-time") == Amount(
-        35, 40, note="You gave no number, so this is my guess."
+        35, 40, note="You gave no number, so this is an estimate."
     )
     assert "one to one" in read_budget("€2,000").note
     assert "month" in read_budget("$100 a month").note

@@ -76,7 +76,7 @@ def _line(text: str, label: str) -> str:
 
 def _best(assessment: Assessment, idea: Idea) -> Assessment:
     fits = sorted(assessment.fits, key=lambda fit: fit.idea is not idea)
-    return Assessment(assessment.reading, tuple(fits), assessment.unmet_wish)
+    return Assessment(assessment.reading, tuple(fits), assessment.unmet_wishes)
 
 
 def _reports(idea: Idea) -> list[_Reports]:
@@ -134,7 +134,8 @@ def test_the_ninety_days_follow_the_steps(reports: list[_Reports]) -> None:
             }
             if re.search(r"(?:customer has paid)\.", text):
                 assert 7 * latest <= last_day
-            if text.startswith("sell"):
+            is_sale = re.search(r"\*\*Test:\*\*.*\b(?:pays?|paid|buys?|sell|sold)\b", text)
+            if text.startswith("sell") or (is_sale and "start to sell" not in text):
                 assert 7 * (earliest - 1) < last_day
 
 

@@ -38,9 +38,10 @@ def _missing_facts(assessment: Assessment) -> list[str]:
 
 def missing_interest(assessment: Assessment) -> list[str]:
     """Return one paragraph about a named interest that no idea covers; none if one does."""
-    wish, reading = assessment.unmet_wish, assessment.reading
-    if not wish:
+    wishes, reading = assessment.unmet_wishes, assessment.reading
+    if not wishes:
         return []
+    quoted = listing([f"“{wish}”" for wish in wishes], "or")
     source = (
         f"The ideas below are from {listing(reading.areas or reading.nearest_areas, 'or')} and "
         "areas near it"
@@ -48,8 +49,8 @@ def missing_interest(assessment: Assessment) -> list[str]:
         else "The order below rests on your other answers"
     )
     return [
-        f"**The catalogue has no idea that is exactly “{wish}”.** {source}. Look in each of them "
-        f"for customers from that field."
+        f"**The catalogue has no idea that is exactly {quoted}.** {source}. Look in each idea for "
+        "customers from your own field."
     ]
 
 

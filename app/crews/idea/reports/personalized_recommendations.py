@@ -13,6 +13,8 @@ from app.crews.idea.wording import count, listing, number_range, usd, usd_range
 _DISTINCTIVE = ("Sub-interest", "Experience", "Skills", "Goal", "Interest area")
 """The criteria that distinguish an idea for a person, the most significant first."""
 
+_STRONG_SHARE = 0.6
+
 
 def write(assessment: Assessment) -> str:
     """Return the recommendations for `assessment`'s profile."""
@@ -65,7 +67,7 @@ def _choice(fit: Fit) -> str:
     reasons = [
         scores[criterion].reason
         for criterion in _DISTINCTIVE
-        if scores[criterion].points > scores[criterion].most_points / 2
+        if scores[criterion].points > _STRONG_SHARE * scores[criterion].most_points
     ]
     if reasons:
         lines.append(f"For it: {'. '.join(reasons[:2])}.")

@@ -44,7 +44,8 @@ def _in_weeks(plan: Plan) -> str:
 def write_ninety_days(assessment: Assessment) -> str:
     """Return three months of tasks for the best idea, each with a test at its end."""
     first, second = assessment.fits[:2]
-    months = (_month(first.plan, number_) for number_ in range(len(_MONTHS)))
+    experiments = _experiments(first.plan)
+    months = (_month(first.plan, index, experiments.get(index)) for index in range(len(_MONTHS)))
     return "\n\n".join(
         (
             f"Each month has about {first.plan.hours_a_month} hours at your pace.",
@@ -56,16 +57,31 @@ def write_ninety_days(assessment: Assessment) -> str:
     )
 
 
-def _month(plan: Plan, index: int) -> str:
+def _experiments(plan: Plan) -> dict[int, Experiment]:
+    """The experiment of each month; one that sells has to wait until selling has started."""
+    waiting, found = list(plan.idea.experiments), {}
+    for index, (_, last_day) in enumerate(_MONTHS):
+        possible = [one for one in waiting if plan.sells_by(last_day) or not one.is_sale]
+        if possible:
+            found[index] = possible[0]
+            waiting.remove(possible[0])
+    return found
+
+
+def _month(plan: Plan, index: int, experiment: Experiment | None) -> str:
     first_day, last_day = _MONTHS[index]
-    tasks = [*_own_tasks(plan, index)]
+    tasks = [f"Ask the validation questions of five {plan.idea.customer}"] if not index else []
+    if experiment is not None:
+        tasks.append(_experiment(plan, experiment))
     tasks += [
         f"{step.text} ({span('week', step.weeks)})"
         for step in plan.steps_within(first_day, last_day)
     ]
+    if index == len(_MONTHS) - 1:
+        tasks += _last_tasks(plan)
     return (
         f"### Days {first_day}–{last_day}: {_title(plan, index)}\n\n{bullets(tasks)}\n\n"
-        f"**Test:** {_test(plan, index)}."
+        f"**Test:** {_test(plan, index, experiment)}."
     )
 
 
@@ -78,18 +94,16 @@ def _title(plan: Plan, index: int) -> str:
     return "sell" if plan.sells_by(last_day) else "prepare"
 
 
-def _own_tasks(plan: Plan, index: int) -> list[str]:
-    """The tasks of a month that are the same for every idea, and its experiment."""
-    idea = plan.idea
-    if index < len(_MONTHS) - 1:
-        interviews = [f"Ask the validation questions of five {idea.customer}"] if not index else []
-        return [*interviews, _experiment(plan, idea.experiments[index])]
-    if plan.is_paid_by(_MONTHS[index][1]):
+def _last_tasks(plan: Plan) -> list[str]:
+    last_day = _MONTHS[-1][1]
+    if plan.is_paid_by(last_day):
         return [
             "Ask each customer what nearly stopped them, and fix that first",
             "Divide what you were paid, less costs, by your hours: that is your hourly rate",
         ]
-    return ["Ask everybody who said no for the reason, and change the offer"]
+    if plan.sells_by(last_day):
+        return ["Ask everybody who said no for the reason, and change the offer"]
+    return [f"Collect names for the start of selling in week {plan.first_payment_weeks[0]}"]
 
 
 def _experiment(plan: Plan, experiment: Experiment) -> str:
@@ -99,25 +113,23 @@ def _experiment(plan: Plan, experiment: Experiment) -> str:
     return f"{experiment.do} ({cost})"
 
 
-def _test(plan: Plan, index: int) -> str:
+def _test(plan: Plan, index: int, experiment: Experiment | None) -> str:
     first_day, last_day = _MONTHS[index]
     if plan.is_paid_by(first_day - 1):
         return "at least one more customer has paid"
     if plan.is_paid_by(last_day):
         return "at least one customer has paid"
-    tests = []
-    if index == 0:
-        tests.append("the validation questions are passed")
-    if index < len(plan.idea.experiments):
-        tests.append(plan.idea.experiments[index].pass_if)
+    tests = ["the validation questions are passed"] if not index else []
+    if experiment is not None:
+        tests.append(experiment.pass_if)
     elif plan.sells_by(last_day):
         tests.append(
             "one customer has paid, or two have agreed in writing to pay by a date; the first "
             f"payment may need until week {plan.stop_week}"
         )
-    else:
+    elif index:
         tests.append(
-            "both experiments are passed, and three people want to hear from you when you start "
-            f"to sell in week {plan.first_payment_weeks[0]}"
+            f"three people ask to hear from you in week {plan.first_payment_weeks[0]}, when you "
+            "start to sell"
         )
     return ", and ".join(tests)

@@ -9,7 +9,9 @@ from app.crews.idea.schedule import MONTHS, Plan
 from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import count, listing, number, number_range, span, usd, usd_range
 
+_RECOMMENDED = 3
 _LEAST_SHOWN, _MOST_SHOWN = 5, 6
+_WEAK_TOTAL = 50
 
 
 def write(assessment: Assessment) -> str:
@@ -83,7 +85,7 @@ def _summary(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
         "the idea has grown for the months that its section names.",
         _lead(shown[0], shown[1]),
     ]
-    if others := _from_other_areas(assessment, shown):
+    if others := _for_comparison(assessment, shown):
         paragraphs.append(others)
     if missed := _just_outside(assessment, shown):
         paragraphs.append(missed)
@@ -117,12 +119,15 @@ def _lead(first: Fit, second: Fit) -> str:
     )
 
 
-def _from_other_areas(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
+def _for_comparison(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
+    """Return a sentence about the shown ideas that are not really what the person looks for."""
     areas = assessment.reading.areas
-    names = [f"“{fit.idea.name}”" for fit in shown if fit.area.name not in areas]
-    if not areas or not names or len(names) == len(shown):
-        return ""
-    return f"From another area, for comparison: {listing(names)}."
+    names = [
+        f"“{fit.idea.name}”"
+        for fit in shown[_RECOMMENDED:]
+        if fit.total < _WEAK_TOTAL or (areas and fit.area.name not in areas)
+    ]
+    return f"Weaker matches, only for comparison: {listing(names)}." if names else ""
 
 
 def _just_outside(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
