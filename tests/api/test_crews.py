@@ -20,6 +20,8 @@ async def test_the_available_crews_are_listed_with_inputs_and_outputs(
     assert idea["execution_mode"] == idea["way"] == "plan"
     assert {field["name"]: field["default"] for field in idea["inputs"]} == dict(DEFAULTS)
     assert not any(field["required"] for field in idea["inputs"])
+    assert all(field["help"].endswith(".") for field in idea["inputs"])
+    assert all(field["default"] in field["examples"] for field in idea["inputs"][:-1])
     assert [output["name"] for output in idea["outputs"]] == REPORTS
     assert all(output["agent"] for output in idea["outputs"])
     assert (await service.http.get("/api/crews/idea")).json() == idea
@@ -59,6 +61,7 @@ async def test_declared_inputs_are_listed_and_enforced(serve: Serve) -> None:
             "default": None,
             "help": "What for?",
             "max_chars": 10,
+            "examples": [],
         }
         assert fields["budget"]["required"] is False  # no text of the crew's names it
         assert fields["work_style"]["type"] is None

@@ -41,6 +41,19 @@ async def test_what_is_empty_or_missing_becomes_the_default(service: Running) ->
     assert answer["inputs"] == {**DEFAULTS, "interest_area": "Food"}
 
 
+async def test_the_reports_know_which_inputs_were_given(service: Running) -> None:
+    given = {"interest_area": "Food", "work_style": "Solo", "goal_type": " "}
+    answer = (await service.http.post("/api/run", json=given)).json()
+    assumed = [name for name in DEFAULTS if name not in ("interest_area", "work_style")]
+    assert answer["assumed_inputs"] == assumed
+    run = (await service.http.get(f"/api/runs/{answer['run_id']}")).json()
+    assert run["assumed_inputs"] == assumed
+    analysis = answer["outputs"]["profile_analysis"]
+    assert analysis.count("| not told |") == 6
+    assert "| Interest | Food |" in analysis
+    assert "| Work style | Solo |" in analysis
+
+
 async def test_inputs_reach_the_reports(service: Running) -> None:
     one, other = [
         (await service.http.post("/api/run", json={"interest_area": area})).json()["outputs"]

@@ -83,7 +83,7 @@ class Experiment(_Record, frozen=True):
 
     @property
     def is_sale(self) -> bool:
-        """Whether it is passed only if somebody buys."""
+        """Whether it is passed only by a sale."""
         return _SALE.search(self.pass_if) is not None
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from itertools import pairwise
 
 from app.crews.idea.catalogue import catalogue
-from app.crews.idea.words import fold, words
+from app.crews.idea.words import fold, without_tags, words
 
 _SEGMENT = re.compile(r"[,;/&+()\n]|\s(?:and|or)\s", re.IGNORECASE)
 _DETAIL = re.compile(
@@ -63,7 +63,7 @@ class Subject:
 
 def subjects(text: str) -> tuple[Subject, ...]:
     """Return the things that `text` names, in its order."""
-    found = (_subject(segment.strip()) for segment in _SEGMENT.split(text))
+    found = (_subject(segment.strip()) for segment in _SEGMENT.split(without_tags(text)))
     return tuple(filter(None, found))
 
 

@@ -40,7 +40,7 @@ def claimed_and_denied(text: str) -> tuple[dict[str, str], dict[str, str]]:
     """
     claimed: dict[str, str] = {}
     denied: dict[str, str] = {}
-    for clause in _CLAUSE_END.split(_TAG.sub(" ", text)):
+    for clause in _CLAUSE_END.split(without_tags(text)):
         denial = _DENIAL.search(clause)
         cut = denial.start() if denial else len(clause)
         claimed |= phrases(clause[:cut])
@@ -48,9 +48,14 @@ def claimed_and_denied(text: str) -> tuple[dict[str, str], dict[str, str]]:
     return claimed, denied
 
 
+def without_tags(text: str) -> str:
+    """Return `text` with a space for each markup tag, whose name is no word of the person."""
+    return _TAG.sub(" ", text)
+
+
 def words(text: str) -> Iterator[tuple[str, str]]:
     """The words of `text` in order, each folded and as written; markup tags are no words."""
-    for word in _WORD.findall(_TAG.sub(" ", text)):
+    for word in _WORD.findall(without_tags(text)):
         written = word.lower()
         yield _stem(written.replace("'", "").replace("’", "")), written
 

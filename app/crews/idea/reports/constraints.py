@@ -59,7 +59,7 @@ def _time(assessment: Assessment) -> str:
         hours.note,
         f"{capital(_share(start, len(fits)))} can start with that, {of_them} at a comfortable "
         "pace.",
-        _time_advice(hours),
+        _time_advice(hours) if start else "That is too little for each of them.",
     )
 
 
@@ -76,7 +76,7 @@ def _time_advice(hours: Amount) -> str:
         )
     if hours.high < FULL_WEEK_HOURS:
         return (
-            "That is enough to reach first payments within a quarter, if at least a third of it "
+            "That is enough for steady progress, if at least a third of it "
             "goes into finding customers from the first week."
         )
     return (

@@ -21,10 +21,11 @@ def note() -> str:
 
 def missing_notes(assessment: Assessment) -> list[str]:
     """Return what the person left out, and what the catalogue lacks: each as one paragraph."""
-    return [*_missing_facts(assessment), *missing_interest(assessment)]
+    return [*missing_facts(assessment), *missing_interest(assessment)]
 
 
-def _missing_facts(assessment: Assessment) -> list[str]:
+def missing_facts(assessment: Assessment) -> list[str]:
+    """Return one paragraph about the facts that the person left out, if they are many."""
     given = assessment.reading.given_fields
     if len(given) > _FEW_FACTS:
         return []
@@ -54,14 +55,19 @@ def missing_interest(assessment: Assessment) -> list[str]:
     ]
 
 
+def is_weak(assessment: Assessment) -> bool:
+    """Whether the best idea gets less than half of the points for the facts that were given."""
+    given = [score for score in assessment.fits[0].scores if score.is_given]
+    most = sum(score.most_points for score in given)
+    return sum(score.points for score in given) < _WEAK_SHARE * most
+
+
 def weak_fit_notes(assessment: Assessment) -> list[str]:
     """Return what must be said before the best idea is praised: nothing when it fits well."""
     best = assessment.fits[0]
-    given = [score for score in best.scores if score.is_given]
     notes = []
-    if given and sum(score.points for score in given) < _WEAK_SHARE * sum(
-        score.most_points for score in given
-    ):
+    if is_weak(assessment):
+        given = [score for score in best.scores if score.is_given]
         losses = sorted(given, key=lambda score: score.points - score.most_points)[:3]
         names = listing([score.criterion.lower() for score in losses])
         notes.append(

@@ -5,7 +5,13 @@ from __future__ import annotations
 from app.crews.idea.catalogue import Idea, catalogue
 from app.crews.idea.markdown import checkboxes, numbered, table
 from app.crews.idea.reports import finances, plan
-from app.crews.idea.reports.note import missing_notes, note, weak_fit_notes
+from app.crews.idea.reports.note import (
+    is_weak,
+    missing_facts,
+    missing_notes,
+    note,
+    weak_fit_notes,
+)
 from app.crews.idea.reports.startup_ideas_research import limits
 from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import count, listing, number_range, usd, usd_range
@@ -54,11 +60,17 @@ def _top(assessment: Assessment) -> str:
         (
             *missing_notes(assessment),
             *weak_fit_notes(assessment),
-            f"**Start with “{first.idea.name}”.** {decision} Keep “{third.idea.name}” as the third "
-            "choice, and do not run two at once.",
+            f"**{_lead(assessment)} “{first.idea.name}”.** {decision} Keep “{third.idea.name}” as "
+            "the third choice, and do not run two at once.",
             numbered(_choice(fit) for fit in best),
         )
     )
+
+
+def _lead(assessment: Assessment) -> str:
+    """Return the beginning of the advice: no advice to start if little speaks for the idea."""
+    is_clear = not (is_weak(assessment) or missing_facts(assessment))
+    return "Start with" if is_clear and assessment.fits[0].is_within_limits else "Closest to you is"
 
 
 def _choice(fit: Fit) -> str:

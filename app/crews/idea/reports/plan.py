@@ -26,6 +26,8 @@ def write_path(assessment: Assessment) -> str:
 
 def _pace(plan: Plan, reading: Reading) -> str:
     pace = f"at {number(plan.hours_a_week)} hrs/week"
+    if reading.hours is not None and reading.hours.high < plan.hours_a_week:
+        return f"{pace}, the least for any plan and more than you have"
     if reading.hours is None:
         return f"{pace}, a comfortable pace for it (your hours are not known)"
     if plan.share == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from app.crews.idea.amounts import Amount
 from app.crews.idea.catalogue import catalogue
 from app.crews.idea.markdown import bullets, numbered, quote, table
 from app.crews.idea.profile import LABELS
@@ -108,14 +109,21 @@ def _motivation(assessment: Assessment) -> str:
         and hours is not None
         and hours.high < constraints.FULL_WEEK_HOURS
     ):
-        feasible = [fit for fit in assessment.fits if fit.is_within_limits]
-        most = max((fit.plan.earnings_usd[1] for fit in feasible), default=0)
-        lines.append(
-            f"Be careful: {hours_in_words(hours)} is little for that. Among the ideas within your "
-            f"limits, the highest earnings at your hours are {usd(most)} a month, before tax and "
-            "costs. Use the first year as the proof, and plan how to find more hours if it works."
-        )
+        lines.append(_few_hours(assessment, hours))
     return "\n\n".join(lines)
+
+
+def _few_hours(assessment: Assessment, hours: Amount) -> str:
+    feasible = [fit for fit in assessment.fits if fit.is_within_limits]
+    careful = f"Be careful: {hours_in_words(hours)} is little for that."
+    if not feasible:
+        return f"{careful} No idea of the catalogue is inside your hours and your budget."
+    most = max(fit.plan.earnings_usd[1] for fit in feasible)
+    return (
+        f"{careful} Among the ideas within your limits, the highest earnings at your hours are "
+        f"{usd(most)} a month, before tax and costs. Use the first year as the proof, and plan how "
+        "to find more hours if it works."
+    )
 
 
 def _opportunity(assessment: Assessment) -> str:

@@ -1,0 +1,201 @@
+"""What a person names is matched by its meaning, not by one shared word."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from app.crews.idea.advisor import answer
+from app.crews.idea.profile import ASSUMED_MARK, DEFAULTS, FIELDS, Profile
+from app.crews.idea.scoring import Assessment, Fit, assess
+from app.crews.idea.subjects import subjects
+from tests.crews.idea.prompts import TASKS, render
+from tests.crews.idea.reading_reports import tables
+
+
+def _best(**given: str) -> Fit:
+    return assess(Profile(**given)).fits[0]
+
+
+def _fit(assessment: Assessment, name: str) -> Fit:
+    return next(fit for fit in assessment.fits if fit.idea.name.startswith(name))
+
+
+def _assumed(**given: str) -> Profile:
+    """The profile as a prompt shows it: `given`, and marked defaults for the rest."""
+    marked = {name: f"{default}{ASSUMED_MARK}" for name, default in DEFAULTS.items()}
+    return Profile(**(marked | given))
+
+
+def _reports(**given: str) -> list[str]:
+    found = [answer(render(task, _assumed(**given))) for task in TASKS]
+    return [report or "" for report in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "heads"),
+    [
+        ("Vegan bakery", ["bakery"]),
+        ("Invoice factoring", ["factoring"]),
+        ("Elderly care", ["elderly"]),
+        ("Care for seniors", ["senior"]),
+        ("Tutoring in maths for kids", ["tutoring"]),
+        ("Cakes, cookies and tea", ["cake", "cooky", "tea"]),
+        ("an online service", ["service"]),
+        ("AI / Automation", ["ai", "automation"]),
+        ("the", []),
+        ("<b></b>", []),
+    ],
+)
+def test_the_head_of_a_text_says_what_is_done_or_sold(text: str, heads: list[str]) -> None:
+    assert [subject.head for subject in subjects(text)] == heads
+
+
+def test_a_vegan_bakery_is_a_bakery_and_no_office_lunch() -> None:
+    assessment = assess(Profile(interest_area="Food", sub_interest_area="Vegan bakery"))
+    assert assessment.fits[0].idea.name == "Order-only celebration cakes"
+    lunch = _fit(assessment, "Office lunch").score("Sub-interest")
+    assert lunch.points < 0
+    assert lunch.reason == "It is not about “Vegan bakery”; another idea is closer"
+    assert assessment.unmet_wishes == ("Vegan bakery",)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"interest_area": "Finance", "sub_interest_area": "Invoice factoring"},
+        {"interest_area": "Invoice factoring"},
+        {"sub_interest_area": "Invoice factoring"},
+    ],
+)
+def test_invoice_factoring_is_no_receipts_service(given: dict[str, str]) -> None:
+    assessment = assess(Profile(**given))
+    receipts = _fit(assessment, "Receipts-to-adviser")
+    assert receipts.score("Sub-interest").points <= 5
+    assert assessment.unmet_wishes == ("Invoice factoring",)
+    for report in _reports(**given):
+        assert "It is about" not in report
+        assert "It has to do with" not in report
+
+
+def test_a_chef_is_no_cleaner() -> None:
+    assessment = assess(Profile(experience_summary="I worked as a chef for ten years."))
+    assert set(assessment.reading.experience.shown) == {"cooking"}
+    for fit in assessment.fits:
+        is_food = "cooking" in fit.idea.skills or "chef" in fit.idea.background
+        assert ("“chef”" in fit.score("Experience").reason) <= is_food
+    assert _fit(assessment, "Move-out").score("Experience").points == 0
+
+
+@pytest.mark.parametrize("field", ["experience_summary", "skill_strength"])
+def test_markup_is_no_software_experience(field: str) -> None:
+    reading = assess(Profile(**{field: "<script>alert('hi')</script>"})).reading
+    assert not reading.shown_skills
+    assert not reading.experience.phrases & {"script"}
+
+
+def test_one_interest_alone_gets_ideas_of_that_area_and_no_chatbot() -> None:
+    assessment = assess(Profile(interest_area="Education"))
+    assert {fit.area.name for fit in assessment.fits[:4]} == {"Education / Training"}
+    for report in _reports(interest_area="Education"):
+        for default in ("Chatbots", "chatbot", "Extra Income", "<5 hrs/week", "Sweat-equity"):
+            assert default not in report
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"interest_area": "Elderly care"}, "Companion visits"),
+        ({"interest_area": "Care", "sub_interest_area": "elderly care"}, "Companion visits"),
+        ({"interest_area": "Care for seniors"}, "Companion visits"),
+        ({"sub_interest_area": "Dog walking"}, "Lunchtime dog walks"),
+        ({"interest_area": "Pets", "sub_interest_area": "dog training"}, "Puppy"),
+        ({"interest_area": "Software", "sub_interest_area": "Apps for music schools"}, "Booking"),
+        ({"interest_area": "Events", "sub_interest_area": "Wedding planning"}, "Day-of"),
+        ({"interest_area": "Home", "sub_interest_area": "cleaning service"}, "Move-out"),
+        ({"interest_area": "Education", "sub_interest_area": "Online tutoring"}, "Exam-term"),
+        ({"interest_area": "Marketing", "sub_interest_area": "virtual assistant"}, "Virtual"),
+    ],
+)
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"goal_type": "Full-time income", "time_commitment": "8-15 hours", "budget_range": "$1k"}],
+    ids=["alone", "with limits"],
+)
+def test_the_idea_that_is_exactly_what_was_named_is_first(
+    given: dict[str, str], name: str, more: dict[str, str]
+) -> None:
+    best = _best(**given, **more)
+    assert best.idea.name.startswith(name)
+    assert best.score("Sub-interest").reason.startswith("It is about “")
+
+
+@pytest.mark.parametrize(
+    ("given", "wishes"),
+    [
+        ({"interest_area": "Volcanoes"}, ["Volcanoes"]),
+        ({"interest_area": "Home brewing"}, ["Home brewing"]),
+        ({"interest_area": "Pet grooming"}, ["Pet grooming"]),
+        (
+            {"interest_area": "Volcanoes", "sub_interest_area": "Lava lamps"},
+            ["Volcanoes", "Lava lamps"],
+        ),
+        ({"interest_area": "Pets", "sub_interest_area": "Cat cafe"}, ["Cat cafe"]),
+    ],
+)
+def test_an_interest_that_the_catalogue_lacks_is_said_once_and_the_same_everywhere(
+    given: dict[str, str], wishes: list[str]
+) -> None:
+    quoted = " or ".join(f"“{wish}”" for wish in wishes)
+    notes = set()
+    for report in _reports(**given):
+        (note,) = re.findall(r"(?m)^\*\*The catalogue has no idea .*$", report)
+        assert f"that is exactly {quoted}.**" in note
+        assert "It is about" not in report
+        notes.add(note)
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_field_that_was_not_given_is_said_to_be_missing(name: str) -> None:
+    given = {**DEFAULTS, "experience_summary": "I sold cars."}
+    del given[name]
+    analysis, research, _ = _reports(**given)
+    rows = {row[0]: row for row in tables(analysis)[0]}
+    labels = {field.name: field.label for field in FIELDS}
+    assert rows[labels[name]][1:] == ["not told", "counts the same for every idea"]
+    assert [row for row in rows.values() if "not told" in row[1]] == [rows[labels[name]]]
+    assert f"“{DEFAULTS[name]}”" not in analysis + research
+    assert ASSUMED_MARK.strip() not in analysis + research
+
+
+@pytest.mark.parametrize(
+    ("name", "criterion"),
+    [
+        ("goal_type", "Goal"),
+        ("time_commitment", "Hours per week"),
+        ("budget_range", "Budget"),
+        ("interest_area", "Interest area"),
+        ("sub_interest_area", "Sub-interest"),
+        ("work_style", "Work style"),
+        ("skill_strength", "Skills"),
+        ("experience_summary", "Experience"),
+    ],
+)
+def test_a_field_that_was_not_given_orders_nothing(name: str, criterion: str) -> None:
+    fits = assess(Profile(**{**DEFAULTS, name: ""})).fits
+    assert len({fit.score(criterion).points for fit in fits}) == 1
+
+
+def test_a_default_that_was_written_is_what_the_person_wrote() -> None:
+    written, silent = assess(Profile(sub_interest_area="Chatbots")), assess(Profile())
+    assert written.fits[0].idea.name == "Website assistant for local practices"
+    assert "Chatbots" not in " ".join(score.reason for fit in silent.fits for score in fit.scores)
+
+
+def test_without_any_fact_the_reports_say_so_and_praise_nothing() -> None:
+    for report in _reports():
+        assert "**You gave no fact of 8.**" in report
+        assert "It is made for" not in report
+        assert "your strength" not in report
