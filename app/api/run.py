@@ -11,23 +11,31 @@ from litestar.params import JSONBody
 from app.api.dependencies import Runs
 from app.api.errors import RunAccepted, RunUnsuccessful, accepted, error_responses
 from app.api.middleware.auth import CallerRequest
+from app.crews.idea.profile import FIELDS
 
 _CREW = "idea"
 
 Text = Annotated[str, msgspec.Meta(max_length=4000)] | None
 
+_FIELDS = {field.name: field for field in FIELDS}
+
+
+def _described(name: str) -> msgspec.Meta:
+    field = _FIELDS[name]
+    return msgspec.Meta(description=field.description, examples=list(field.examples))
+
 
 class Profile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A person's profile; the crew has a default for each field."""
 
-    goal_type: Text = None
-    time_commitment: Text = None
-    budget_range: Text = None
-    interest_area: Text = None
-    sub_interest_area: Text = None
-    work_style: Text = None
-    skill_strength: Text = None
-    experience_summary: Text = None
+    goal_type: Annotated[Text, _described("goal_type")] = None
+    time_commitment: Annotated[Text, _described("time_commitment")] = None
+    budget_range: Annotated[Text, _described("budget_range")] = None
+    interest_area: Annotated[Text, _described("interest_area")] = None
+    sub_interest_area: Annotated[Text, _described("sub_interest_area")] = None
+    work_style: Annotated[Text, _described("work_style")] = None
+    skill_strength: Annotated[Text, _described("skill_strength")] = None
+    experience_summary: Annotated[Text, _described("experience_summary")] = None
 
 
 class Reports(msgspec.Struct):

@@ -101,7 +101,9 @@ async def test_each_crew_is_an_agent_whose_card_names_its_inputs(serve: Serve) -
     assert card["capabilities"]["streaming"] is True
     (skill,) = card["skills"]
     assert "Needs topic." in skill["description"]
-    assert "interest_area (default: AI / Automation)" in cards[0]["skills"][0]["description"]
+    about = cards[0]["skills"][0]["description"]
+    assert "interest_area (The field that interests you; default: AI / Automation; for" in about
+    assert "for example: Solo, With a partner, Small team" in about
     assert "securitySchemes" not in card
 
 
@@ -116,6 +118,7 @@ async def test_a_message_runs_the_crew_and_its_outputs_are_artifacts(serve: Serv
     assert idea.id == str(of_idea.run_id)
     assert idea.status.state == poem.status.state == COMPLETED
     assert of_idea.inputs["interest_area"] == "Food"
+    assert outputs(idea)[REPORTS[0]].count("| not told |") == 7
     assert of_poem.inputs == {"topic": "tea"}
     assert list(outputs(idea)) == REPORTS
     assert outputs(idea) == of_idea.outputs

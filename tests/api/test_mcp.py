@@ -97,6 +97,15 @@ async def test_each_crew_is_a_tool_with_its_inputs(serve: Serve) -> None:
         "type": "string",
         "maxLength": 4000,
         "default": "AI / Automation",
+        "description": "The field that interests you.",
+        "examples": [
+            "AI / Automation",
+            "Education",
+            "Food",
+            "Health / Fitness",
+            "E-commerce",
+            "Pets",
+        ],
     }
     assert idea.inputSchema["required"] == []
     assert poem.inputSchema["required"] == ["topic"]
@@ -121,6 +130,8 @@ async def test_a_call_runs_the_crew_and_gives_text_and_structure(serve: Serve) -
     assert list(idea.structuredContent["outputs"]) == REPORTS
     assert _text(idea) == of_idea.raw_result
     assert of_idea.inputs["interest_area"] == "Food"
+    assert of_idea.outputs is not None
+    assert of_idea.outputs[REPORTS[0]].count("| not told |") == 7
     assert of_poem.inputs == {"topic": "tea"}
     assert poem.structuredContent is not None
     assert list(poem.structuredContent["outputs"]) == ["poem", "title"]

@@ -54,6 +54,27 @@ async def test_the_reports_know_which_inputs_were_given(service: Running) -> Non
     assert "| Work style | Solo |" in analysis
 
 
+async def test_prompts_mark_the_inputs_that_were_not_given(serve: Serve) -> None:
+    prompts: list[str] = []
+
+    def answer(prompt: str) -> str:
+        prompts.append(prompt)
+        return "# A report"
+
+    async with serve(_idea_crew_that_answers(answer)) as service:
+        response = await service.http.post("/api/runs", json={"crew": "idea", "inputs": {}})
+        whole = await service.http.post("/api/run", json={"interest_area": "Food"})
+    assert response.status_code == 202
+    assert whole.status_code == 200
+    assert response.json()["inputs"] == dict(DEFAULTS)
+    assert response.json()["assumed_inputs"] == list(DEFAULTS)
+    food = [prompt for prompt in prompts if "<interest_area>Food</interest_area>" in prompt]
+    assert len(food) == 3
+    for prompt in food:
+        assert "<sub_interest>Chatbots (not given; assumed)</sub_interest>" in prompt
+        assert "Food (not given" not in prompt
+
+
 async def test_inputs_reach_the_reports(service: Running) -> None:
     one, other = [
         (await service.http.post("/api/run", json={"interest_area": area})).json()["outputs"]
@@ -242,4 +263,7 @@ async def test_the_schema_describes_the_call(service: Running) -> None:
     assert {"200", "202", "400", "409", "413", "422", "500", "502", "503", "504"} <= set(
         operation["responses"]
     )
-    assert set(schema["components"]["schemas"]["Profile"]["properties"]) == set(DEFAULTS)
+    properties = schema["components"]["schemas"]["Profile"]["properties"]
+    assert set(properties) == set(DEFAULTS)
+    assert all(described["description"].endswith(".") for described in properties.values())
+    assert all(described["examples"] for described in properties.values())

@@ -30,7 +30,11 @@ def test_run_writes_the_reports_into_the_given_folder(
     assert [Path(line).stem for line in result.stdout.split()] == REPORTS
     for name in REPORTS:
         assert name in result.stderr  # the progress
-        assert (tmp_path / "out" / f"{name}.md").read_text().startswith("#")
+        written = (tmp_path / "out" / f"{name}.md").read_text()
+        assert written.startswith("#")
+        assert written.endswith("\n")
+        assert not written.endswith("\n\n")
+    assert "| Interest | Education |" in (tmp_path / "out" / f"{REPORTS[0]}.md").read_text()
 
 
 def test_run_prints_json_and_nothing_else(crew_capture: RunCommand) -> None:
@@ -39,6 +43,8 @@ def test_run_prints_json_and_nothing_else(crew_capture: RunCommand) -> None:
     run = json.loads(result.stdout)
     assert run["status"] == "succeeded"
     assert run["inputs"]["goal_type"] == "Side project"
+    assert "goal_type" not in run["assumed_inputs"]
+    assert len(run["assumed_inputs"]) == 7
     assert list(run["outputs"]) == REPORTS
 
 

@@ -170,12 +170,15 @@ async def test_a_model_without_acall_is_left_to_stock() -> None:
 async def test_the_idea_crew_is_planned_and_equal_to_stock() -> None:
     from app.crews.idea.crew import build
     from app.crews.idea.profile import DEFAULTS
+    from app.crews.registry import idea_crew
 
     def built(model: BaseLLM) -> Crew:
         with default_model(model):
             return build()
 
-    inputs = {**DEFAULTS, "experience_summary": "Ten years of {braces} and\nnew lines "}
+    given = {**DEFAULTS, "experience_summary": "Ten years of {braces} and\nnew lines "}
+    inputs = idea_crew().prompt_inputs(given, ["goal_type", "work_style"])
+    assert inputs["work_style"] == "Solo (not given; assumed)"
     reference_model = RecordingLLM()
     crew = built(reference_model)
     for t in crew.tasks:

@@ -149,5 +149,7 @@ def _about_inputs(crew: CrewInfo) -> str:
 
 def _about(input_: CrewInput) -> str:
     default = f"default: {input_.default}" if input_.default is not None else ""
-    about = "; ".join(filter(None, [input_.help, default]))
+    suggested = ", ".join(str(example) for example in input_.examples)
+    examples = f"for example: {suggested}" if suggested else ""
+    about = "; ".join(filter(None, [input_.help.rstrip("."), default, examples]))
     return f"{input_.name} ({about})" if about else input_.name
