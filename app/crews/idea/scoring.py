@@ -159,7 +159,7 @@ def _are_areas(reading: Reading) -> bool:
 
 def _names_area(area: Area, named: tuple[Subject, ...]) -> bool:
     """Whether the interest is the area's own name, which says nothing about single ideas."""
-    return all(subject.head in phrases(area.name) for subject in named)
+    return all(subject.heads <= phrases(area.name).keys() for subject in named)
 
 
 def _fit(candidate: _Candidate, reading: Reading) -> Fit:
@@ -209,10 +209,9 @@ def _sub_interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
             return 0, f"It is not exactly about “{reading.said['interest_area']}”"
         return 5, "You leave the sub-interest open"
     said = reading.said["sub_interest_area"]
-    if match is Match.PART and subject is not None:
+    if match is Match.PART:
         points = 0 if candidate.closest is Match.EXACT else 5
-        part = quote(subject.head_written)
-        return points, f"It has to do with “{part}”, but it is not exactly “{said}”"
+        return points, f"It is close to “{said}”, but not exactly that"
     if candidate.closest >= Match.PART:
         return -6, f"It is not about “{said}”; another idea is closer"
     return 0, f"It is not about “{said}”"

@@ -36,14 +36,13 @@ class Match(IntEnum):
 class Subject:
     """One thing that a text names. `words` are all its significant words, folded.
 
-    `activity` is the last word before a detail such as "for seniors"; it may be too broad for a
-    head.
+    `heads` has one word, or all broad words if there are no others. `activity` is the last word
+    before a detail such as "for seniors"; it may be too broad for a head.
     """
 
     written: str
     activity: str
-    head: str
-    head_written: str
+    heads: frozenset[str]
     words: frozenset[str]
     phrases: frozenset[str]
 
@@ -54,9 +53,9 @@ class Subject:
         """
         phrase_words = {word for found in self.phrases & terms for word in found.split()}
         known = (self.words & terms) | phrase_words
-        if {self.head, self.activity} & known and self.words <= known | supporting:
+        if (self.heads | {self.activity}) & known and self.words <= known | supporting:
             return Match.EXACT
-        if self.head in known:
+        if self.heads & known or self.activity in phrase_words:
             return Match.PART
         return Match.RELATED if known - ignored else Match.NONE
 
@@ -103,18 +102,16 @@ def _subject(segment: str) -> Subject | None:
     dropped = known.stop | known.generic
     around = [one for part in details for one in part if one[0] not in dropped]
     weak = known.broad | known.qualifiers
-    heads = (
-        [one for one in kept if one[0] not in weak]
-        or [one for one in around if one[0] not in weak]
-        or [one for one in kept if one[0] not in known.qualifiers]
-        or kept
-    )
+    strong = [one for one in kept if one[0] not in weak] or [
+        one for one in around if one[0] not in weak
+    ]
+    # Without a strong word, each broad one may be the head: "app development" is about apps.
+    heads = strong[-1:] or [one for one in kept if one[0] not in known.qualifiers] or kept[-1:]
     folded_main = [folded for folded, _ in kept]
     return Subject(
         written=segment,
         activity=kept[-1][0],
-        head=heads[-1][0],
-        head_written=heads[-1][1],
+        heads=frozenset(folded for folded, _ in heads),
         words=frozenset((*folded_main, *(folded for folded, _ in around))),
         phrases=frozenset(map(" ".join, pairwise(folded_main))),
     )

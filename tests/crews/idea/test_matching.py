@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 
 import pytest
 
@@ -49,7 +50,7 @@ def _reports(**given: str) -> list[str]:
     ],
 )
 def test_the_head_of_a_text_says_what_is_done_or_sold(text: str, heads: list[str]) -> None:
-    assert [subject.head for subject in subjects(text)] == heads
+    assert [*chain.from_iterable(subject.heads for subject in subjects(text))] == heads
 
 
 def test_a_vegan_bakery_is_a_bakery_and_no_office_lunch() -> None:
@@ -76,7 +77,24 @@ def test_invoice_factoring_is_no_receipts_service(given: dict[str, str]) -> None
     assert assessment.unmet_wishes == ("Invoice factoring",)
     for report in _reports(**given):
         assert "It is about" not in report
-        assert "It has to do with" not in report
+        assert "It is close to" not in report
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"interest_area": "Food", "sub_interest_area": "Coffee shop"}, "Home-barista"),
+        ({"interest_area": "Tech", "sub_interest_area": "Mobile app development"}, "Plug-in"),
+        ({"sub_interest_area": "Wedding photography"}, "Portrait mornings"),
+        ({"sub_interest_area": "Language learning app"}, "Workplace language"),
+    ],
+)
+def test_a_part_of_what_was_named_is_said_to_be_a_part(given: dict[str, str], name: str) -> None:
+    assessment = assess(Profile(**given))
+    score = _fit(assessment, name).score("Sub-interest")
+    assert score.reason.startswith("It is close to “")
+    assert score.points == 5
+    assert assessment.unmet_wishes == (given["sub_interest_area"],)
 
 
 def test_a_chef_is_no_cleaner() -> None:
@@ -110,6 +128,8 @@ def test_one_interest_alone_gets_ideas_of_that_area_and_no_chatbot() -> None:
         ({"interest_area": "Care", "sub_interest_area": "elderly care"}, "Companion visits"),
         ({"interest_area": "Care for seniors"}, "Companion visits"),
         ({"sub_interest_area": "Dog walking"}, "Lunchtime dog walks"),
+        ({"interest_area": "Fashion", "sub_interest_area": "Second-hand clothes"}, "Second-hand"),
+        ({"interest_area": "Fitness", "sub_interest_area": "Yoga"}, "Desk-worker"),
         ({"interest_area": "Pets", "sub_interest_area": "dog training"}, "Puppy"),
         ({"interest_area": "Software", "sub_interest_area": "Apps for music schools"}, "Booking"),
         ({"interest_area": "Events", "sub_interest_area": "Wedding planning"}, "Day-of"),

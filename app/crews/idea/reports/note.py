@@ -39,19 +39,13 @@ def missing_facts(assessment: Assessment) -> list[str]:
 
 def missing_interest(assessment: Assessment) -> list[str]:
     """Return one paragraph about a named interest that no idea covers; none if one does."""
-    wishes, reading = assessment.unmet_wishes, assessment.reading
+    wishes = assessment.unmet_wishes
     if not wishes:
         return []
     quoted = listing([f"“{wish}”" for wish in wishes], "or")
-    source = (
-        f"The ideas below are from {listing(reading.areas or reading.nearest_areas, 'or')} and "
-        "areas near it"
-        if reading.areas or reading.nearest_areas
-        else "The order below rests on your other answers"
-    )
     return [
-        f"**The catalogue has no idea that is exactly {quoted}.** {source}. Look in each idea for "
-        "customers from your own field."
+        f"**The catalogue has no idea that is exactly {quoted}.** The order below rests on "
+        "everything else that you wrote. Look in each idea for customers from your own field."
     ]
 
 

@@ -26,14 +26,14 @@ def write_path(assessment: Assessment) -> str:
 
 def _pace(plan: Plan, reading: Reading) -> str:
     pace = f"at {number(plan.hours_a_week)} hrs/week"
-    if reading.hours is not None and reading.hours.high < plan.hours_a_week:
-        return f"{pace}, the least for any plan and more than you have"
+    least, comfortable = plan.idea.hours_per_week
     if reading.hours is None:
         return f"{pace}, a comfortable pace for it (your hours are not known)"
+    if not reading.hours.allows(least):
+        return f"{pace}; it needs at least {number(least)}, so this is not yet a realistic plan"
     if plan.share == 1:
         return f"{pace}, a comfortable pace for it"
-    comfortable = number(plan.idea.hours_per_week[1])
-    return f"{pace}; {comfortable} would be comfortable, so everything needs longer"
+    return f"{pace}; {number(comfortable)} would be comfortable, so everything needs longer"
 
 
 def _in_weeks(plan: Plan) -> str:

@@ -127,7 +127,7 @@ def _for_comparison(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
         for fit in shown[_RECOMMENDED:]
         if fit.total < _WEAK_TOTAL or (areas and fit.area.name not in areas)
     ]
-    return f"Weaker matches, only for comparison: {listing(names)}." if names else ""
+    return f"Only for comparison: {listing(names)}." if names else ""
 
 
 def _just_outside(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
