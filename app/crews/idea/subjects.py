@@ -92,26 +92,22 @@ def meaning() -> Meaning:
 
 def _subject(segment: str) -> Subject | None:
     known = meaning()
-    main, *details = ([*words(part)] for part in _DETAIL.split(segment))
-    for drop in (known.stop | known.generic, known.stop):
-        kept = [(folded, written) for folded, written in main if folded not in drop]
-        if kept:
-            break
-    else:
-        return None
+    parts = [[folded for folded, _ in words(part)] for part in _DETAIL.split(segment)]
     dropped = known.stop | known.generic
-    around = [one for part in details for one in part if one[0] not in dropped]
+    main, *details = ([word for word in part if word not in dropped] for part in parts)
+    main = main or [word for word in parts[0] if word not in known.stop]
+    if not main:
+        return None
+    around = [word for part in details for word in part]
     weak = known.broad | known.qualifiers
-    strong = [one for one in kept if one[0] not in weak] or [
-        one for one in around if one[0] not in weak
-    ]
+    strong = [word for word in main if word not in weak]
+    strong = strong or [word for word in around if word not in weak]
     # Without a strong word, each broad one may be the head: "app development" is about apps.
-    heads = strong[-1:] or [one for one in kept if one[0] not in known.qualifiers] or kept[-1:]
-    folded_main = [folded for folded, _ in kept]
+    heads = strong[-1:] or [word for word in main if word not in known.qualifiers] or main[-1:]
     return Subject(
         written=segment,
-        activity=kept[-1][0],
-        heads=frozenset(folded for folded, _ in heads),
-        words=frozenset((*folded_main, *(folded for folded, _ in around))),
-        phrases=frozenset(map(" ".join, pairwise(folded_main))),
+        activity=main[-1],
+        heads=frozenset(heads),
+        words=frozenset((*main, *around)),
+        phrases=frozenset(map(" ".join, pairwise(main))),
     )
