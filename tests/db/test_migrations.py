@@ -114,6 +114,7 @@ async def test_webhooks_of_earlier_runs_are_kept(empty_database_url: str) -> Non
     run = await queries.get(run_id)
     assert run is not None
     (delivery,) = await queries.deliveries(run_id)
+    assert run.assumed_inputs == ()
     assert run.webhooks == webhooks_at("http://a.example/")
     assert (delivery.seq, delivery.role, delivery.attempts) == (7, "run", 1)
     await database.aclose()
