@@ -4,11 +4,10 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Router, get
-from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 
 from app.api.dependencies import Runs
-from app.api.errors import ErrorAnswer
+from app.api.errors import error_responses
 from app.crews.options import InputType
 from app.engine import ExecutionMode
 from app.runs import CrewInfo
@@ -56,7 +55,7 @@ class CrewList(msgspec.Struct):
     crews: list[CrewView]
 
 
-@get("/", summary="List the available crews")
+@get("/", summary="List the available crews", responses=error_responses({}))
 async def list_crews(runs: Runs) -> CrewList:
     return CrewList([_view(crew) for crew in runs.crews()])
 
@@ -64,7 +63,7 @@ async def list_crews(runs: Runs) -> CrewList:
 @get(
     "/{name:str}",
     summary="Get a crew, its inputs and its outputs",
-    responses={404: ResponseSpec(ErrorAnswer, description="No such crew")},
+    responses=error_responses({404: "No such crew"}),
 )
 async def get_crew(name: FromPath[str], runs: Runs) -> CrewView:
     return _view(runs.crew(name))

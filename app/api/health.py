@@ -9,8 +9,9 @@ from typing import Final
 import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 
-from app.api.middleware.auth import PUBLIC
+from app.api.middleware.auth import PUBLIC, PublicOperation
 from app.db import Database, DatabaseUnavailable
 from app.runs import PeriodicService, RunService
 from storage import OutputStore, StorageError
@@ -23,7 +24,13 @@ class Health(msgspec.Struct):
     reasons: list[str] = []
 
 
-@get("/health/live", summary="Whether the process responds", opt=PUBLIC)
+@get(
+    "/health/live",
+    summary="Whether the process responds",
+    operation_id="check_liveness",
+    operation_class=PublicOperation,
+    opt=PUBLIC,
+)
 async def live() -> Health:
     return Health("ok")
 
@@ -96,7 +103,16 @@ class Readiness:
 _NO_RESPONSE: Final = "the database or the output backend does not respond"
 
 
-@get("/health/ready", summary="Whether the process can accept runs", opt=PUBLIC)
+@get(
+    "/health/ready",
+    summary="Whether the process can accept runs",
+    operation_id="check_readiness",
+    operation_class=PublicOperation,
+    responses={
+        503: ResponseSpec(Health, description="No run can be accepted", generate_examples=False)
+    },
+    opt=PUBLIC,
+)
 async def ready(readiness: NamedDependency[Readiness]) -> Response[Health]:
     reasons = await readiness.reasons()
     if reasons:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from litestar import Router
@@ -16,6 +16,7 @@ from app.version import VERSION
 
 if TYPE_CHECKING:
     from litestar._openapi.schema_generation import SchemaCreator
+    from litestar.handlers import HTTPRouteHandler
 
 
 def openapi_config(*, needs_key: bool) -> OpenAPIConfig:
@@ -23,6 +24,7 @@ def openapi_config(*, needs_key: bool) -> OpenAPIConfig:
     config = OpenAPIConfig(
         title="Crew Capture",
         version=VERSION,
+        operation_id_creator=_operation_id,
         openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt=PUBLIC),
     )
     if needs_key:
@@ -30,6 +32,11 @@ def openapi_config(*, needs_key: bool) -> OpenAPIConfig:
         config.components = Components(security_schemes={"key": scheme})
         config.security = [{"key": []}]
     return config
+
+
+def _operation_id(handler: HTTPRouteHandler, *_: Any) -> str:
+    """The name of the handler: generated clients name their functions after it."""
+    return handler.handler_name
 
 
 class ClosedObjects(OpenAPISchemaPlugin):

@@ -19,15 +19,16 @@ from a2a.types import (
 )
 from litestar import Request, Router, get, post
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 from litestar.types import ASGIApp
 from starlette.requests import Request as StarletteRequest
 
 from app.api.a2a.handlers import CrewAgents
 from app.api.dependencies import Runs
-from app.api.errors import error_responses
+from app.api.errors import ErrorAnswer
 from app.api.jsonrpc import forward, read_message
-from app.api.middleware.auth import PUBLIC, RPC, CallerRequest
+from app.api.middleware.auth import PUBLIC, RPC, CallerRequest, PublicOperation
 from app.runs import CrewInfo, CrewInput, RunFilter, RunService, UnknownCrew
 from app.version import VERSION
 
@@ -37,7 +38,12 @@ _PROTOCOLS = ("1.0", "0.3")
 NeedsKey: TypeAlias = NamedDependency[bool]
 
 
-@get("/", summary="List the cards of all agents", opt=PUBLIC)
+@get(
+    "/",
+    summary="List the cards of all agents",
+    operation_class=PublicOperation,
+    opt=PUBLIC,
+)
 async def list_agents(
     request: Request[Any, Any, Any], runs: Runs, needs_key: NeedsKey
 ) -> list[dict[str, Any]]:
@@ -48,7 +54,8 @@ async def list_agents(
 @get(
     "/{crew:str}/.well-known/agent-card.json",
     summary="Get the card of an agent",
-    responses=error_responses({404: "No such crew"}),
+    responses={404: ResponseSpec(ErrorAnswer, description="No such crew", generate_examples=False)},
+    operation_class=PublicOperation,
     opt=PUBLIC,
 )
 async def get_agent_card(

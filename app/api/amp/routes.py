@@ -22,7 +22,17 @@ from app.api.middleware.auth import CallerRequest
 from app.runs import MissingInputs, ReviewDecision, Run, RunOptions, RunService, UnknownRun
 
 
-@get("/inputs", summary="List the inputs of a crew", responses=amp_responses(404))
+def _status_operation_id(_: object, __: object, path: list[Any]) -> str:
+    """Operation ids are unique, and the same handler has two paths."""
+    return "get_kickoff_status" if path[-1] != "status" else "get_kickoff_status_by_id"
+
+
+@get(
+    "/inputs",
+    summary="List the inputs of a crew",
+    operation_id="list_crew_inputs",
+    responses=amp_responses(404),
+)
 async def crew_inputs(crew: FromPath[str], runs: Runs) -> InputsAnswer:
     return InputsAnswer(list(runs.inputs(crew)))
 
@@ -31,6 +41,7 @@ async def crew_inputs(crew: FromPath[str], runs: Runs) -> InputsAnswer:
     "/kickoff",
     status_code=200,
     summary="Submit a run",
+    operation_id="kickoff_crew",
     responses=amp_responses(404, 422, 503),
 )
 async def kickoff(
@@ -45,6 +56,7 @@ async def kickoff(
 @get(
     ["/status/{kickoff_id:uuid}", "/{kickoff_id:uuid}/status"],
     summary="Get the status of a run",
+    operation_id=_status_operation_id,
     responses=amp_responses(404),
 )
 async def crew_status(
@@ -58,6 +70,7 @@ async def crew_status(
     "/resume",
     status_code=200,
     summary="Review a task's output, as a human",
+    operation_id="resume_crew",
     responses=amp_responses(404, 503),
 )
 async def resume(

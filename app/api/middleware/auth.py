@@ -1,7 +1,7 @@
 """Authentication: the `Caller` of every request, including requests to SDK applications."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, TypeAlias
 
@@ -9,6 +9,7 @@ from litestar import Request
 from litestar.datastructures import State
 from litestar.exceptions import ClientException, NotAuthorizedException
 from litestar.middleware import ASGIMiddleware
+from litestar.openapi.spec import Operation
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.api_keys import ApiKey, ApiKeys, Role
@@ -21,7 +22,7 @@ CallerRequest: TypeAlias = Request[Caller, Any, State]
 """A request whose `user` is the `Caller`."""
 
 PUBLIC = {"public": True}
-"""The `opt` of a handler that requires no key."""
+"""The `opt` of a handler that requires no key; its `operation_class` is `PublicOperation`."""
 
 RPC = {"rpc": True}
 """The `opt` of a handler whose `read_message` responds to callers beyond their rate limit."""
@@ -30,6 +31,14 @@ _MAX_ADDRESS_CHARACTERS = 64
 # Keys of this service have 59 characters.
 _MAX_KEY_CHARACTERS = 200
 _UNKNOWN_KEY = "Authorization: no such API key", ' error="invalid_token"'
+
+
+@dataclass
+class PublicOperation(Operation):
+    """The description of an operation that requires no key, whatever the others require."""
+
+    def __post_init__(self) -> None:
+        self.security = []  # Litestar leaves out an empty list
 
 
 class AuthMiddleware(ASGIMiddleware):

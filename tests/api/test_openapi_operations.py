@@ -1,0 +1,71 @@
+"""The operations of the OpenAPI description: ids, keys, and refusals."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from litestar.testing import TestClient
+
+from app.asgi import create_app
+from app.settings import load_settings
+
+_OPERATION_ID = re.compile(r"[a-z]+(_[a-z]+){1,4}")
+
+
+def _operations(description: Any) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    operations = [
+        (operation["operationId"], (method, path, operation))
+        for path, item in description["paths"].items()
+        for method, operation in item.items()
+    ]
+    assert len(dict(operations)) == len(operations), "operation ids are not unique"
+    return dict(operations)
+
+
+@pytest.fixture(scope="module")
+def description() -> Any:
+    app = create_app(load_settings(auth="keys"))
+    return msgspec.json.decode(msgspec.json.encode(app.openapi_schema.to_schema()))
+
+
+def test_operation_ids_are_names_of_functions(description: Any) -> None:
+    ids = _operations(description)
+    assert [name for name in ids if not _OPERATION_ID.fullmatch(name)] == []
+    assert {"run_idea_crew", "submit_run", "list_runs", "get_run", "list_crews"} <= set(ids)
+
+
+def test_the_description_says_which_operations_require_a_key(
+    description: Any, tmp_path: Path
+) -> None:
+    settings = load_settings(
+        auth="keys", database_url=f"sqlite:///{tmp_path}/runs.db", temp_dir=tmp_path
+    )
+    some_id = "5f0c0f6e-5d0c-4a55-9d0b-0a54c8f0a111"
+    assert description["security"] == [{"key": []}]
+    assert description["components"]["securitySchemes"]["key"] == {
+        "type": "http",
+        "scheme": "bearer",
+    }
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        for name, (method, path, operation) in _operations(description).items():
+            url = re.sub(r"\{\w+_id\}", some_id, path)
+            url = re.sub(r"\{\w+\}", "idea", url)
+            status = client.request(method, url, json={}).status_code
+            is_public = operation.get("security") == []
+            assert (status == 401) is not is_public, name
+            assert ("401" in operation["responses"]) is not is_public, name
+
+
+def test_a_method_that_a_path_lacks_is_answered_with_those_that_it_has(tmp_path: Path) -> None:
+    settings = load_settings(database_url=f"sqlite:///{tmp_path}/runs.db", temp_dir=tmp_path)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        for path, methods in (
+            ("/api/runs", {"GET", "POST", "OPTIONS"}),
+            ("/api/run", {"POST", "OPTIONS"}),
+            ("/health/live", {"GET", "OPTIONS"}),
+        ):
+            refused = client.put(path, json={})
+            assert refused.status_code == 405
+            assert set(refused.headers["Allow"].split(", ")) == methods, path
