@@ -1,11 +1,14 @@
 """Assemble a running service from its settings, without HTTP: the composition root."""
 
+import asyncio
 import logging
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 from app.access.api_keys import ApiKeys
@@ -14,11 +17,13 @@ from app.crews.registry import Registry, load_crews
 from app.db import Database
 from app.engine import Engine
 from app.engine.llm import close_models
+from app.logs import configure_logging
 from app.model_setup import configured_model, models_of_crews, unusable_models
 from app.resources import open_database, open_store
 from app.runs.background import PeriodicService
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
+from app.runs.execution.isolation import START_FAILED, Isolation
 from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher
 from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.worker import Worker
@@ -26,6 +31,7 @@ from app.runs.maintenance.retention import Retention
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.runs.records import StalledRun
 from app.runs.service import RunService
 from app.runs.webhooks.outbox import Outbox
 from app.runs.webhooks.sender import LEASE_SECONDS, WebhookSender
@@ -58,12 +64,16 @@ class Service:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, crews: Registry | None = None, *, is_one_shot: bool = False
+    settings: Settings,
+    crews: Registry | None = None,
+    *,
+    is_one_shot: bool = False,
+    name: str | None = None,
 ) -> AsyncIterator[Service]:
     """Start everything that runs crews; drain and close it at the end of the block.
 
     A one-shot command executes its own runs only: it claims no others, sends no webhooks and
-    removes no old runs.
+    removes no old runs. `name` is the worker's name; by default it is new.
 
     Raises:
         SettingsError, DatabaseUnavailable, StorageError, CrewBroken: a part can't start; the
@@ -89,7 +99,7 @@ async def open_service(
             for crew in crews:
                 for problem in unusable_models(crew.name, engine.models(crew.name)):
                     logger.warning("%s", problem)
-        events, name = EventHub(), _worker_name()
+        events, name = EventHub(), name or _worker_name()
         rows = RunRepository(
             database,
             events,
@@ -120,7 +130,10 @@ async def open_service(
             timeout_seconds=settings.run_timeout_seconds,
         )
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
-        stalled_runs = StalledRunDispatcher(queries, worker, max_attempts=settings.max_attempts)
+        isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)
+        stalled_runs = StalledRunDispatcher(
+            queries, worker, isolation, max_attempts=settings.max_attempts
+        )
         background: list[PeriodicService] = [
             sweeper,
             lease_keeper,
@@ -152,7 +165,7 @@ async def open_service(
         async def stop(seconds: float) -> None:
             runs.accepting = False
             await stalled_runs.aclose()
-            await worker.drain(seconds)
+            await asyncio.gather(worker.drain(seconds), isolation.drain(seconds))
             events.close()
 
         for periodic in background:
@@ -172,6 +185,31 @@ async def open_service(
             rate_limits,
             background,
         )
+
+
+def execute_isolated(settings: Settings, name: str, runs: Sequence[StalledRun]) -> None:
+    """Execute runs to their ends, as a worker of this name: the life of an isolated process.
+
+    The crews are those of the settings; others than those of the runs are not prepared. Exits with
+    START_FAILED if the service can't start.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    needed = {run.crew for run in runs}
+
+    async def execute() -> None:
+        crews = Registry(crew for crew in load_crews(settings) if crew.name in needed)
+        async with open_service(settings, crews, is_one_shot=True, name=name) as service:
+            for run in runs:
+                service.worker.dispatch(run.run_id, run.owner, run.crew)
+            for run in runs:
+                await service.worker.wait(run.run_id)
+        os._exit(0)  # a tool's thread can't be stopped, and Python would wait for it
+
+    try:
+        asyncio.run(execute())
+    except Exception:
+        logger.exception("A process of isolated runs failed")
+        sys.exit(START_FAILED)
 
 
 def _worker_name() -> str:

@@ -157,6 +157,8 @@ def _run(
     # The serving processes of a supervisor are forks, too. tests/cli/test_supervisor.py has them
     # started anew.
     uvicorn._subprocess.spawn = multiprocessing.get_context("fork")  # type: ignore[assignment]
+    # Its isolated processes are forks of the same server.
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 

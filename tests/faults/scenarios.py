@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+import aiohttp
 import psutil
 from sqlalchemy import text
 
@@ -123,6 +124,41 @@ async def one_worker_killed(site: Site, runs: int) -> Figures:
         "all taken over after s": recovered_after,
         "all done after s": done,
     }
+
+
+async def poisonous_run(site: Site, runs: int, max_attempts: int) -> Figures:
+    """One run of many ends its process, wherever it is executed."""
+    crews = {"crews": "work=tests.faults.poison:create"}
+    async with _deployment(site, _pace(runs), max_attempts=max_attempts, **crews) as deployment:
+        async with deployment.serving(workers=2) as serving:
+            ids = await asyncio.gather(*(_submitted(serving, "stay") for _ in range(runs)))
+            poison = await _submitted(serving, "exit")
+            begun = time.monotonic()
+            await deployment.settled(_END_SECONDS)
+            done = time.monotonic() - begun
+            await until(lambda: _has_workers(serving, 2), 10)
+            await serving.stop()
+        rows = await deployment.rows()
+    assert {rows[run_id].status for run_id in ids} == {"succeeded"}
+    assert all(set(rows[run_id].outputs) == {"first", "second"} for run_id in ids)
+    assert rows[poison].status == "failed"
+    assert rows[poison].error_type == "worker_lost"
+    assert "ended its own process (exit status 7) while it was executed alone" in rows[poison].error
+    attempts = Counter(row.attempt for row in rows.values())
+    assert attempts[1] < runs, "the poison ended nothing"
+    return {
+        "begun again": runs + 1 - attempts[1],
+        "isolated": sum(row.attempt >= max_attempts for row in rows.values()),
+        "all done after s": done,
+    }
+
+
+async def _submitted(serving: Serving, deed: str) -> UUID:
+    body = {"crew": "work", "inputs": {"deed": deed}}
+    async with aiohttp.request("POST", f"{serving.url}/api/runs", json=body) as response:
+        answer = await response.json()
+        assert response.status == 202, answer
+        return UUID(answer["run_id"])
 
 
 async def worker_frozen(site: Site, runs: int) -> Figures:

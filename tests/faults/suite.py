@@ -48,6 +48,9 @@ def cases() -> Iterator[Case]:
     for database, backend in everywhere:
         yield Case("one_worker_killed", scenarios.one_worker_killed, database, backend, 300)
     for database, backend in everywhere:
+        poisonous = partial(scenarios.poisonous_run, max_attempts=3)
+        yield Case("poisonous_run", poisonous, database, backend, 30)
+    for database, backend in everywhere:
         yield Case("worker_frozen", scenarios.worker_frozen, database, backend, 300)
     for database, backend in on_local:
         scenario = scenarios.worker_frozen_inside_a_write

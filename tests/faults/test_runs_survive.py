@@ -35,6 +35,10 @@ async def test_a_killed_worker_s_runs_continue_in_the_other(site: MakeSite) -> N
     await scenarios.one_worker_killed(site("postgresql", "memory+s3"), RUNS)
 
 
+async def test_a_run_that_ends_its_process_fails_alone(site: MakeSite) -> None:
+    await scenarios.poisonous_run(site("sqlite", "local"), RUNS, max_attempts=2)
+
+
 async def test_a_worker_frozen_past_its_lease_changes_nothing_more(site: MakeSite) -> None:
     await scenarios.worker_frozen(site("sqlite", "s3"), RUNS)
 

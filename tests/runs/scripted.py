@@ -1,7 +1,7 @@
 """A run service over a real database and a real store, with an engine that plays a script."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from app.engine import (
 )
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
+from app.runs.execution.isolation import Isolation
 from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher
 from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.worker import Worker
@@ -35,7 +36,7 @@ from app.runs.maintenance.sweeper import Sweeper
 from app.runs.models import UserRun
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
-from app.runs.records import Run, RunOptions
+from app.runs.records import Run, RunOptions, StalledRun
 from app.runs.service import RunService
 from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
@@ -238,7 +239,9 @@ async def running_service(
         url_guard=url_guard,
     )
     lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=60)
-    stalled_runs = StalledRunDispatcher(queries, worker, max_attempts=max_attempts)
+    stalled_runs = StalledRunDispatcher(
+        queries, worker, cast(Isolation, _NoIsolation(worker)), max_attempts=max_attempts
+    )
     peer_poller = PeerPoller(name, database.clock, worker, events, queries, tokens)
     try:
         yield Parts(
@@ -260,6 +263,23 @@ async def running_service(
         await worker.drain(5)
         await sweeper.aclose()
         await rows.aclose()
+
+
+class _NoIsolation:
+    """Executes suspects like all other runs: a scripted crew ends no process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def __contains__(self, run_id: UUID) -> bool:
+        return False
+
+    def execute_in_groups(self, suspects: Sequence[StalledRun]) -> None:
+        for run in suspects:
+            self.execute_alone(run)
+
+    def execute_alone(self, suspect: StalledRun) -> None:
+        self._worker.dispatch(suspect.run_id, suspect.owner, suspect.crew)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 
 from app.db import Database, DatabaseUnavailable
 from app.runs.background import PeriodicService
+from app.runs.execution.isolation import Isolation
 from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
@@ -18,6 +19,8 @@ logger = logging.getLogger("crew_capture.runs")
 _INTERVAL_SECONDS: Final = 5.0
 # Enough to keep a worker busy until the next pass.
 _RUNS_PER_PASS: Final = 1000
+# One in a group, one alone, and some for services that end meanwhile.
+_MORE_ATTEMPTS: Final = 5
 
 
 class LeaseKeeper(PeriodicService):
@@ -72,16 +75,24 @@ class StalledRunDispatcher(PeriodicService):
 
     Dispatched runs that ended elsewhere are cancelled here, also those whose rows are deleted.
 
+    The last of a run's `max_attempts` is isolated, in a group. If the process of the group is lost,
+    that counts against none of its runs: each has further attempts, alone. With a
+    `max_attempts` of 1, no run has a second attempt.
+
     Runs of crews that are not registered here stay stalled, for a process that has the crew.
     """
 
     name = "dispatch of stalled runs"
 
-    def __init__(self, queries: RunQueries, worker: Worker, *, max_attempts: int) -> None:
+    def __init__(
+        self, queries: RunQueries, worker: Worker, isolation: Isolation, *, max_attempts: int
+    ) -> None:
         super().__init__(_INTERVAL_SECONDS)
         self._queries = queries
         self._worker = worker
-        self._max_attempts = max_attempts
+        self._isolation = isolation
+        self._suspect_after = max(1, max_attempts - 1)
+        self._given_up_after = max_attempts + _MORE_ATTEMPTS if max_attempts > 1 else 1
 
     async def run_once(self) -> None:
         """Cancel runs that ended elsewhere, query stalled runs, and dispatch or give up each.
@@ -92,12 +103,21 @@ class StalledRunDispatcher(PeriodicService):
         dispatched = self._worker.run_ids
         for run_id in dispatched - await self._queries.unsettled(dispatched):
             self._worker.cancel(run_id)
+        suspects = []
         for run in await self._queries.stalled(self._worker.crews, _RUNS_PER_PASS):
+            failed = run.failed_attempts
             if run.run_id in self._worker:  # its renewal is late
                 continue
-            if run.failed_attempts >= self._max_attempts:
-                await self._worker.give_up(run)
+            if run.run_id in self._isolation:
+                self._isolation.end_if_frozen(run)
+            elif failed >= self._given_up_after:
+                error = f"given up after {failed} attempts that did not end"
+                await self._worker.give_up(run, error)
+            elif failed > self._suspect_after:
+                self._isolation.execute_alone(run)
+            elif failed == self._suspect_after:
+                suspects.append(run)
             else:
-                failed = run.failed_attempts
                 logger.info("Dispatching stalled run %s after %d attempt(s)", run.run_id, failed)
                 self._worker.dispatch(run.run_id, run.owner, run.crew)
+        self._isolation.execute_in_groups(suspects)

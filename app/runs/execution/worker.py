@@ -189,9 +189,8 @@ class Worker:
         active = self._active.get(run_id)
         return None if active is None or active.deadline is None else active.usage_if_any
 
-    async def give_up(self, run: StalledRun) -> None:
-        """Settle a run as failed whose workers were lost too often."""
-        error = f"given up after {run.failed_attempts} attempts that did not end"
+    async def give_up(self, run: StalledRun, error: str) -> None:
+        """Settle a run as failed, since its workers were lost."""
         events = await self._persist(lambda: self._queries.history(run.run_id))
         outcome = replace(_failed("worker_lost", error), usage=usage_in(events))
         await self._settle(run, outcome, keys=None)

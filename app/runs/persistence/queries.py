@@ -38,6 +38,13 @@ _LISTED: Final = tuple(
     _SHORTENED.get(name, getattr(UserRun, name)) for name in ListedRun.__dataclass_fields__
 )
 _RUN: Final = tuple(getattr(UserRun, name) for name in Run.__dataclass_fields__)
+_STALLED: Final = (
+    UserRun.run_id,
+    UserRun.attempt,
+    UserRun.attempt - UserRun.pauses,  # a paused attempt did end
+    UserRun.owner,
+    UserRun.crew,
+)
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _DELIVERY: Final = tuple(getattr(WebhookDelivery, name) for name in Delivery.__dataclass_fields__)
 
@@ -100,10 +107,9 @@ class RunQueries:
         Each owner's oldest comes first, then each one's second, ...
         """
         turn = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
-        failed_attempts = UserRun.attempt - UserRun.pauses  # a paused attempt did end
         now = self._database.clock.now()
         query = (
-            select(UserRun.run_id, UserRun.attempt, failed_attempts, UserRun.owner, UserRun.crew)
+            select(*_STALLED)
             .where(
                 UserRun.status.in_(IN_FLIGHT),
                 UserRun.crew.in_(crews),
@@ -112,6 +118,12 @@ class RunQueries:
             .order_by(turn, UserRun.created_at)
             .limit(limit)
         )
+        async with self._database.read() as connection:
+            return [StalledRun(*row) for row in await connection.execute(query)]
+
+    async def held(self, worker: str) -> list[StalledRun]:
+        """The runs in flight that a worker holds, which is lost: its leases may not have ended."""
+        query = select(*_STALLED).where(UserRun.worker == worker, UserRun.status.in_(IN_FLIGHT))
         async with self._database.read() as connection:
             return [StalledRun(*row) for row in await connection.execute(query)]
 
