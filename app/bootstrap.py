@@ -5,10 +5,11 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 from uuid import uuid4
 
 from app.access.api_keys import ApiKeys
@@ -42,18 +43,25 @@ from storage import OutputStore
 logger = logging.getLogger("crew_capture.serve")
 
 
+class Stop(Protocol):
+    """The stop of a service."""
+
+    def __call__(self, seconds: float, drain_seconds: float = 0.0) -> Awaitable[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A running service, without its HTTP side.
 
     `stop` accepts no more runs, waits that many seconds for runs that execute, releases the others
     to other workers and ends all subscriptions. You may call it again, with a shorter wait.
+    Subscriptions remain open for at least `drain_seconds`, its second argument.
     """
 
     runs: RunService
     worker: Worker
     events: EventHub
-    stop: Callable[[float], Awaitable[None]]
+    stop: Stop
     engine: Engine
     store: OutputStore
     database: Database
@@ -162,10 +170,12 @@ async def open_service(
         rate_limits = RateLimits(database, settings.rates)
         stack.push_async_callback(rate_limits.aclose)
 
-        async def stop(seconds: float) -> None:
+        async def stop(seconds: float, drain_seconds: float = 0.0) -> None:
             runs.accepting = False
             await stalled_runs.aclose()
-            await asyncio.gather(worker.drain(seconds), isolation.drain(seconds))
+            await asyncio.gather(
+                worker.drain(seconds), isolation.drain(seconds), asyncio.sleep(drain_seconds)
+            )
             events.close()
 
         for periodic in background:

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     allowed_hosts: str = ""
     allowed_origins: str = ""
     forwarded_allow_ips: str = ""
+    drain_seconds: Annotated[float, Field(ge=0, le=600)] = 2.0
     shutdown_seconds: Annotated[float, Field(ge=0)] = 30.0
 
     database_url: str = "sqlite+aiosqlite:///crew_capture.db"

@@ -127,6 +127,7 @@ def _environment(scratch: str, port: int) -> dict[str, str]:
     settings = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in settings} | {
         "PORT": str(port),
+        "DRAIN_SECONDS": "0",
         "TEMP_DIR": scratch,
     }
 

@@ -7,13 +7,16 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from app.cli.listener import open_listener
+from app.cli.signals import RETIRE
 from app.cli.waiting import importing
 from app.file_limits import raise_open_file_limit
 from app.logs import configure_logging
@@ -35,6 +38,8 @@ _SWITCH_SECONDS = 0.001
 # A terminal or a service manager signals all processes, and then the supervisor signals its own
 # once more. Within this time, these count as one signal.
 _ONE_SIGNAL_SECONDS = 1.0
+# The time, at the end of a stop, for responses that are under way.
+_SECONDS_FOR_RESPONSES = 10
 
 
 @click.command()
@@ -73,13 +78,14 @@ def _serve(settings: Settings) -> None:
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=settings.forwarded_allow_ips,
         server_header=False,
-        # The service's own stop has ended by then.
-        timeout_graceful_shutdown=round(settings.shutdown_seconds) + 10,
+        # The server's stop follows the service's own, which ends all runs and subscriptions.
+        timeout_graceful_shutdown=_SECONDS_FOR_RESPONSES,
         # The time that a restart by SIGHUP waits for each new process to be ready.
         timeout_worker_healthcheck=60,
     )
     if settings.workers > 1:
-        supervisor = Supervisor(config, [listener])
+        stop_seconds = max(settings.drain_seconds, settings.shutdown_seconds)
+        supervisor = Supervisor(config, [listener], stop_seconds=stop_seconds)
         logger.info(
             "Starting %d processes; each imports CrewAI, which takes some seconds", settings.workers
         )
@@ -104,7 +110,11 @@ def create_process_app() -> "ASGIApp":
 
     signal.signal(signal.SIGHUP, _ignore_hangup)
     settings = load_settings()
-    return _Process(create_app(settings), settings.shutdown_seconds)
+    return _Process(
+        create_app(settings),
+        drain_seconds=settings.drain_seconds,
+        shutdown_seconds=settings.shutdown_seconds,
+    )
 
 
 def _ignore_hangup(number: int, frame: FrameType | None) -> None:
@@ -115,19 +125,22 @@ def _ignore_hangup(number: int, frame: FrameType | None) -> None:
 class _Process:
     """An application with the start and stop of its process.
 
-    A start that fails for an operator error logs one line. A stop signal waits a while for active
-    runs to end; a second signal releases them at once.
+    A start that fails for an operator error logs one line. A stop signal makes the service unready
+    and refuses new runs, but requests are answered until the active runs have ended:
+    `drain_seconds` at least, so that a load balancer notices, and `shutdown_seconds` at most, if
+    that is longer. A second signal releases the runs and ends the process at once.
     """
 
-    def __init__(self, app: "Litestar", shutdown_seconds: float) -> None:
+    def __init__(self, app: "Litestar", *, drain_seconds: float, shutdown_seconds: float) -> None:
         self._app = app
-        self._wait_seconds = [0.0, shutdown_seconds]
+        self._drain_seconds = drain_seconds
+        self._shutdown_seconds = shutdown_seconds
         self._signalled_at = -math.inf
-        self._stops: set[asyncio.Task[None]] = set()
+        self._stops: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _closes_connection(send) if self._stops else send)
             return
 
         async def send_unless_failed(message: Any) -> None:
@@ -151,23 +164,63 @@ class _Process:
     def _stop_on_signals(self) -> None:
         """Stop runs before the server waits for their clients, which wait for the runs."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            handler = signal.getsignal(number)
+        for number, ends_by in (
+            (RETIRE, signal.SIGTERM),
+            (signal.SIGTERM, signal.SIGTERM),
+            (signal.SIGINT, signal.SIGINT),
+        ):
+            handler = signal.getsignal(ends_by)  # the server's, which ends it
+            if not callable(handler):
+                continue
+            end = partial(handler, ends_by, None)
 
-            def on_signal(number: int, frame: FrameType | None, handler: Any = handler) -> None:
-                loop.call_soon_threadsafe(self._stop, time.monotonic())
-                handler(number, frame)  # the server's
+            def on_signal(
+                number: int, _: FrameType | None, end: Callable[[], None] = end
+            ) -> None:
+                loop.call_soon_threadsafe(self._stop, time.monotonic(), end, number == RETIRE)
 
-            if callable(handler):
-                signal.signal(number, on_signal)
+            signal.signal(number, on_signal)
 
-    def _stop(self, signalled_at: float) -> None:
+    def _stop(self, signalled_at: float, end: Callable[[], None], is_retired: bool) -> None:
         previous, self._signalled_at = self._signalled_at, signalled_at
         if signalled_at - previous < _ONE_SIGNAL_SECONDS:
             return
-        seconds = self._wait_seconds.pop() if self._wait_seconds else 0.0
+        if self._stops:
+            stop = self._end(end, 0.0)
+        elif is_retired:
+            stop = self._end(end, self._shutdown_seconds)
+        else:
+            stop = self._drain(end)
         # Kept here, because the loop has only a weak reference to a task.
-        self._stops.add(asyncio.ensure_future(self._app.state.stop(seconds)))
+        self._stops.append(asyncio.create_task(stop))
+
+    async def _drain(self, end: Callable[[], None]) -> None:
+        """Stop the service, then the server: clients watch and poll their runs until the end."""
+        logger.info("Stopping: %d run(s) are unfinished", len(self._app.state.worker))
+        try:
+            await self._app.state.stop(self._shutdown_seconds, self._drain_seconds)
+        finally:
+            end()
+
+    async def _end(self, end: Callable[[], None], seconds: float) -> None:
+        """Stop the server and the service: no connection is accepted from now on."""
+        end()
+        await self._app.state.stop(seconds)
+
+
+def _closes_connection(send: Any) -> Any:
+    """A `send` whose response is the last one of its connection.
+
+    A client that kept the connection would use it for a request just as the process ends.
+    """
+
+    async def send_last(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", ()), (b"connection", b"close")]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return send_last
 
 
 def _tune_garbage_collection() -> None:

@@ -1,14 +1,17 @@
 """Several server processes on one address: started, replaced after a crash, stopped together."""
 
 import logging
+import os
 from collections import Counter
 from contextlib import suppress
+from socket import socket
 
-from uvicorn.config import STARTUP_FAILURE
+from uvicorn.config import STARTUP_FAILURE, Config
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
 from app.cli.listener import url_of
+from app.cli.signals import RETIRE
 
 logger = logging.getLogger("crew_capture.serve")
 
@@ -32,6 +35,13 @@ class Supervisor(Multiprocess):
     # Counted and not timed, so that time in which the supervisor itself is frozen does not count.
     _unanswered: Counter[Process]
     _ready: set[Process] | None  # None once it is logged that all are
+
+    def __init__(
+        self, config: Config, sockets: list[socket], *, stop_seconds: float = 0.0
+    ) -> None:
+        """`stop_seconds` is the longest time that a process waits for its runs when it stops."""
+        super().__init__(config, sockets)
+        self._stop_seconds = stop_seconds
 
     def init_processes(self) -> None:
         self._unanswered = Counter()
@@ -80,17 +90,37 @@ class Supervisor(Multiprocess):
             urls = ", ".join(map(url_of, self.sockets))
             logger.info("Serving on %s with %d processes", urls, len(self.processes))
 
+    def restart_all(self) -> None:
+        """Replace each process as soon as the new one responds."""
+        for index, old in enumerate(self.processes):
+            new = Process(self.config, self.sockets)
+            new.start()
+            if not new.wait_until_ready(self.config.timeout_worker_healthcheck, self.should_exit):
+                new.kill()
+                new.join()
+                logger.error("Process %s was not ready in time: the restart ends", new.pid)
+                return
+            self.processes[index] = new
+            _retire(old)
+
+    def handle_ttou(self) -> None:
+        """End the last process, unless it is the only one."""
+        if self.processes_num > 1:
+            self.processes_num -= 1
+            _retire(self.processes.pop())
+
     def join_all(self) -> None:
         """Wait for the processes to end; forward further signals meanwhile.
 
         A process that has not ended in time is killed.
         """
-        # The processes have closed their sockets. Without this, clients would wait for a response
-        # instead of being refused.
+        # The processes accept connections until they end. Without this, clients would wait for a
+        # response afterwards, instead of being refused.
         for listener in self.sockets:
             listener.close()
         # Counted down by its own waits, so that time in which it is frozen itself does not count.
-        seconds_left = (self.config.timeout_graceful_shutdown or 0) + _SECONDS_TO_END
+        graceful_seconds = self.config.timeout_graceful_shutdown or 0
+        seconds_left = self._stop_seconds + graceful_seconds + _SECONDS_TO_END
         for process in self.processes:
             while process.process.is_alive():
                 process.process.join(_SECONDS_BETWEEN_SIGNALS)
@@ -101,3 +131,11 @@ class Supervisor(Multiprocess):
                 if self.signal_queue:
                     self.signal_queue.clear()
                     self.terminate_all()
+
+
+def _retire(process: Process) -> None:
+    """End a process while the others accept connections on its address."""
+    if process.process.is_alive() and process.pid is not None:
+        os.kill(process.pid, RETIRE)
+    process.terminate()
+    process.join()

@@ -64,7 +64,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "uvicorn.supervisors.multiprocess:Multiprocess",
         "ea4650ac0ee7",
-        "init_processes, keep_subprocess_alive and join_all are replaced; the rest calls them",
+        "init_processes, keep_subprocess_alive, restart_all, handle_ttou and join_all are replaced",
     ),
     Pin(
         "uvicorn.supervisors.multiprocess:Process",

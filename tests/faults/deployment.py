@@ -378,6 +378,7 @@ async def deployed(
             "TEMP_BACKEND": site.backend,
             "TEMP_DIR": str(site.folder),
             "CLEANUP_PROBABILITY": "0",
+            "DRAIN_SECONDS": "0",
             "LEASE_SECONDS": str(LEASE_SECONDS),
             "LLM_MODEL": "openai/stub-model",
             "LLM_BASE_URL": model_url,

@@ -414,7 +414,7 @@ async def _is_unready(serving: Serving) -> bool:
 
 async def _have_received(serving: Serving, workers: int) -> bool:
     """Whether all its processes have taken notice of a signal to stop."""
-    return serving.log().count("Shutting down") == workers
+    return serving.log().count("Stopping: ") == workers
 
 
 async def _has_accepted(deployment: Deployment, runs: int) -> bool:
