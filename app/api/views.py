@@ -32,7 +32,8 @@ class AwaitingView(msgspec.Struct):
 class TaskView(msgspec.Struct):
     """A task of a run; `status` is pending, running, finished, awaiting_human or skipped.
 
-    An earlier attempt at the run finished a replayed task.
+    An earlier attempt at the run finished a replayed task. `models` are the models that the task
+    called, in the order of their first calls.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TaskView(msgspec.Struct):
     replayed: bool = False
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    models: tuple[str, ...] = ()
 
 
 class DeliveryView(msgspec.Struct):

@@ -174,9 +174,7 @@ class _Process:
                 continue
             end = partial(handler, ends_by, None)
 
-            def on_signal(
-                number: int, _: FrameType | None, end: Callable[[], None] = end
-            ) -> None:
+            def on_signal(number: int, _: FrameType | None, end: Callable[[], None] = end) -> None:
                 loop.call_soon_threadsafe(self._stop, time.monotonic(), end, number == RETIRE)
 
             signal.signal(number, on_signal)

@@ -36,9 +36,7 @@ class Supervisor(Multiprocess):
     _unanswered: Counter[Process]
     _ready: set[Process] | None  # None once it is logged that all are
 
-    def __init__(
-        self, config: Config, sockets: list[socket], *, stop_seconds: float = 0.0
-    ) -> None:
+    def __init__(self, config: Config, sockets: list[socket], *, stop_seconds: float = 0.0) -> None:
         """`stop_seconds` is the longest time that a process waits for its runs when it stops."""
         super().__init__(config, sockets)
         self._stop_seconds = stop_seconds

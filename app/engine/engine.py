@@ -155,6 +155,7 @@ class Engine:
         reviews: Mapping[int, Sequence[Review]] | None = None,
         on_step: OnStep | None = None,
         usage: Usage | None = None,
+        models: list[str] | None = None,
     ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
 
@@ -167,7 +168,8 @@ class Engine:
         task. A task that was not approved must not be among the replays.
 
         `on_step` receives the agents' steps; stock runs report none. `usage` counts the tokens as
-        the models report them, so it is known however the run ends.
+        the models report them, so it is known however the run ends. So are the models that are called:
+        their names are added to `models`.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the
@@ -181,6 +183,8 @@ class Engine:
         run.reviews = reviews or {}
         if usage is not None:
             run.usage = usage
+        if models is not None:
+            run.models = models
         folder = registered.source.folder
         model = self._model_of(name).llm
         with run.activate(), default_model(model), paths_from(folder):

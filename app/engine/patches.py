@@ -79,7 +79,7 @@ def _execute_core(
         return _replayed(self, role, replay)
     run.on_loop(run.start_task(index, role))
     # CrewAI's thread of an asynchronous task would end here, and its waiter would hang.
-    with exits_contained():
+    with run.calling(index), exits_contained():
         output = _own_execute_core(self, agent, context, tools)
     run.on_loop(run.finish_task(index, role, output.raw, _structured(output)))
     return output

@@ -27,7 +27,8 @@ class TaskFinished:
     """The end of a task. `text` is its raw output; times are in UTC.
 
     `structured` is the task's `output_json` or `output_pydantic` as JSON, which the text can't
-    hold; None for other tasks. `usage` is the usage of the run so far.
+    hold; None for other tasks. `usage` is the usage of the run so far. `models` are the models that
+    the task has called, in the order of their first calls.
     """
 
     index: int
@@ -38,6 +39,7 @@ class TaskFinished:
     finished_at: datetime
     structured: str | None
     usage: "Usage"
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Replay:
     structured: str | None
     started_at: datetime
     finished_at: datetime
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ class TaskOutcome:
     replayed: bool
     started_at: datetime | None
     finished_at: datetime | None
+    models: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

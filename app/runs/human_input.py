@@ -16,10 +16,11 @@ class KeptTask(msgspec.Struct, frozen=True):
     structured: str | None
     started_at: datetime
     finished_at: datetime
+    models: tuple[str, ...] = ()
 
     @property
     def replay(self) -> Replay:
-        return Replay(self.text, self.structured, self.started_at, self.finished_at)
+        return Replay(self.text, self.structured, self.started_at, self.finished_at, self.models)
 
 
 class TaskReview(msgspec.Struct, frozen=True):
@@ -85,6 +86,7 @@ def paused_at(
             done.structured,
             done.started_at,
             done.finished_at,
+            done.models,
         )
         for index, done in paused.finished.items()
     }

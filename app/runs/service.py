@@ -288,7 +288,10 @@ class RunService:
         if human is not None:
             for index, kept in human.kept.items():
                 tasks.get(index, {}).update(
-                    status="finished", started_at=kept.started_at, finished_at=kept.finished_at
+                    status="finished",
+                    started_at=kept.started_at,
+                    finished_at=kept.finished_at,
+                    models=kept.models,
                 )
         for event in events:
             if event.seq is None or event.seq < first_seq:
@@ -297,7 +300,11 @@ class RunService:
             if event.type == EventType.TASK_STARTED:
                 task.update(status="running", started_at=event.at)
             else:
-                task.update(status="finished", finished_at=event.at)
+                task.update(
+                    status="finished",
+                    finished_at=event.at,
+                    models=event.data.get("models", ()),
+                )
         if run.awaiting is not None:
             tasks.get(run.awaiting.index, {}).update(status="awaiting_human")
         return [task for _, task in sorted(tasks.items())]

@@ -36,7 +36,9 @@ async def test_threads_that_compute_give_way_soon() -> None:
     async def nothing(*_: Any) -> None:
         pass
 
-    await _Process(cast(Litestar, starts), drain_seconds=0, shutdown_seconds=1)({"type": "lifespan"}, nothing, nothing)
+    await _Process(cast(Litestar, starts), drain_seconds=0, shutdown_seconds=1)(
+        {"type": "lifespan"}, nothing, nothing
+    )
     assert sys.getswitchinterval() == pytest.approx(0.001)
 
 

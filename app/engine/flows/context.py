@@ -142,6 +142,7 @@ class FlowContext(RunContext):
                     replayed=False,
                     started_at=finished.started_at if finished else None,
                     finished_at=finished.finished_at if finished else None,
+                    models=finished.models if finished else (),
                 )
             )
         return tuple(found)
@@ -162,6 +163,7 @@ class CrewContext(RunContext):
         )
         self.model_errors = flow.model_errors
         self.flow_states = flow.flow_states
+        self.models = flow.models
         self._flow = flow
         self.bind(crew)
 
@@ -182,7 +184,7 @@ class _TasksOfTheFlow:
 
     async def task_finished(self, event: TaskFinished) -> None:
         await self._flow.finish_task(
-            self._first + event.index, event.agent, event.text, event.structured
+            self._first + event.index, event.agent, event.text, event.structured, event.models
         )
 
     def token_listener(self, task: TaskStarted) -> OnToken | None:

@@ -90,7 +90,8 @@ async def run_flow(
     role = run.result.agent
     await run.start_task(RESULT, role)
     run.suppress_events = not foreign_listeners()
-    text = await stock_threads.call(lambda: _run(build, inputs, run), run)
+    with run.calling(RESULT):
+        text = await stock_threads.call(lambda: _run(build, inputs, run), run)
     if not text.strip():
         raise NoResult("the flow returned an empty result")
     await run.finish_task(RESULT, role, text)

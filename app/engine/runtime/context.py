@@ -44,11 +44,21 @@ _current: contextvars.ContextVar["RunContext | None"] = contextvars.ContextVar(
 )
 
 
+# The task that the model calls of this thread or asyncio task belong to.
+_calling: contextvars.ContextVar["_TaskState | None"] = contextvars.ContextVar(
+    "crew_capture_task", default=None
+)
+
+
 @dataclass(slots=True)
 class _TaskState:
-    """The progress of one task. `notified` is set once the observer has received its last event."""
+    """The progress of one task. `notified` is set once the observer has received its last event.
+
+    `models` are the models that it has called.
+    """
 
     started_at: datetime
+    models: tuple[str, ...] = ()
     finished: TaskFinished | None = None
     replayed: bool = False
     notified: asyncio.Future[None] | None = None
@@ -80,6 +90,8 @@ class RunContext:
         self.threads = threads
         self.journal = CallJournal()
         self.usage = Usage()
+        # The models that the run has called, in the order of their first calls.
+        self.models: list[str] = []
         # The errors of this run's models, to distinguish their failures from the crew's.
         self.model_errors: list[BaseException] = []
         self.observer_error: BaseException | None = None
@@ -158,9 +170,26 @@ class RunContext:
         task = TaskStarted(index, self._descriptions[index].name, agent)
         return self._observer.token_listener(task)
 
+    def add_model(self, name: str) -> None:
+        """Record that a model is called now, for the task that calls it."""
+        if name not in self.models:
+            self.models.append(name)
+        task = _calling.get()
+        if task is not None and name not in task.models:
+            task.models += (name,)
+
+    @contextmanager
+    def calling(self, index: int) -> Iterator[None]:
+        """Within the block, model calls belong to the task, which has started."""
+        token = _calling.set(self._tasks[index])
+        try:
+            yield
+        finally:
+            _calling.reset(token)
+
     @contextmanager
     def listening(self, index: int, agent: str) -> Iterator[None]:
-        """Within the block, model calls belong to the task: its listener receives their tokens."""
+        """Within the block, model calls belong to the task, whose listener receives tokens."""
 
         def listener_on_loop() -> OnToken | None:
             listener = self.token_listener(index, agent)
@@ -174,7 +203,8 @@ class RunContext:
 
         token = listener_of_call.set(listener_on_loop)
         try:
-            yield
+            with self.calling(index):
+                yield
         finally:
             listener_of_call.reset(token)
 
@@ -208,16 +238,25 @@ class RunContext:
                 replay.finished_at,
                 replay.structured,
                 self.usage,
+                replay.models,
             )
-            self._tasks[index] = _TaskState(replay.started_at, finished, replayed=True)
+            self._tasks[index] = _TaskState(
+                replay.started_at, replay.models, finished, replayed=True
+            )
         return replay
 
     async def finish_task(
-        self, index: int, agent: str, text: str, structured: str | None = None
+        self,
+        index: int,
+        agent: str,
+        text: str,
+        structured: str | None = None,
+        models: tuple[str, ...] = (),
     ) -> None:
         """Record a task's end and notify the observer.
 
-        A further call only waits until the observer is notified. Raises OutputTooLong.
+        `models` are those that the task has called in a context of its own. A further call only
+        waits until the observer is notified. Raises OutputTooLong.
         """
         self.check_cancelled()
         task = self._tasks[index]
@@ -229,7 +268,15 @@ class RunContext:
         with self._usage_lock:
             usage = replace(self.usage)
         event = TaskFinished(
-            index, name, agent, text, started_at, datetime.now(UTC), structured, usage
+            index,
+            name,
+            agent,
+            text,
+            started_at,
+            datetime.now(UTC),
+            structured,
+            usage,
+            models or task.models,
         )
         task.finished = event
         if self._observer is not None:
@@ -383,6 +430,7 @@ class RunContext:
                     replayed=task is not None and task.replayed,
                     started_at=finished.started_at if finished else None,
                     finished_at=finished.finished_at if finished else None,
+                    models=finished.models if finished else (),
                 )
             )
         return tuple(found)

@@ -12,6 +12,9 @@ from crewai.types.usage_metrics import UsageMetrics
 
 from app.engine.runtime.context import current_run
 
+# Their models know the provider. That of a user's class may be CrewAI's default.
+_CREWAI_MODELS = ("crewai.llms.providers.", "app.engine.llm.")
+
 _instrumented: set[type[BaseLLM]] = set()
 _usage_lock = threading.Lock()
 # True inside a class's own counting, which may call its base's.
@@ -19,7 +22,7 @@ _counting: contextvars.ContextVar[bool] = contextvars.ContextVar("counting", def
 
 
 def instrument_model(kind: type[BaseLLM]) -> None:
-    """Instrument all models of this class: calls record failures and usage in the current run.
+    """Instrument all models of this class: the current run records calls, failures and usage.
 
     Outside of runs, models are unchanged. A second call has no effect.
     """
@@ -46,10 +49,10 @@ def count_reported(usage_data: dict[str, Any]) -> None:
 
 def _instrumented_call(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
-    def instrumented(*args: Any, **kwargs: Any) -> Any:
-        _check_run()
+    def instrumented(self: BaseLLM, *args: Any, **kwargs: Any) -> Any:
+        _begin_call(self)
         try:
-            return call(*args, **kwargs)
+            return call(self, *args, **kwargs)
         except Exception as error:
             _note(error)
             raise
@@ -61,10 +64,10 @@ def _instrumented_acall(
     acall: Callable[..., Coroutine[Any, Any, Any]],
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     @functools.wraps(acall)
-    async def instrumented(*args: Any, **kwargs: Any) -> Any:
-        _check_run()
+    async def instrumented(self: BaseLLM, *args: Any, **kwargs: Any) -> Any:
+        _begin_call(self)
         try:
-            return await acall(*args, **kwargs)
+            return await acall(self, *args, **kwargs)
         except Exception as error:
             _note(error)
             raise
@@ -91,10 +94,18 @@ def _instrumented_usage(track: Callable[..., None]) -> Callable[..., None]:
     return instrumented
 
 
-def _check_run() -> None:
+def _begin_call(model: BaseLLM) -> None:
     run = current_run()
     if run is not None:
         run.check_cancelled()
+        run.add_model(_name(model))
+
+
+def _name(model: BaseLLM) -> str:
+    """The name of a model as LLM_MODEL has it."""
+    of_crewai = type(model).__module__.startswith(_CREWAI_MODELS)
+    is_whole = not of_crewai or model.model == model.provider
+    return model.model if is_whole else f"{model.provider}/{model.model}"
 
 
 def _note(error: Exception) -> None:

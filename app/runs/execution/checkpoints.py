@@ -117,6 +117,7 @@ async def _replay(
         structured=finished.get("structured"),
         started_at=datetime.fromisoformat(started_at) if started_at else found.modified_at,
         finished_at=found.modified_at,
+        models=tuple(finished.get("models", ())),
     )
 
 

@@ -59,8 +59,8 @@ T = TypeVar("T")
 class _ActiveRun:
     """A dispatched run. It waits for a slot first; `deadline` is set while its crew runs.
 
-    `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs; `used_before`
-    are those of earlier attempts.
+    `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs, and `models`
+    are the models that it calls; `used_before` are the tokens of earlier attempts.
     """
 
     task: "asyncio.Task[Run | None]"
@@ -69,6 +69,7 @@ class _ActiveRun:
     is_cancelled: bool = False
     used: Usage = field(default_factory=Usage)
     used_before: Mapping[str, int] = field(default_factory=dict)
+    models: list[str] = field(default_factory=list)
 
     @property
     def usage(self) -> UsageCounts:
@@ -281,6 +282,7 @@ class Worker:
             reviews=checkpoint.reviews,
             on_step=capture.on_step,
             usage=active.used,
+            models=active.models,
         )
         if isinstance(result, Paused):
             fingerprint = self._engine.describe(claimed.crew).fingerprint
@@ -407,6 +409,7 @@ def _outcome(result: CrewResult, usage: UsageCounts) -> Outcome:
                 "replayed": task.replayed,
                 "started_at": task.started_at,
                 "finished_at": task.finished_at,
+                "models": task.models,
             }
             for task in result.tasks
         ],
