@@ -8,6 +8,7 @@ from litestar import Litestar
 
 from app.access.callers import Quota
 from app.api.a2a.routes import a2a_router, create_a2a_app
+from app.api.access_log import AccessLog
 from app.api.amp.errors import in_dialect_of_path
 from app.api.amp.routes import amp_router
 from app.api.crews import crews_router
@@ -57,7 +58,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
                     open_requests.start()
                 yield
 
-    return Litestar(
+    app = Litestar(
         [run_idea_crew, runs_router, crews_router, amp_router, mcp, a2a_router, live, ready],
         lifespan=[lifespan],
         middleware=[
@@ -78,6 +79,9 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         plugins=[ClosedObjects()],
         logging_config=None,
     )
+    if settings.access_log:
+        app.asgi_handler = AccessLog(app.asgi_handler)
+    return app
 
 
 def _quota(settings: Settings) -> Quota | None:

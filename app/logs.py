@@ -4,7 +4,8 @@ No line holds a text that a model or a user wrote. Three rules ensure this for e
 
 - Libraries: records below WARNING are dropped. Others state where in the library they were logged,
   without their text. `_PLAIN_LIBRARIES` never see inputs or outputs, so they keep their lines.
-- The service's own records: an exception among the arguments is replaced by its type.
+- The service's own records: an exception among the arguments is replaced by its type. Messages
+  are constants, and a test lists every other argument.
 - Tracebacks have files, lines and types, without the exceptions' texts.
 
 Exceptions of `_PLAIN_ERRORS` keep their texts: these name settings, files, hosts and keys of
@@ -104,6 +105,8 @@ def without_texts(record: logging.LogRecord) -> logging.LogRecord | None:
     is_plain = not is_library or top in _PLAIN_LIBRARIES
     if not is_plain and record.levelno < logging.WARNING:
         return None
+    if is_plain and not _has_errors(record):
+        return record  # as the line of each run's end
     changed = logging.makeLogRecord(vars(record))
     if not is_plain:
         changed.msg = f"{_module_of(record)}:{record.lineno} logged a line, whose text is left out"
@@ -121,6 +124,17 @@ def without_texts(record: logging.LogRecord) -> logging.LogRecord | None:
         changed.__dict__["exception"] = traceback_without_texts(record.exc_info[1])
     changed.exc_info = changed.exc_text = changed.stack_info = None
     return changed
+
+
+def _has_errors(record: logging.LogRecord) -> bool:
+    """Whether the record may have an exception or a stack."""
+    args = record.args if isinstance(record.args, tuple) else (record.args or {}).values()
+    return bool(
+        record.exc_info
+        or record.exc_text
+        or record.stack_info
+        or any(isinstance(value, BaseException) for value in (record.msg, *args))
+    )
 
 
 def traceback_without_texts(error: BaseException) -> str:

@@ -280,7 +280,8 @@ def _is_raised_in(error: Exception, module: str) -> bool:
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    path = request.scope.get("path_template", "-")  # clients write the other parts of a path
+    logger.error("%s %s failed", request.method, path, exc_info=error)
     return error_response(500, "internal_error", "internal error")
 
 

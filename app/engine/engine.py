@@ -168,8 +168,8 @@ class Engine:
         task. A task that was not approved must not be among the replays.
 
         `on_step` receives the agents' steps; stock runs report none. `usage` counts the tokens as
-        the models report them, so it is known however the run ends. So are the models that are called:
-        their names are added to `models`.
+        the models report them, and `models` lists the models that are called, so both are known
+        however the run ends.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the

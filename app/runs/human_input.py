@@ -9,7 +9,7 @@ from app.engine import Paused, Replay, Review
 from app.runs.texts import replace_surrogates
 
 
-class KeptTask(msgspec.Struct, frozen=True):
+class KeptTask(msgspec.Struct, frozen=True, omit_defaults=True):
     """A task that was finished before the run paused."""
 
     text: str

@@ -205,7 +205,8 @@ class RunService:
         usage = self._worker.usage(run_id)
         if usage is None and run.attempt and not run.is_settled:
             usage = usage_in(await self._queries.history(run_id))
-        status = await self._rows.cancel(run_id, usage)
+        models = self._worker.models(run_id)
+        status = await self._rows.cancel(run_id, usage, models=models)
         if status is None:
             raise UnknownRun(run_id)
         if status is RunStatus.CANCELLED:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from itertools import pairwise
 from typing import Any
 
@@ -114,9 +113,8 @@ async def test_a_run_that_continues_under_other_settings_shows_both_models(
         path = (await service.http.post("/api/runs", json=body)).headers["location"]
         async with (
             service.http.stream("GET", f"{path}/events") as response,
-            aclosing(response.aiter_lines()) as lines,
         ):
-            async for line in lines:
+            async for line in response.aiter_lines():
                 if line == "event: task.finished":
                     break
         assert _models((await service.http.get(path)).json())["poem"] == ["openai/first"]

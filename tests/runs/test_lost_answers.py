@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -101,11 +102,11 @@ async def test_of_settling_a_run_it_is_settled_once(
         settle = RunRepository.settle
 
         async def settle_deaf(
-            self: RunRepository, run: ClaimedRun, outcome: Outcome
+            self: RunRepository, run: ClaimedRun, outcome: Outcome, **facts: Any
         ) -> Settlement | None:
             monkeypatch.setattr(RunRepository, "settle", settle)
             with losing_the_answer(database):
-                return await settle(self, run, outcome)
+                return await settle(self, run, outcome, **facts)
 
         monkeypatch.setattr(RunRepository, "settle", settle_deaf)
         settled = await parts.run("poem", {"topic": "rain"}, OPERATOR)

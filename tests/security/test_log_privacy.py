@@ -1,20 +1,25 @@
 """No log line holds a text that a user or a model wrote, whatever fails, at any level."""
 
+import ast
 import io
 import logging
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, start
 from crewai.tools import tool
 from pydantic import BaseModel
+from sqlalchemy import text
 
-from app.crews.registry import CrewSpec, Registry
+from app.access.api_keys import Role
+from app.crews.registry import CrewSpec, Registry, idea_crew
 from app.logs import configure_logging, traceback_without_texts, without_texts
 from tests.load.stub_model import Failure, StubModel, run_stub
 from tests.serving import Serve
@@ -46,10 +51,10 @@ def _raises(output: Any) -> tuple[bool, Any]:
 def _crew(**options: Any) -> Any:
     def build() -> Crew:
         tools = options.get("tools", [])
-        agent = Agent(role="Expert in {topic}", goal="g", backstory="b", tools=tools)
+        agent = Agent(role="Expert in {topic}", goal="g", backstory="b", tools=tools, verbose=True)
         fields = {name: value for name, value in options.items() if name != "tools"}
         task = Task(description="On {topic}", expected_output="A text", agent=agent, **fields)
-        return Crew(agents=[agent], tasks=[task])
+        return Crew(agents=[agent], tasks=[task], verbose=True)
 
     return build
 
@@ -60,6 +65,13 @@ class _Failing(Flow[Any]):
         raise RuntimeError(f"no flow about {self.state}")
 
 
+class _FailingInCrew(Flow[Any]):
+    @start()
+    def begin(self) -> str:
+        crew = _crew(output_pydantic=_Report)()
+        return str(crew.kickoff(inputs={"topic": self.state["topic"]}))
+
+
 _CREWS = {
     "plain": _crew(),
     "guardrail": _crew(guardrail=_rejects, guardrail_max_retries=1),
@@ -68,6 +80,7 @@ _CREWS = {
     "tool": _crew(tools=[look]),
     "callback": _crew(callback=_raises),
     "flow": _Failing,
+    "flow_of_crew": _FailingInCrew,
 }
 _ECHO = f'{{"error": {{"message": "refused: {_INPUT} {_ANSWER}", "type": "bad"}}}}'
 _FAILURES = {
@@ -139,6 +152,167 @@ def _respond(body: Any) -> Any:
         call = {"id": "call_1", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     return {"role": "assistant", "content": f"{_ANSWER}: not what was requested"}
+
+
+async def test_no_line_of_a_refused_request_holds_its_texts(
+    serve: Serve, log: io.StringIO, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On every way in, with a database that fails as well; other users learn nothing, either."""
+    crews = Registry([idea_crew(), CrewSpec("plain", _crew())])
+    options = {"log_level": "DEBUG", "auth": "keys", "access_log": True}
+    bodies = [
+        {"inputs": {_INPUT: _INPUT}},
+        {"inputs": {"interest_area": [_INPUT]}, _INPUT: _INPUT},
+        {"inputs": {"interest_area": _INPUT}, "webhook_url": f"http://{_INPUT}.example/{_INPUT}"},
+        {"crew": _INPUT, "inputs": _INPUT},
+        {"interest_area": [_INPUT], _INPUT: 1},
+        [_INPUT],
+    ]
+    paths = [
+        "/api/run",
+        "/api/runs",
+        "/api/runs/batch",
+        f"/api/runs/{_INPUT}/cancel",
+        f"/api/runs/{UUID(int=7)}/resume",
+        "/crews/idea/kickoff",
+        f"/crews/{_INPUT}/kickoff",
+        "/crews/idea/resume",
+        f"/{_INPUT}",
+    ]
+    calls = [
+        ("/mcp", "tools/call", {"name": _INPUT, "arguments": {_INPUT: _INPUT}}),
+        ("/mcp", "tools/call", {"name": "plain", "arguments": {"topic": [_INPUT], _INPUT: 1}}),
+        ("/mcp", _INPUT, {_INPUT: _INPUT}),
+        ("/a2a/plain", "message/send", {"message": {"role": _INPUT, "parts": [{"text": _INPUT}]}}),
+        ("/a2a/plain", "SendMessage", {"message": {"messageId": _INPUT, _INPUT: _INPUT}}),
+        ("/a2a/plain", _INPUT, {"id": _INPUT}),
+        (f"/a2a/{_INPUT}", "GetTask", {"id": _INPUT}),
+    ]
+    async with serve(crews, **options) as service:
+        key = await service.inside.api_keys.create("one", Role.USER)
+        other = {
+            "Authorization": f"Bearer {await service.inside.api_keys.create('two', Role.USER)}"
+        }
+        headers = {
+            "Authorization": f"Bearer {key}",
+            "Accept": "application/json, text/event-stream",
+            "Last-Event-ID": _INPUT,
+            "Idempotency-Key": _INPUT,
+            "X-Canary": _INPUT,
+        }
+
+        async def refuse_all() -> None:
+            for path in paths:
+                for body in bodies:
+                    await service.http.post(path, json=body, headers=headers)
+                await service.http.post(path, content=_INPUT, headers=headers)
+                await service.http.get(f"{path}?cursor={_INPUT}&{_INPUT}=1", headers=headers)
+                await service.http.request(_INPUT.upper(), path, headers=headers)
+            for path, method, params in calls:
+                message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+                await service.http.post(path, json=message, headers=headers)
+            await service.http.get("/api/runs", headers={"Authorization": f"Bearer {_INPUT}"})
+
+        async def seen_by_another() -> str:
+            answers = [
+                await service.http.request(method, path, headers=other)
+                for method, path in (
+                    ("GET", "/api/runs"),
+                    ("GET", "/health/ready"),
+                    ("POST", "/api/runs"),
+                    ("POST", "/crews/idea/kickoff"),
+                    ("POST", "/mcp"),
+                    ("GET", f"/api/runs/{UUID(int=7)}"),
+                )
+            ]
+            return "".join(answer.text for answer in answers)
+
+        await refuse_all()
+        assert _INPUT not in await seen_by_another()
+        async with service.inside.database.write() as connection:
+            await connection.execute(text("ALTER TABLE user_runs RENAME TO gone"))
+        await refuse_all()
+        assert _INPUT not in await seen_by_another()
+        async with service.inside.database.write() as connection:
+            await connection.execute(text("ALTER TABLE gone RENAME TO user_runs"))
+    written = log.getvalue() + "".join(capfd.readouterr())
+    assert [line for line in written.splitlines() if _INPUT in line.lower()] == []
+    assert "POST /api/runs/{run_id}/resume 400" in written
+    assert "POST /api/runs 4" in written
+    assert "The database is unavailable: " in written
+
+
+def test_every_argument_of_a_log_call_is_listed() -> None:
+    """A message is a constant, and its arguments hold no texts: add one here only if that holds.
+
+    Exceptions are replaced by their types.
+    """
+    found = set[str]()
+    for file in [*(_ROOT / "app").rglob("*.py"), *(_ROOT / "storage").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                logger, method = ast.unparse(node.func.value), node.func.attr
+                if not logger.lower().endswith(("logger", "getlogger(__name__)")):
+                    continue
+                if method in _LOG_METHODS:
+                    template, *arguments = node.args[method == "log" :]
+                    assert isinstance(template, ast.Constant), (file, ast.unparse(node))
+                    found |= {ast.unparse(argument) for argument in arguments}
+    assert found - _LOGGED == set()
+    assert _LOGGED - found == set()
+
+
+_ROOT = Path(__file__).parents[2]
+_LOG_METHODS = ("debug", "info", "warning", "error", "exception", "critical", "log")
+_LOGGED = {
+    # Numbers.
+    "attempt.number",
+    "failed",
+    "hard",
+    "len(gone)",
+    "len(remaining)",
+    "len(self._app.state.worker)",
+    "megabytes",
+    "new.pid",
+    "process.pid",
+    "removed",
+    "requested",
+    "allowed",
+    "self._older_than",
+    "soft",
+    "status",
+    # Ids and words of the service.
+    "SweepOutcome.RUNS_UNKNOWN",
+    "attempt.webhook_id",
+    "attempted.result",
+    "method",
+    "mode",
+    "error_type",
+    "outcome.status",
+    "path",
+    "request.method",
+    "run.run_id",
+    "run_id",
+    "self._activity",
+    "self._failure",
+    "self.name.capitalize()",
+    "settle.run_id",
+    # Names that operators and authors of crews have chosen.
+    "crew.name",
+    "driver.location",
+    "file.parent.name",
+    "location.location",
+    "name",
+    "source.name",
+    "why",
+    # Exceptions, and causes that the storage states.
+    "ForeignLocation(driver.location)",
+    "ForeignLocation(location.location)",
+    "cause",
+    "error",
+    "error.cause",
+    "feature",
+}
 
 
 def test_lines_of_libraries_are_dropped_or_state_where_they_were_logged(

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -11,7 +11,6 @@ from uuid import UUID
 
 from tenacity import (
     AsyncRetrying,
-    before_sleep_log,
     retry_if_exception_type,
     wait_random_exponential,
 )
@@ -60,7 +59,8 @@ class _ActiveRun:
     """A dispatched run. It waits for a slot first; `deadline` is set while its crew runs.
 
     `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs, and `models`
-    are the models that it calls; `used_before` are the tokens of earlier attempts.
+    are the models that it calls; `used_before` are the tokens of earlier attempts. `error` is an
+    error of the service, and not of the crew, that ended the attempt.
     """
 
     task: "asyncio.Task[Run | None]"
@@ -70,6 +70,7 @@ class _ActiveRun:
     used: Usage = field(default_factory=Usage)
     used_before: Mapping[str, int] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
+    error: BaseException | None = None
 
     @property
     def usage(self) -> UsageCounts:
@@ -129,6 +130,7 @@ class Worker:
         }
         self._crews = crews
         self._active: dict[UUID, _ActiveRun] = {}
+        self._database_is_away = False
 
     def __len__(self) -> int:
         """The number of dispatched runs: under way, or waiting for a slot."""
@@ -190,6 +192,11 @@ class Worker:
         active = self._active.get(run_id)
         return None if active is None or active.deadline is None else active.usage_if_any
 
+    def models(self, run_id: UUID) -> Sequence[str]:
+        """The models that a run has called here; none for a run that is not dispatched here."""
+        active = self._active.get(run_id)
+        return () if active is None else active.models
+
     async def give_up(self, run: StalledRun, error: str) -> None:
         """Settle a run as failed, since its workers were lost."""
         events = await self._persist(lambda: self._queries.history(run.run_id))
@@ -238,7 +245,7 @@ class Worker:
             outcome = replace(outcome, usage=active.usage_if_any)
         # Earlier attempts have stored outputs under keys of their own.
         keys = capture.keys if claimed.attempt == 1 else None
-        return await self._settle(claimed, outcome, keys)
+        return await self._settle(claimed, outcome, keys, active)
 
     async def _attempt(
         self, claimed: ClaimedRun, capture: Capture, active: _ActiveRun
@@ -260,11 +267,11 @@ class Worker:
             return _failed("run_timeout", f"the run took longer than {limit:g} s")
         except EngineError as error:
             return _failed(_ERROR_TYPES.get(type(error), "crew_error"), str(error))
-        except StorageError:
-            logger.exception("Run %s: an output could not be stored", claimed.run_id)
+        except StorageError as error:
+            active.error = error
             return _failed("storage_unavailable", "an output could not be stored")
-        except Exception:
-            logger.exception("Run %s failed", claimed.run_id)
+        except Exception as error:
+            active.error = error
             return _failed("internal_error", "internal error")
         finally:
             active.deadline = None
@@ -317,23 +324,26 @@ class Worker:
             await self._drop(claimed, None)
 
     async def _settle(
-        self, run: ClaimedRun | StalledRun, outcome: Outcome, keys: Iterable[OutputKey] | None
+        self,
+        run: ClaimedRun | StalledRun,
+        outcome: Outcome,
+        keys: Iterable[OutputKey] | None,
+        active: _ActiveRun | None = None,
     ) -> Run | None:
         """Commit the outcome, then delete the outputs of the run.
 
         `keys` are those of all its outputs, where that is known. Returns the run as it stands, if
         this worker has claimed it; None as well if another attempt has begun meanwhile.
         """
-        outcome, settlement = await self._commit(run, outcome)
+        models = active.models if active is not None else ()
+        error = active.error if active is not None else None
+        outcome, settlement = await self._commit(run, outcome, models, error)
         if settlement is None:
-            await self._drop(run, keys)
+            await self._drop(run, keys, error)
             return None
         if settlement.status is RunStatus.CANCELLED:
             await self._add_usage(run, outcome.usage)
             outcome = replace(CANCELLED, usage=outcome.usage)
-        if outcome.error is not None:
-            # Without the error's text, which may hold inputs and outputs: the run has it.
-            logger.info("Run %s %s: %s", run.run_id, outcome.status, outcome.error_type)
         await self.clean_up(run.run_id, keys)
         if isinstance(run, StalledRun):
             return None
@@ -344,26 +354,41 @@ class Worker:
         if usage and isinstance(run, ClaimedRun):
             await self._persist(lambda: self._rows.add_usage(run, usage))
 
-    async def _drop(self, run: Attempt, keys: Iterable[OutputKey] | None) -> None:
+    async def _drop(
+        self, run: Attempt, keys: Iterable[OutputKey] | None, error: BaseException | None = None
+    ) -> None:
         """Drop the end of an attempt that the run's row does not know any more.
 
         Another attempt needs the outputs that are stored. A run that was settled and deleted
         meanwhile needs none, and nothing but this attempt knows of its last ones.
         """
         if await self._persist(lambda: self._queries.unsettled([run.run_id])):
-            logger.warning("Run %s was claimed again; its outcome here is dropped", run.run_id)
+            logger.warning(
+                "Run %s was claimed again; its outcome here is dropped", run.run_id, exc_info=error
+            )
         else:
             await self.clean_up(run.run_id, keys)
 
-    async def _commit(self, run: Attempt, outcome: Outcome) -> tuple[Outcome, Settlement | None]:
+    async def _commit(
+        self,
+        run: Attempt,
+        outcome: Outcome,
+        models: Sequence[str],
+        error: BaseException | None,
+    ) -> tuple[Outcome, Settlement | None]:
         """Commit the outcome; one that can't be saved becomes a failure, which can."""
+
+        async def settle(outcome: Outcome, cause: BaseException | None) -> Settlement | None:
+            return await self._persist(
+                lambda: self._rows.settle(run, outcome, models=models, cause=cause)
+            )
+
         try:
-            return outcome, await self._persist(lambda: self._rows.settle(run, outcome))
-        except Exception:  # about these very values
-            logger.exception("Run %s: its outcome can't be saved as it is", run.run_id)
+            return outcome, await settle(outcome, error)
+        except Exception as refused:  # about these very values
             failed = _failed("internal_error", "the outcome could not be saved")
             failed = replace(failed, usage=outcome.usage)
-            return failed, await self._persist(lambda: self._rows.settle(run, failed))
+            return failed, await settle(failed, refused)
 
     async def clean_up(self, run_id: UUID, keys: Iterable[OutputKey] | None = None) -> None:
         """Delete a settled run's outputs; without `keys`, those that the store finds.
@@ -383,14 +408,19 @@ class Worker:
         """Retry while the database is away, however long: an accepted run is never dropped."""
         with suppress(DatabaseUnavailable):
             return await operation()  # a retrying object costs more than most writes
+        if not self._database_is_away:  # thousands of runs may wait for it
+            self._database_is_away = True
+            logger.warning("The database is unavailable: runs wait for it")
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(DatabaseUnavailable),
             wait=wait_random_exponential(multiplier=0.1, max=5),
-            before_sleep=before_sleep_log(logger, logging.WARNING),
         ):
             with attempt:
-                return await operation()
-        raise AssertionError("unreachable: retried without end")
+                result = await operation()
+        if self._database_is_away:
+            self._database_is_away = False
+            logger.info("The database is available again: runs continue")
+        return result
 
 
 def _outcome(result: CrewResult, usage: UsageCounts) -> Outcome:

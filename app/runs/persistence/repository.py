@@ -21,6 +21,7 @@ from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import Relay, relay
 from app.runs.human_input import HumanInput
 from app.runs.models import UserRun
+from app.runs.persistence.end_line import log_end
 from app.runs.persistence.leases import Leases
 from app.runs.persistence.quotas import TokenUsage, record_usage
 from app.runs.persistence.statements import append_events, delete_runs, locked
@@ -122,22 +123,32 @@ class RunRepository:
         )
         return claimed_run(self._published(await self._writes.submit(Claim.apply, claim)))
 
-    async def settle(self, run: Attempt, outcome: Outcome) -> Settlement | None:
-        """Commit the outcome of an attempt, and return how the run is settled now.
+    async def settle(
+        self,
+        run: Attempt,
+        outcome: Outcome,
+        *,
+        models: Sequence[str] = (),
+        cause: BaseException | None = None,
+    ) -> Settlement | None:
+        """Commit the outcome of an attempt, log it, and return how the run is settled now.
 
+        `models` are those that the run has called, and `cause` an error behind the outcome.
         The status is another one than the outcome's if the run was settled before: cancelled
         meanwhile, or by an earlier call whose response was lost. None if the run is no longer this
         attempt's. Repeating the call is safe.
         """
         settle = Settle(run_id=run.run_id, attempt=run.attempt, outcome=outcome)
-        return settlement(await self._settle(settle))
+        return settlement(await self._settle(settle, models, cause))
 
-    async def cancel(self, run_id: UUID, usage: UsageCounts | None = None) -> RunStatus | None:
-        """Commit a run as cancelled unless it is settled; its status now, None if unknown.
+    async def cancel(
+        self, run_id: UUID, usage: UsageCounts | None = None, *, models: Sequence[str] = ()
+    ) -> RunStatus | None:
+        """Commit and log a run as cancelled unless it is settled; its status now, None if unknown.
 
-        `usage` is what the run is known to have used.
+        `usage` is what the run is known to have used, and `models` what it is known to have called.
         """
-        return (await self._settle(Settle.cancel(run_id, usage))).status
+        return (await self._settle(Settle.cancel(run_id, usage), models)).status
 
     async def add_usage(self, run: ClaimedRun, usage: UsageCounts) -> None:
         """Commit and charge what an attempt at a cancelled run has used until it stopped."""
@@ -216,9 +227,12 @@ class RunRepository:
         await self._writes.aclose()
         await self._usages.aclose()
 
-    async def _settle(self, settle: Settle) -> Applied:
+    async def _settle(
+        self, settle: Settle, models: Sequence[str], cause: BaseException | None = None
+    ) -> Applied:
         applied = self._published(await self._writes.submit(Settle.apply, settle))
         self._charge(settle.usage(applied))
+        log_end(settle, applied, models, cause)
         return applied
 
     def _charge(self, usage: TokenUsage | None) -> None:

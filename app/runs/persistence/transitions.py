@@ -216,7 +216,9 @@ class Settle(Transition):
     columns = (
         UserRun.owner,
         UserRun.address,
+        UserRun.crew,
         UserRun.created_at,
+        UserRun.started_at,
         UserRun.finished_at,
         UserRun.usage,
     )

@@ -136,9 +136,8 @@ class WebhookSender(PeriodicService):
         attempted = self._classify(attempt, response)
         if attempted.status is DeliveryStatus.FAILED:
             logger.warning(
-                "Webhook %s to %s failed for good at attempt %d: %s",
+                "Webhook %s failed for good at attempt %d: %s",
                 attempt.webhook_id,
-                attempt.receiver.host,
                 attempt.number,
                 attempted.result,
             )
