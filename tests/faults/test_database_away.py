@@ -55,6 +55,7 @@ def outage(database_url: str, request: pytest.FixtureRequest) -> Outage:
 async def test_runs_that_finish_meanwhile_are_saved_afterwards(
     database_url: str, tmp_path: Path, outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "crew_capture.runs")
     finish, captured = asyncio.Event(), asyncio.Semaphore(0)
 
     async def script(inputs: Mapping[str, object], stage: Stage) -> None:
@@ -85,6 +86,8 @@ async def test_runs_that_finish_meanwhile_are_saved_afterwards(
         settled = await asyncio.gather(*runs)
         assert {run.status for run in settled} == {RunStatus.SUCCEEDED}
         assert await parts.statuses() == ["succeeded"] * 20
+        for line in ("runs wait for it", "available again"):  # not one for each run
+            assert caplog.text.count(line) == 1
         assert await parts.stored() == 0
     await store.aclose()
     await database.aclose()

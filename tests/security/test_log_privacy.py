@@ -16,7 +16,7 @@ from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, start
 from crewai.tools import tool
 from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import text as sql
 
 from app.access.api_keys import Role
 from app.crews.registry import CrewSpec, Registry, idea_crew
@@ -230,11 +230,11 @@ async def test_no_line_of_a_refused_request_holds_its_texts(
         await refuse_all()
         assert _INPUT not in await seen_by_another()
         async with service.inside.database.write() as connection:
-            await connection.execute(text("ALTER TABLE user_runs RENAME TO gone"))
+            await connection.execute(sql("ALTER TABLE user_runs RENAME TO gone"))
         await refuse_all()
         assert _INPUT not in await seen_by_another()
         async with service.inside.database.write() as connection:
-            await connection.execute(text("ALTER TABLE gone RENAME TO user_runs"))
+            await connection.execute(sql("ALTER TABLE gone RENAME TO user_runs"))
     written = log.getvalue() + "".join(capfd.readouterr())
     assert [line for line in written.splitlines() if _INPUT in line.lower()] == []
     assert "POST /api/runs/{run_id}/resume 400" in written

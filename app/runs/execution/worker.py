@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
@@ -406,11 +406,12 @@ class Worker:
 
     async def _persist(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Retry while the database is away, however long: an accepted run is never dropped."""
-        with suppress(DatabaseUnavailable):
+        try:
             return await operation()  # a retrying object costs more than most writes
-        if not self._database_is_away:  # thousands of runs may wait for it
-            self._database_is_away = True
-            logger.warning("The database is unavailable: runs wait for it")
+        except DatabaseUnavailable as error:
+            if not self._database_is_away:  # thousands of runs may wait for it
+                self._database_is_away = True
+                logger.warning("The database is unavailable: %s; runs wait for it", error)
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(DatabaseUnavailable),
             wait=wait_random_exponential(multiplier=0.1, max=5),
