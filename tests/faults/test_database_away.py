@@ -75,7 +75,7 @@ async def test_runs_that_finish_meanwhile_are_saved_afterwards(
             await captured.acquire()
         async with outage():
             finish.set()
-            await until(_logged(caplog, "DatabaseUnavailable"))
+            await until(_logged(caplog, "runs wait for it"))
             with pytest.raises(DatabaseUnavailable):
                 await parts.submit("poem", {"topic": "one more"}, OPERATOR)
             assert await parts.stored() == 20
