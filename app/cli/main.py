@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+from app.cli.backup import backup
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.keys import keys
@@ -55,5 +56,5 @@ def cli() -> None:
     """
 
 
-for command in (serve, run, runs, sweep, purge, keys, doctor, demo):
+for command in (serve, run, runs, sweep, purge, keys, backup, doctor, demo):
     cli.add_command(command)

@@ -1,5 +1,6 @@
 """Migrates the database to the newest schema."""
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -10,6 +11,8 @@ from sqlalchemy import Connection
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from app.db.session import Database, DatabaseUnavailable, transaction_limit
+
+logger = logging.getLogger("crew_capture.db")
 
 # An arbitrary number that other programs are unlikely to lock: one process migrates at a time.
 _ADVISORY_LOCK = 7_226_531_408
@@ -43,15 +46,22 @@ async def _migrate_once(database: Database) -> None:
             # A large table, or the migration of another process, may need longer.
             await connection.exec_driver_sql(transaction_limit(0, of="transaction"))
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
-        await connection.run_sync(_upgrade)
+        before, after = await connection.run_sync(_upgrade)
+    if before is None:
+        logger.info("Created the tables of the database, schema %s", after)
+    elif before != after:
+        logger.info("Migrated the database from schema %s to %s", before, after)
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection) -> tuple[str | None, str | None]:
+    """Upgrade the schema; its revisions before and after."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     _refuse_newer(connection, ScriptDirectory.from_config(config))
+    before = MigrationContext.configure(connection).get_current_revision()
     command.upgrade(config, "head")
+    return before, MigrationContext.configure(connection).get_current_revision()
 
 
 def _refuse_newer(connection: Connection, scripts: ScriptDirectory) -> None:

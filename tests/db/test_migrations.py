@@ -1,6 +1,7 @@
 """The migrations create the schema that the models describe."""
 
 import asyncio
+import logging
 import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from uuid import uuid4
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -80,20 +82,21 @@ async def test_two_databases_have_different_installation_ids(database: Database)
     await other.aclose()
 
 
+def _downgrade(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(db.__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.downgrade(config, revision)
+
+
 async def test_webhooks_of_earlier_runs_are_kept(empty_database_url: str) -> None:
     """A run with one URL, as it was before runs had several webhooks."""
     database, run_id = Database(empty_database_url), uuid4()
     await migrate(database)
     row = {"run_id": run_id.hex if database.is_sqlite else run_id, "at": datetime.now(UTC)}
 
-    def downgrade(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(Path(db.__file__).parent / "migrations"))
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0005")
-
     async with database.write() as connection:
-        await connection.run_sync(downgrade)
+        await connection.run_sync(_downgrade, "0005")
         await connection.execute(
             text(
                 "INSERT INTO user_runs (run_id, crew, status, inputs, attempt, created_at, "
@@ -117,4 +120,22 @@ async def test_webhooks_of_earlier_runs_are_kept(empty_database_url: str) -> Non
     assert run.assumed_inputs == ()
     assert run.webhooks == webhooks_at("http://a.example/")
     assert (delivery.seq, delivery.role, delivery.attempts) == (7, "run", 1)
+    await database.aclose()
+
+
+async def test_migrations_are_logged_once(
+    empty_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "crew_capture.db")
+    database = Database(empty_database_url)
+    await migrate(database)
+    await migrate(database)
+    async with database.write() as connection:
+        await connection.run_sync(_downgrade, "0005")
+    await migrate(database)
+    newest = caplog.messages[0].rpartition(" ")[2]
+    assert caplog.messages == [
+        f"Created the tables of the database, schema {newest}",
+        f"Migrated the database from schema 0005 to {newest}",
+    ]
     await database.aclose()

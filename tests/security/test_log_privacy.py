@@ -283,6 +283,8 @@ _LOGGED = {
     "status",
     # Ids and words of the service.
     "SweepOutcome.RUNS_UNKNOWN",
+    "after",
+    "before",
     "attempt.webhook_id",
     "attempted.result",
     "method",
