@@ -126,9 +126,9 @@ class _Process:
     """An application with the start and stop of its process.
 
     A start that fails for an operator error logs one line. A stop signal makes the service unready
-    and refuses new runs, but requests are answered until the active runs have ended:
-    `drain_seconds` at least, so that a load balancer notices, and `shutdown_seconds` at most, if
-    that is longer. A second signal releases the runs and ends the process at once.
+    and refuses new runs. Other requests are answered until the active runs have ended. That lasts
+    `drain_seconds` at least, so that a load balancer notices. It lasts `shutdown_seconds` at most,
+    if that is longer. A second signal releases the runs and ends the process at once.
     """
 
     def __init__(self, app: "Litestar", *, drain_seconds: float, shutdown_seconds: float) -> None:

@@ -108,13 +108,13 @@ async def test_a_rolling_restart_behind_a_balancer_loses_no_request(deploy: Depl
         olds = [await start(), await start()]
         async with _clients(balancer.url, 6) as answers:
             for old in olds:
-                served = answers[202]
-                await until(lambda: _has(answers, 202, served + 10), 30)  # noqa: B023
+                before = answers[202]
+                await until(lambda: _has(answers, 202, before + 10), 30)  # noqa: B023
                 await old.stop()
                 balancer.backends.remove(old.url)
                 await start()
-            served = answers[202]
-            await until(lambda: _has(answers, 202, served + 10), 30)
+            before = answers[202]
+            await until(lambda: _has(answers, 202, before + 10), 30)
         assert answers.keys() == {202, 200}
         rows = await deployment.rows()
         assert Counter(row.status for row in rows.values()) == {"succeeded": answers[202]}

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import logging
 import sys
 import threading
@@ -94,7 +95,7 @@ _FAILURES = {
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """The lines of the service's logging, at DEBUG."""
+    """The lines of the service's logging, at DEBUG, until a service configures its own."""
     root = logging.getLogger()
     filters, level = root.filters[:], root.level
     hooks = threading.excepthook, sys.unraisablehook
@@ -152,6 +153,31 @@ def _respond(body: Any) -> Any:
         call = {"id": "call_1", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     return {"role": "assistant", "content": f"{_ANSWER}: not what was requested"}
+
+
+@pytest.mark.usefixtures("log")
+async def test_json_lines_have_the_figures_of_runs_and_requests(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    crews = Registry([CrewSpec("plain", _crew()), CrewSpec("flow", _Failing)])
+    async with serve(crews, access_log=True, log_format="json") as service:
+        paths = []
+        for crew, inputs in (("plain", {"topic": _INPUT}), ("flow", {})):
+            response = await service.http.post("/api/runs", json={"crew": crew, "inputs": inputs})
+            paths.append(response.headers["location"])
+            await service.http.get(f"{paths[-1]}/events")
+        runs = [(await service.http.get(path)).json() for path in paths]
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    ends = [line for line in lines if "waited_seconds" in line]
+    for run, line, level in zip(runs, ends, ("info", "warning"), strict=True):
+        assert (line["run_id"], line["crew"]) == (run["run_id"], run["crew"])
+        assert (line["status"], line["level"]) == (run["status"], level)
+        assert line["seconds"] >= 0
+        assert line["waited_seconds"] == round(run["waited_seconds"], 3)
+    assert [line["model"] for line in ends] == ["offline", ""]
+    read = [line for line in lines if line.get("path") == "/api/runs/{run_id}"]
+    assert [line["run_id"] for line in read] == [run["run_id"] for run in runs]
+    assert {(line["method"], line["http_status"]) for line in read} == {("GET", 200)}
 
 
 async def test_no_line_of_a_refused_request_holds_its_texts(
