@@ -173,9 +173,10 @@ async def open_service(
         async def stop(seconds: float, drain_seconds: float = 0.0) -> None:
             runs.accepting = False
             await stalled_runs.aclose()
-            await asyncio.gather(
-                worker.drain(seconds), isolation.drain(seconds), asyncio.sleep(drain_seconds)
-            )
+            # Submissions that were admitted before are dispatched meanwhile.
+            await asyncio.sleep(drain_seconds)
+            remaining = max(seconds - drain_seconds, 0.0)
+            await asyncio.gather(worker.drain(remaining), isolation.drain(remaining))
             events.close()
 
         for periodic in background:

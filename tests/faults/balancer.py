@@ -23,6 +23,7 @@ class Balancer:
         self.url = ""
         self.backends: list[str] = []
         self.ready: set[str] = set()
+        self.errors: list[object] = []
         self._turn = itertools.count()
 
     async def _check_forever(self, session: aiohttp.ClientSession) -> None:
@@ -50,7 +51,8 @@ class Balancer:
                 ) as answer:
                     if answer.status != 503:
                         return await self._relay(request, answer)
-            except aiohttp.ClientError:
+            except aiohttp.ClientError as error:
+                self.errors.append(error)
                 break
         return web.Response(status=502)
 

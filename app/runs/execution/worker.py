@@ -208,9 +208,11 @@ class Worker:
 
         A stopped run stays accepted with its outputs, for the next worker to claim.
         """
-        if self._active:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self._active and (seconds_left := deadline - loop.time()) > 0:
             tasks = [active.task for active in self._active.values()]
-            await asyncio.wait(tasks, timeout=seconds)
+            await asyncio.wait(tasks, timeout=seconds_left)  # others may be dispatched meanwhile
         remaining = [active.task for active in self._active.values()]
         for task in remaining:
             task.cancel()
