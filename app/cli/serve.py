@@ -38,6 +38,8 @@ _SWITCH_SECONDS = 0.001
 # A terminal or a service manager signals all processes, and then the supervisor signals its own
 # once more. Within this time, these count as one signal.
 _ONE_SIGNAL_SECONDS = 1.0
+# The server needs 0.1 s to close its address. Requests that arrive meanwhile are not refused.
+_SECONDS_TO_CLOSE = 0.5
 # The time, at the end of a stop, for responses that are under way.
 _SECONDS_FOR_RESPONSES = 10
 
@@ -186,7 +188,7 @@ class _Process:
         if self._stops:
             stop = self._end(end, 0.0)
         elif is_retired:
-            stop = self._end(end, self._shutdown_seconds)
+            stop = self._end(end, self._shutdown_seconds, _SECONDS_TO_CLOSE)
         else:
             stop = self._drain(end)
         # Kept here, because the loop has only a weak reference to a task.
@@ -200,9 +202,10 @@ class _Process:
         finally:
             end()
 
-    async def _end(self, end: Callable[[], None], seconds: float) -> None:
-        """Stop the server and the service: no connection is accepted from now on."""
+    async def _end(self, end: Callable[[], None], seconds: float, accepts_for: float = 0.0) -> None:
+        """Stop the server and the service; runs are accepted for `accepts_for` seconds."""
         end()
+        await asyncio.sleep(accepts_for)
         await self._app.state.stop(seconds)
 
 

@@ -149,7 +149,12 @@ async def _clients(url: str, count: int) -> AsyncIterator[Counter[int]]:
                 answers[run.status] += 1
                 assert (await run.json())["status"] == "succeeded"
 
-    async with aiohttp.ClientSession(url) as session, asyncio.TaskGroup() as group:
+    # A kept connection may close just as a client uses it again.
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with (
+        aiohttp.ClientSession(url, connector=connector) as session,
+        asyncio.TaskGroup() as group,
+    ):
         for _ in range(count):
             group.create_task(use(session))
         yield answers
