@@ -11,19 +11,19 @@ from app.logs import configure_logging
 
 logger = logging.getLogger("crew_capture.cli")
 
+_IMPORTING = "Importing CrewAI, which takes some seconds"
 _OWN_LOGGERS = ("app.", "crew_capture.", "storage.")
 
 
 @contextmanager
 def importing() -> Iterator[None]:
     """Within this, CrewAI is imported: a spinner on a terminal, a log line elsewhere."""
-    text = "Importing CrewAI, which takes some seconds"
     console = Console(stderr=True)
     if console.is_terminal:
-        with console.status(text):
+        with console.status(_IMPORTING):
             yield
     else:
-        logger.info(text)
+        logger.info("%s", _IMPORTING)
         yield
 
 
