@@ -99,6 +99,7 @@ async def open_service(
             mode=settings.engine,
             max_stock_threads=settings.max_runs_in_flight,
             max_output_chars=settings.max_output_chars,
+            max_abandoned_threads=settings.max_abandoned_threads,
         )
         stack.push_async_callback(close_models)
         stack.push_async_callback(engine.aclose)

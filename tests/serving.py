@@ -71,7 +71,7 @@ class _Plans:
         self._plans: dict[object, Plan] = {}
 
     async def record(self, build: Build, kick_off: KickOff) -> Plan:
-        crew = build()
+        crew = await build()
         check_plan_covers(crew)
         key = definition(crew), fingerprint(crew)
         if key not in self._plans:

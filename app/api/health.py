@@ -18,10 +18,14 @@ from storage import OutputStore, StorageError
 
 
 class Health(msgspec.Struct):
-    """`status` is `ok`, or `unavailable` with the reasons."""
+    """`status` is `ok`, or `unavailable` with the reasons.
+
+    `abandoned_threads` counts this process's threads that still execute code of ended runs.
+    """
 
     status: str
     reasons: list[str] = []
+    abandoned_threads: int | msgspec.UnsetType = msgspec.UNSET
 
 
 @get(
@@ -61,6 +65,10 @@ class Readiness:
         self._wait_seconds = wait_seconds
         self._checking: asyncio.Task[list[str]] | None = None
         self._checked_at = -math.inf
+
+    @property
+    def abandoned_threads(self) -> int:
+        return self._runs.abandoned_threads
 
     async def reasons(self) -> list[str]:
         """The reasons why no run can be accepted; none if the process is ready."""
@@ -115,6 +123,5 @@ _NO_RESPONSE: Final = "the database or the output backend does not respond"
 )
 async def ready(readiness: NamedDependency[Readiness]) -> Response[Health]:
     reasons = await readiness.reasons()
-    if reasons:
-        return Response(Health("unavailable", reasons), status_code=503)
-    return Response(Health("ok"), status_code=200)
+    status, code = ("unavailable", 503) if reasons else ("ok", 200)
+    return Response(Health(status, reasons, readiness.abandoned_threads), status_code=code)

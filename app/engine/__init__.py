@@ -22,6 +22,7 @@ from app.engine.errors import (
     ModelError,
     NoResult,
     RunFailed,
+    ThreadsExhausted,
 )
 from app.engine.lazy_imports import lazy_imports
 from app.engine.results import (
@@ -81,6 +82,7 @@ __all__ = [
     "TaskFinished",
     "TaskOutcome",
     "TaskStarted",
+    "ThreadsExhausted",
     "Usage",
     "prepare_environment",
 ]

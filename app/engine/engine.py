@@ -4,7 +4,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
+from uuid import UUID
 
 from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
@@ -28,7 +29,13 @@ from app.engine.description import (
     required_inputs,
     task_descriptions,
 )
-from app.engine.errors import CrewBroken, CrewUnknown, EngineClosed, one_line
+from app.engine.errors import (
+    CrewBroken,
+    CrewUnknown,
+    EngineClosed,
+    ThreadsExhausted,
+    one_line,
+)
 from app.engine.flows.context import FlowContext
 from app.engine.flows.runner import (
     check_flow_inputs,
@@ -57,10 +64,17 @@ from app.engine.runtime.context import RunContext
 from app.engine.runtime.failures import failure_of
 from app.engine.runtime.model_hooks import instrument_model
 from app.engine.runtime.signals import ReviewRequired
-from app.engine.runtime.threads import WorkThreads
+from app.engine.runtime.threads import (
+    AbandonedThreads,
+    BuildThreads,
+    WorkThreads,
+    threads_of,
+)
 from app.engine.stock import StockThreads
 
 EngineMode = Literal["auto", "native", "stock"]
+
+MAX_ABANDONED_THREADS: Final = 32
 
 _logger = logging.getLogger(__name__)
 
@@ -90,7 +104,8 @@ class Engine:
     execution modes: "native" rules out plans, "stock" everything but CrewAI's own kickoff.
     `max_stock_threads` limits the stock and flow runs at a time. `models_of_crews` holds the models
     of crews that do not use `model`, by the name of the crew. `max_output_chars` limits the text of
-    each output: a longer one fails its run.
+    each output: a longer one fails its run. While `max_abandoned_threads` threads of ended runs
+    still execute, no run begins in an execution mode other than "plan".
     """
 
     def __init__(
@@ -101,13 +116,16 @@ class Engine:
         max_stock_threads: int,
         models_of_crews: Mapping[str, CrewModel] | None = None,
         max_output_chars: int = MAX_OUTPUT_CHARS,
+        max_abandoned_threads: int = MAX_ABANDONED_THREADS,
     ) -> None:
         self._max_output_chars = max_output_chars
         self._model = CrewModel(model)
         self._models_of_crews = models_of_crews or {}
         self._mode = mode
-        self._stock_threads = StockThreads(max_stock_threads)
-        self._work_threads = WorkThreads(max_stock_threads)
+        self._abandoned = AbandonedThreads(max_abandoned_threads)
+        self._build_threads = BuildThreads(self._abandoned)
+        self._stock_threads = StockThreads(max_stock_threads, self._abandoned)
+        self._work_threads = WorkThreads(max_stock_threads, self._abandoned)
         self._crews: dict[str, _RegisteredCrew] = {}
         self._closed = False
         patches.apply()
@@ -145,6 +163,19 @@ class Engine:
         if flow is not None:
             check_flow_inputs(flow, inputs)
 
+    @property
+    def abandoned_threads(self) -> int:
+        """The number of threads that still execute code of runs that have ended."""
+        return len(self._abandoned)
+
+    def check_threads(self, name: str) -> None:
+        """Raise ThreadsExhausted if a run of this crew would not begin now. Raises CrewUnknown."""
+        if self._abandoned.is_full and self._find(name).description.execution_mode != "plan":
+            raise ThreadsExhausted(
+                f"{self.abandoned_threads} threads of ended runs still execute, and "
+                f"MAX_ABANDONED_THREADS={self._abandoned.limit}: runs of {name} begin when some end"
+            )
+
     async def run(
         self,
         name: str,
@@ -156,6 +187,7 @@ class Engine:
         on_step: OnStep | None = None,
         usage: Usage | None = None,
         models: list[str] | None = None,
+        run_id: UUID | None = None,
     ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
 
@@ -169,7 +201,7 @@ class Engine:
 
         `on_step` receives the agents' steps; stock runs report none. `usage` counts the tokens as
         the models report them, and `models` lists the models that are called, so both are known
-        however the run ends.
+        however the run ends. `run_id` names the run in the log.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the
@@ -187,7 +219,7 @@ class Engine:
             run.models = models
         folder = registered.source.folder
         model = self._model_of(name).llm
-        with run.activate(), default_model(model), paths_from(folder):
+        with run.activate(), default_model(model), paths_from(folder), threads_of(name, run_id):
             try:
                 output, mode = await self._execute(registered, inputs, run)
                 run.check_length("of the crew", output.raw)
@@ -212,6 +244,7 @@ class Engine:
     async def aclose(self) -> None:
         """Refuse further runs. The caller cancels the active ones."""
         self._closed = True
+        self._build_threads.close()
         self._stock_threads.close()
         self._work_threads.close()
 
@@ -243,10 +276,10 @@ class Engine:
         )
 
     async def _prepare(self, source: CrewSource) -> _RegisteredCrew:
-        crew = self._build(source)
+        crew = await self._build_in_thread(source)
         if isinstance(crew, Flow):
-            return self._prepare_flow(source, crew)
-        _refuse_sharing(source.name, crew, self._build_crew(source))
+            return await self._prepare_flow(source, crew)
+        _refuse_sharing(source.name, crew, await self._build_crew(source))
         plan, mode, reason = await self._choose(source, crew)
         if mode == "stock":
             refuse_human_input(source.name, crew, reason)
@@ -266,9 +299,10 @@ class Engine:
             named_models=tuple(models_of(crew)),
         )
 
-    def _prepare_flow(self, source: CrewSource, flow: Flow[Any]) -> _RegisteredCrew:
+    async def _prepare_flow(self, source: CrewSource, flow: Flow[Any]) -> _RegisteredCrew:
         refuse_unsupported_flow(source.name, flow)
-        refuse_sharing_flows(source.name, flow, self._build_flow(source))
+        other = _as_flow(source.name, await self._build_in_thread(source))
+        refuse_sharing_flows(source.name, flow, other)
         instrument_model(type(self._model_of(source.name).llm))
         description = CrewDescription(
             name=source.name,
@@ -310,9 +344,13 @@ class Engine:
     ) -> tuple[CrewOutput, ExecutionMode]:
         source = registered.source
         if isinstance(run, FlowContext):
+            await self._abandoned.wait_below_limit()
+            # In the flow's own thread, as all of its code.
             build = partial(self._build_flow, source)
             return await run_flow(build, inputs, run, self._stock_threads), "flow"
-        crew = None if registered.plan and source.static else self._build_crew(source)
+        if registered.plan is None:
+            await self._abandoned.wait_below_limit()
+        crew = None if registered.plan and source.static else await self._build_crew(source)
         if (plan := registered.plan) is not None:
             try:
                 models = registered.models if crew is None else _models_as_planned(plan, crew)
@@ -321,7 +359,8 @@ class Engine:
                 _logger.info("crew %s: a run falls back to native: %s", source.name, feature)
                 run.journal.fell_back = True
                 run.suppress_events = False
-        crew = crew or self._build_crew(source)
+                await self._abandoned.wait_below_limit()
+        crew = crew or await self._build_crew(source)
         if registered.description.execution_mode != "stock":
             try:
                 check_native_covers(crew)
@@ -346,8 +385,11 @@ class Engine:
             raise CrewBroken(f"crew {source.name}: its factory returns a {kind}, not a crew")
         return built
 
-    def _build_crew(self, source: CrewSource) -> Crew:
-        built = self._build(source)
+    async def _build_in_thread(self, source: CrewSource) -> Crew | Flow[Any]:
+        return await self._build_threads.run(source.name, partial(self._build, source))
+
+    async def _build_crew(self, source: CrewSource) -> Crew:
+        built = await self._build_in_thread(source)
         if not isinstance(built, Crew):
             raise CrewBroken(
                 f"crew {source.name}: its factory returned a crew at start and now a flow"
@@ -355,12 +397,7 @@ class Engine:
         return built
 
     def _build_flow(self, source: CrewSource) -> Flow[Any]:
-        built = self._build(source)
-        if not isinstance(built, Flow):
-            raise CrewBroken(
-                f"crew {source.name}: its factory returned a flow at start and now a crew"
-            )
-        return built
+        return _as_flow(source.name, self._build(source))
 
     def _model_of(self, name: str) -> CrewModel:
         return self._models_of_crews.get(name, self._model)
@@ -370,6 +407,12 @@ class Engine:
             return self._crews[name]
         except KeyError:
             raise CrewUnknown(f"no crew is named {name}") from None
+
+
+def _as_flow(name: str, built: Crew | Flow[Any]) -> Flow[Any]:
+    if not isinstance(built, Flow):
+        raise CrewBroken(f"crew {name}: its factory returned a flow at start and now a crew")
+    return built
 
 
 def _configure(crew: Crew, model: CrewModel) -> None:

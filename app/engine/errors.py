@@ -31,6 +31,10 @@ class InputRefused(EngineError):
         self.problem = problem
 
 
+class ThreadsExhausted(EngineError):
+    """Too many threads of ended runs still execute: no run that needs a thread begins."""
+
+
 class EngineClosed(EngineError):
     """The engine is closed, or was never started."""
 

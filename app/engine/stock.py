@@ -11,6 +11,7 @@ from crewai.crews.crew_output import CrewOutput
 
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.signals import RunCancelled, exits_contained
+from app.engine.runtime.threads import AbandonedThreads
 
 _T = TypeVar("_T")
 
@@ -18,7 +19,8 @@ _T = TypeVar("_T")
 class StockThreads:
     """A thread pool as large as the limit of stock runs; further runs wait in order."""
 
-    def __init__(self, max_threads: int) -> None:
+    def __init__(self, max_threads: int, abandoned: AbandonedThreads) -> None:
+        self._abandoned = abandoned
         self._pool = ThreadPoolExecutor(max_threads, thread_name_prefix="crew-stock")
 
     async def run(self, crew: Crew, inputs: Mapping[str, object], run: RunContext) -> CrewOutput:
@@ -28,10 +30,13 @@ class StockThreads:
         model call or task, and only then frees its slot.
         """
         run.bind(crew)
-        return await self.call(lambda: _kickoff(crew, dict(inputs), run), run)
+        return await self.call(lambda: _kickoff(crew, dict(inputs), run), run, "its kickoff")
 
-    async def call(self, work: Callable[[], _T], run: RunContext) -> _T:
-        """Execute `work` of a run in a thread. Cancelling this cancels the run, as in `run`."""
+    async def call(self, work: Callable[[], _T], run: RunContext, step: str) -> _T:
+        """Execute `work` of a run in a thread. Cancelling this cancels the run, as in `run`.
+
+        `step` names the thread in the log if it is abandoned.
+        """
         context = contextvars.copy_context()
 
         def work_and_forget() -> _T:
@@ -41,7 +46,8 @@ class StockThreads:
                 run.forget_memory()
 
         try:
-            return await asyncio.wrap_future(self._pool.submit(context.run, work_and_forget))
+            thread = self._pool.submit(context.run, work_and_forget)
+            return await self._abandoned.result_of(thread, step)
         except BaseException:
             # Other threads of the run may still be active.
             run.cancel()

@@ -6,7 +6,7 @@ All entry points call it and pass a `Caller`: a run of another owner is an unkno
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +16,7 @@ import msgspec
 
 from app.access.callers import Caller
 from app.crews.registry import CrewSpec, Registry
-from app.engine import InputRefused
+from app.engine import InputRefused, ThreadsExhausted
 from app.runs.crew_info import CrewInfo, crew_info
 from app.runs.errors import (
     AwaitingHuman,
@@ -94,6 +94,11 @@ class RunService:
         self._adding = 0
         self.accepting = True
         """Whether new runs are accepted."""
+
+    @property
+    def abandoned_threads(self) -> int:
+        """The number of this process's threads that still execute code of runs that have ended."""
+        return self._engine.abandoned_threads
 
     def crews(self) -> list[CrewInfo]:
         """The registered crews, as clients see them."""
@@ -239,7 +244,7 @@ class RunService:
             )
         feedback = clean_text(decision.feedback, "feedback", spec.max_input_chars)
         await self._check_webhooks(decision.webhooks)
-        self._admit(1)
+        self._admit(1, {run.crew})
         # The run counts for its own owner and address, also if an admin reviews it.
         limited = replace(caller, owner=run.owner or None, address=run.address or None)
         resumed = await self._rows.resume(
@@ -362,7 +367,7 @@ class RunService:
                         return  # otherwise it was reviewed since
 
     async def _accept(self, runs: Sequence[NewRun], caller: Caller) -> Sequence[AddedRun]:
-        self._admit(len(runs))
+        self._admit(len(runs), {run.crew for run in runs})
         self._adding += len(runs)
         try:
             added = await self._rows.add(runs, caller)
@@ -426,11 +431,16 @@ class RunService:
             assumed_inputs=assumed_inputs(self._spec(crew), given),
         )
 
-    def _admit(self, count: int) -> None:
+    def _admit(self, count: int, crews: Set[str]) -> None:
         if not self.accepting:
             raise ShuttingDown("the service is shutting down")
         if len(self._worker) + self._adding + count > self._max_runs:
             raise Overloaded(f"at most {self._max_runs} runs are under way or wait at a time")
+        try:
+            for crew in crews:
+                self._engine.check_threads(crew)
+        except ThreadsExhausted as error:
+            raise Overloaded(str(error)) from None
 
 
 def _pending(name: str, agent: str) -> dict[str, Any]:

@@ -113,6 +113,9 @@ class ScriptedEngine:
     def check_inputs(self, name: str, inputs: Mapping[str, object]) -> None:
         """Takes all."""
 
+    def check_threads(self, name: str) -> None:
+        """Accepts all."""
+
     async def run(
         self,
         name: str,

@@ -20,7 +20,7 @@ from pydantic_core import from_json, to_json
 
 from app.engine.compat.coverage import foreign_listeners
 from app.engine.description import TaskDescription
-from app.engine.errors import CrewBroken, InputRefused, NoResult
+from app.engine.errors import CrewBroken, InputRefused, NoResult, one_line
 from app.engine.flows.context import RESULT, FlowContext
 from app.engine.runtime.signals import RunCancelled, exits_contained
 from app.engine.stock import StockThreads
@@ -60,7 +60,10 @@ def refuse_sharing_flows(name: str, one: Flow[Any], other: Flow[Any]) -> None:
 
 
 def check_flow_inputs(flow: Flow[Any], inputs: Mapping[str, Any]) -> None:
-    """Raise InputRefused for an input that the flow's state can't hold."""
+    """Raise InputRefused for an input that the flow's state can't hold.
+
+    The state's validators are code of the flow: whatever they raise refuses the inputs.
+    """
     if _ID in inputs:
         raise InputRefused(
             _ID, "identifies a flow's state, and each run has its own state: leave it out"
@@ -68,11 +71,16 @@ def check_flow_inputs(flow: Flow[Any], inputs: Mapping[str, Any]) -> None:
     state = flow.state
     if isinstance(state, BaseModel):
         try:
-            type(state).model_validate({**state.model_dump(), **inputs})
+            with exits_contained():
+                type(state).model_validate({**state.model_dump(), **inputs})
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(map(str, first["loc"])) or next(iter(inputs), "inputs")
             raise InputRefused(field, first["msg"]) from None
+        except Exception as error:
+            raise InputRefused(
+                "inputs", f"the flow can't validate them: {one_line(error)}"
+            ) from error
 
 
 async def run_flow(
@@ -91,7 +99,7 @@ async def run_flow(
     await run.start_task(RESULT, role)
     run.suppress_events = not foreign_listeners()
     with run.calling(RESULT):
-        text = await stock_threads.call(lambda: _run(build, inputs, run), run)
+        text = await stock_threads.call(lambda: _run(build, inputs, run), run, "its flow")
     if not text.strip():
         raise NoResult("the flow returned an empty result")
     await run.finish_task(RESULT, role, text)

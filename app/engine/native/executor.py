@@ -14,7 +14,9 @@ from crewai.utilities.agent_utils import (
     _prepare_llm_call,
     _proactively_summarize_context,
     _validate_and_finalize_llm_response,
+    extract_tool_call_info,
 )
+from crewai.utilities.string_utils import sanitize_tool_name
 
 from app.engine.runtime.context import RunContext, current_run
 from app.engine.runtime.signals import Interruption
@@ -73,11 +75,11 @@ class NativeExecutor(AgentExecutor):
                     label = self.route_by_answer_type()
             if label == "native_tool_calls":
                 first = len(self.state.messages)
-                label = await threads.run(self.execute_native_tool)
+                label = await threads.run(self.execute_native_tool, step=self._step_name())
                 await self._report_calls(self.state.messages[first:])
             elif label == "execute_tool":
                 action = self.state.current_answer
-                label = await threads.run(self.execute_tool_action)
+                label = await threads.run(self.execute_tool_action, step=self._step_name())
                 await self._report_action(action)
             if label == "parser_error":
                 self.recover_from_parser_error()
@@ -91,6 +93,16 @@ class NativeExecutor(AgentExecutor):
                 self.increment_and_continue()
         self.finalize()
         await self._report_answer(label, self.state.current_answer)
+
+    def _step_name(self) -> str:
+        """The requested tools, for the log: names that the crew defines, no text."""
+        action = self.state.current_answer
+        calls = [extract_tool_call_info(call) for call in self.state.pending_tool_calls]
+        requested = {call[1] for call in calls if call is not None}
+        if isinstance(action, AgentAction):
+            requested.add(sanitize_tool_name(action.tool))
+        names = sorted(requested & {sanitize_tool_name(tool.name) for tool in self.tools})
+        return f"its tool {', '.join(names)}" if names else "a tool"
 
     async def _report_answer(self, label: str, answer: Any) -> None:
         if not _current_run().reports_steps or label == "tool_result_is_final":

@@ -17,7 +17,7 @@ from app.engine.compat.coverage import Unsupported, check_plan_covers
 from app.engine.description import required_inputs
 from app.engine.replay.plan import AgentTexts, Hole, Message, Plan, PlannedStep, Text
 
-Build = Callable[[], Crew]
+Build = Callable[[], Awaitable[Crew]]
 KickOff = Callable[[Crew, Mapping[str, object]], Awaitable[CrewOutput]]
 
 # CrewAI itself replaces these, one after the other, in texts that contain inputs and answers.
@@ -150,14 +150,14 @@ async def record_plan(build: Build, kick_off: KickOff) -> Plan:
 
     Raises Unsupported, with the name of the feature, for a crew that a plan does not cover.
     """
-    crew = build()
+    crew = await build()
     check_plan_covers(crew)
     described = definition(crew)
     variables = frozenset(required_inputs(crew))
     marks, others = _marks(crew, variables), _marks(crew, variables)
     plan = _cut(crew, await _record(crew, marks, kick_off), marks, described, variables)
     for values in (others, _ordinary(crew, variables)):
-        again = build()
+        again = await build()
         check_plan_covers(again)
         if definition(again) != described:
             raise Unsupported("a factory that builds another crew each time")

@@ -16,6 +16,7 @@ from app.engine.runtime.context import current_run
 _CREWAI_MODELS = ("crewai.llms.providers.", "app.engine.llm.")
 
 _instrumented: set[type[BaseLLM]] = set()
+_instrumenting = threading.Lock()
 _usage_lock = threading.Lock()
 # True inside a class's own counting, which may call its base's.
 _counting: contextvars.ContextVar[bool] = contextvars.ContextVar("counting", default=False)
@@ -24,18 +25,22 @@ _counting: contextvars.ContextVar[bool] = contextvars.ContextVar("counting", def
 def instrument_model(kind: type[BaseLLM]) -> None:
     """Instrument all models of this class: the current run records calls, failures and usage.
 
-    Outside of runs, models are unchanged. A second call has no effect.
+    Outside of runs, models are unchanged. A second call has no effect. When a call returns, the
+    class is instrumented, also if another thread began it.
     """
     if kind in _instrumented:
         return
-    _instrumented.add(kind)
-    kind.call = _instrumented_call(kind.call)  # type: ignore[method-assign]
-    if kind.acall is not BaseLLM.acall:
-        kind.acall = _instrumented_acall(kind.acall)  # type: ignore[method-assign]
-    if "_track_token_usage_internal" in vars(kind):
-        kind._track_token_usage_internal = _instrumented_usage(  # type: ignore[method-assign]
-            kind._track_token_usage_internal
-        )
+    with _instrumenting:
+        if kind in _instrumented:
+            return
+        kind.call = _instrumented_call(kind.call)  # type: ignore[method-assign]
+        if kind.acall is not BaseLLM.acall:
+            kind.acall = _instrumented_acall(kind.acall)  # type: ignore[method-assign]
+        if "_track_token_usage_internal" in vars(kind):
+            kind._track_token_usage_internal = _instrumented_usage(  # type: ignore[method-assign]
+                kind._track_token_usage_internal
+            )
+        _instrumented.add(kind)
 
 
 def count_reported(usage_data: dict[str, Any]) -> None:

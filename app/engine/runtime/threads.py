@@ -1,12 +1,18 @@
-"""Threads for blocking code: tools, callbacks and guardrails of runs on the event loop."""
+"""Threads for blocking code: factories, and tools, callbacks and guardrails of runs on the loop.
+
+Python can't stop a thread. A thread that outlives its run is counted as abandoned until it ends.
+"""
 
 import asyncio
 import contextvars
 import inspect
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+from uuid import UUID
 
 from app.engine.runtime.signals import exits_contained
 
@@ -15,6 +21,107 @@ _T = TypeVar("_T")
 _in_worker: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "crew_capture_in_worker", default=False
 )
+# The crew and the id of the run whose code executes; None outside of runs.
+_run: contextvars.ContextVar[tuple[str, UUID | None] | None] = contextvars.ContextVar(
+    "crew_capture_run_of_thread", default=None
+)
+
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def threads_of(crew: str, run_id: UUID | None) -> Iterator[None]:
+    """Within this, abandoned threads are logged as those of this run."""
+    token = _run.set((crew, run_id))
+    try:
+        yield
+    finally:
+        _run.reset(token)
+
+
+class AbandonedThreads:
+    """The threads that outlived their runs and have not ended yet. Used on the engine's event loop.
+
+    `limit` is a bound for new runs, not for threads: runs that execute already may exceed it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit: Final = limit
+        self._active: set[asyncio.Future[Any]] = set()
+        self._below_limit = asyncio.Event()
+        self._below_limit.set()
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the limit is reached."""
+        return not self._below_limit.is_set()
+
+    async def wait_below_limit(self) -> None:
+        """Wait until fewer threads than the limit are abandoned."""
+        await self._below_limit.wait()
+
+    async def result_of(self, work: Future[_T], step: str) -> _T:
+        """The result of work in a thread. Cancelling this abandons the thread if it has begun.
+
+        `step` names the work in the log, without texts of users and models.
+        """
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            if not work.cancel() and not work.done():
+                self._add(work, step)
+            raise
+
+    def _add(self, work: Future[Any], step: str) -> None:
+        ended = asyncio.wrap_future(work)
+        self._active.add(ended)
+        if len(self) >= self.limit:
+            self._below_limit.clear()
+        ended.add_done_callback(self._remove)
+        if (run := _run.get()) is not None:
+            crew, run_id = run
+            _logger.warning(
+                "Run %s of crew %s has ended, but %s still executes in a thread, which Python "
+                "can't stop (abandoned threads: %d, MAX_ABANDONED_THREADS=%d)",
+                run_id,
+                crew,
+                step,
+                len(self),
+                self.limit,
+            )
+
+    def _remove(self, ended: asyncio.Future[Any]) -> None:
+        self._active.discard(ended)
+        if len(self) < self.limit:
+            self._below_limit.set()
+        if not ended.cancelled():
+            ended.exception()  # otherwise asyncio logs it, with its text
+
+
+class BuildThreads:
+    """A thread for each crew's factory, which may block and never executes twice at once.
+
+    A build that hangs delays further builds of its crew, and those of no other.
+    """
+
+    def __init__(self, abandoned: AbandonedThreads) -> None:
+        self._abandoned = abandoned
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+
+    async def run(self, crew: str, build: Callable[[], _T]) -> _T:
+        """Call `build` in the crew's thread, in a copy of this context, after earlier calls."""
+        pool = self._pools.get(crew)
+        if pool is None:
+            pool = self._pools[crew] = ThreadPoolExecutor(1, thread_name_prefix="crew-build")
+        context = contextvars.copy_context()
+        return await self._abandoned.result_of(pool.submit(context.run, build), "its factory")
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class WorkThreads:
@@ -24,14 +131,17 @@ class WorkThreads:
     need more threads. Nested steps get threads of their own, so a full pool can't deadlock.
     """
 
-    def __init__(self, max_threads: int) -> None:
+    def __init__(self, max_threads: int, abandoned: AbandonedThreads) -> None:
+        self._abandoned = abandoned
         self._pool = ThreadPoolExecutor(max_threads, thread_name_prefix="crew-work")
 
-    async def run(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+    async def run(
+        self, function: Callable[..., _T], *args: Any, step: str = "its code", **kwargs: Any
+    ) -> _T:
         """Call `function` in a thread, in a copy of this context.
 
-        Cancelling this does not stop the thread. An attempt to end the process raises
-        ExitAttempted.
+        Cancelling this abandons the thread; `step` names it in the log. An attempt to end the
+        process raises ExitAttempted.
         """
         context = contextvars.copy_context()
         nested = _in_worker.get()
@@ -42,8 +152,10 @@ class WorkThreads:
                 return function(*args, **kwargs)
 
         if nested:
-            return await asyncio.wrap_future(in_own_thread(lambda: context.run(call)))
-        return await asyncio.wrap_future(self._pool.submit(context.run, call))
+            work = in_own_thread(lambda: context.run(call))
+        else:
+            work = self._pool.submit(context.run, call)
+        return await self._abandoned.result_of(work, step)
 
     async def call_back(self, callback: Callable[..., Any], *args: Any) -> Any:
         """Call a callback of the crew, sync or async, in a thread."""
@@ -52,7 +164,7 @@ class WorkThreads:
             result = callback(*args)
             return asyncio.run(result) if inspect.iscoroutine(result) else result
 
-        return await self.run(call)
+        return await self.run(call, step="a callback")
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -61,6 +173,7 @@ class WorkThreads:
 def in_own_thread(function: Callable[[], _T]) -> Future[_T]:
     """Call `function` in a new thread."""
     future: Future[_T] = Future()
+    future.set_running_or_notify_cancel()  # the thread starts at once, so it can't be cancelled
 
     def work() -> None:
         try:

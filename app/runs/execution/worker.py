@@ -292,6 +292,7 @@ class Worker:
             on_step=capture.on_step,
             usage=active.used,
             models=active.models,
+            run_id=claimed.run_id,
         )
         if isinstance(result, Paused):
             fingerprint = self._engine.describe(claimed.crew).fingerprint
