@@ -9,13 +9,16 @@ from crewai import Crew
 from crewai.flow.flow import Flow, start
 from crewai.llms.base_llm import BaseLLM
 from crewai.tools import tool
+from pydantic import BaseModel, field_validator
 
 from app.cli import serve
+from app.crews.registry import CrewSpec, Registry
 from app.crews.sources import SourceError, open_source
 from app.engine import CrewBroken, CrewFailed, Engine
 from app.settings import load_settings
 from tests.engine.crews import INPUTS, agent, one, task
 from tests.engine.recording import RecordingLLM, Source
+from tests.serving import Serve
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -121,6 +124,37 @@ async def test_a_flow_that_exits_fails_alone(attempt: BaseException) -> None:
     with pytest.raises(CrewFailed, match="tried to end the process"):
         await engine.run("crew", {})
     await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    "attempt", [*ATTEMPTS, RuntimeError("odd")], ids=lambda attempt: type(attempt).__name__
+)
+async def test_a_validator_that_exits_refuses_the_inputs(
+    attempt: BaseException, serve: Serve
+) -> None:
+    class State(BaseModel):
+        topic: str = "tea"
+
+        @field_validator("topic")
+        @classmethod
+        def check(cls, topic: str) -> str:
+            if topic == "exit":
+                raise attempt
+            return topic
+
+    class Validated(Flow[State]):
+        @start()
+        def begin(self) -> str:
+            return "done"
+
+    async with serve(Registry([CrewSpec("flow", Validated)])) as service:
+        for topic, status in (("exit", 400), ("tea", 202)):
+            response = await service.http.post(
+                "/api/runs", json={"crew": "flow", "inputs": {"topic": topic}}
+            )
+            assert response.status_code == status, response.text
+            if status == 400:
+                assert type(attempt).__name__ in response.json()["error"]
 
 
 def test_a_start_that_exits_ends_the_server(
