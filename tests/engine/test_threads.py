@@ -5,7 +5,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +17,7 @@ from crewai.tools import tool
 
 from app.engine import Engine, ThreadsExhausted
 from app.engine.runtime.model_hooks import instrument_model
+from app.engine.runtime.threads import AbandonedThreads, WorkThreads
 from tests.engine.blocking import SECONDS, Gate, crew_through
 from tests.engine.crews import INPUTS, agent, one, task
 from tests.engine.recording import RecordingLLM, Source
@@ -157,6 +158,24 @@ async def test_abandoned_threads_are_counted_logged_once_and_bound_new_runs(
     assert engine.abandoned_threads == 0
     engine.check_threads("waiting")
     await engine.aclose()
+
+
+async def test_a_nested_step_is_counted_until_it_ends() -> None:
+    gate, abandoned = Gate(), AbandonedThreads(4)
+    threads = WorkThreads(1, abandoned)
+    loop = asyncio.get_running_loop()
+
+    def delegate() -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(threads.run(gate.pass_through), loop)
+
+    gate.close()
+    nested = await threads.run(delegate)
+    await gate.reached()
+    nested.cancel()
+    await until(lambda: len(abandoned) == 1)
+    gate.opened.set()
+    await until(lambda: len(abandoned) == 0)
+    threads.close()
 
 
 async def test_plans_run_while_too_many_threads_are_abandoned() -> None:
