@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 3
 FAST_TESTS := tests/cli tests/crews tests/db tests/runs tests/storage $(wildcard tests/test_*.py)
 
-.PHONY: help setup demo serve test test-fast coverage check format bench faults audit lock clean
+.PHONY: help setup demo serve test test-fast coverage check format docs bench faults audit lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -55,6 +55,10 @@ format: $(VENV)/.dev ## format the code, and fix what ruff can fix
 bench: $(VENV)/.dev ## measure speed against the bare limit (tests/load); ARGS=--quick for the short form
 	$(BIN)/python -m tests.load.bench $(ARGS)
 
+docs: $(VENV)/.dev ## build the docs site in docs/_build; a broken link is an error
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo "See docs/_build/index.html"
+
 faults: $(VENV)/.dev ## break everything on every database and backend, half an hour (tests/faults)
 	$(BIN)/python -m tests.faults.suite $(ARGS)
 
@@ -66,5 +70,5 @@ lock: $(VENV)/.dev ## write both lock files anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --constraint requirements.lock --extra build --extra dev pyproject.toml -o requirements-dev.lock
 
 clean: ## remove what the commands made
-	rm -rf $(VENV) demo bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	rm -rf $(VENV) demo bench docs/_build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find app storage tests -name __pycache__ -type d -prune -exec rm -rf {} +

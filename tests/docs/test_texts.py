@@ -2,13 +2,17 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from app.cli.main import cli
+from app.crews.idea.profile import DEFAULTS
 from app.settings import Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -24,6 +28,36 @@ def test_the_operations_guide_explains_every_setting() -> None:
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_reference_of_commands_has_every_command_and_option() -> None:
+    page = (ROOT / "docs/cli.md").read_text()
+    inputs = {f"--{name.replace('_', '-')}" for name in DEFAULTS}
+    for words, command in _commands(cli, []):
+        rows = [row for row in page.splitlines() if re.match(rf"\| `{words}[` ]", row)]
+        assert len(rows) == 1, words
+        options = {option for parameter in command.params for option in parameter.opts}
+        named = {option for option in options if option.startswith("--")} - inputs
+        assert [option for option in named if option not in rows[0]] == [], words
+
+
+def _commands(group: click.Group, words: list[str]) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands(command, [*words, name])
+        else:
+            yield " ".join([*words, name]), command
+
+
+def test_the_reference_of_the_api_has_every_type_of_error() -> None:
+    page = (ROOT / "docs/rest-api.md").read_text()
+    table = set(re.findall(r"^\| (\d{3}) \| (.+?) \|", page, re.MULTILINE))
+    named = {word for _, words in table for word in re.findall(r"`(\w+)`", words)}
+    source = (ROOT / "app/api/errors.py").read_text()
+    answered = set(re.findall(r'error_response\(\d+, "(\w+)"', source))
+    answered |= set(re.findall(r'^    \d+: "(\w+)",$', source, re.MULTILINE))
+    assert answered | {"no_results", "model_error", "run_timeout", "worker_lost"} <= named
+    assert len(answered) > 10
 
 
 def test_every_make_command_in_the_documents_exists() -> None:
