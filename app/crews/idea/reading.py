@@ -125,9 +125,25 @@ def match_idea(idea: Idea, named: Iterable[Subject]) -> tuple[Match, Subject] | 
     """Return the closest match of `idea` with one of the subjects; None if none is about it."""
     terms, supporting = _terms_of(idea.name)
     ignored = meaning().qualifiers | meaning().broad
-    matches = [(subject.match(terms, supporting, ignored=ignored), subject) for subject in named]
+    matches = [
+        (
+            Match.EXACT
+            if _names_idea(subject, idea.name)
+            else subject.match(terms, supporting, ignored=ignored),
+            subject,
+        )
+        for subject in named
+    ]
     best = max(matches, key=lambda found: found[0], default=None)
     return best if best is not None and best[0] else None
+
+
+def _names_idea(subject: Subject, name: str) -> bool:
+    """Whether a subject of several words is the name of an idea, or the main part of it."""
+    return len(subject.words) > 1 and any(
+        subject.words <= named.words and subject.activity == named.activity
+        for named in subjects(name)
+    )
 
 
 @cache

@@ -37,13 +37,17 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One idea, scored for one profile. An unknown limit is not exceeded."""
+    """One idea, scored for one profile. An unknown limit is not exceeded.
+
+    `match` is its closest match with the topics of the person.
+    """
 
     area: Area
     idea: Idea
     reading: Reading
     scores: tuple[Score, ...]
     total: int
+    match: Match
     is_within_hours: bool
     is_within_budget: bool
 
@@ -171,6 +175,7 @@ def _fit(candidate: _Candidate, reading: Reading) -> Fit:
         reading=reading,
         scores=tuple(scores),
         total=sum([score.points for score in scores]),
+        match=candidate.match,
         is_within_hours=reading.hours is None or reading.hours.allows(idea.hours_per_week[0]),
         is_within_budget=reading.budget is None or reading.budget.allows(idea.startup_cost_usd[0]),
     )
@@ -188,13 +193,13 @@ def _score(criterion: _Criterion, candidate: _Candidate, reading: Reading) -> Sc
 def _interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
     area, said = candidate.area.name, reading.said["interest_area"]
     if area in reading.areas:
-        return 20, f"Its area is the one that you name: {area}"
+        return 20, f"Its area, {area}, fits your “{said}”"
     if area in reading.nearest_areas:
         return 12, f"Its area, {area}, is the nearest to “{said}”"
     if area in reading.related_areas:
-        return 8, f"Its area, {area}, is next to {listing(reading.areas)}"
+        return 8, f"Its area, {area}, is close to {listing(reading.areas)}"
     if reading.areas:
-        return 0, f"Its area, {area}, is not the one that you name"
+        return 0, f"Its area, {area}, is not {listing(reading.areas, last='or')}"
     if reading.is_area_open:
         return 10, "You leave the area open"
     return 0, f"It is from another area: {area}"
@@ -210,7 +215,7 @@ def _sub_interest(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
         return 5, "You leave the sub-interest open"
     said = reading.said["sub_interest_area"]
     if match is Match.PART:
-        points = 0 if candidate.closest is Match.EXACT else 5
+        points = 0 if candidate.closest is Match.EXACT else 7
         return points, f"It is close to “{said}”, but not exactly that"
     if candidate.closest >= Match.PART:
         return -6, f"It is not about “{said}”; another idea is closer"
@@ -309,10 +314,13 @@ def _experience(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
         if known := experience.phrases & _folded(familiar):
             points += worth
             evidence.append(experience.written[max(known, key=_length)])
-    if not evidence:
-        return 0, "Nothing in your experience is close to it"
-    quoted = [f"“{word}”" for word in dict.fromkeys(evidence)]
-    return min(points, 10), f"You bring {listing(quoted)}"
+    reasons = []
+    if evidence:
+        reasons.append(f"You bring {listing([f'“{word}”' for word in dict.fromkeys(evidence)])}")
+    if lacking := [skill for skill in others if skill in experience.denied]:
+        points -= 3
+        reasons.append(f"It also needs {_skill(lacking[0])}, and you say that you lack that")
+    return min(points, 10), ". ".join(reasons) or "Nothing in your experience is close to it"
 
 
 def _length(phrase: str) -> tuple[int, str]:
@@ -345,7 +353,7 @@ def _goal(candidate: _Candidate, reading: Reading) -> tuple[int, str]:
         return 0, f"It is not made for {goal}"
     points, verb = (10, "is made for") if reading.goal == candidate.idea.goals[0] else (8, "suits")
     if reading.goal in _MONEY_GOALS and _loses_at(candidate.idea.name, None):
-        return points - 4, (
+        return points - 6, (
             f"It {verb} {goal}, but its cautious case is at a loss after {MONTHS} months"
         )
     return points, f"It {verb} {goal}"

@@ -147,7 +147,7 @@ def test_sums_of_the_reports_agree(reports: list[_Reports]) -> None:
         ramp, *earned = _numbers(earnings_line.replace("hrs/week", "").split(" at ")[0])
         earnings = (earned[0], earned[-1])
         paid = [ceil(week * 12 / 52) for week in written.first_payment]
-        assert _numbers(_line(outlook, "First payment")) == paid
+        assert _numbers(_line(outlook, "First payment")) == sorted({*paid})
         cases = (
             _balances(start[1], running[1], earnings[0], ramp, paid[1]),
             _balances(start[0], running[0], earnings[1], ramp, paid[0]),

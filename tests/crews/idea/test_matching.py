@@ -93,7 +93,7 @@ def test_a_part_of_what_was_named_is_said_to_be_a_part(given: dict[str, str], na
     assessment = assess(Profile(**given))
     score = _fit(assessment, name).score("Sub-interest")
     assert score.reason.startswith("It is close to “")
-    assert score.points == 5
+    assert score.points == 7
     assert assessment.unmet_wishes == (given["sub_interest_area"],)
 
 

@@ -64,17 +64,18 @@ def _time(assessment: Assessment) -> str:
 
 
 def _time_advice(hours: Amount) -> str:
-    if hours.high <= 5:
+    sure = hours.low if hours.high == inf and hours.low else hours.high
+    if sure <= 5:
         return (
             "That is enough for one idea, one kind of customer and one way to reach them. Prefer "
             "work that you can do in single hours, at any time of day."
         )
-    if hours.high <= 10:
+    if sure <= 10:
         return (
             "That is enough for one idea with two fixed blocks a week: one to find customers, one "
             "to work for them. Limit the number of customers, so that the first block survives."
         )
-    if hours.high < FULL_WEEK_HOURS:
+    if sure < FULL_WEEK_HOURS:
         return (
             "That is enough for steady progress, if at least a third of it "
             "goes into finding customers from the first week."
@@ -111,7 +112,7 @@ def _money_advice(budget: Amount) -> str:
         )
     if budget.high == inf:
         return (
-            "With enough money it is easy to build before anybody has asked for it. Set a sum for "
+            "With enough money it is easy to build too much before a customer asks. Set a sum for "
             "the first test and stop when it is spent."
         )
     if budget.high <= 300:
@@ -138,8 +139,8 @@ def _style(assessment: Assessment) -> str:
         return f"**Work style:** {problem}, so it counts as neutral."
     advice = {
         "solo": (
-            "Nobody notices when you stop making progress, so tell one person each Friday what you "
-            "did. Avoid promises that you cannot keep when you are ill."
+            "Without colleagues nobody notices a standstill, so report to one person each Friday. "
+            "Avoid promises that you cannot keep when you are ill."
         ),
         "partner": "Write down now who decides what, and what happens when one of you stops.",
         "team": (

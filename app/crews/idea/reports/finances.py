@@ -42,8 +42,7 @@ def _balance(plan: Plan) -> list[str]:
                 f"**To start:** {usd_range(plan.startup_usd)}.",
                 f"**Running costs:** {usd_range(idea.running_cost_usd)} a month from the month of "
                 "the first payment on.",
-                f"**First payment:** in month {high.first_paid_month} (hopeful) or month "
-                f"{low.first_paid_month} (cautious).",
+                f"**First payment:** {_first_payment(low, high)}.",
                 f"**Earnings:** they rise evenly over {count(idea.ramp_months, 'month')} to "
                 f"{usd_range(plan.earnings_usd)} a month at {number(plan.hours_a_week)} hrs/week.",
             )
@@ -53,6 +52,12 @@ def _balance(plan: Plan) -> list[str]:
         *_early_costs(plan),
         _worst(plan),
     ]
+
+
+def _first_payment(low: Outlook, high: Outlook) -> str:
+    if low.first_paid_month == high.first_paid_month:
+        return f"in month {low.first_paid_month} in both cases"
+    return f"in month {high.first_paid_month} (hopeful) or month {low.first_paid_month} (cautious)"
 
 
 def _early_costs(plan: Plan) -> list[str]:

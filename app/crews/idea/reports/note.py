@@ -4,6 +4,7 @@ from app.crews.idea.catalogue import catalogue
 from app.crews.idea.profile import LABELS
 from app.crews.idea.schedule import MONTHS
 from app.crews.idea.scoring import Assessment
+from app.crews.idea.subjects import Match
 from app.crews.idea.wording import count, listing
 
 _WEAK_SHARE = 0.5
@@ -43,9 +44,11 @@ def missing_interest(assessment: Assessment) -> list[str]:
     if not wishes:
         return []
     quoted = listing([f"“{wish}”" for wish in wishes], "or")
+    close = [f"“{fit.idea.name}”" for fit in assessment.fits if fit.match is Match.PART][:2]
+    closest = f"Closest to it: {listing(close)}. " if close else ""
     return [
-        f"**The catalogue has no idea that is exactly {quoted}.** The order below rests on "
-        "everything else that you wrote. Look in each idea for customers from your own field."
+        f"**The catalogue has no idea that is exactly {quoted}.** {closest}The order below rests "
+        "on everything that you wrote. Look in each idea for customers from your own field."
     ]
 
 

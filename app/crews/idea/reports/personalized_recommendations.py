@@ -13,6 +13,7 @@ from app.crews.idea.reports.note import (
     weak_fit_notes,
 )
 from app.crews.idea.reports.startup_ideas_research import limits
+from app.crews.idea.schedule import Plan
 from app.crews.idea.scoring import Assessment, Fit
 from app.crews.idea.wording import count, listing, number_range, usd, usd_range
 
@@ -153,11 +154,9 @@ def _checklist(assessment: Assessment) -> str:
     idea = best.idea
     items = [
         f"You can name three {idea.customer} and how to reach them this week",
-        f"Your calendar has at least {count(idea.hours_per_week[0], 'hour')} a week for it in the "
-        "next four weeks",
-        f"You can lose {usd(best.plan.at_stake_usd)} and the hours of {best.plan.stop_week} weeks"
-        if best.plan.at_stake_usd
-        else f"You can lose the hours of {best.plan.stop_week} weeks",
+        f"Your calendar has {count(best.plan.hours_a_week, 'hour')} a week for it until week "
+        f"{best.plan.stop_week}",
+        f"You can lose {_at_stake(best.plan)}the hours of {count(best.plan.stop_week, 'week')}",
         f"You have read the risks of “{idea.name}” and know which sign you would see first",
         "You know how much a month, and by when, makes this a success",
         "You have checked the rules of your employer, your town and the tax office",
@@ -168,9 +167,22 @@ def _checklist(assessment: Assessment) -> str:
         items.append("You have written down the sum that you will not exceed")
     missing = [catalogue().skills[s].name for s in idea.skills if s not in reading.shown_skills]
     if missing:
-        items.append(f"You have, or know somebody who has, these skills: {listing(missing)}")
+        these = "this skill" if len(missing) == 1 else "these skills"
+        items.append(f"You have, or know somebody who has, {these}: {listing(missing)}")
     items += [f"You have an answer to this: {lack}" for lack in best.shortfalls]
     return (
         f"{checkboxes(items)}\n\nStart if you can tick all but one. If more are open, solve them "
         "first."
     )
+
+
+def _at_stake(plan: Plan) -> str:
+    if not plan.at_stake_usd:
+        return ""
+    month, low = plan.cautious.lowest
+    cause = (
+        f", the lowest balance of the cautious case (end of month {month}),"
+        if -low > plan.startup_usd[1]
+        else ""
+    )
+    return f"{usd(plan.at_stake_usd)}{cause} and "

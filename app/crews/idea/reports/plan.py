@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.crews.idea.catalogue import Experiment
 from app.crews.idea.markdown import bullets, table
 from app.crews.idea.reading import Reading
-from app.crews.idea.schedule import Plan
+from app.crews.idea.schedule import Plan, Step
 from app.crews.idea.scoring import Assessment
 from app.crews.idea.wording import number, span, usd
 
@@ -50,13 +50,17 @@ def write_ninety_days(assessment: Assessment) -> str:
     months = (_month(first.plan, index, experiments.get(index)) for index in range(len(_MONTHS)))
     return "\n\n".join(
         (
-            f"Each month has about {first.plan.hours_a_month} hours at your pace.",
+            f"Each month has about {first.plan.hours_a_month} hours at {_whose_pace(assessment)}.",
             *months,
             "If a test fails, repeat it once with another kind of customer. If it fails again, or "
             f"if nobody has paid by the end of week {first.plan.stop_week}, change to "
             f"“{second.idea.name}” ({second.total}/100).",
         )
     )
+
+
+def _whose_pace(assessment: Assessment) -> str:
+    return "your pace" if assessment.reading.hours is not None else "a comfortable pace"
 
 
 def _experiments(plan: Plan) -> dict[int, Experiment]:
@@ -72,11 +76,13 @@ def _experiments(plan: Plan) -> dict[int, Experiment]:
 
 def _month(plan: Plan, index: int, experiment: Experiment | None) -> str:
     first_day, last_day = _MONTHS[index]
-    tasks = [f"Ask the validation questions of five {plan.idea.customer}"] if not index else []
+    tasks = (
+        [f"Interview five {plan.idea.customer} with the validation questions"] if not index else []
+    )
     if experiment is not None:
         tasks.append(_experiment(plan, experiment))
     tasks += [
-        f"{step.text} ({span('week', step.weeks)})"
+        f"{step.text} ({span('week', step.weeks)}{_continued(step, first_day)})"
         for step in plan.steps_within(first_day, last_day)
     ]
     if index == len(_MONTHS) - 1:
@@ -87,12 +93,16 @@ def _month(plan: Plan, index: int, experiment: Experiment | None) -> str:
     )
 
 
+def _continued(step: Step, first_day: int) -> str:
+    return ", continued" if 7 * (step.weeks[0] - 1) + 1 < first_day else ""
+
+
 def _title(plan: Plan, index: int) -> str:
     first_day, last_day = _MONTHS[index]
     if plan.is_paid_by(first_day - 1):
         return "deliver and improve"
     if not index:
-        return "find out"
+        return "find out and sell" if plan.sells_by(last_day) else "find out"
     return "sell" if plan.sells_by(last_day) else "prepare"
 
 

@@ -192,9 +192,11 @@ def _gaps(assessment: Assessment) -> str:
         for skill in fit.idea.skills
         if skill not in (reading.shown_skills | reading.experience.denied.keys())
     )
+    is_known = bool(reading.said["skill_strength"]) or reading.experience.is_given
+    unseen = "it does not show in your profile" if is_known else "you did not name your skills"
     points = [
-        f"**{capital(known.skills[skill].name)}**, needed by {_shown_by(times)}, does not show in "
-        f"your profile. A cheap way to begin: {known.skills[skill].learn}."
+        f"**{capital(known.skills[skill].name)}** is needed by {_shown_by(times)}; {unseen}. "
+        f"A cheap way to begin: {known.skills[skill].learn}."
         for skill, times in missing.most_common(_MOST_GAPS)
     ]
     for skill, words in reading.experience.denied.items():

@@ -127,7 +127,9 @@ def _for_comparison(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
         for fit in shown[_RECOMMENDED:]
         if fit.total < _WEAK_TOTAL or (areas and fit.area.name not in areas)
     ]
-    return f"Only for comparison: {listing(names)}." if names else ""
+    if not names:
+        return ""
+    return f"Only for comparison, as less speaks for them: {listing(names)}."
 
 
 def _just_outside(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
