@@ -139,8 +139,8 @@ def test_what_cannot_be_read_is_said_and_counts_the_same_for_all(profile: Profil
     ):
         if limits[field] is None:
             assert len({idea.points[criterion] for idea in ideas}) == 1
-            assert all(f"“{field}” does not tell" in idea.reasons[criterion] for idea in ideas)
-            assert f"“{field}” does not tell" in _write(_ANALYSIS, profile)
+            assert all(f"“{field}” does not state" in idea.reasons[criterion] for idea in ideas)
+            assert f"“{field}” does not state" in _write(_ANALYSIS, profile)
 
 
 _CRITERIA_OF_FIELD = {
@@ -340,3 +340,25 @@ def test_a_weak_fit_is_called_one() -> None:
         assert "No idea fits you well" in report
         assert "goes beyond your limits" in report
         assert "No idea fits you well" not in _write(task, WROTE_DEFAULTS)
+
+
+@pytest.mark.parametrize(("hours", "is_full"), [("20+ hrs/week", False), ("35+ hrs/week", True)])
+def test_an_open_end_counts_as_the_hours_that_are_sure(hours: str, is_full: bool) -> None:
+    report = _write(_ANALYSIS, replace(WROTE_DEFAULTS, time_commitment=hours))
+    assert ("That is a working week." in report) == is_full
+
+
+@given(chosen_profiles)
+def test_the_money_to_keep_is_what_the_first_ideas_do_not_need(profile: Profile) -> None:
+    report = _write(_ANALYSIS, profile)
+    needed = re.search(r"The first three ideas need at most \$([\d,]+) to start", report)
+    if needed is not None:
+        best = {idea.name for idea in _ideas(profile)[:3]}
+        costs = [i.startup_cost_usd[1] for _, i in catalogue().ideas() if i.name in best]
+        assert int(needed[1].replace(",", "")) == max(costs)
+
+
+def test_gaps_are_not_claimed_of_a_person_who_named_no_skill() -> None:
+    report = _write(_ANALYSIS, Profile(interest_area="Education"))
+    assert "You named no skill, so only you know which of these you lack." in report
+    assert "does not show in your profile" not in report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -100,6 +101,28 @@ def test_texts_fit_into_the_sentences_and_tables_around_them(idea: Idea) -> None
         assert sentence.endswith("."), sentence
     for question in idea.questions:
         assert question.endswith("?"), question
+
+
+_ODD_WORDS = re.compile(
+    r"(?<!there )\bare (?:many|few|plentiful)\b|\b(?:gladly|plentiful|suffices?|"
+    r"fears? to|reckon|dearest|murmur|sparring|accompany people|marked places?|"
+    r"whom did|first talk|nor to|lies? between|stands? nowhere|agree (?:a|one|small|prices|mutual|fixed)|may nobody|"
+    r"carry you|is won by|go(?:es)? on)\b",
+    re.IGNORECASE,
+)
+
+
+def test_prose_is_plain_modern_english() -> None:
+    known = catalogue()
+    texts = [text for idea in _IDEAS for text in _texts(idea)]
+    texts += [area.outlook for area in known.areas]
+    texts += [text for goal in known.goals.values() for text in (goal.meaning, goal.success)]
+    texts += [
+        text
+        for skill in known.skills.values()
+        for text in (skill.name, skill.use, skill.dislike, skill.learn)
+    ]
+    assert [text for text in texts if _ODD_WORDS.search(text)] == []
 
 
 @pytest.mark.parametrize(

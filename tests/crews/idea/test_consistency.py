@@ -19,6 +19,7 @@ from tests.crews.idea.reading_reports import overview, research_ideas, tables
 
 _IDEAS = [idea for _, idea in catalogue().ideas()]
 _PROFILES_OF_IDEA = 5
+_RANDOM_PROFILES = 300
 _GOALS = ("Extra Income", "Full-time income", "Social impact", "")
 _HOURS = (*HOURS, "1 hour", "2 hours a week", "6 hours", "7-8 hrs/week", "15 hours", "")
 _BUDGETS = (*BUDGETS, "$20", "$75", "under $200", "")
@@ -232,3 +233,63 @@ def test_a_loss_in_the_cautious_case_is_said_and_costs_points(reports: list[_Rep
                 or research.points["Goal"] == 0
                 or research.points["Hours per week"] <= 6
             )
+
+
+def _random_profiles() -> list[Profile]:
+    chance = random.Random(61)
+    areas = [area.name for area in catalogue().areas]
+    topics = sorted({topic for idea in _IDEAS for topic in idea.topics})
+    skills = sorted({word for skill in catalogue().skills.values() for word in skill.words})
+    return [
+        Profile(
+            goal_type=chance.choice((*_GOALS, "Passive income", "Build a startup", "Fame")),
+            time_commitment=chance.choice(_HOURS),
+            budget_range=chance.choice(_BUDGETS),
+            interest_area=chance.choice((*areas, "anything", "Volcanoes", "")),
+            sub_interest_area=chance.choice((*topics, "", "")),
+            work_style=chance.choice(("Solo", "Small team", "Remote", "with my sister", "")),
+            skill_strength=chance.choice((*skills, "")),
+            experience_summary=chance.choice(("", "Nurse, no coding.", "Ten years of sales.")),
+        )
+        for _ in range(_RANDOM_PROFILES)
+    ]
+
+
+def test_every_idea_that_is_shown_has_the_same_figures_everywhere() -> None:
+    for profile in _random_profiles():
+        assessment = assess(profile)
+        analysis, research, advice = (WRITERS[name](assessment) for name in _ADVISED)
+        written = _Reports(assessment.fits[0].idea, profile, analysis, research, advice)
+        outlook, shown = written.section("Financial outlook"), research_ideas(research)
+        header, *rows = tables(research)[0]
+        for row, idea in zip(rows, shown, strict=True):
+            figures = dict(zip(header, row, strict=True))
+            assert figures["Idea"] == idea.name
+            earnings = _line(idea.text, "Earnings")
+            assert earnings.startswith(f"{figures['Monthly earnings']} a month at ")
+            assert _line(idea.text, "To start").startswith(f"{figures['Start-up cost']} until")
+            assert f"{figures['Hrs/week']} hrs/week. " in idea.text
+        for idea in shown[1:3]:
+            compared = _line(outlook, re.escape(idea.name))
+            sums, at = _line(idea.text, "Earnings").split(" a month at ")
+            assert f"then {sums} a month" in compared
+            assert compared.endswith(f"at {at.split(' hrs/week')[0]} hrs/week.")
+        pace = re.search(r"([\d.]+) hrs/week", _line(outlook, "Earnings"))
+        assert pace is not None
+        checklist, (_, latest) = written.section("Decision checklist"), written.first_payment
+        hours = re.search(r"has ([\d.]+) hours? a week for it until week (\d+)\n", checklist)
+        assert hours is not None
+        assert hours.groups() == (pace[1], str(latest))
+        plan = written.section("30/60/90-day plan")
+        assert _numbers(plan)[0] == round(float(pace[1]) * 52 / 12)
+        # A step that began in an earlier part is marked where it continues.
+        parts = re.split(r"### Days (\d+)–\d+: ", plan)[1:]
+        for first, text in zip(parts[::2], parts[1::2], strict=True):
+            for week, mark in re.findall(r"\(weeks? (\d+)(?:–\d+)?(, continued)?\)", text):
+                assert bool(mark) == (7 * (int(week) - 1) + 1 < int(first))
+
+
+@pytest.mark.parametrize("report", _ADVISED)
+def test_the_disclaimer_is_in_each_report_once(report: str) -> None:
+    for profile in _random_profiles()[:20]:
+        assert WRITERS[report](assess(profile)).count("rough planning ranges") == 1

@@ -8,9 +8,10 @@ from itertools import chain
 import pytest
 
 from app.crews.idea.advisor import answer
+from app.crews.idea.catalogue import Area, Idea, catalogue
 from app.crews.idea.profile import ASSUMED_MARK, DEFAULTS, FIELDS, Profile
 from app.crews.idea.scoring import Assessment, Fit, assess
-from app.crews.idea.subjects import subjects
+from app.crews.idea.subjects import Match, subjects
 from tests.crews.idea.prompts import TASKS, render
 from tests.crews.idea.reading_reports import tables
 
@@ -219,3 +220,75 @@ def test_without_any_fact_the_reports_say_so_and_praise_nothing() -> None:
         assert "**You gave no fact of 8.**" in report
         assert "It is made for" not in report
         assert "your strength" not in report
+
+
+@pytest.mark.parametrize(
+    ("area", "idea"),
+    [pytest.param(area, idea, id=idea.name) for area, idea in catalogue().ideas()],
+)
+def test_an_idea_that_is_named_is_first_and_no_wish_is_unmet(area: Area, idea: Idea) -> None:
+    assessment = assess(Profile(interest_area=area.name, sub_interest_area=idea.name))
+    assert assessment.fits[0].idea is idea
+    assert assessment.unmet_wishes == ()
+    alone = assess(Profile(sub_interest_area=idea.name))
+    assert _fit(alone, idea.name).match is Match.EXACT
+    assert alone.unmet_wishes == ()
+
+
+def test_a_short_form_of_an_ideas_name_is_that_idea() -> None:
+    carer = Profile(
+        interest_area="Elderly care",
+        sub_interest_area="Companion visits",
+        skill_strength="Listening to people",
+        experience_summary="I was a home carer for 12 years. No computer skills.",
+    )
+    assessment = assess(carer)
+    best = assessment.fits[0]
+    assert best.idea.name == "Companion visits with a family report"
+    assert best.score("Experience").reason == "You bring “carer”"
+    assert assessment.unmet_wishes == ()
+
+
+def test_any_skill_that_the_person_lacks_costs_points() -> None:
+    with_skill = assess(Profile(experience_summary="I was a carer."))
+    without = assess(Profile(experience_summary="I was a carer. No computer skills."))
+    name = "Phone and tablet help"
+    before, after = (_fit(found, name).score("Experience") for found in (with_skill, without))
+    assert after.points < before.points
+    assert after.reason.endswith("It also needs software, and you say that you lack that")
+
+
+def test_an_idea_about_the_interest_itself_gets_more_than_its_area() -> None:
+    assessment = assess(Profile(interest_area="Photography", sub_interest_area="Selling presets"))
+    portraits = _fit(assessment, "Portrait mornings").score("Interest area")
+    rooms = _fit(assessment, "Room-look").score("Interest area")
+    assert portraits.points > rooms.points
+    assert rooms.reason.endswith("but other ideas there are closer to it")
+
+
+def test_the_closest_idea_is_named_and_first_if_none_is_exact() -> None:
+    given = {
+        "interest_area": "Vegan bakery",
+        "sub_interest_area": "wedding cakes",
+        "goal_type": "Replace my job",
+        "time_commitment": "full-time",
+        "budget_range": "1k-5k",
+        "work_style": "Small team",
+        "skill_strength": "Baking",
+    }
+    assert _best(**given).idea.name == "Order-only celebration cakes"
+    for report in _reports(**given):
+        assert "Closest to it: “Order-only celebration cakes”." in report
+
+
+def test_no_idea_is_recommended_as_the_start_for_a_wish_that_nothing_comes_close_to() -> None:
+    given = {**DEFAULTS, "interest_area": "Travel", "sub_interest_area": "Balloon flights"}
+    _, _, advice = _reports(**given)
+    assert "**Closest to you is “" in advice
+    assert "**Start with" not in advice
+
+
+def test_podcasts_are_no_video_editing() -> None:
+    assessment = assess(Profile(sub_interest_area="Video editing"))
+    assert assessment.fits[0].idea.name == "Short-video service for craftspeople"
+    assert _fit(assessment, "Podcast").score("Sub-interest").points < 0

@@ -120,7 +120,7 @@ def test_interests_are_understood_in_common_words(interest: str, area: str) -> N
         ("I sold cars", {"selling"}, set()),
         ("never sold anything", set(), {"selling"}),
         ("no coding, but ten years of teaching", {"teaching"}, {"software"}),
-        ("I can’t draw or write. I repair bikes", {"repair"}, {"writing"}),
+        ("I can’t draw or write. I repair bikes", {"repair"}, {"design", "writing"}),
         ("not only taught but also wrote", {"teaching", "writing"}, set()),
         ("I don't code", set(), {"software"}),
         ("used to code; now I cannot code any more", {"software"}, set()),

@@ -46,7 +46,7 @@ def _time(assessment: Assessment) -> str:
     hours, fits = assessment.reading.hours, assessment.fits
     said = assessment.reading.said["time_commitment"]
     if hours is None:
-        problem = f"“{said}” does not tell a number of hours a week" if said else "not told"
+        problem = f"“{said}” does not state a number of hours a week" if said else "not told"
         return (
             f"**Time:** {problem}, so no idea gained or lost points by it. The plans assume a "
             "comfortable pace. Check the hours of each idea yourself."
@@ -90,7 +90,7 @@ def _money(assessment: Assessment) -> str:
     budget, fits = assessment.reading.budget, assessment.fits
     said = assessment.reading.said["budget_range"]
     if budget is None:
-        problem = f"“{said}” does not tell a sum in US dollars" if said else "not told"
+        problem = f"“{said}” does not state a sum in US dollars" if said else "not told"
         return (
             f"**Money:** {problem}, so the budget counts as neutral. Compare each idea's start-up "
             "cost yourself."
@@ -100,11 +100,11 @@ def _money(assessment: Assessment) -> str:
         f"**Money:** {budget_in_words(budget)}.",
         budget.note,
         f"{capital(_share(start, len(fits)))} can begin within that.",
-        _money_advice(budget),
+        _money_advice(budget, max(fit.idea.startup_cost_usd[1] for fit in fits[:3])),
     )
 
 
-def _money_advice(budget: Amount) -> str:
+def _money_advice(budget: Amount, most_needed_usd: int) -> str:
     if not budget.high:
         return (
             "Use free plans, do the first delivery by hand, and buy the first tool from the first "
@@ -120,6 +120,11 @@ def _money_advice(budget: Amount) -> str:
             "Spend it on reaching customers and on materials for the first deliveries, not on a "
             "logo, a company or yearly plans."
         )
+    if budget.high >= most_needed_usd:
+        return (
+            f"The first three ideas need at most {usd(most_needed_usd)} to start. Keep the rest "
+            "until customers have paid."
+        )
     return (
         f"Spend it in five steps of about {usd(budget.high / 5)}, each only after the last one has "
         "shown what it should."
@@ -134,7 +139,7 @@ def _style(assessment: Assessment) -> str:
     if not styles:
         said = reading.said["work_style"]
         problem = (
-            f"“{said}” does not tell with whom or where you like to work" if said else "not told"
+            f"“{said}” does not state with whom or where you like to work" if said else "not told"
         )
         return f"**Work style:** {problem}, so it counts as neutral."
     advice = {

@@ -32,9 +32,14 @@ def missing_facts(assessment: Assessment) -> list[str]:
         return []
     missing = listing([label.lower() for name, label in LABELS.items() if name not in given])
     facts = count(len(given), "fact") if given else "no fact"
+    effect = (
+        "so the totals are close together"
+        if given
+        else "so all totals are equal, and the cheaper start is first"
+    )
     return [
         f"**You gave {facts} of {len(LABELS)}.** Not told: {missing}. A fact that you did not give "
-        "counts the same for every idea, so the totals are close together."
+        f"counts the same for every idea, {effect}."
     ]
 
 

@@ -15,6 +15,7 @@ from app.crews.idea.reports.note import (
 from app.crews.idea.reports.startup_ideas_research import limits
 from app.crews.idea.schedule import Plan
 from app.crews.idea.scoring import Assessment, Fit
+from app.crews.idea.subjects import Match
 from app.crews.idea.wording import count, listing, number_range, usd, usd_range
 
 _DISTINCTIVE = ("Sub-interest", "Experience", "Skills", "Goal", "Interest area")
@@ -46,7 +47,7 @@ def _top(assessment: Assessment) -> str:
     first, second, third = best
     margin = first.total - second.total
     if margin > 5:
-        decision = f"It leads by {count(margin, 'point')}, so the choice is clear."
+        decision = f"It leads by {count(margin, 'point')}, so it is clearly ahead."
     elif margin:
         decision = (
             f"It leads by only {count(margin, 'point')}: if you know the customers of "
@@ -70,8 +71,10 @@ def _top(assessment: Assessment) -> str:
 
 def _lead(assessment: Assessment) -> str:
     """Return the beginning of the advice: no advice to start if little speaks for the idea."""
-    is_clear = not (is_weak(assessment) or missing_facts(assessment))
-    return "Start with" if is_clear and assessment.fits[0].is_within_limits else "Closest to you is"
+    best = assessment.fits[0]
+    is_other = bool(assessment.unmet_wishes) and best.match < Match.PART
+    is_clear = not (is_other or is_weak(assessment) or missing_facts(assessment))
+    return "Start with" if is_clear and best.is_within_limits else "Closest to you is"
 
 
 def _choice(fit: Fit) -> str:

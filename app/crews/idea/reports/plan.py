@@ -76,9 +76,7 @@ def _experiments(plan: Plan) -> dict[int, Experiment]:
 
 def _month(plan: Plan, index: int, experiment: Experiment | None) -> str:
     first_day, last_day = _MONTHS[index]
-    tasks = (
-        [f"Interview five {plan.idea.customer} with the validation questions"] if not index else []
-    )
+    tasks = [f"Put the validation questions to five {plan.idea.customer}"] if not index else []
     if experiment is not None:
         tasks.append(_experiment(plan, experiment))
     tasks += [

@@ -193,9 +193,9 @@ def _gaps(assessment: Assessment) -> str:
         if skill not in (reading.shown_skills | reading.experience.denied.keys())
     )
     is_known = bool(reading.said["skill_strength"]) or reading.experience.is_given
-    unseen = "it does not show in your profile" if is_known else "you did not name your skills"
+    unseen = ", and does not show in your profile" if is_known else ""
     points = [
-        f"**{capital(known.skills[skill].name)}** is needed by {_shown_by(times)}; {unseen}. "
+        f"**{capital(known.skills[skill].name)}** is needed by {_shown_by(times)}{unseen}. "
         f"A cheap way to begin: {known.skills[skill].learn}."
         for skill, times in missing.most_common(_MOST_GAPS)
     ]
@@ -215,7 +215,8 @@ def _gaps(assessment: Assessment) -> str:
             "The first three ideas need no skill that you have not shown. Still unknown is whether "
             "customers buy it from you. Only they can answer that."
         )
-    return bullets(points)
+    intro = "" if is_known else "You named no skill, so only you know which of these you lack.\n\n"
+    return f"{intro}{bullets(points)}"
 
 
 def _shown_by(times: int) -> str:

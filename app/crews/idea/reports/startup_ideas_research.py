@@ -129,7 +129,7 @@ def _for_comparison(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
     ]
     if not names:
         return ""
-    return f"Only for comparison, as less speaks for them: {listing(names)}."
+    return f"Only for comparison, with a weaker fit: {listing(names)}."
 
 
 def _just_outside(assessment: Assessment, shown: tuple[Fit, ...]) -> str:
