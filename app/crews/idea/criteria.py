@@ -44,7 +44,7 @@ def _interest(candidate: Candidate, reading: Reading) -> tuple[int, str]:
         fits = f"Its area, {area}, fits your “{said}”"
         if candidate.is_interest:
             return 20, fits
-        return 15, f"{fits}, but other ideas there are closer to it"
+        return 12, f"{fits}, but other ideas there are closer to it"
     if area in reading.nearest_areas:
         return 12, f"Its area, {area}, is the nearest to “{said}”"
     if area in reading.related_areas:
