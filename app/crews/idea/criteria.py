@@ -26,8 +26,8 @@ _MONEY_GOALS: Final = ("extra-income", "full-income", "passive-income")
 class Candidate:
     """An idea and its closest match with the topics of the person.
 
-    `closest` is the closest match that any idea has. `is_interest` says that no idea of the area
-    is closer to the interest.
+    `closest` is the closest match that any idea has. `is_interest` says that the idea meets the
+    interest or a topic, or that none of the area meets the interest itself.
     """
 
     area: Area

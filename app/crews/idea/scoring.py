@@ -113,7 +113,9 @@ def _candidates(reading: Reading) -> list[Candidate]:
             match=found[0] if (found := matches.get(idea.name)) else Match.NONE,
             subject=found[1] if found else None,
             closest=closest,
-            is_interest=not interesting or idea.name in interesting,
+            is_interest=not interesting
+            or idea.name in interesting
+            or (found is not None and found[0] >= Match.PART),
         )
         for area, idea in catalogue().ideas()
     ]

@@ -131,6 +131,7 @@ def test_one_interest_alone_gets_ideas_of_that_area_and_no_chatbot() -> None:
         ({"sub_interest_area": "Dog walking"}, "Lunchtime dog walks"),
         ({"interest_area": "Fashion", "sub_interest_area": "Second-hand clothes"}, "Second-hand"),
         ({"interest_area": "Fitness", "sub_interest_area": "Yoga"}, "Desk-worker"),
+        ({"interest_area": "Gaming", "sub_interest_area": "Video editing"}, "Short-video"),
         ({"interest_area": "Pets", "sub_interest_area": "dog training"}, "Puppy"),
         ({"interest_area": "Software", "sub_interest_area": "Apps for music schools"}, "Booking"),
         ({"interest_area": "Events", "sub_interest_area": "Wedding planning"}, "Day-of"),
