@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from app.runs.execution.checkpoints import usage_in
 from app.runs.maintenance.retention import purge
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.runs.records import CANCELLED
 from app.settings import Settings, load_settings
 from storage import SweepReport
 
@@ -50,7 +52,7 @@ async def find_runs(
     settings: Settings, *, status: str | None = None, crew: str | None = None, limit: int
 ) -> RunPage:
     """The newest runs of all owners, at most `limit`; those in a state, or of a crew."""
-    matching = RunFilter(status=RunStatus(status) if status else None, crew=crew)
+    matching = RunFilter(statuses=(RunStatus(status),) if status else (), crew=crew)
     async with open_database(settings) as database:
         return await RunQueries(database).page(matching, None, limit)
 
@@ -64,7 +66,8 @@ async def find_run(settings: Settings, run_id: UUID) -> Run | None:
 async def cancel_by_hand(settings: Settings, run_id: UUID) -> RunStatus | None:
     """Cancel a run unless it is settled; its status then, None if there is no such run.
 
-    The process that executes it stops it and deletes its outputs; without one, a sweep does.
+    The process that executes it stops it, saves the outputs of its finished tasks, and deletes them
+    from the store; without one, a sweep deletes them.
     """
     async with open_database(settings) as database:
         queries = RunQueries(database)
@@ -76,6 +79,7 @@ async def cancel_by_hand(settings: Settings, run_id: UUID) -> RunStatus | None:
             lease_seconds=settings.lease_seconds,
         )
         try:
-            return await rows.cancel(run_id, usage_in(await queries.history(run_id)))
+            usage = usage_in(await queries.history(run_id))
+            return await rows.cancel(run_id, replace(CANCELLED, usage=usage))
         finally:
             await rows.aclose()

@@ -28,6 +28,8 @@ from app.runs import (
     InvalidInput,
     LimitReached,
     NotAwaitingHuman,
+    NotRetryable,
+    OutputElsewhere,
     Overloaded,
     Run,
     RunError,
@@ -186,7 +188,9 @@ def _conflict(
     return error_response(409, "conflict", str(error))
 
 
-def _awaiting_human(_: Request[Any, Any, Any], error: AwaitingHuman) -> Response[ErrorAnswer]:
+def _conflict_of_run(
+    _: Request[Any, Any, Any], error: AwaitingHuman | NotRetryable | OutputElsewhere
+) -> Response[ErrorAnswer]:
     return error_response(409, "conflict", str(error), error.run_id)
 
 
@@ -294,7 +298,9 @@ EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[Any]]]
     UnknownOutput: _not_found,
     NotAwaitingHuman: _not_awaiting_human,
     RunUnsettled: _conflict,
-    AwaitingHuman: _awaiting_human,
+    AwaitingHuman: _conflict_of_run,
+    NotRetryable: _conflict_of_run,
+    OutputElsewhere: _conflict_of_run,
     IdempotencyConflict: _conflict,
     LimitReached: _limit_reached,
     RateLimitExceeded: _limit_reached,

@@ -11,7 +11,9 @@ from litestar.params import JSONBody
 from app.api.dependencies import Runs
 from app.api.errors import RunAccepted, RunUnsuccessful, accepted, error_responses
 from app.api.middleware.auth import CallerRequest
+from app.api.waiting import IdempotencyKey
 from app.crews.idea.profile import FIELDS
+from app.runs import RunOptions
 
 _CREW = "idea"
 
@@ -73,7 +75,7 @@ _ACCEPTED = ResponseSpec(
     | error_responses(
         {
             400: "An input is invalid; the error names the field",
-            409: "The run was cancelled, or waits for a human",
+            409: "The run was cancelled, waits for a human, or the key is of another request",
             413: "The body is too large",
             422: "The crew produced no meaningful output",
             500: "The run failed",
@@ -83,10 +85,16 @@ _ACCEPTED = ResponseSpec(
         }
     ),
 )
-async def run_idea_crew(data: JSONBody[Profile], runs: Runs, request: CallerRequest) -> RunAnswer:
+async def run_idea_crew(
+    data: JSONBody[Profile],
+    runs: Runs,
+    request: CallerRequest,
+    idempotency_key: IdempotencyKey = None,
+) -> RunAnswer:
     """The run continues, is saved and cleaned up even if the client disconnects."""
     given = {name: value for name, value in msgspec.structs.asdict(data).items() if value}
-    run = await runs.submit(_CREW, given, request.user)
+    options = RunOptions(idempotency_key=idempotency_key)
+    run = await runs.submit(_CREW, given, request.user, options)
     with accepted(run.run_id):
         run = await runs.wait(run, request.user)
     if run.outputs is None or run.raw_result is None:

@@ -1,5 +1,6 @@
 """`/api/runs`: runs as a resource: submit, list, inspect, follow, cancel, resume, delete."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -7,20 +8,24 @@ from uuid import UUID
 import msgspec
 from litestar import MediaType, Response, Router, delete, get, post
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from app.api.dependencies import Runs
-from app.api.errors import error_responses, run_location
+from app.api.errors import accepted, error_responses, run_location
 from app.api.markdown import HtmlRenderer
 from app.api.middleware.auth import CallerRequest
 from app.api.sse import server_sent_events
 from app.api.views import BatchAnswer, RunList, RunView, run_summary, run_view
+from app.api.waiting import IdempotencyKey, Prefer, Wait, preferred_wait, wait_for_end
 from app.runs import (
     InvalidInput,
+    OutputElsewhere,
     ReviewDecision,
     RunFilter,
     RunOptions,
+    RunService,
     RunStatus,
     UnknownOutput,
     clean_text,
@@ -34,6 +39,9 @@ _HEARTBEAT_SECONDS = 15.0
 _MAX_CREW_CHARACTERS = 100
 
 _UNKNOWN = "There is no such run"
+_NO_MORE_EVENTS = ResponseSpec(
+    None, description="The run is settled and has no more events", generate_examples=False
+)
 _NOTHING_ACCEPTED = "Nothing was accepted; Retry-After says when to try again"
 
 # A string, because a datetime would also accept a number, and a time without its zone.
@@ -88,21 +96,29 @@ async def submit_run(
     data: JSONBody[RunRequest],
     runs: Runs,
     request: CallerRequest,
-    idempotency_key: Annotated[
-        str | None,
-        HeaderParameter(
-            name="Idempotency-Key",
-            min_length=1,
-            max_length=255,
-            description="The same key gives the same run, however often it is sent.",
-        ),
-    ] = None,
-) -> Response[RunView]:
-    """The response means that the run is accepted and will be executed."""
-    options = RunOptions(data.stream, idempotency_key, webhooks_at(data.webhook_url))
+    idempotency_key: IdempotencyKey = None,
+    wait: Wait = None,
+    prefer: Prefer = None,
+) -> Response[RunView] | Stream:
+    """The response means that the run is accepted and will be executed.
+
+    With `wait`, it is the run with 200 if the run ends in time. A request that accepts
+    `text/event-stream` gets the run's events, from the first model call.
+    """
+    streams = "text/event-stream" in request.headers.get("Accept", "")
+    options = RunOptions(data.stream or streams, idempotency_key, webhooks_at(data.webhook_url))
     run = await runs.submit(data.crew, data.inputs, request.user, options)
     headers = {"Location": run_location(run.run_id)}
-    return Response(await run_view(runs, run), status_code=202, headers=headers)
+    if streams:
+        return await _stream(runs, run.run_id, request, -1, headers)
+    if wait is None and (wait := preferred_wait(prefer)) is not None:
+        headers["Preference-Applied"] = f"wait={wait}"
+    if wait:
+        run = await wait_for_end(runs, run, request.user, wait)
+    # A repeat of a key gets 202 as well, unless it waits.
+    status_code = 200 if wait and run.is_settled else 202
+    with accepted(run.run_id):
+        return Response(await run_view(runs, run), status_code=status_code, headers=headers)
 
 
 @post(
@@ -127,7 +143,7 @@ async def list_runs(
     runs: Runs,
     request: CallerRequest,
     crew: FromQuery[str | None] = None,
-    status: FromQuery[RunStatus | None] = None,
+    status: FromQuery[list[RunStatus] | None] = None,
     created_from: _Time = None,
     created_before: _Time = None,
     cursor: FromQuery[str | None] = None,
@@ -135,7 +151,7 @@ async def list_runs(
 ) -> RunList:
     run_filter = RunFilter(
         crew=crew and clean_text(crew, "crew", _MAX_CREW_CHARACTERS),
-        status=status,
+        statuses=tuple(status or ()),
         created_from=_time("created_from", created_from),
         created_before=_time("created_before", created_before),
     )
@@ -154,10 +170,32 @@ async def get_run(run_id: FromPath[UUID], runs: Runs, request: CallerRequest) ->
     summary="Cancel a run",
     responses=error_responses({404: _UNKNOWN}),
 )
-async def cancel_run(run_id: FromPath[UUID], runs: Runs, request: CallerRequest) -> RunView:
-    """Its model connections are closed and its outputs deleted; a settled run stays as it is."""
-    await runs.cancel(run_id, request.user)
+async def cancel_run(
+    run_id: FromPath[UUID], runs: Runs, request: CallerRequest, reason: FromQuery[str] = ""
+) -> RunView:
+    """Its model connections are closed. It keeps the outputs of its finished tasks.
+
+    The run's `error` shows the reason. A settled run stays as it is.
+    """
+    await runs.cancel(run_id, request.user, reason)
     return await run_view(runs, await runs.get(run_id, request.user))
+
+
+@post(
+    "/{run_id:uuid}/retry",
+    status_code=202,
+    summary="Retry a failed or cancelled run",
+    responses=error_responses(
+        {404: _UNKNOWN, 409: "The run succeeded, or waits for a human", 503: _NOTHING_ACCEPTED}
+    ),
+)
+async def retry_run(
+    run_id: FromPath[UUID], runs: Runs, request: CallerRequest
+) -> Response[RunView]:
+    """It continues after its finished tasks; a run under way stays as it is."""
+    await runs.retry(run_id, request.user)
+    view = await run_view(runs, await runs.get(run_id, request.user))
+    return Response(view, status_code=202, headers={"Location": run_location(run_id)})
 
 
 @post(
@@ -185,9 +223,11 @@ async def delete_run(run_id: FromPath[UUID], runs: Runs, request: CallerRequest)
 
 @get(
     "/{run_id:uuid}/outputs/{name:str}",
-    summary="Get one output of a run that succeeded",
+    summary="Get one output of a run, as soon as its task is finished",
     media_type=MediaType.TEXT,
-    responses=error_responses({404: "There is no such run or output"}),
+    responses=error_responses(
+        {404: "There is no such run or output", 409: "Another process has the output for now"}
+    ),
 )
 async def get_output(
     run_id: FromPath[UUID],
@@ -199,8 +239,11 @@ async def get_output(
 ) -> Response[str]:
     """A markdown file, or a fragment of HTML that is safe to show."""
     run = await runs.get(run_id, request.user)
-    text = (run.outputs or {}).get(name)
+    text = (await runs.outputs(run) or {}).get(name)
     if text is None:
+        finished = [task["name"] for task in await runs.tasks(run) if task["status"] == "finished"]
+        if name in finished and not run.is_settled:
+            raise OutputElsewhere(run_id, name)
         raise UnknownOutput(f"run {run_id} is {run.status} and has no output of that name")
     if as_ == "html":
         return Response(await renderer.render(text), media_type="text/html; charset=utf-8")
@@ -212,7 +255,7 @@ async def get_output(
 @get(
     "/{run_id:uuid}/events",
     summary="Follow a run's events, as server-sent events",
-    responses=error_responses({404: _UNKNOWN}),
+    responses={204: _NO_MORE_EVENTS} | error_responses({404: _UNKNOWN}),
 )
 async def run_events(
     run_id: FromPath[UUID],
@@ -221,16 +264,15 @@ async def run_events(
     last_event_id: Annotated[
         str | None, HeaderParameter(name="Last-Event-ID", pattern="^[0-9]{1,18}$")
     ] = None,
-) -> Stream:
-    """Stored events after `Last-Event-ID`, then new ones, until the run is settled."""
-    events = runs.subscribe(
-        run_id,
-        request.user,
-        after_seq=-1 if last_event_id is None else int(last_event_id),
-        heartbeat_seconds=_HEARTBEAT_SECONDS,
-    )
-    await anext(events)  # raises UnknownRun before the stream starts
-    return server_sent_events(events)
+) -> Stream | Response[None]:
+    """Stored events after `Last-Event-ID`, then new ones, until the run is settled.
+
+    After the last event of a settled run, the response is 204: an `EventSource` stops.
+    """
+    after_seq = -1 if last_event_id is None else int(last_event_id)
+    if last_event_id and await runs.is_over(run_id, request.user, after_seq):
+        return Response(None, status_code=204)
+    return await _stream(runs, run_id, request, after_seq)
 
 
 runs_router = Router(
@@ -241,6 +283,7 @@ runs_router = Router(
         list_runs,
         get_run,
         cancel_run,
+        retry_run,
         resume_run,
         delete_run,
         get_output,
@@ -248,6 +291,20 @@ runs_router = Router(
     ],
     tags=["runs"],
 )
+
+
+async def _stream(
+    runs: RunService,
+    run_id: UUID,
+    request: CallerRequest,
+    after_seq: int,
+    headers: Mapping[str, str] | None = None,
+) -> Stream:
+    events = runs.subscribe(
+        run_id, request.user, after_seq=after_seq, heartbeat_seconds=_HEARTBEAT_SECONDS
+    )
+    await anext(events)  # raises UnknownRun before the stream starts
+    return server_sent_events(events, headers)
 
 
 def _time(name: str, text: str | None) -> datetime | None:

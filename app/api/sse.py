@@ -1,18 +1,25 @@
 """Server-sent events: the events of a run as `text/event-stream`."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 from litestar.response import Stream
 
-from app.runs import Event
+from app.runs import Event, EventType, output_path
 
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-def server_sent_events(batches: AsyncIterator[Sequence[Event]]) -> Stream:
+def server_sent_events(
+    batches: AsyncIterator[Sequence[Event]], headers: Mapping[str, str] | None = None
+) -> Stream:
     """A response that streams events until the iterator ends; an empty batch is a heartbeat."""
-    return Stream(_encoded(batches), media_type="text/event-stream", headers=_HEADERS)
+    return Stream(
+        _encoded(batches),
+        status_code=200,
+        media_type="text/event-stream",
+        headers={**_HEADERS, **(headers or {})},
+    )
 
 
 async def _encoded(batches: AsyncIterator[Sequence[Event]]) -> AsyncIterator[bytes]:
@@ -23,5 +30,8 @@ async def _encoded(batches: AsyncIterator[Sequence[Event]]) -> AsyncIterator[byt
 
 def _encode(event: Event) -> bytes:
     number = b"" if event.seq is None else b"id: %d\n" % event.seq
-    data = msgspec.json.encode({"run_id": event.run_id, "at": event.at, **event.data})
+    fields = {"run_id": event.run_id, "at": event.at, **event.data}
+    if event.type == EventType.TASK_FINISHED:
+        fields["output_path"] = output_path(event.run_id, event.data["name"])
+    data = msgspec.json.encode(fields)
     return b"%bevent: %b\ndata: %b\n\n" % (number, event.type.encode(), data)

@@ -30,7 +30,10 @@ class AwaitingView(msgspec.Struct):
 
 
 class TaskView(msgspec.Struct):
-    """A task of a run; `status` is pending, running, finished, awaiting_human or skipped.
+    """A task of a run.
+
+    `status` is pending, running, finished, awaiting_human or skipped. A task that ran as its run
+    ended without success is failed or cancelled.
 
     An earlier attempt at the run finished a replayed task. `models` are the models that the task
     called, in the order of their first calls.
@@ -96,7 +99,8 @@ class RunView(RunState, kw_only=True):
     """A run with its inputs, tasks and webhooks.
 
     `assumed_inputs` are the inputs that were not given and have their defaults.
-    `outputs` has a value once the run has succeeded, `awaiting` while it waits for a human.
+    `outputs` has the output of each finished task, also if the run failed or was cancelled.
+    `awaiting` has a value while it waits for a human.
     """
 
     inputs: dict[str, Any]
@@ -123,7 +127,7 @@ async def run_view(runs: RunService, run: Run) -> RunView:
         **_state_fields(run),
         inputs=run.inputs,
         assumed_inputs=list(run.assumed_inputs),
-        outputs=run.outputs,
+        outputs=dict(outputs) if (outputs := await runs.outputs(run)) else None,
         awaiting=AwaitingView(human.task, human.output) if human is not None else None,
         tasks=tasks,
         webhooks=webhooks,

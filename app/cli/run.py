@@ -131,7 +131,7 @@ async def _run_once(
         return 1
     if as_json:
         click.echo(msgspec.json.encode(_as_dict(run)))
-    if run.outputs is None:
+    if run.raw_result is None or run.outputs is None:
         if not as_json:
             click.echo(f"{run.error_type}: {run.error}", err=True)
         return 1

@@ -12,6 +12,8 @@ from app.runs.errors import (
     LimitReached,
     MissingInputs,
     NotAwaitingHuman,
+    NotRetryable,
+    OutputElsewhere,
     Overloaded,
     RunError,
     RunMoved,
@@ -37,6 +39,7 @@ from app.runs.records import (
     RunStatus,
     Webhook,
     WebhookKind,
+    output_path,
     webhooks_at,
 )
 from app.runs.service import RunService
@@ -57,6 +60,8 @@ __all__ = [
     "ListedRun",
     "MissingInputs",
     "NotAwaitingHuman",
+    "NotRetryable",
+    "OutputElsewhere",
     "Overloaded",
     "PeriodicService",
     "ReviewDecision",
@@ -76,5 +81,6 @@ __all__ = [
     "Webhook",
     "WebhookKind",
     "clean_text",
+    "output_path",
     "webhooks_at",
 ]

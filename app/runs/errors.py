@@ -80,6 +80,25 @@ class UnknownOutput(RunError):
     """The run has no output of this name, or does not have it yet."""
 
 
+class NotRetryable(RunError):
+    """The run neither failed nor was cancelled."""
+
+    def __init__(self, run_id: UUID, status: str) -> None:
+        super().__init__(f"run {run_id} is {status}: only a failed or cancelled run is retried")
+        self.run_id = run_id
+
+
+class OutputElsewhere(RunError):
+    """The task is finished, and only the process that executes its run can read the output."""
+
+    def __init__(self, run_id: UUID, name: str) -> None:
+        super().__init__(
+            f"{name}: stored by the process that executes run {run_id}; "
+            "available here when the run has ended"
+        )
+        self.run_id = run_id
+
+
 class RunUnsettled(RunError):
     """The run is not settled yet, which the request requires."""
 

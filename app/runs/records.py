@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
@@ -283,11 +284,13 @@ class ReviewDecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFilter:
-    """The runs that a list holds; `created_from` is inclusive, `created_before` is not."""
+    """The runs that a list holds; no `statuses` stand for all of them.
+
+    `created_from` is inclusive, `created_before` is not."""
 
     owner: str | None = None
     crew: str | None = None
-    status: RunStatus | None = None
+    statuses: Sequence[RunStatus] = ()
     created_from: datetime | None = None
     created_before: datetime | None = None
 
@@ -325,6 +328,11 @@ class Delivery:
     def id(self) -> str:
         """The `webhook-id` of all its attempts."""
         return webhook_id(self.run_id, self.seq, self.role)
+
+
+def output_path(run_id: UUID, name: str) -> str:
+    """The path of a task's output in the API."""
+    return f"/api/runs/{run_id}/outputs/{quote(name, safe='')}"
 
 
 def webhook_id(run_id: UUID, seq: int, role: str) -> str:

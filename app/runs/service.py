@@ -23,6 +23,7 @@ from app.runs.errors import (
     IdempotencyConflict,
     InvalidInput,
     NotAwaitingHuman,
+    NotRetryable,
     Overloaded,
     RunMoved,
     RunUnsettled,
@@ -32,7 +33,7 @@ from app.runs.errors import (
 )
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
-from app.runs.execution.checkpoints import usage_in
+from app.runs.execution.progress import tasks_of
 from app.runs.execution.worker import Worker
 from app.runs.inputs import (
     assumed_inputs,
@@ -44,6 +45,8 @@ from app.runs.inputs import (
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import (
+    CANCELLED,
+    IN_FLIGHT,
     UNSETTLED,
     AddedRun,
     Delivery,
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("crew_capture.runs")
 
 _HEARTBEAT_SECONDS: Final = 60.0
+_MAX_REASON_CHARACTERS: Final = 500
 
 
 class RunService:
@@ -186,6 +190,11 @@ class RunService:
             raise UnknownRun(run_id)
         return run
 
+    async def is_over(self, run_id: UUID, caller: Caller, seq: int) -> bool:
+        """Whether the run is settled, and `seq` is its last event. Raises UnknownRun."""
+        run = await self.get(run_id, caller)
+        return run.is_settled and seq >= EventSeq.last(run.attempt)
+
     async def page(
         self, matching: RunFilter, cursor: str | None, limit: int, caller: Caller
     ) -> RunPage:
@@ -201,23 +210,53 @@ class RunService:
         """The caller's run that was accepted with this key, if there is one."""
         return await self._queries.with_key(caller.owner or "", idempotency_key)
 
-    async def cancel(self, run_id: UUID, caller: Caller) -> None:
-        """Settle a run as cancelled: its model connections are closed, its outputs deleted.
+    async def cancel(self, run_id: UUID, caller: Caller, reason: str = "") -> None:
+        """Settle a run as cancelled: its model connections are closed.
 
-        A settled run stays as it is. Raises UnknownRun, DatabaseUnavailable.
+        It keeps the outputs of its finished tasks. A settled run stays as it is. The run's error
+        shows the reason. Raises UnknownRun, InvalidInput, DatabaseUnavailable.
         """
         run = await self.get(run_id, caller)
-        usage = self._worker.usage(run_id)
-        if usage is None and run.attempt and not run.is_settled:
-            usage = usage_in(await self._queries.history(run_id))
+        reason = clean_text(reason, "reason", _MAX_REASON_CHARACTERS)
+        outcome = replace(CANCELLED, error=f"cancelled: {reason}") if reason else CANCELLED
+        if run.attempt and not run.is_settled:
+            here = self._worker.cancelled(run_id, outcome)
+            outcome = here or await self._worker.with_stored_progress(run, outcome)
         models = self._worker.models(run_id)
-        status = await self._rows.cancel(run_id, usage, models=models)
+        status = await self._rows.cancel(run_id, outcome, models=models)
         if status is None:
             raise UnknownRun(run_id)
         if status is RunStatus.CANCELLED:
             runs_here = self._worker.cancel(run_id)
             if run.attempt and not runs_here:  # perhaps no worker executes it
                 await self._worker.clean_up(run_id)
+
+    async def retry(self, run_id: UUID, caller: Caller) -> None:
+        """Queue a failed or cancelled run again: it continues after its finished tasks.
+
+        A run that is queued or running stays as it is: repeats are safe.
+
+        Raises:
+            UnknownRun: there is no such run.
+            UnknownCrew: its crew is not registered here; another process can retry it.
+            NotRetryable: it succeeded, or waits for a human.
+            LimitReached: the caller's quota does not allow another run in flight.
+            Overloaded, ShuttingDown, DatabaseUnavailable: not now; nothing was changed.
+        """
+        run = await self.get(run_id, caller)
+        if run.status in IN_FLIGHT:
+            return
+        if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
+            raise NotRetryable(run_id, run.status)
+        self._registered(run, "a retry")
+        self._admit(1, {run.crew})
+        # The run counts for its own owner, also if an admin retries it.
+        limited = replace(caller, owner=run.owner or None)
+        retried = await self._rows.retry(run_id, limited)
+        if retried.event is not None:
+            self._worker.dispatch(run_id, run.owner, run.crew)
+        elif retried.status is None:
+            raise UnknownRun(run_id)
 
     async def resume(self, decision: ReviewDecision, caller: Caller) -> Event:
         """Commit a human's review, dispatch the run again, and return the event.
@@ -236,12 +275,7 @@ class RunService:
         run = await self.get(decision.run_id, caller)
         if run.status is not RunStatus.AWAITING_HUMAN:
             raise NotAwaitingHuman(f"run {run.run_id} is {run.status} and waits for no human")
-        spec = self._crews.get(run.crew)
-        if spec is None:
-            raise UnknownCrew(
-                f"run {run.run_id} is of the crew {run.crew}, which is not registered here; "
-                "send the review to a service that has it"
-            )
+        spec = self._registered(run, "the review")
         feedback = clean_text(decision.feedback, "feedback", spec.max_input_chars)
         await self._check_webhooks(decision.webhooks)
         self._admit(1, {run.crew})
@@ -276,44 +310,26 @@ class RunService:
             return run.tasks
         is_described = run.crew in self._crews
         described = self._engine.describe(run.crew).tasks if is_described else ()
-        tasks = {index: _pending(task.name, task.agent) for index, task in enumerate(described)}
         if run.attempt == 0:
-            return list(tasks.values())
+            return tasks_of(run, described, ())
         first_seq = EventSeq.first(run.attempt)
-        events = [
-            event
-            for event in await self._queries.history(
-                run.run_id, after_seq=first_seq if is_described else -1
-            )
-            if event.type in (EventType.TASK_STARTED, EventType.TASK_FINISHED)
-        ]
-        for event in events:  # not described are the tasks of flows, and of unregistered crews
-            if event.data["index"] not in tasks:
-                tasks[event.data["index"]] = _pending(event.data["name"], event.data["agent"])
-        human = run.human_input
-        if human is not None:
-            for index, kept in human.kept.items():
-                tasks.get(index, {}).update(
-                    status="finished",
-                    started_at=kept.started_at,
-                    finished_at=kept.finished_at,
-                    models=kept.models,
-                )
-        for event in events:
-            if event.seq is None or event.seq < first_seq:
-                continue
-            task = tasks[event.data["index"]]
-            if event.type == EventType.TASK_STARTED:
-                task.update(status="running", started_at=event.at)
-            else:
-                task.update(
-                    status="finished",
-                    finished_at=event.at,
-                    models=event.data.get("models", ()),
-                )
-        if run.awaiting is not None:
-            tasks.get(run.awaiting.index, {}).update(status="awaiting_human")
-        return [task for _, task in sorted(tasks.items())]
+        events = await self._queries.history(
+            run.run_id, after_seq=first_seq if is_described else -1
+        )
+        return tasks_of(run, described, events)
+
+    async def outputs(self, run: Run) -> Mapping[str, str] | None:
+        """The outputs of the run's finished tasks by their names; None without any.
+
+        While the run is under way, they are those that this process can read: all if it executes
+        the run, otherwise those in an output store that the processes share.
+        """
+        if run.is_settled or run.attempt == 0:
+            return run.outputs
+        progress = self._worker.progress(run.run_id)
+        if progress is not None:
+            return {**(run.outputs or {}), **(progress.outputs or {})} or None
+        return await self._worker.stored_outputs(run)
 
     async def deliveries(self, run: Run) -> list[Delivery]:
         """The deliveries to the run's webhooks, in the order of their events."""
@@ -393,6 +409,15 @@ class RunService:
             raise UnknownCrew(f"no crew is named {crew}")
         return spec
 
+    def _registered(self, run: Run, request: str) -> CrewSpec:
+        spec = self._crews.get(run.crew)
+        if spec is None:
+            raise UnknownCrew(
+                f"run {run.run_id} is of the crew {run.crew}, which is not registered here; "
+                f"send {request} to a service that has it"
+            )
+        return spec
+
     def _new_run(
         self, crew: str, given: Mapping[str, Any], caller: Caller, options: RunOptions, prefix: str
     ) -> NewRun:
@@ -441,7 +466,3 @@ class RunService:
                 self._engine.check_threads(crew)
         except ThreadsExhausted as error:
             raise Overloaded(str(error)) from None
-
-
-def _pending(name: str, agent: str) -> dict[str, Any]:
-    return {"name": name, "agent": agent, "status": "pending"}

@@ -65,6 +65,9 @@ class Stage:
         for name, count in asdict(used).items():
             setattr(self._usage, name, count)
 
+    async def start(self, index: int) -> None:
+        await self._observer.task_started(TaskStarted(index, TASKS[index], "agent"))
+
     async def finish(self, index: int, text: str) -> None:
         name, begun = TASKS[index], datetime.now(UTC)
         if (replay := self._replays.get(index)) is not None:

@@ -19,6 +19,7 @@ from app.api.amp.bodies import (
 from app.api.amp.errors import PATH, AmpError, amp_responses
 from app.api.dependencies import Runs
 from app.api.middleware.auth import CallerRequest
+from app.api.waiting import IdempotencyKey
 from app.runs import MissingInputs, ReviewDecision, Run, RunOptions, RunService, UnknownRun
 
 
@@ -42,13 +43,19 @@ async def crew_inputs(crew: FromPath[str], runs: Runs) -> InputsAnswer:
     status_code=200,
     summary="Submit a run",
     operation_id="kickoff_crew",
-    responses=amp_responses(404, 422, 503),
+    responses=amp_responses(404, 409, 422, 503),
 )
 async def kickoff(
-    request: CallerRequest, crew: FromPath[str], data: JSONBody[Kickoff], runs: Runs
+    request: CallerRequest,
+    crew: FromPath[str],
+    data: JSONBody[Kickoff],
+    runs: Runs,
+    idempotency_key: IdempotencyKey = None,
 ) -> KickoffAnswer:
     """The response means that the run is accepted and will be executed."""
-    options = RunOptions(webhooks=webhooks_in(data), meta=data.meta)
+    options = RunOptions(
+        idempotency_key=idempotency_key, webhooks=webhooks_in(data), meta=data.meta
+    )
     run = await runs.submit(crew, data.inputs, request.user, options)
     return KickoffAnswer(run.run_id)
 

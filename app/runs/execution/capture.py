@@ -10,6 +10,7 @@ from app.engine import OnToken, StepFinished, TaskFinished, TaskStarted
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
 from app.runs.events.token_buffer import TokenBuffer
+from app.runs.execution.progress import Progress
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import ClaimedRun
 from app.runs.texts import replace_surrogates
@@ -32,10 +33,13 @@ class Capture:
         self._started_at = int(claimed.started_at.timestamp())
         self._seq = EventSeq.first(claimed.attempt)
         self.keys: list[OutputKey] = []
+        self.progress = Progress()
 
     async def task_started(self, event: TaskStarted) -> None:
         """Report the task's start."""
-        self._report(EventType.TASK_STARTED, event, self._rows.now())
+        now = self._rows.now()
+        self.progress.start(event.index, event.name, event.agent, now)
+        self._report(EventType.TASK_STARTED, event, now)
 
     async def task_finished(self, event: TaskFinished) -> None:
         """Store the task's text; a text that can't be stored fails the run."""
@@ -45,6 +49,7 @@ class Capture:
         # Noted before it is written: a write that is interrupted is deleted, too.
         self.keys.append(key)
         await self._store.persist(key, event.text)
+        self.progress.finish(event.index, event.text, finished_at, event.models)
         self._tokens.flush()
         self._report(
             EventType.TASK_FINISHED,

@@ -41,10 +41,12 @@ async def find_checkpoint(
     queries: RunQueries,
     store: OutputStore,
     human: HumanInput | None = None,
+    saved: Mapping[str, str] | None = None,
 ) -> Checkpoint:
     """Find what earlier attempts at the run have captured, with the same definition of the crew.
 
-    `human` holds all that is needed of the attempts up to the last pause for a human.
+    `human` holds all that is needed of the attempts up to the last pause for a human, `saved` are
+    the outputs by task that the run had before a retry.
     An output that can't be read is left out: its task is executed again. For a flow, which has no
     fingerprint, only the usage is found: its attempts start from the beginning.
     Raises DatabaseUnavailable.
@@ -75,6 +77,12 @@ async def find_checkpoint(
     indices = {OutputKey.filename_from(task.name): i for i, task in enumerate(crew.tasks)}
     kept = human.kept if human is not None else {}
     replays = {index: task.replay for index, task in kept.items()}
+    for index, task in enumerate(crew.tasks):
+        text = saved.get(task.name) if saved else None
+        if text is None or index in replays:
+            continue
+        if (replay := _saved_replay(text, events, crew, index)) is not None:
+            replays[index] = replay
     for found in await _stored(run_id, store):
         key = found.key
         if key.started_at in attempts and key.filename in indices:
@@ -101,6 +109,23 @@ def _finished(events: Sequence[Event], attempt: int, index: int) -> Mapping[str,
         if of_attempt and event.type == EventType.TASK_FINISHED and event.data["index"] == index:
             return event.data
     return {}
+
+
+def _saved_replay(
+    text: str, events: Sequence[Event], crew: CrewDescription, index: int
+) -> Replay | None:
+    """The replay of a saved output of the task, if its crew had this definition."""
+    fingerprints = {
+        event.seq.attempt: event.data.get("fingerprint")
+        for event in events
+        if event.seq is not None and event.type == EventType.RUN_RUNNING
+    }
+    for event in reversed(events):
+        of_task = event.type == EventType.TASK_FINISHED and event.data["index"] == index
+        if of_task and event.seq and fingerprints.get(event.seq.attempt) == crew.fingerprint:
+            started_at = datetime.fromisoformat(event.data["started_at"])
+            return Replay(text, event.data.get("structured"), started_at, event.at)
+    return None
 
 
 async def _replay(

@@ -22,6 +22,7 @@ from app.runs.events.hub import EventHub
 from app.runs.execution.capture import Capture
 from app.runs.execution.checkpoints import Checkpoint, find_checkpoint, usage_in
 from app.runs.execution.fair_slots import FairSlots
+from app.runs.execution.progress import Progress, ended, stored_outputs, tasks_of, with_progress
 from app.runs.human_input import HumanInput, paused_at
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.persistence.queries import RunQueries
@@ -59,8 +60,9 @@ class _ActiveRun:
     """A dispatched run. It waits for a slot first; `deadline` is set while its crew runs.
 
     `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs, and `models`
-    are the models that it calls; `used_before` are the tokens of earlier attempts. `error` is an
-    error of the service, and not of the crew, that ended the attempt.
+    are the models that it calls; `used_before` are the tokens of earlier attempts. `progress` is
+    set once the run is claimed. `error` is an error of the service, and not of the crew, that ended the
+    attempt.
     """
 
     task: "asyncio.Task[Run | None]"
@@ -70,6 +72,7 @@ class _ActiveRun:
     used: Usage = field(default_factory=Usage)
     used_before: Mapping[str, int] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
+    progress: Progress | None = None
     error: BaseException | None = None
 
     @property
@@ -85,6 +88,13 @@ class _ActiveRun:
         """The usage; None if nothing was used."""
         usage = self.usage
         return usage if any(usage.values()) else None
+
+    def with_progress(self, outcome: Outcome) -> Outcome:
+        """The outcome of a run without success, with its usage, tasks and outputs until then."""
+        outcome = replace(outcome, usage=outcome.usage or self.usage_if_any)
+        if self.progress is None:
+            return outcome
+        return with_progress(outcome, self.progress.outputs, self.progress.tasks(outcome.status))
 
 
 class Worker:
@@ -187,21 +197,46 @@ class Worker:
             active.deadline.reschedule(asyncio.get_running_loop().time())
         return runs_here
 
-    def usage(self, run_id: UUID) -> UsageCounts | None:
-        """The usage so far of a run whose crew runs here; None for others, and if it is nothing."""
+    def cancelled(self, run_id: UUID, outcome: Outcome) -> Outcome | None:
+        """The outcome of a cancelled run with its progress so far; None if no crew runs it here."""
         active = self._active.get(run_id)
-        return None if active is None or active.deadline is None else active.usage_if_any
+        if active is None or active.deadline is None:
+            return None
+        return active.with_progress(outcome)
 
     def models(self, run_id: UUID) -> Sequence[str]:
         """The models that a run has called here; none for a run that is not dispatched here."""
         active = self._active.get(run_id)
         return () if active is None else active.models
 
-    async def give_up(self, run: StalledRun, error: str) -> None:
-        """Settle a run as failed, since its workers were lost."""
-        events = await self._persist(lambda: self._queries.history(run.run_id))
-        outcome = replace(_failed("worker_lost", error), usage=usage_in(events))
-        await self._settle(run, outcome, keys=None)
+    def progress(self, run_id: UUID) -> Progress | None:
+        """The progress of a run that this worker executes; None for others."""
+        active = self._active.get(run_id)
+        return None if active is None else active.progress
+
+    async def give_up(self, stalled: StalledRun, error: str) -> None:
+        """Settle a run as failed whose workers were lost, with what it has until then."""
+        run = await self._persist(lambda: self._queries.get(stalled.run_id))
+        if run is not None:
+            outcome = await self._persist(
+                lambda: self.with_stored_progress(run, _failed("worker_lost", error))
+            )
+            await self._settle(stalled, outcome, keys=None)
+
+    async def stored_outputs(self, run: Run) -> dict[str, str] | None:
+        """The outputs of a run under way that the store can read. Raises DatabaseUnavailable."""
+        return await stored_outputs(run, await self._queries.history(run.run_id), self._store)
+
+    async def with_stored_progress(self, run: Run, outcome: Outcome) -> Outcome:
+        """The outcome with the usage, tasks and outputs that the events and the store have.
+
+        For a run that no crew here executes. Raises DatabaseUnavailable.
+        """
+        events = await self._queries.history(run.run_id)
+        described = self._engine.describe(run.crew).tasks if run.crew in self.crews else ()
+        tasks = ended(tasks_of(run, described, events), outcome.status)
+        outputs = await stored_outputs(run, events, self._store)
+        return with_progress(replace(outcome, usage=usage_in(events)), outputs, tasks)
 
     async def drain(self, seconds: float) -> None:
         """Wait for the runs under way, then stop those that remain.
@@ -239,12 +274,13 @@ class Worker:
         if claimed is None:
             return None
         capture = Capture(self._store, self._rows, self._events, claimed)
+        active.progress = capture.progress
         outcome = await self._attempt(claimed, capture, active)
         if isinstance(outcome, HumanInput):
-            await self._pause(claimed, outcome, active.usage_if_any)
+            await self._pause(claimed, outcome, active)
             return None
-        if outcome.usage is None:  # the crew did not succeed
-            outcome = replace(outcome, usage=active.usage_if_any)
+        if outcome.status is not RunStatus.SUCCEEDED:
+            outcome = active.with_progress(outcome)
         # Earlier attempts have stored outputs under keys of their own.
         keys = capture.keys if claimed.attempt == 1 else None
         return await self._settle(claimed, outcome, keys, active)
@@ -283,6 +319,7 @@ class Worker:
     ) -> Outcome | HumanInput:
         checkpoint = await self._checkpoint(claimed)
         active.used_before = checkpoint.usage
+        capture.progress.describe(self._engine.describe(claimed.crew).tasks, checkpoint.replays)
         result = await self._engine.run(
             claimed.crew,
             self._prompt_inputs(claimed),
@@ -309,19 +346,20 @@ class Worker:
         if claimed.attempt == 1:
             return Checkpoint()
         crew = self._engine.describe(claimed.crew)
+        run = await self._persist(lambda: self._queries.get(claimed.run_id))
+        saved = run.outputs if run is not None else None
         return await self._persist(
             lambda: find_checkpoint(
-                claimed.run_id, crew, self._queries, self._store, claimed.human_input
+                claimed.run_id, crew, self._queries, self._store, claimed.human_input, saved
             )
         )
 
-    async def _pause(
-        self, claimed: ClaimedRun, human: HumanInput, usage: UsageCounts | None
-    ) -> None:
+    async def _pause(self, claimed: ClaimedRun, human: HumanInput, active: _ActiveRun) -> None:
         """Commit that the run awaits a human's review: from then on no worker holds it."""
+        usage = active.usage_if_any
         status = await self._persist(lambda: self._rows.pause(claimed, human, usage))
         if status is RunStatus.CANCELLED:
-            await self._add_usage(claimed, usage)
+            await self._add_progress(claimed, active.with_progress(CANCELLED))
             await self.clean_up(claimed.run_id)
         elif status is None:
             await self._drop(claimed, None)
@@ -345,17 +383,17 @@ class Worker:
             await self._drop(run, keys, error)
             return None
         if settlement.status is RunStatus.CANCELLED:
-            await self._add_usage(run, outcome.usage)
-            outcome = replace(CANCELLED, usage=outcome.usage)
+            await self._add_progress(run, outcome)
+            outcome = replace(CANCELLED, usage=outcome.usage, outputs=outcome.outputs)
         await self.clean_up(run.run_id, keys)
         if isinstance(run, StalledRun):
             return None
         return run.settled(outcome, settlement.finished_at)
 
-    async def _add_usage(self, run: Attempt, usage: UsageCounts | None) -> None:
-        """Charge what an attempt has used since its run was cancelled."""
-        if usage and isinstance(run, ClaimedRun):
-            await self._persist(lambda: self._rows.add_usage(run, usage))
+    async def _add_progress(self, run: Attempt, outcome: Outcome) -> None:
+        """Save the outputs, and charge the usage, of an attempt whose run was cancelled."""
+        if isinstance(run, ClaimedRun) and (outcome.usage or outcome.outputs):
+            await self._persist(lambda: self._rows.add_progress(run, outcome))
 
     async def _drop(
         self, run: Attempt, keys: Iterable[OutputKey] | None, error: BaseException | None = None

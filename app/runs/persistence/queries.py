@@ -77,8 +77,8 @@ class RunQueries:
             query = query.where(UserRun.owner == matching.owner)
         if matching.crew is not None:
             query = query.where(UserRun.crew == matching.crew)
-        if matching.status is not None:
-            query = query.where(UserRun.status == matching.status)
+        if matching.statuses:
+            query = query.where(UserRun.status.in_(matching.statuses))
         if matching.created_from is not None:
             query = query.where(UserRun.created_at >= matching.created_from)
         if matching.created_before is not None:

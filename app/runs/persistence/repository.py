@@ -8,7 +8,7 @@ transaction of the change that they report, and so are their webhooks (transacti
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,18 +27,21 @@ from app.runs.persistence.quotas import TokenUsage, record_usage
 from app.runs.persistence.statements import append_events, delete_runs, locked
 from app.runs.persistence.submissions import Submission, add
 from app.runs.persistence.transitions import (
-    AddUsage,
+    AddProgress,
     Applied,
     Claim,
     Pause,
     Resume,
     Resumption,
+    Retry,
     Settle,
     claimed_run,
     resume_runs,
+    retry_runs,
     settlement,
 )
 from app.runs.records import (
+    CANCELLED,
     UNSETTLED,
     AddedRun,
     ClaimedRun,
@@ -142,18 +145,24 @@ class RunRepository:
         return settlement(await self._settle(settle, models, cause))
 
     async def cancel(
-        self, run_id: UUID, usage: UsageCounts | None = None, *, models: Sequence[str] = ()
+        self, run_id: UUID, outcome: Outcome = CANCELLED, *, models: Sequence[str] = ()
     ) -> RunStatus | None:
         """Commit and log a run as cancelled unless it is settled; its status now, None if unknown.
 
-        `usage` is what the run is known to have used, and `models` what it is known to have called.
+        `outcome` holds what the run is known to have used and captured, and `models` what it is
+        known to have called.
         """
-        return (await self._settle(Settle.cancel(run_id, usage), models)).status
+        return (await self._settle(Settle(run_id=run_id, outcome=outcome), models)).status
 
-    async def add_usage(self, run: ClaimedRun, usage: UsageCounts) -> None:
-        """Commit and charge what an attempt at a cancelled run has used until it stopped."""
-        add = AddUsage(run_id=run.run_id, attempt=run.attempt, used=usage, address=run.address)
-        self._charge(add.usage(await self._writes.submit(AddUsage.apply, add)))
+    async def add_progress(self, run: ClaimedRun, outcome: Outcome) -> None:
+        """Commit what an attempt at a cancelled run has captured until it stopped.
+
+        Its usage is charged.
+        """
+        add = AddProgress(
+            run_id=run.run_id, attempt=run.attempt, outcome=outcome, address=run.address
+        )
+        self._charge(add.usage(await self._writes.submit(AddProgress.apply, add)))
 
     async def pause(
         self, run: Attempt, human: HumanInput, usage: UsageCounts | None = None
@@ -177,10 +186,18 @@ class RunRepository:
         resume = Resume(
             run_id=decision.run_id, worker=self._worker, lease=self._lease, decision=decision
         )
-        applied = await self._writes.submit(resume_runs, Resumption(resume, limited))
-        if isinstance(applied, LimitReached):
-            raise applied
-        return self._published(applied).event
+        return (await self._queue_again(resume_runs, Resumption(resume, limited))).event
+
+    async def retry(self, run_id: UUID, caller: Caller) -> Applied:
+        """Commit that a failed or cancelled run is queued again, held by this worker.
+
+        The event is None if the run is in another state. Raises LimitReached: the caller's quota
+        does not allow another run in flight.
+        """
+        address = (caller.address or "") if caller.quota else None
+        retry = Retry(run_id=run_id, worker=self._worker, lease=self._lease, address=address)
+        limited = caller if caller.quota else None
+        return await self._queue_again(retry_runs, Resumption(retry, limited))
 
     async def delete(self, run_id: UUID) -> RunStatus | None:
         """Delete a settled run with all it has; its status before, None if unknown.
@@ -234,6 +251,12 @@ class RunRepository:
         self._charge(settle.usage(applied))
         log_end(settle, applied, models, cause)
         return applied
+
+    async def _queue_again(self, operation: Any, resumption: Resumption[Any]) -> Applied:
+        applied = await self._writes.submit(operation, resumption)
+        if isinstance(applied, LimitReached):
+            raise applied
+        return self._published(applied)
 
     def _charge(self, usage: TokenUsage | None) -> None:
         if usage is not None:

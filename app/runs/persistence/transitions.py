@@ -6,7 +6,8 @@
 | Settle | queued, running, awaiting_human | succeeded, failed, cancelled | run. and the state |
 | Pause | running | awaiting_human | run.awaiting_human |
 | Resume | awaiting_human | queued | run.resumed |
-| AddUsage | cancelled | cancelled | none |
+| Retry | failed, cancelled | queued | run.queued |
+| AddProgress | cancelled | cancelled | none |
 
 To cancel is to settle as cancelled, whatever attempt is under way. The event goes to the webhooks
 of the run that subscribe to it (`webhooks.payloads.SUBSCRIBED_EVENTS`).
@@ -14,9 +15,9 @@ of the run that subscribe to it (`webhooks.payloads.SUBSCRIBED_EVENTS`).
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Row
@@ -31,7 +32,6 @@ from app.runs.models import UserRun
 from app.runs.persistence.quotas import TokenUsage, admit_again
 from app.runs.persistence.statements import change, locked, store_events
 from app.runs.records import (
-    CANCELLED,
     IN_FLIGHT,
     UNSETTLED,
     ClaimedRun,
@@ -221,19 +221,16 @@ class Settle(Transition):
         UserRun.started_at,
         UserRun.finished_at,
         UserRun.usage,
+        UserRun.outputs,
     )
 
     outcome: Outcome
-
-    @classmethod
-    def cancel(cls, run_id: UUID, usage: UsageCounts | None = None) -> Self:
-        return cls(run_id=run_id, outcome=replace(CANCELLED, usage=usage))
 
     def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
         outcome = self.outcome
         return {
             "status": outcome.status,
-            "outputs": outcome.outputs,
+            "outputs": _merged(row, outcome),
             "raw_result": outcome.raw_result,
             "tasks": outcome.tasks,
             "usage": _larger(row.usage, outcome.usage),
@@ -346,41 +343,105 @@ class Resume(Transition):
         return Event(self.run_id, seq, EventType.RUN_RESUMED, data, now)
 
 
-@dataclass(frozen=True, slots=True)
-class Resumption:
-    """A run to resume; `limited` is the caller whose runs in flight are limited."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry(Transition):
+    """A run that failed or was cancelled is queued again, for this worker, with its outputs.
 
-    resume: Resume
+    It begins an attempt's range of event numbers, as the end of the run used the last number of the
+    range before. Attempts before the retry don't count as failed. `address` is the caller's, if it
+    has a quota.
+    """
+
+    allowed = (RunStatus.FAILED, RunStatus.CANCELLED)
+    columns = ()
+
+    worker: str
+    lease: timedelta
+    address: str | None
+
+    def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
+        return {
+            "status": RunStatus.QUEUED,
+            "attempt": row.attempt + 1,
+            "pauses": row.attempt + 1,
+            "tasks": None,
+            "error": None,
+            "error_type": None,
+            "finished_at": None,
+            "address": self.address,
+            "worker": self.worker,
+            "lease_until": now + self.lease,
+        }
+
+    def event(self, row: Row[Any], now: datetime) -> Event:
+        attempt = row.attempt + 1
+        seq = EventSeq.first(attempt)
+        return Event(self.run_id, seq, EventType.RUN_QUEUED, {"attempt": attempt}, now)
+
+
+T = TypeVar("T", Resume, Retry)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption(Generic[T]):
+    """A run to queue again; `limited` is the caller whose runs in flight are limited."""
+
+    transition: T
     limited: Caller | None
 
 
 async def resume_runs(
-    connection: AsyncConnection, resumptions: Sequence[Resumption]
+    connection: AsyncConnection, resumptions: Sequence[Resumption[Resume]]
 ) -> Sequence[Applied | LimitReached]:
     """Resume each run, or refuse it: an operation of group commits."""
+    return await _queue_again(connection, Resume, resumptions)
+
+
+async def retry_runs(
+    connection: AsyncConnection, resumptions: Sequence[Resumption[Retry]]
+) -> Sequence[Applied | LimitReached]:
+    """Retry each run, or refuse it: an operation of group commits."""
+    return await _queue_again(connection, Retry, resumptions)
+
+
+async def _queue_again(
+    connection: AsyncConnection, kind: type[T], resumptions: Sequence[Resumption[T]]
+) -> Sequence[Applied | LimitReached]:
     limited = [(index, one.limited) for index, one in enumerate(resumptions) if one.limited]
     refusals = await admit_again(connection, [caller for _, caller in limited]) if limited else []
     refused = {index: no for (index, _), no in zip(limited, refusals, strict=True) if no}
-    admitted = [one.resume for index, one in enumerate(resumptions) if index not in refused]
-    applied = iter(await Resume.apply(connection, admitted)) if admitted else iter(())
+    admitted = [one.transition for index, one in enumerate(resumptions) if index not in refused]
+    applied = iter(await kind.apply(connection, admitted)) if admitted else iter(())
     return [refused.get(index) or next(applied) for index in range(len(resumptions))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AddUsage(Transition):
-    """An attempt has stopped after its run was cancelled, and had used more tokens by then.
+class AddProgress(Transition):
+    """An attempt has stopped after its run was cancelled, and had captured more by then.
 
     `address` is the one that the run's row had when it was claimed.
     """
 
     allowed = (RunStatus.CANCELLED,)
-    columns = (UserRun.owner, UserRun.created_at, UserRun.usage)
+    columns = (
+        UserRun.owner,
+        UserRun.created_at,
+        UserRun.usage,
+        UserRun.outputs,
+        UserRun.tasks,
+    )
 
-    used: UsageCounts
+    outcome: Outcome
     address: str | None
 
     def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
-        return {"status": RunStatus.CANCELLED, "usage": _larger(row.usage, self.used)}
+        outcome = self.outcome
+        return {
+            "status": RunStatus.CANCELLED,
+            "usage": _larger(row.usage, outcome.usage),
+            "outputs": _merged(row, outcome),
+            "tasks": outcome.tasks or row.tasks,
+        }
 
     def event(self, row: Row[Any], now: datetime) -> None:
         return None
@@ -389,7 +450,14 @@ class AddUsage(Transition):
         """The tokens to charge, if the caller has a quota."""
         if applied.row is None or applied.changed_at is None:
             return None
-        return _charge(applied.row, self.address, self.used)
+        return _charge(applied.row, self.address, self.outcome.usage)
+
+
+def _merged(row: Row[Any], outcome: Outcome) -> dict[str, str] | None:
+    """The outputs to store: a run without success keeps what earlier attempts have saved."""
+    if outcome.status is RunStatus.SUCCEEDED or not row.outputs:
+        return outcome.outputs
+    return {**row.outputs, **(outcome.outputs or {})}
 
 
 def _larger(before: UsageCounts | None, used: UsageCounts | None) -> UsageCounts | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from app.runs.events.event import SETTLING, EventType
-from app.runs.records import WebhookKind
+from app.runs.records import WebhookKind, output_path
 from app.runs.webhooks.amp_payloads import AMP_FIELDS, amp_body
 from app.runs.webhooks.event_snapshot import EventSnapshot
 
@@ -34,7 +34,8 @@ def body(kind: WebhookKind, event: EventSnapshot) -> dict[str, Any]:
 def _of_run(event: EventSnapshot) -> dict[str, Any]:
     data: dict[str, Any] = {"run_id": event.run_id, "crew": event.crew}
     if event.type == EventType.TASK_FINISHED:
-        return data | {name: event.data.get(name) for name in _OF_TASKS}
+        path = output_path(event.run_id, event.data["name"])
+        return data | {name: event.data.get(name) for name in _OF_TASKS} | {"output_path": path}
     if event.type == EventType.RUN_AWAITING_HUMAN:
         return data | {name: event.data[name] for name in _OF_REVIEWS}
     return data | {
