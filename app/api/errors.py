@@ -183,13 +183,8 @@ def _not_awaiting_human(
 
 
 def _conflict(
-    _: Request[Any, Any, Any], error: RunUnsettled | IdempotencyConflict
-) -> Response[ErrorAnswer]:
-    return error_response(409, "conflict", str(error))
-
-
-def _conflict_of_run(
-    _: Request[Any, Any, Any], error: AwaitingHuman | NotRetryable | OutputElsewhere
+    _: Request[Any, Any, Any],
+    error: AwaitingHuman | IdempotencyConflict | NotRetryable | OutputElsewhere | RunUnsettled,
 ) -> Response[ErrorAnswer]:
     return error_response(409, "conflict", str(error), error.run_id)
 
@@ -298,9 +293,9 @@ EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[Any]]]
     UnknownOutput: _not_found,
     NotAwaitingHuman: _not_awaiting_human,
     RunUnsettled: _conflict,
-    AwaitingHuman: _conflict_of_run,
-    NotRetryable: _conflict_of_run,
-    OutputElsewhere: _conflict_of_run,
+    AwaitingHuman: _conflict,
+    NotRetryable: _conflict,
+    OutputElsewhere: _conflict,
     IdempotencyConflict: _conflict,
     LimitReached: _limit_reached,
     RateLimitExceeded: _limit_reached,

@@ -102,6 +102,17 @@ class OutputElsewhere(RunError):
 class RunUnsettled(RunError):
     """The run is not settled yet, which the request requires."""
 
+    def __init__(self, run_id: UUID, status: str) -> None:
+        super().__init__(f"run {run_id} is {status}: cancel it first")
+        self.run_id = run_id
+
 
 class IdempotencyConflict(RunError):
-    """The idempotency key was used before for another request; nothing was accepted."""
+    """The idempotency key was used before for another request; nothing was accepted.
+
+    `run_id` is the run of that request.
+    """
+
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__("Idempotency-Key: used before for another request")
+        self.run_id = run_id

@@ -1,4 +1,4 @@
-"""The service of runs: submit, wait, inspect, list, subscribe, cancel, resume, delete.
+"""The service of runs: submit, wait, inspect, list, subscribe, cancel, retry, resume, delete.
 
 All entry points call it and pass a `Caller`: a run of another owner is an unknown run.
 """
@@ -299,7 +299,7 @@ class RunService:
         if status is None:
             raise UnknownRun(run_id)
         if status in UNSETTLED:
-            raise RunUnsettled(f"run {run_id} is {status}: cancel it first")
+            raise RunUnsettled(run_id, status)
 
     async def tasks(self, run: Run) -> list[dict[str, Any]]:
         """The run's tasks in their order: name, agent, status, times as far as known.
@@ -321,8 +321,8 @@ class RunService:
     async def outputs(self, run: Run) -> Mapping[str, str] | None:
         """The outputs of the run's finished tasks by their names; None without any.
 
-        While the run is under way, they are those that this process can read: all if it executes
-        the run, otherwise those in an output store that the processes share.
+        While the run is under way, they are those that this process can read. If it executes the
+        run, that is all of them, otherwise those in a store that the processes share.
         """
         if run.is_settled or run.attempt == 0:
             return run.outputs
@@ -393,7 +393,7 @@ class RunService:
             if accepted.is_new:
                 self._worker.dispatch(run.run_id, caller.name, run.crew)
             elif accepted.request_digest != run.request_digest:
-                raise IdempotencyConflict("Idempotency-Key: used before for another request")
+                raise IdempotencyConflict(accepted.run_id)
         return added
 
     async def _check_webhooks(self, webhooks: Webhooks) -> None:

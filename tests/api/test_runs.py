@@ -191,6 +191,7 @@ async def test_a_key_used_for_another_request_is_a_conflict(service: Running) ->
     second = await service.http.post("/api/runs", json=other, headers=headers)
     assert (first.status_code, second.status_code) == (202, 409)
     assert "Idempotency-Key" in second.json()["error"]
+    assert second.json()["run_id"] == first.json()["run_id"]
     assert len(await service.rows()) == 1
 
 

@@ -45,7 +45,7 @@ async def find_checkpoint(
 ) -> Checkpoint:
     """Find what earlier attempts at the run have captured, with the same definition of the crew.
 
-    `human` holds all that is needed of the attempts up to the last pause for a human, `saved` are
+    `human` holds all that is needed of the attempts up to the last pause for a human. `saved` are
     the outputs by task that the run had before a retry.
     An output that can't be read is left out: its task is executed again. For a flow, which has no
     fingerprint, only the usage is found: its attempts start from the beginning.

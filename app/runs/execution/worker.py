@@ -61,8 +61,8 @@ class _ActiveRun:
 
     `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs, and `models`
     are the models that it calls; `used_before` are the tokens of earlier attempts. `progress` is
-    set once the run is claimed. `error` is an error of the service, and not of the crew, that ended the
-    attempt.
+    set once the run is claimed. `error` is an error of the service, and not of the crew, that ended
+    the attempt.
     """
 
     task: "asyncio.Task[Run | None]"
