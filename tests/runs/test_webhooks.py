@@ -127,7 +127,9 @@ async def test_a_run_reports_its_tasks_and_its_end(parts: Parts, targets: UrlGua
     tasks = [a.event["data"] for a in receiver.arrivals if a.type == "task.finished"]
     assert sorted(task["name"] for task in tasks) == sorted(TASKS)
     assert {task["run_id"] for task in tasks} == {str(run_id)}
-    assert set(tasks[0]) == {"run_id", "crew", "index", "name", "agent", "started_at"}
+    fields = {"run_id", "crew", "index", "name", "agent", "started_at", "output_path"}
+    assert set(tasks[0]) == fields
+    assert tasks[0]["output_path"] == f"/api/runs/{tasks[0]['run_id']}/outputs/{tasks[0]['name']}"
 
 
 async def test_deliveries_and_retries_do_not_wait_for_the_next_poll(

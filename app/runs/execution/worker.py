@@ -388,7 +388,10 @@ class Worker:
         await self.clean_up(run.run_id, keys)
         if isinstance(run, StalledRun):
             return None
-        return run.settled(outcome, settlement.finished_at)
+        settled = run.settled(outcome, settlement.finished_at)
+        if settlement.status is RunStatus.CANCELLED:  # its row has the reason and the tasks
+            return await self._persist(lambda: self._queries.get(run.run_id)) or settled
+        return settled
 
     async def _add_progress(self, run: Attempt, outcome: Outcome) -> None:
         """Save the outputs, and charge the usage, of an attempt whose run was cancelled."""
