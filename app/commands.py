@@ -67,7 +67,7 @@ async def cancel_by_hand(settings: Settings, run_id: UUID) -> RunStatus | None:
     """Cancel a run unless it is settled; its status then, None if there is no such run.
 
     The process that executes it stops it, saves the outputs of its finished tasks, and deletes them
-    from the store; without one, a sweep deletes them.
+    from the store. Without such a process, a sweep deletes them.
     """
     async with open_database(settings) as database:
         queries = RunQueries(database)

@@ -312,10 +312,10 @@ class RunService:
         described = self._engine.describe(run.crew).tasks if is_described else ()
         if run.attempt == 0:
             return tasks_of(run, described, ())
-        first_seq = EventSeq.first(run.attempt)
-        events = await self._queries.history(
-            run.run_id, after_seq=first_seq if is_described else -1
-        )
+        # Tasks before a retry, or of a crew that is not described, are those of earlier attempts.
+        needs_all = run.outputs is not None or not is_described
+        first_seq = -1 if needs_all else EventSeq.first(run.attempt)
+        events = await self._queries.history(run.run_id, after_seq=first_seq)
         return tasks_of(run, described, events)
 
     async def outputs(self, run: Run) -> Mapping[str, str] | None:

@@ -43,6 +43,7 @@ from storage import OutputStore
 
 TASKS = ("first", "second", "third")
 FINGERPRINT = "of the poem crew"
+MODELS = ("scripted/model",)
 Script = Callable[[Mapping[str, object], "Stage"], Awaitable[None]]
 
 
@@ -72,14 +73,16 @@ class Stage:
         name, begun = TASKS[index], datetime.now(UTC)
         if (replay := self._replays.get(index)) is not None:
             times = (replay.started_at, replay.finished_at)
-            self.outcomes.append(TaskOutcome(name, "agent", replay.text, False, True, *times))
+            self.outcomes.append(
+                TaskOutcome(name, "agent", replay.text, False, True, *times, replay.models)
+            )
             return
         await self._observer.task_started(TaskStarted(index, name, "agent"))
         ended = datetime.now(UTC)
         await self._observer.task_finished(
-            TaskFinished(index, name, "agent", text, begun, ended, None, self.usage)
+            TaskFinished(index, name, "agent", text, begun, ended, None, self.usage, MODELS)
         )
-        self.outcomes.append(TaskOutcome(name, "agent", text, False, False, begun, ended))
+        self.outcomes.append(TaskOutcome(name, "agent", text, False, False, begun, ended, MODELS))
 
     async def finish_all(self, text: str) -> None:
         for index, name in enumerate(TASKS):

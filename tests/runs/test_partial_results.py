@@ -13,7 +13,7 @@ from app.runs.errors import NotRetryable
 from app.runs.events.event import EventType
 from app.runs.records import RunStatus
 from storage import OutputStore
-from tests.runs.scripted import Parts, Stage, running_service, until
+from tests.runs.scripted import MODELS, Parts, Stage, running_service, until
 
 
 class _Script:
@@ -75,8 +75,9 @@ async def test_a_failed_run_keeps_outputs_usage_and_the_failed_task(
             assert (ended.status, ended.outputs) == (RunStatus.FAILED, {"first": "one"})
         assert run.usage is not None
         assert run.usage["total_tokens"] == 7
-        statuses = [task["status"] for task in await parts.runs.tasks(run)]
-        assert statuses == ["finished", "failed", "pending"]
+        tasks = await parts.runs.tasks(run)
+        assert [task["status"] for task in tasks] == ["finished", "failed", "pending"]
+        assert tuple(tasks[0]["models"]) == MODELS
         assert await parts.stored() == 0
 
 
@@ -99,8 +100,9 @@ async def test_a_cancelled_run_keeps_outputs(
         assert (run.error, run.error_type) == ("cancelled: no longer needed", "cancelled")
         assert run.usage is not None
         assert run.usage["total_tokens"] == 7
-        statuses = [task["status"] for task in await by.runs.tasks(run)]
-        assert statuses == ["finished", "cancelled", "pending"]
+        tasks = await by.runs.tasks(run)
+        assert [task["status"] for task in tasks] == ["finished", "cancelled", "pending"]
+        assert tuple(tasks[0]["models"]) == MODELS
         assert await by.stored() == 0
 
 
@@ -119,6 +121,7 @@ async def test_a_retry_continues_after_the_finished_tasks(
         assert run.outputs == {"first": "one", "second": "two", "third": "three"}
         assert run.tasks is not None
         assert [task["replayed"] for task in run.tasks] == [True, False, False]
+        assert all(tuple(task["models"]) == MODELS for task in run.tasks)
         assert run.attempt > failed.attempt
         assert (run.error, run.error_type) == (None, None)
         events = await parts.queries.history(run_id)
@@ -161,6 +164,7 @@ async def test_a_run_that_is_given_up_keeps_its_outputs(
             await parts.recover()
             run = await parts.runs.get(run_id, OPERATOR)
             assert (run.error_type, run.outputs) == ("worker_lost", {"first": "one"})
-            statuses = [task["status"] for task in await parts.runs.tasks(run)]
-            assert statuses == ["finished", "failed", "pending"]
+            tasks = await parts.runs.tasks(run)
+            assert [task["status"] for task in tasks] == ["finished", "failed", "pending"]
+            assert tuple(tasks[0]["models"]) == MODELS
             assert await parts.stored() == 0

@@ -124,7 +124,8 @@ def _saved_replay(
         of_task = event.type == EventType.TASK_FINISHED and event.data["index"] == index
         if of_task and event.seq and fingerprints.get(event.seq.attempt) == crew.fingerprint:
             started_at = datetime.fromisoformat(event.data["started_at"])
-            return Replay(text, event.data.get("structured"), started_at, event.at)
+            models = tuple(event.data.get("models", ()))
+            return Replay(text, event.data.get("structured"), started_at, event.at, models)
     return None
 
 

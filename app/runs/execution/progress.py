@@ -94,9 +94,10 @@ def tasks_of(run: Run, described: Sequence[TaskDescription], events: Sequence[Ev
     for event in reports:
         if event.data["index"] not in tasks:
             tasks[event.data["index"]] = pending(event.data["name"], event.data["agent"])
-    for task in tasks.values():  # saved by an attempt before a retry
+    models = {e.data["index"]: e.data["models"] for e in reports if "models" in e.data}
+    for index, task in tasks.items():  # saved by an attempt before a retry
         if task["name"] in (run.outputs or {}):
-            task.update(status="finished", replayed=True)
+            task.update(status="finished", replayed=True, models=models.get(index, ()))
     if run.human_input is not None:
         for index, kept in run.human_input.kept.items():
             tasks.get(index, {}).update(
@@ -113,8 +114,8 @@ def tasks_of(run: Run, described: Sequence[TaskDescription], events: Sequence[Ev
         if event.type == EventType.TASK_STARTED:
             task.update(status="running", started_at=event.at)
         else:
-            models = event.data.get("models", ())
-            task.update(status="finished", finished_at=event.at, models=models)
+            called = event.data.get("models", ())
+            task.update(status="finished", finished_at=event.at, models=called)
     if run.awaiting is not None:
         tasks.get(run.awaiting.index, {}).update(status="awaiting_human")
     return [task for _, task in sorted(tasks.items())]
