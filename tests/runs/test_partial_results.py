@@ -40,6 +40,12 @@ class _Script:
 async def _submitted(parts: Parts, script: _Script) -> UUID:
     run_id = await parts.submit("poem", {"topic": "rain"}, OPERATOR)
     await script.waits.wait()
+
+    async def is_second_started() -> bool:
+        events = await parts.queries.history(run_id)
+        return [event.type for event in events].count(EventType.TASK_STARTED) == 2
+
+    await until(is_second_started)  # events are stored with the next group
     return run_id
 
 
