@@ -1,11 +1,14 @@
 """Work on a database on demand: from a shell or a scheduler, also while the service runs."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
+from app.access.callers import OPERATOR
 from app.resources import open_database, open_store
 from app.runs import Run, RunFilter, RunPage, RunStatus
 from app.runs.events.hub import EventHub
@@ -69,17 +72,27 @@ async def cancel_by_hand(settings: Settings, run_id: UUID) -> RunStatus | None:
     The process that executes it stops it, saves the outputs of its finished tasks, and deletes them
     from the store. Without such a process, a sweep deletes them.
     """
+    async with _open_rows(settings) as (queries, rows):
+        usage = usage_in(await queries.history(run_id))
+        return await rows.cancel(run_id, replace(CANCELLED, usage=usage))
+
+
+async def retry_by_hand(settings: Settings, run_id: UUID) -> tuple[RunStatus | None, bool]:
+    """Queue a failed or cancelled run again, for the service that has its crew.
+
+    Returns its status then, None if there is no such run, and whether this has queued it.
+    """
+    async with _open_rows(settings) as (_, rows):
+        retried = await rows.retry(run_id, OPERATOR)
+        return retried.status, retried.event is not None
+
+
+@asynccontextmanager
+async def _open_rows(settings: Settings) -> AsyncGenerator[tuple[RunQueries, RunRepository]]:
+    """The runs of the database, for a process that executes none: it holds no lease."""
     async with open_database(settings) as database:
-        queries = RunQueries(database)
-        rows = RunRepository(
-            database,
-            EventHub(),
-            lambda _crew: None,
-            worker="",
-            lease_seconds=settings.lease_seconds,
-        )
+        rows = RunRepository(database, EventHub(), lambda _crew: None, worker="", lease_seconds=0)
         try:
-            usage = usage_in(await queries.history(run_id))
-            return await rows.cancel(run_id, replace(CANCELLED, usage=usage))
+            yield RunQueries(database), rows
         finally:
             await rows.aclose()

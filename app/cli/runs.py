@@ -32,7 +32,7 @@ _OF_JSON = (*_SHOWN, "inputs", "outputs", "raw_result", "tasks", "usage")
 
 @click.group()
 def runs() -> None:
-    """List, show and cancel runs."""
+    """List, show, cancel and retry runs."""
 
 
 @runs.command("list")
@@ -83,6 +83,22 @@ def cancel_run(run_id: UUID) -> None:
     if status != "cancelled":
         raise click.ClickException(f"run {run_id} is {status} already")
     click.echo(f"run {run_id} is cancelled")
+
+
+@runs.command("retry")
+@click.argument("run_id", type=click.UUID)
+def retry_run(run_id: UUID) -> None:
+    """Queue a failed or cancelled run again; a service that has its crew continues it."""
+    from app.commands import retry_by_hand
+
+    status, is_queued = asyncio.run(retry_by_hand(_settings(), run_id))
+    if status is None:
+        raise _unknown(run_id)
+    if not is_queued:
+        raise click.ClickException(
+            f"run {run_id} is {status}: only a failed or cancelled run is retried"
+        )
+    click.echo(f"run {run_id} is queued")
 
 
 _HEADING = f"{'RUN':<36}  {'STATUS':<14}  {'CREATED':<20}  {'SECONDS':>7}  CREW"

@@ -290,7 +290,9 @@ def _start_slow_run(fork_server: ForkServer, folder: Path) -> Command:
     return command
 
 
-def test_runs_are_listed_shown_and_cancelled(crew_capture: RunCommand, tmp_path: Path) -> None:
+def test_runs_are_listed_shown_cancelled_and_retried(
+    crew_capture: RunCommand, tmp_path: Path
+) -> None:
     run = json.loads(crew_capture("run", "--json").stdout)
     listed = crew_capture("runs", "list", "--status", "succeeded", "--crew", "idea").stdout
     assert run["run_id"] in listed
@@ -307,9 +309,16 @@ def test_runs_are_listed_shown_and_cancelled(crew_capture: RunCommand, tmp_path:
     cancelled = crew_capture("runs", "cancel", run["run_id"])
     assert cancelled.returncode == 0, cancelled.stderr
     assert "status: cancelled" in crew_capture("runs", "show", run["run_id"]).stdout
-    unknown = crew_capture("runs", "show", "0" * 32)
-    assert unknown.returncode == 1
-    assert "runs list" in unknown.stderr
+    retried = crew_capture("runs", "retry", run["run_id"])
+    assert retried.returncode == 0, retried.stderr
+    assert "status: queued" in crew_capture("runs", "show", run["run_id"]).stdout
+    again = crew_capture("runs", "retry", run["run_id"])
+    assert again.returncode == 1
+    assert "is queued: only a failed or cancelled run is retried" in again.stderr
+    for verb in ("show", "retry"):
+        unknown = crew_capture("runs", verb, "0" * 32)
+        assert unknown.returncode == 1
+        assert "runs list" in unknown.stderr
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
