@@ -8,14 +8,15 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.access.errors import RateLimitExceeded
 from app.api.errors import MessageRefused
-from app.runs import InvalidInput
+from app.runs import InvalidInput, check_bounds
 
 
 async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str, Any]]:
     """The body of a request, and the JSON-RPC message in it.
 
     Raises:
-        InvalidInput: the body is not one JSON-RPC message.
+        InvalidInput: the body is not one JSON-RPC message, or it exceeds the bounds of a run's
+            inputs: levels, values and characters.
         MessageRefused: the caller has reached a rate limit. For a message without a response it is
             the RateLimitExceeded itself.
     """
@@ -26,6 +27,8 @@ async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise refusal or InvalidInput("body", "expected one JSON-RPC message") from None
     if refusal is None:
+        # The SDKs validate a message in several passes, each slower than this one.
+        check_bounds("body", message, "a message")
         return body, message
     if "id" in message:
         raise MessageRefused(message["id"], refusal)

@@ -12,6 +12,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
+from app.api.batch_request import MAX_BATCH, MAX_BATCH_BODY_BYTES, BatchHttpRequest
 from app.api.dependencies import Runs
 from app.api.errors import accepted, error_responses, run_location
 from app.api.markdown import HtmlRenderer
@@ -33,8 +34,6 @@ from app.runs import (
 )
 from storage import OutputKey
 
-_MAX_BATCH = 1000
-_MAX_BATCH_BODY_BYTES = 20_000_000
 _HEARTBEAT_SECONDS = 15.0
 _MAX_CREW_CHARACTERS = 100
 
@@ -64,7 +63,7 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Runs of one crew, one for each of the inputs; `webhook_url` is the webhook of all of them."""
 
     crew: str
-    inputs: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=_MAX_BATCH)]
+    inputs: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
     webhook_url: str | None = None
 
 
@@ -125,7 +124,8 @@ async def submit_run(
     "/batch",
     status_code=202,
     summary="Submit a run for each of many inputs",
-    request_max_body_size=_MAX_BATCH_BODY_BYTES,
+    request_class=BatchHttpRequest,
+    request_max_body_size=MAX_BATCH_BODY_BYTES,
     responses=error_responses({404: "No such crew", 413: "Too large", 503: _NOTHING_ACCEPTED}),
 )
 async def submit_batch(

@@ -25,7 +25,7 @@ from app.runs.errors import (
 )
 from app.runs.events.event import Event, EventType
 from app.runs.human_input import HumanInput
-from app.runs.inputs import clean_text
+from app.runs.inputs import check_batch_values, check_bounds, clean_text
 from app.runs.records import (
     UNSETTLED,
     Delivery,
@@ -80,6 +80,8 @@ __all__ = [
     "UnknownRun",
     "Webhook",
     "WebhookKind",
+    "check_batch_values",
+    "check_bounds",
     "clean_text",
     "output_path",
     "webhooks_at",

@@ -12,6 +12,8 @@ MAX_DEPTH: Final = 64
 """How deep lists and objects of one input may nest."""
 MAX_VALUES: Final = 10_000
 """How many values, nested ones included, the inputs of one run may hold."""
+MAX_BATCH_VALUES: Final = 500_000
+"""How many values the inputs of all runs of a batch may hold together."""
 MAX_CHARACTERS: Final = 1_000_000
 """How many characters all texts and names in the inputs of one run may have together."""
 MAX_NAME_CHARACTERS: Final = 200
@@ -68,6 +70,27 @@ def check_bounds(field: str, value: object, subject: str) -> None:
     `subject` names the value in the errors.
     """
     _Bounds(subject).clean(field, value, MAX_CHARACTERS)
+
+
+def check_batch_values(inputs: object, previous: int) -> int:
+    """Return the number of values in a batch, up to and with this run's inputs.
+
+    Checked while a batch is decoded, because many values need much memory.
+    `previous` is the number before. Raises InvalidInput beyond `MAX_BATCH_VALUES`.
+    """
+    count = previous
+    nested: list[Iterable[object]] = [(inputs,)]
+    while nested:
+        for value in nested.pop():
+            count += 1
+            if isinstance(value, dict):
+                nested.append(value.values())
+            elif isinstance(value, list):
+                nested.append(value)
+        if count > MAX_BATCH_VALUES:
+            problem = f"the runs of a batch may hold at most {MAX_BATCH_VALUES:,} values together"
+            raise InvalidInput("inputs", problem)
+    return count
 
 
 def check_storable(text: str, field: str) -> None:

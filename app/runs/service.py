@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -96,6 +97,7 @@ class RunService:
         self._max_runs = max_runs
         self._url_guard = url_guard
         self._adding = 0
+        self._batches: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.accepting = True
         """Whether new runs are accepted."""
 
@@ -158,7 +160,10 @@ class RunService:
             new.append(self._new_run(crew, given, caller, options, f"inputs[{index}]."))
             await asyncio.sleep(0)  # large inputs need milliseconds each: let other requests in
         await self._check_webhooks(options.webhooks)
-        await self._accept(new, caller)
+        # One batch of a caller at a time, so that other callers' runs share its next transaction.
+        lock = self._batches.setdefault(caller.name, asyncio.Lock())
+        async with lock:
+            await self._accept(new, caller)
         return [run.queued() for run in new]
 
     async def wait(self, run: Run, caller: Caller) -> Run:
@@ -281,15 +286,18 @@ class RunService:
         self._admit(1, {run.crew})
         # The run counts for its own owner and address, also if an admin reviews it.
         limited = replace(caller, owner=run.owner or None, address=run.address or None)
-        resumed = await self._rows.resume(
-            replace(decision, feedback=feedback), limited if caller.quota else None
+        resumed = await asyncio.shield(
+            asyncio.create_task(
+                self._resume_and_dispatch(
+                    run, replace(decision, feedback=feedback), limited if caller.quota else None
+                )
+            )
         )
         if resumed is None:
             human = run.human_input
             other = human is not None and decision.task not in (None, human.task)
             about = f"; it waits about {human.task}" if human is not None and other else ""
             raise NotAwaitingHuman(f"run {run.run_id} does not wait for that{about}")
-        self._worker.dispatch(run.run_id, run.owner, run.crew)
         return resumed
 
     async def delete(self, run_id: UUID, caller: Caller) -> None:
@@ -383,6 +391,10 @@ class RunService:
                         return  # otherwise it was reviewed since
 
     async def _accept(self, runs: Sequence[NewRun], caller: Caller) -> Sequence[AddedRun]:
+        """Commit and dispatch runs, also if the caller's request is cancelled meanwhile."""
+        return await asyncio.shield(asyncio.create_task(self._add_and_dispatch(runs, caller)))
+
+    async def _add_and_dispatch(self, runs: Sequence[NewRun], caller: Caller) -> Sequence[AddedRun]:
         self._admit(len(runs), {run.crew for run in runs})
         self._adding += len(runs)
         try:
@@ -395,6 +407,14 @@ class RunService:
             elif accepted.request_digest != run.request_digest:
                 raise IdempotencyConflict(accepted.run_id)
         return added
+
+    async def _resume_and_dispatch(
+        self, run: Run, decision: ReviewDecision, limited: Caller | None
+    ) -> Event | None:
+        resumed = await self._rows.resume(decision, limited)
+        if resumed is not None:
+            self._worker.dispatch(run.run_id, run.owner, run.crew)
+        return resumed
 
     async def _check_webhooks(self, webhooks: Webhooks) -> None:
         for kind, webhook in webhooks.items():

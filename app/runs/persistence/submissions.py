@@ -1,8 +1,9 @@
 """Submission: quotas and idempotency keys are checked, and the runs inserted as queued."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,6 +21,10 @@ from app.runs.persistence.statements import (
 from app.runs.records import AddedRun, NewRun, RunStatus
 
 Added = Sequence[AddedRun]
+T = TypeVar("T")
+
+# A run's inputs may have 1 MB, but those of the runs of a batch 20 KB on average.
+_MAX_ROWS: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +95,18 @@ async def _insert(
         for run in one.runs
     ]
     keys = _keys(runs)
-    await insert_runs(connection, rows, with_keys=bool(keys))
+    for part in _parts(rows):
+        await insert_runs(connection, part, with_keys=bool(keys))
     known = await runs_by_key(connection, keys)
     added = {run.run_id: _added(run, known) for run in runs}
-    await store_events(
-        connection,
-        [(_queued_event(run), run.webhooks) for run in runs if added[run.run_id].is_new],
-    )
+    for new in _parts([run for run in runs if added[run.run_id].is_new]):
+        await store_events(connection, [(_queued_event(run), run.webhooks) for run in new])
     return [[added[run.run_id] for run in one.runs] for one in submissions]
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Parts of a transaction: the event loop is blocked while the rows of one are encoded."""
+    return (items[start : start + _MAX_ROWS] for start in range(0, len(items), _MAX_ROWS))
 
 
 def _added(run: NewRun, known: dict[tuple[str, str | None], AddedRun]) -> AddedRun:
