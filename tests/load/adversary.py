@@ -212,6 +212,7 @@ async def _streams(adversary: Adversary) -> Callable[[int], Awaitable[Any]]:
 @_attack("unfinished", "1,000 bodies of 1 MB that lack their last byte, and new ones")
 async def _unfinished(adversary: Adversary) -> Callable[[int], Awaitable[Any]]:
     host, port = adversary.url.removeprefix("http://").split(":")
+    port_number = int(port)
     key = adversary.session.headers["Authorization"]
     head = (
         f"POST /api/runs HTTP/1.1\r\nHost: {host}\r\nAuthorization: {key}\r\n"
@@ -221,7 +222,7 @@ async def _unfinished(adversary: Adversary) -> Callable[[int], Awaitable[Any]]:
     held = []
 
     async def send(_: int) -> None:
-        _, writer = await asyncio.open_connection(host, int(port))
+        _, writer = await asyncio.open_connection(host, port_number)
         writer.write(head + body)
         await writer.drain()
         adversary.statuses["unfinished"] += 1
@@ -282,8 +283,8 @@ def measure(name: str, seconds: float) -> Measured:
             started(arguments, port, folder / "service.log", environment) as service,
             service.peak_memory() as peak_bytes,
         ):
-            keys = [_key(folder, environment, who) for who in ("adversary", "victim")]
-            measured = uvloop.run(_measured(name, url, *keys, seconds))
+            key, victims = (_key(folder, environment, who) for who in ("adversary", "victim"))
+            measured = uvloop.run(_measured(name, url, key, victims, seconds))
             measured.peak_bytes = peak_bytes()
             return measured
 

@@ -18,6 +18,7 @@ from yarl import URL
 from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS, AnswerLimit
 from app.engine.llm.retries import backoff_seconds, is_retryable
 from app.engine.llm.semaphore import Semaphore
+from app.pacer import Pacers, pacer_of_loop
 
 _T = TypeVar("_T")
 _Response = TypeVar("_Response", "HttpReply", aiohttp.ClientResponse)
@@ -142,6 +143,7 @@ class ModelPool:
         self._sessions: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, aiohttp.ClientSession
         ] = weakref.WeakKeyDictionary()
+        self._pacers: Pacers = weakref.WeakKeyDictionary()
         self._routes: dict[tuple[str, str | None], dict[str, Any]] = {}
         self._thread_loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
@@ -161,7 +163,9 @@ class ModelPool:
     async def fetch(self, request: HttpRequest) -> HttpReply:
         """The complete response to `request`. Raises PoolError, PoolTimeout."""
         async with self._semaphore:
-            return await self._with_retries(request, self._fetch_once)
+            reply = await self._with_retries(request, self._fetch_once)
+        await pacer_of_loop(self._pacers).turn()  # responses arrive together
+        return reply
 
     @asynccontextmanager
     async def stream(self, request: HttpRequest) -> AsyncIterator[HttpStream]:

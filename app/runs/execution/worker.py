@@ -18,6 +18,7 @@ from tenacity import (
 from app.crews.registry import Registry
 from app.db import DatabaseUnavailable
 from app.engine import CrewFailed, CrewResult, EngineError, ModelError, NoResult, Paused, Usage
+from app.pacer import Pacer
 from app.runs.events.hub import EventHub
 from app.runs.execution.capture import Capture
 from app.runs.execution.checkpoints import Checkpoint, find_checkpoint, usage_in
@@ -130,6 +131,7 @@ class Worker:
         self.crews: Final = frozenset(crew.name for crew in crews)
         """The names of the registered crews: no run of another crew is dispatched here."""
         self._slots = FairSlots(max_in_flight)
+        self._pacer = Pacer()
         self._slots_of_crews = {
             crew.name: FairSlots(limit)
             for crew in crews
@@ -273,6 +275,7 @@ class Worker:
         claimed = await self._persist(lambda: self._rows.claim(run_id))
         if claimed is None:
             return None
+        await self._pacer.turn()  # runs are claimed in groups
         capture = Capture(self._store, self._rows, self._events, claimed)
         active.progress = capture.progress
         outcome = await self._attempt(claimed, capture, active)
