@@ -5,8 +5,9 @@ from collections import deque
 from typing import Final, TypeAlias
 from weakref import WeakKeyDictionary
 
-# Steps of runs need up to a millisecond each.
-_PER_PASS: Final = 5
+# Steps of runs and requests need up to a millisecond each. A statement of the database lasts some
+# passes, so that a pass must be short.
+_PER_PASS: Final = 2
 
 
 class Pacer:

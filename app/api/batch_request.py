@@ -8,6 +8,7 @@ import msgspec
 from litestar import Request
 from litestar.datastructures import State
 from litestar.exceptions import SerializationException
+from litestar.serialization import decode_json
 
 from app.access.callers import Caller
 from app.runs import InvalidInput, check_batch_values
@@ -33,7 +34,7 @@ class BatchHttpRequest(Request[Caller, Any, State]):
         inputs of all runs exceed the bound for their values.
         """
         try:
-            members = _decoded(await self.body(), dict[str, msgspec.Raw])
+            members = decode_json(await self.body(), dict[str, msgspec.Raw])
         except SerializationException as error:
             if isinstance(error.__cause__, msgspec.ValidationError):
                 raise InvalidInput("body", "expected a JSON object") from None
@@ -41,7 +42,7 @@ class BatchHttpRequest(Request[Caller, Any, State]):
         batch: dict[str, Any] = {}
         for name, raw in members.items():
             if name == "inputs" and bytes(memoryview(raw)[:1]) == b"[":
-                batch[name] = await _decoded_runs(_decoded(raw, list[msgspec.Raw]))
+                batch[name] = await _decoded_runs(decode_json(raw, list[msgspec.Raw]))
             else:
                 batch[name] = _decoded_part(raw, name[:100])
         return batch
@@ -66,11 +67,4 @@ async def _decoded_runs(raw_runs: list[msgspec.Raw]) -> list[Any]:
 def _decoded_part(raw: msgspec.Raw, name: str) -> Any:
     if len(raw) > _MAX_RUN_BYTES:
         raise InvalidInput(name, f"{len(raw):,} bytes of JSON; at most 1,000,000 are allowed")
-    return _decoded(raw, Any)
-
-
-def _decoded(raw: bytes | msgspec.Raw, of_type: Any) -> Any:
-    try:
-        return msgspec.json.decode(raw, type=of_type)
-    except msgspec.MsgspecError as error:
-        raise SerializationException(str(error)) from error
+    return decode_json(raw)

@@ -71,6 +71,8 @@ logger = logging.getLogger("crew_capture.runs")
 
 _HEARTBEAT_SECONDS: Final = 60.0
 _MAX_REASON_CHARACTERS: Final = 500
+# Of one caller at a time: a list reads the whole inputs of its runs, and holds a connection.
+_MAX_LISTS: Final = 2
 
 
 class RunService:
@@ -97,6 +99,7 @@ class RunService:
         self._max_runs = max_runs
         self._url_guard = url_guard
         self._adding = 0
+        self._lists: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._batches: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.accepting = True
         """Whether new runs are accepted."""
@@ -209,7 +212,9 @@ class RunService:
         """
         if not caller.is_admin:
             matching = replace(matching, owner=caller.owner or "")
-        return await self._queries.page(matching, cursor, limit)
+        lists = self._lists.setdefault(caller.name, asyncio.Semaphore(_MAX_LISTS))
+        async with lists:
+            return await self._queries.page(matching, cursor, limit)
 
     async def find(self, idempotency_key: str, caller: Caller) -> UUID | None:
         """The caller's run that was accepted with this key, if there is one."""

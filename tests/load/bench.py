@@ -5,6 +5,8 @@ a second, so that no run can take less than two. Each load meets a service that 
 and has done a few runs. Client, service and model share this machine's cores. Then: what events
 cost, and what each storage backend costs.
 
+`python -m tests.load.adversary` measures how one caller's load delays another's requests.
+
 Prints tables, and writes them with all figures to `bench/results.md` and `bench/results.json`.
 """
 

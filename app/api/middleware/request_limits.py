@@ -14,6 +14,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.callers import Caller
 from app.api.middleware.turns import LARGE_BODY_BYTES, Turns
+from app.pacer import Pacer
 
 MAX_HEADER_BYTES = 32_768
 _BODY_SECONDS = 60.0
@@ -49,10 +50,12 @@ class RequestLimits(ASGIMiddleware):
         # Of each caller, oldest first.
         self._unfinished: defaultdict[str, dict[_Body, None]] = defaultdict(dict)
         self._unfinished_bytes: Counter[str] = Counter()
+        self._pacer = Pacer()
         self._turns = Turns()
         self._huge: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        await self._pacer.turn()  # a caller's many requests arrive together
         # Each header counts with its separators (": ", CRLF), so that many small ones count, too.
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
