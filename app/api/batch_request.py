@@ -30,8 +30,8 @@ class BatchHttpRequest(Request[Caller, Any, State]):
     async def json(self) -> Any:
         """The decoded body; of a list that is too long, only what shows it.
 
-        Raises InvalidInput: the body is no JSON object; a part of it has more than 1 MB; the
-        inputs of all runs exceed the bound for their values.
+        Raises InvalidInput: the body is no JSON object, a part of it has more than 1 MB, or all
+        inputs exceed `MAX_BATCH_VALUES`.
         """
         try:
             members = decode_json(await self.body(), dict[str, msgspec.Raw])

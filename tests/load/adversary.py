@@ -222,7 +222,8 @@ async def _unfinished(adversary: Adversary) -> Callable[[int], Awaitable[Any]]:
     held = []
 
     async def send(_: int) -> None:
-        _, writer = await asyncio.open_connection(host, port_number)
+        reader_and_writer = await asyncio.open_connection(host, port_number)
+        writer = reader_and_writer[1]
         writer.write(head + body)
         await writer.drain()
         adversary.statuses["unfinished"] += 1
@@ -334,10 +335,10 @@ def _expect(pipe: Connection, process: Any, seconds: float) -> Any:
 
 
 def _attack_process(name: str, url: str, key: str, pipe: Connection) -> None:
-    uvloop.run(_attack_until_told(name, url, key, pipe))
+    uvloop.run(_attack_until_stopped(name, url, key, pipe))
 
 
-async def _attack_until_told(name: str, url: str, key: str, pipe: Connection) -> None:
+async def _attack_until_stopped(name: str, url: str, key: str, pipe: Connection) -> None:
     async with _session(key) as session:
         adversary = Adversary(url, session)
         send = await ATTACKS[name][1](adversary)
