@@ -67,7 +67,8 @@ class CrewOptions(_Table):
 
     `model`, `base_url`, `api_key_env` (an environment variable) and `temperature` apply to agents
     without a model of their own; with `replace_models`, to all agents. The limits apply to each
-    process, within the limits of the service.
+    process, within the limits of the service. `allow_extra_inputs` is for crews that read inputs
+    which their texts don't name; None leaves the choice to the crew.
     """
 
     description: str = ""
@@ -78,6 +79,7 @@ class CrewOptions(_Table):
     replace_models: bool = False
     max_runs_in_flight: Annotated[int, Field(ge=1)] | None = None
     run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
+    allow_extra_inputs: bool | None = None
     inputs: dict[str, InputOptions] = {}
 
     @field_validator("api_key_env")

@@ -28,7 +28,9 @@ class CrewSpec:
     `inputs` are the declared inputs; texts in other inputs have at most `max_input_chars`
     characters. `offline_answer` writes the crew's reports if no model is configured. It receives
     the text of a prompt and returns the answer, or None for a prompt of another crew. `options` are
-    the deployment's. `assumed_mark` follows, in prompts, each default that the client did not give.
+    the deployment's. With `allow_extra_inputs`, runs accept inputs that the crew's texts don't
+    name, for code that reads them. `assumed_mark` follows, in prompts, each default that the client
+    did not give.
     """
 
     name: str
@@ -41,6 +43,13 @@ class CrewSpec:
     offline_answer: Callable[[str], str | None] | None = None
     options: CrewOptions = field(default_factory=CrewOptions)
     assumed_mark: str = ""
+    allow_extra_inputs: bool = False
+
+    @property
+    def accepts_extra_inputs(self) -> bool:
+        """Whether a run accepts inputs that the crew's texts don't name."""
+        chosen = self.options.allow_extra_inputs
+        return self.allow_extra_inputs if chosen is None else chosen
 
     @property
     def defaults(self) -> dict[str, Any]:

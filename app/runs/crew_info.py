@@ -34,6 +34,7 @@ class CrewInfo:
     inputs: tuple[CrewInput, ...]
     outputs: tuple[TaskDescription, ...]
     execution_mode: ExecutionMode
+    allow_extra_inputs: bool
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -61,6 +62,7 @@ class CrewInfo:
             "type": "object",
             "properties": {input_.name: _schema(input_) for input_ in self.inputs},
             "required": list(self.required),
+            "additionalProperties": self.allow_extra_inputs,
         }
 
 
@@ -76,6 +78,7 @@ def crew_info(spec: CrewSpec, crew: CrewDescription) -> CrewInfo:
         inputs=tuple(_input(name, spec, crew) for name in names),
         outputs=crew.tasks,
         execution_mode=crew.execution_mode,
+        allow_extra_inputs=crew.execution_mode == "flow" or spec.accepts_extra_inputs,
     )
 
 

@@ -1,7 +1,8 @@
 """The inputs of a run: validated in one pass, and completed with the crew's defaults."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, Final
 
 from app.crews.options import InputOptions
@@ -31,8 +32,8 @@ def validate_inputs(
     """Return the inputs that a run of the crew gets: the given ones, completed with defaults.
 
     A default replaces an empty or missing input. Values are those that CrewAI accepts: strings,
-    numbers, booleans, lists and objects of them. Line ends become newlines. Inputs that the crew
-    does not name are kept, as in CrewAI. The pass is linear in the size of the inputs.
+    numbers, booleans, lists and objects of them. Line ends become newlines. The pass is linear in
+    the size of the inputs.
 
     Raises:
         MissingInputs: required inputs are missing; lists all of them.
@@ -49,6 +50,27 @@ def validate_inputs(
         it = "it" if len(missing) == 1 else "them"
         raise MissingInputs(missing, f"missing; the crew {spec.name} needs {it}")
     return inputs
+
+
+def check_names(spec: CrewSpec, named: Collection[str], given: Iterable[str]) -> None:
+    """Raise InvalidInput for an input that the crew does not have; it names the nearest one.
+
+    `named` are the inputs that the crew's texts name; those that `spec` declares are known, too.
+    """
+    if spec.accepts_extra_inputs:
+        return
+    for name in given:
+        if name not in named and name not in spec.inputs:
+            clean_text(name, "inputs", MAX_NAME_CHARACTERS)
+            raise InvalidInput(name, _unknown(spec, name, {*named, *spec.inputs}))
+
+
+def _unknown(spec: CrewSpec, name: str, known: Collection[str]) -> str:
+    problem = f"the crew {spec.name} has no such input"
+    if nearest := get_close_matches(name, sorted(known), 1):
+        return f"{problem}; did you mean {nearest[0]}?"
+    inputs = ", ".join(sorted(known))
+    return f"{problem}; its inputs are {inputs}" if inputs else f"{problem}; it has no inputs"
 
 
 def assumed_inputs(spec: CrewSpec, given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ from app.runs.execution.worker import Worker
 from app.runs.inputs import (
     assumed_inputs,
     check_bounds,
+    check_names,
     check_storable,
     clean_text,
     validate_inputs,
@@ -448,7 +449,10 @@ class RunService:
     ) -> NewRun:
         """A run to accept. Raises InvalidInput; its field begins with `prefix`."""
         try:
-            inputs = validate_inputs(self._spec(crew), self._engine.describe(crew).inputs, given)
+            spec, described = self._spec(crew), self._engine.describe(crew)
+            if described.execution_mode != "flow":  # the state of a flow has rules of its own
+                check_names(spec, described.inputs, given)
+            inputs = validate_inputs(spec, described.inputs, given)
             self._engine.check_inputs(crew, inputs)
         except InputRefused as error:
             raise InvalidInput(f"{prefix}{error.field}", error.problem) from None
@@ -478,7 +482,7 @@ class RunService:
             webhooks=options.webhooks,
             meta=options.meta,
             context_id=options.context_id,
-            assumed_inputs=assumed_inputs(self._spec(crew), given),
+            assumed_inputs=assumed_inputs(spec, given),
         )
 
     def _admit(self, count: int, crews: Set[str]) -> None:

@@ -35,6 +35,9 @@ def _poem() -> "Crew":
 IDEA_AND_POEM = Registry([idea_crew(), CrewSpec("poem", _poem)])
 """The default crew, and one with one required input."""
 
+EXTRA_INPUTS = Registry(replace(spec, allow_extra_inputs=True) for spec in IDEA_AND_POEM)
+"""The same crews, which accept inputs that their texts do not name."""
+
 
 class Gate:
     """An idea crew whose model answers once the gate is open."""

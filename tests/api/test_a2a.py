@@ -36,7 +36,7 @@ from a2a.utils.errors import (
 from app.access.api_keys import Role as KeyRole
 from app.db import DatabaseUnavailable
 from app.runs.models import UserRun
-from tests.api.crews import IDEA_AND_POEM, LETTER, REPORTS, Gate, Letters
+from tests.api.crews import EXTRA_INPUTS, IDEA_AND_POEM, LETTER, REPORTS, Gate, Letters
 from tests.runs.scripted import until
 from tests.serving import JSON, Running, Serve
 
@@ -163,7 +163,7 @@ async def test_inputs_arrive_as_data_or_as_text(serve: Serve) -> None:
         ("idea", [new_text_part('{"work_style": "Team"}')], {"work_style": "Team"}),
         ("idea", [new_text_part(" ")], {"work_style": "Solo"}),
     ]
-    async with serve(IDEA_AND_POEM) as service:
+    async with serve(EXTRA_INPUTS) as service:
         for crew, parts, inputs in cases:
             async with connected(service, crew) as client:
                 assert (await task_of(client, *parts)).status.state == COMPLETED
@@ -176,7 +176,8 @@ async def test_wrong_inputs_are_refused_with_the_fix(
     serve: Serve, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cases: list[tuple[str, list[Part], str]] = [
-        ("poem", [new_data_part({"x": 1})], "topic: missing; the crew poem needs it"),
+        ("poem", [new_data_part({})], "topic: missing; the crew poem needs it"),
+        ("poem", [new_data_part({"x": 1})], "x: the crew poem has no such input"),
         ("poem", [new_data_part({"topic": "a"}), new_text_part("b")], "topic: given twice"),
         ("idea", [new_text_part("my secret")], "idea accepts goal_type, time_commitment,"),
         ("idea", [new_text_part("[1]")], "parts: expected an object of inputs"),

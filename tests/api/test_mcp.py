@@ -110,6 +110,7 @@ async def test_each_crew_is_a_tool_with_its_inputs(serve: Serve) -> None:
     assert idea.inputSchema["required"] == []
     assert poem.inputSchema["required"] == ["topic"]
     assert poem.inputSchema["properties"] == {"topic": {"type": "string", "maxLength": 4000}}
+    assert poem.inputSchema["additionalProperties"] is False
     assert poem.outputSchema is not None
 
 
@@ -117,10 +118,13 @@ async def test_a_call_runs_the_crew_and_gives_text_and_structure(serve: Serve) -
     async with serve(IDEA_AND_POEM) as service, connected(service) as session:
         idea = await session.call_tool("idea", {"interest_area": "Food"})
         poem = await session.call_tool("poem", {"topic": "tea"})
+        refused = await session.call_tool("poem", {"topic": "tea", "topik": "x"})
         of_idea, of_poem = await service.rows()
         assert await service.stored() == 0
     assert not idea.isError
     assert not poem.isError
+    assert refused.isError
+    assert "did you mean topic?" in _text(refused)
     assert idea.structuredContent == {
         "run_id": str(of_idea.run_id),
         "status": "succeeded",

@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from tests.api.crews import REPORTS, Gate
+from tests.api.crews import EXTRA_INPUTS, REPORTS, Gate
 from tests.runs.scripted import until
 from tests.serving import Running, Serve
 
@@ -161,8 +161,9 @@ async def test_a_wrong_request_is_refused(
     assert (await service.http.get("/api/runs")).json()["runs"] == []
 
 
-async def test_inputs_that_the_crew_does_not_name_are_passed_on(service: Running) -> None:
-    run = await _start(service, inputs={"more": {"list": [1, 2.5, True, None]}})
+async def test_extra_inputs_reach_a_crew_that_allows_them(serve: Serve) -> None:
+    async with serve(EXTRA_INPUTS) as service:
+        run = await _start(service, inputs={"more": {"list": [1, 2.5, True, None]}})
     assert run["inputs"]["more"] == {"list": [1, 2.5, True, None]}
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from app.crews.options import InputOptions
+from app.crews.options import CrewOptions, InputOptions
 from app.crews.registry import CrewSpec
 from app.runs.errors import InvalidInput
-from app.runs.inputs import validate_inputs
+from app.runs.inputs import check_names, validate_inputs
 
 
 def _no_crew() -> Any:
@@ -58,3 +58,33 @@ def test_a_wrong_value_is_refused_by_name(value: Any, problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem) as refused:
         validate_inputs(SPEC, [], {"topic": value})
     assert refused.value.field.startswith("topic")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("topci", "the crew poem has no such input; did you mean topic?"),
+        ("ton", "the crew poem has no such input; did you mean tone?"),
+        ("colour", "the crew poem has no such input; its inputs are tone, topic"),
+    ],
+)
+def test_an_unknown_input_is_refused_with_the_nearest_name(name: str, problem: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        check_names(SPEC, ["topic"], {"topic": "rain", name: "x"})
+    assert (refused.value.field, refused.value.problem) == (name, problem)
+
+
+@pytest.mark.parametrize("by", ["the crew", "the deployment"])
+def test_a_crew_may_allow_extra_inputs(by: str) -> None:
+    if by == "the crew":
+        spec = CrewSpec("poem", _no_crew, allow_extra_inputs=True)
+    else:
+        spec = CrewSpec("poem", _no_crew, options=CrewOptions(allow_extra_inputs=True))
+    check_names(spec, ["topic"], {"colour": "red"})
+
+
+def test_a_deployment_may_refuse_extra_inputs_that_the_crew_allows() -> None:
+    options = CrewOptions(allow_extra_inputs=False)
+    spec = CrewSpec("poem", _no_crew, options=options, allow_extra_inputs=True)
+    with pytest.raises(InvalidInput, match="colour: the crew poem has no such input"):
+        check_names(spec, [], {"colour": "red"})

@@ -12,7 +12,7 @@ from app.api.middleware.request_limits import RequestLimits
 from app.api.middleware.turns import LARGE_BODY_BYTES, Turns
 from app.pacer import Pacer
 from app.runs.inputs import MAX_BATCH_VALUES, MAX_VALUES
-from tests.api.crews import Gate
+from tests.api.crews import EXTRA_INPUTS, Gate
 from tests.runs.scripted import until
 from tests.serving import JSON, Running, Serve
 
@@ -104,12 +104,14 @@ async def test_a_caller_has_one_huge_body_at_a_time() -> None:
     await victim
 
 
-async def test_a_batch_is_bounded_in_values(service: Running) -> None:
+async def test_a_batch_is_bounded_in_values(serve: Serve) -> None:
     runs = [{"more": [0] * (MAX_VALUES - 10)}] * (MAX_BATCH_VALUES // MAX_VALUES + 2)
-    response = await service.http.post("/api/runs/batch", json={"crew": "idea", "inputs": runs})
-    assert response.status_code == 400
-    assert "at most 500,000 values together" in response.json()["error"]
-    assert await service.rows() == []
+    body = {"crew": "idea", "inputs": runs}
+    async with serve(EXTRA_INPUTS) as service:
+        response = await service.http.post("/api/runs/batch", json=body)
+        assert response.status_code == 400
+        assert "at most 500,000 values together" in response.json()["error"]
+        assert await service.rows() == []
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ async def test_a_wrong_batch_is_refused_by_name(
 
 
 async def test_a_large_batch_is_accepted_whole(service: Running) -> None:
-    inputs = [{"goal_type": f"{number}", "more": "x" * 3900} for number in range(300)]
+    inputs = [{"goal_type": f"{number}", "experience_summary": "x" * 3900} for number in range(300)]
     body = msgspec.json.encode({"crew": "idea", "inputs": inputs})
     assert len(body) > max(LARGE_BODY_BYTES, 1_000_000)
     response = await service.http.post("/api/runs/batch", content=body, headers=JSON)

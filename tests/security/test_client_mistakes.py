@@ -88,6 +88,25 @@ async def test_a_body_that_is_no_json_is_refused(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/runs", b'{"crew": "idea", "inputs": {"interest_aera": "Food"}}'),
+        ("/api/runs/batch", b'{"crew": "idea", "inputs": [{"interest_aera": "Food"}]}'),
+        ("/crews/idea/kickoff", b'{"inputs": {"interest_aera": "Food"}}'),
+        ("/a2a/idea", _a2a(b'{"data": {"interest_aera": "Food"}}')),
+    ],
+    ids=["run", "batch", "amp", "a2a"],
+)
+async def test_an_unknown_input_is_refused_with_the_nearest_name(
+    service: Running, path: str, body: bytes
+) -> None:
+    response = await service.http.post(path, content=body, headers=_RPC_HEADERS)
+    expected = "interest_aera: the crew idea has no such input; did you mean interest_area?"
+    assert expected in response.text
+    assert await service.rows() == []
+
+
 @pytest.mark.parametrize("body", [b"{", b"{]", b"nothing", b'{"crew": "idea"} x'])
 @pytest.mark.parametrize("path", ["/api/run", "/api/runs", "/crews/idea/kickoff"])
 async def test_the_error_for_a_body_that_is_no_json_names_the_body(

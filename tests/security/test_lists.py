@@ -1,9 +1,11 @@
 """Lists stay small whatever the runs in them hold, and a large batch lets other requests in."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import pytest
 from sqlalchemy import update
 
 from app.access.callers import OPERATOR
@@ -14,9 +16,17 @@ from app.runs.models import UserRun
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import MAX_LISTED_CHARACTERS, NewRun
-from tests.serving import Running
+from tests.api.crews import EXTRA_INPUTS
+from tests.serving import Running, Serve
 
 _LARGE = {"interest_area": "Food", "notes": ["x" * 4000] * 100}
+
+
+@pytest.fixture
+async def service(serve: Serve) -> AsyncIterator[Running]:
+    """A service whose crews accept large inputs of any name."""
+    async with serve(EXTRA_INPUTS) as service:
+        yield service
 
 
 async def test_a_list_shows_small_inputs_and_leaves_out_large_ones(service: Running) -> None:
