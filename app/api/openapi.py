@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Router
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import Components, Schema, SecurityScheme
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 
+from app.api.description_page import CONTENT_SECURITY_POLICY, PATH, DescriptionPage
 from app.api.middleware.auth import PUBLIC
 from app.version import VERSION
 
@@ -25,7 +27,14 @@ def openapi_config(*, needs_key: bool) -> OpenAPIConfig:
         title="Crew Capture",
         version=VERSION,
         operation_id_creator=_operation_id,
-        openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, opt=PUBLIC),
+        render_plugins=[DescriptionPage(), JsonRenderPlugin(), YamlRenderPlugin()],
+        openapi_router=Router(
+            PATH,
+            route_handlers=[],
+            include_in_schema=False,
+            opt=PUBLIC,
+            response_headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY},
+        ),
     )
     if needs_key:
         scheme = SecurityScheme(type="http", scheme="bearer")

@@ -25,12 +25,6 @@ async def test_no_browser_runs_frames_or_caches_a_response(service: Running, pat
     assert "no-store" in headers["cache-control"]
 
 
-async def test_the_pages_of_the_description_may_load_their_scripts(service: Running) -> None:
-    answer = await service.http.get("/schema")
-    assert answer.status_code == 200
-    assert "content-security-policy" not in answer.headers
-
-
 async def test_headers_beyond_the_limit_are_refused(service: Running) -> None:
     for headers in ([("X-Long", "x" * 40_000)], [("a", "")] * 7_000):
         answer = await service.http.get("/api/runs", headers=headers)
