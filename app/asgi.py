@@ -17,6 +17,7 @@ from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import Readiness, live, ready
 from app.api.markdown import HtmlRenderer
 from app.api.mcp.routes import mcp, open_mcp
+from app.api.middleware.allowed_methods import list_allowed_methods
 from app.api.middleware.auth import AuthMiddleware
 from app.api.middleware.csrf import CsrfGuard
 from app.api.middleware.open_requests import OpenRequests
@@ -73,7 +74,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         ],
         dependencies=DEPENDENCIES,
         exception_handlers=in_dialect_of_path(EXCEPTION_HANDLERS),
-        before_send=[add_security_headers],
+        before_send=[add_security_headers, list_allowed_methods],
         request_max_body_size=_MAX_BODY_BYTES,
         openapi_config=openapi_config(needs_key=settings.auth == "keys"),
         plugins=[ClosedObjects()],

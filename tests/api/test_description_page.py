@@ -13,6 +13,7 @@ _LOADED = re.compile(
     r"twitter\.com|www\.facebook\.com|www\.tiktok\.com)"
 )
 _LOADED = re.compile(r'(?:src|href)="([^"]+)"')
+_DESCRIPTION = re.compile(r'url: "([^"]+)"')
 _OTHER_HOST = re.compile(r"https?://|\burl\(\s*['\"]?//|['\"]//[a-z]")
 
 
@@ -36,8 +37,8 @@ async def test_the_page_and_what_it_loads_are_of_this_service(service: Running) 
     script = (await service.http.get(start)).text
     assert not _OTHER_HOST.search(script)
     assert "validatorUrl: null" in script, "the viewer sends the address to a public validator"
-    description = re.search(r'url: "([^"]+)"', script)
-    assert (await service.http.get(description[1])).json()["openapi"].startswith("3.")
+    (description,) = _DESCRIPTION.findall(script)
+    assert (await service.http.get(description)).json()["openapi"].startswith("3.")
 
 
 async def test_the_policy_of_the_page_allows_scripts_of_this_service_only(

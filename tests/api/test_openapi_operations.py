@@ -11,6 +11,7 @@ from litestar.testing import TestClient
 from app.asgi import create_app
 from app.settings import load_settings
 
+_SOME_ID = "5f0c0f6e-5d0c-4a55-9d0b-0a54c8f0a111"
 _OPERATION_ID = re.compile(r"[a-z]+(_[a-z]+){1,4}")
 
 
@@ -42,7 +43,6 @@ def test_the_description_says_which_operations_require_a_key(
     settings = load_settings(
         auth="keys", database_url=f"sqlite:///{tmp_path}/runs.db", temp_dir=tmp_path
     )
-    some_id = "5f0c0f6e-5d0c-4a55-9d0b-0a54c8f0a111"
     assert description["security"] == [{"key": []}]
     assert description["components"]["securitySchemes"]["key"] == {
         "type": "http",
@@ -50,7 +50,7 @@ def test_the_description_says_which_operations_require_a_key(
     }
     with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
         for name, (method, path, operation) in _operations(description).items():
-            url = re.sub(r"\{\w+_id\}", some_id, path)
+            url = re.sub(r"\{\w+_id\}", _SOME_ID, path)
             url = re.sub(r"\{\w+\}", "idea", url)
             status = client.request(method, url, json={}).status_code
             is_public = operation.get("security") == []
@@ -69,3 +69,16 @@ def test_a_method_that_a_path_lacks_is_answered_with_those_that_it_has(tmp_path:
             refused = client.put(path, json={})
             assert refused.status_code == 405
             assert set(refused.headers["Allow"].split(", ")) == methods, path
+
+
+def test_options_lists_all_methods_of_a_path(description: Any, tmp_path: Path) -> None:
+    settings = load_settings(database_url=f"sqlite:///{tmp_path}/runs.db", temp_dir=tmp_path)
+    methods: dict[str, set[str]] = {}
+    for method, path, _ in _operations(description).values():
+        url = re.sub(r"\{\w+\}", "idea", re.sub(r"\{\w+_id\}", _SOME_ID, path))
+        methods.setdefault(url, set()).add(method.upper())
+    assert methods["/api/runs"] == {"GET", "POST"}
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        for url, described in methods.items():
+            allowed = set(client.options(url).headers["Allow"].split(", "))
+            assert allowed - {"HEAD"} == {*described, "OPTIONS"}, url
