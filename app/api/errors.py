@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from traceback import walk_tb
-from typing import Any
+from typing import Any, Literal, cast
 from uuid import UUID
 
 import msgspec
@@ -65,11 +65,39 @@ REFUSALS: Mapping[int, str] = {
 """Errors that any request can get, with their descriptions."""
 
 
+ErrorType = Literal[
+    "body_too_large",
+    "cancelled",
+    "conflict",
+    "crew_error",
+    "database_unavailable",
+    "forbidden",
+    "headers_too_large",
+    "internal_error",
+    "invalid_input",
+    "invalid_request",
+    "method_not_allowed",
+    "model_error",
+    "no_results",
+    "not_awaiting_human",
+    "not_found",
+    "overloaded",
+    "request_timeout",
+    "run_timeout",
+    "storage_unavailable",
+    "too_many_requests",
+    "unauthorized",
+    "unsupported_media_type",
+    "worker_lost",
+]
+"""The words for errors: of requests, and of runs (`error_type` of their rows)."""
+
+
 class ErrorAnswer(msgspec.Struct):
     """The body of every error response; `run_id` names the run if one was accepted."""
 
     error: str
-    error_type: str
+    error_type: ErrorType
     success: bool = False
     run_id: UUID | msgspec.UnsetType = msgspec.UNSET
 
@@ -116,7 +144,10 @@ def error_responses(descriptions: Mapping[int, str]) -> dict[int, ResponseSpec]:
 
 
 def error_response(
-    status_code: int, error_type: str, error: str, run_id: UUID | msgspec.UnsetType = msgspec.UNSET
+    status_code: int,
+    error_type: ErrorType,
+    error: str,
+    run_id: UUID | msgspec.UnsetType = msgspec.UNSET,
 ) -> Response[ErrorAnswer]:
     """An error response. A 503 has `Retry-After`."""
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status_code == 503 else {}
@@ -161,7 +192,7 @@ def _run_moved(_: Request[Any, Any, Any], error: RunMoved) -> Response[RunAccept
 
 def _run_unsuccessful(_: Request[Any, Any, Any], error: RunUnsuccessful) -> Response[ErrorAnswer]:
     run = error.run
-    error_type = run.error_type or "internal_error"
+    error_type = cast("ErrorType", run.error_type or "internal_error")
     status_code = _STATUS_OF_UNSUCCESSFUL_RUN.get(error_type, 500)
     return error_response(status_code, error_type, run.error or "internal error", run.run_id)
 
@@ -233,7 +264,7 @@ def _problem(problem: Mapping[str, str]) -> str:
     return f"{field}: {message[0].lower()}{message[1:]}"
 
 
-_ERROR_TYPES: Mapping[int, str] = {
+_ERROR_TYPES: Mapping[int, ErrorType] = {
     400: "invalid_input",
     401: "unauthorized",
     403: "forbidden",

@@ -10,6 +10,7 @@ from litestar.params import JSONBody
 
 from app.api.dependencies import Runs
 from app.api.errors import RunAccepted, RunUnsuccessful, accepted, error_responses
+from app.api.links import linked, links_to_run
 from app.api.middleware.auth import CallerRequest
 from app.api.waiting import IdempotencyKey
 from app.crews.idea.profile import FIELDS
@@ -71,6 +72,7 @@ _ACCEPTED = ResponseSpec(
     "/api/run",
     status_code=200,
     summary="Run the idea crew and wait for its reports",
+    operation_class=linked(links_to_run("/run_id")),
     responses={202: _ACCEPTED}
     | error_responses(
         {

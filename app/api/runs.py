@@ -15,6 +15,8 @@ from litestar.response import Stream
 from app.api.batch_request import MAX_BATCH, MAX_BATCH_BODY_BYTES, BatchHttpRequest
 from app.api.dependencies import Runs
 from app.api.errors import accepted, error_responses, run_location
+from app.api.events import EVENT_DATA, EventsOperation
+from app.api.links import linked, links_to_run
 from app.api.markdown import HtmlRenderer
 from app.api.middleware.auth import CallerRequest
 from app.api.sse import server_sent_events
@@ -42,6 +44,13 @@ _NO_MORE_EVENTS = ResponseSpec(
     None, description="The run is settled and has no more events", generate_examples=False
 )
 _NOTHING_ACCEPTED = "Nothing was accepted; Retry-After says when to try again"
+
+_EVENTS = ResponseSpec(
+    EVENT_DATA,
+    description="A stream of events; the schema is that of the data of each event",
+    media_type="text/event-stream",
+    generate_examples=False,
+)
 
 # A string, because a datetime would also accept a number, and a time without its zone.
 _Time = Annotated[str | None, QueryParameter(schema_extra={"format": "date-time"})]
@@ -83,6 +92,7 @@ class HumanAnswer(msgspec.Struct, forbid_unknown_fields=True):
     "/",
     status_code=202,
     summary="Submit a run",
+    operation_class=linked(links_to_run("/run_id")),
     responses=error_responses(
         {
             404: "No such crew",
@@ -124,6 +134,7 @@ async def submit_run(
     "/batch",
     status_code=202,
     summary="Submit a run for each of many inputs",
+    operation_class=linked(links_to_run("/run_ids/0")),
     request_class=BatchHttpRequest,
     request_max_body_size=MAX_BATCH_BODY_BYTES,
     responses=error_responses({404: "No such crew", 413: "Too large", 503: _NOTHING_ACCEPTED}),
@@ -138,7 +149,12 @@ async def submit_batch(
     return BatchAnswer([run.run_id for run in accepted])
 
 
-@get("/", summary="List runs, newest first", responses=error_responses({}))
+@get(
+    "/",
+    summary="List runs, newest first",
+    operation_class=linked(links_to_run("/runs/0/run_id")),
+    responses=error_responses({}),
+)
 async def list_runs(
     runs: Runs,
     request: CallerRequest,
@@ -255,7 +271,8 @@ async def get_output(
 @get(
     "/{run_id:uuid}/events",
     summary="Follow a run's events, as server-sent events",
-    responses={204: _NO_MORE_EVENTS} | error_responses({404: _UNKNOWN}),
+    operation_class=EventsOperation,
+    responses={200: _EVENTS, 204: _NO_MORE_EVENTS} | error_responses({404: _UNKNOWN}),
 )
 async def run_events(
     run_id: FromPath[UUID],

@@ -1,5 +1,6 @@
 """The operations of the OpenAPI description: ids, keys, and refusals."""
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from litestar.testing import TestClient
 
 from app.asgi import create_app
+from app.runs.execution import worker
 from app.settings import load_settings
 
 _SOME_ID = "5f0c0f6e-5d0c-4a55-9d0b-0a54c8f0a111"
@@ -82,3 +84,34 @@ def test_options_lists_all_methods_of_a_path(description: Any, tmp_path: Path) -
         for url, described in methods.items():
             allowed = set(client.options(url).headers["Allow"].split(", "))
             assert allowed - {"HEAD"} == {*described, "OPTIONS"}, url
+
+
+def test_links_name_operations_and_their_parameters(description: Any) -> None:
+    operations = _operations(description)
+    links = {
+        f"{name}: {link}": target
+        for name, (_, _, operation) in operations.items()
+        for response in operation["responses"].values()
+        for link, target in response.get("links", {}).items()
+    }
+    assert {"submit_run: get_run", "list_runs: get_output", "kickoff_crew: get_kickoff_status"} <= (
+        set(links)
+    )
+    for name, link in links.items():
+        _, _, target = operations[link["operationId"]]
+        described = {parameter["name"] for parameter in target["parameters"]}
+        assert set(link["parameters"]) <= described, name
+
+
+def test_every_success_has_a_schema(description: Any) -> None:
+    for name, (_, _, operation) in _operations(description).items():
+        for status, response in operation["responses"].items():
+            for content in response.get("content", {}).values():
+                assert content["schema"], f"{name}: {status}"
+
+
+def test_the_errors_of_runs_are_words_of_the_description(description: Any) -> None:
+    words = description["components"]["schemas"]["ErrorAnswer"]["properties"]["error_type"]["enum"]
+    failures = re.findall(r"_failed\(\s*\"(\w+)\"", inspect.getsource(worker))
+    assert "run_timeout" in failures
+    assert {*failures, *worker._ERROR_TYPES.values()} <= set(words)

@@ -26,7 +26,7 @@ from starlette.requests import Request as StarletteRequest
 
 from app.api.a2a.handlers import CrewAgents
 from app.api.dependencies import Runs
-from app.api.errors import ErrorAnswer
+from app.api.errors import REFUSALS, ErrorAnswer
 from app.api.jsonrpc import forward, read_message
 from app.api.middleware.auth import PUBLIC, RPC, CallerRequest, PublicOperation
 from app.runs import CrewInfo, CrewInput, RunFilter, RunService, UnknownCrew
@@ -54,7 +54,10 @@ async def list_agents(
 @get(
     "/{crew:str}/.well-known/agent-card.json",
     summary="Get the card of an agent",
-    responses={404: ResponseSpec(ErrorAnswer, description="No such crew", generate_examples=False)},
+    responses={
+        status: ResponseSpec(ErrorAnswer, description=description, generate_examples=False)
+        for status, description in ((400, REFUSALS[400]), (404, "No such crew"))
+    },
     operation_class=PublicOperation,
     opt=PUBLIC,
 )

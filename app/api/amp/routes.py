@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from litestar import Request, Response, Router, get, post
+from litestar.openapi.spec import Link
 from litestar.params import FromPath, JSONBody
 
 from app.api.amp.bodies import (
@@ -18,6 +19,7 @@ from app.api.amp.bodies import (
 )
 from app.api.amp.errors import PATH, AmpError, amp_responses
 from app.api.dependencies import Runs
+from app.api.links import linked
 from app.api.middleware.auth import CallerRequest
 from app.api.waiting import IdempotencyKey
 from app.runs import MissingInputs, ReviewDecision, Run, RunOptions, RunService, UnknownRun
@@ -26,6 +28,12 @@ from app.runs import MissingInputs, ReviewDecision, Run, RunOptions, RunService,
 def _status_operation_id(_: object, __: object, path: list[Any]) -> str:
     """Operation ids are unique, and the same handler has two paths."""
     return "get_kickoff_status" if path[-1] != "status" else "get_kickoff_status_by_id"
+
+
+_STATUS_LINK = Link(
+    operation_id="get_kickoff_status",
+    parameters={"crew": "$request.path.crew", "kickoff_id": "$response.body#/kickoff_id"},
+)
 
 
 @get(
@@ -43,6 +51,7 @@ async def crew_inputs(crew: FromPath[str], runs: Runs) -> InputsAnswer:
     status_code=200,
     summary="Submit a run",
     operation_id="kickoff_crew",
+    operation_class=linked({"get_kickoff_status": _STATUS_LINK}),
     responses=amp_responses(404, 409, 422, 503),
 )
 async def kickoff(

@@ -1,0 +1,137 @@
+"""The `data` of the events of a run, as `GET /api/runs/{run_id}/events` sends them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Union
+from uuid import UUID
+
+import msgspec
+from litestar.openapi.spec import OpenAPIResponse, Operation, Schema
+
+from app.runs import EventType
+
+
+class _RunEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    run_id: UUID
+    at: datetime
+
+
+class RunQueuedEvent(_RunEvent):
+    """`run.queued`: the run is accepted."""
+
+
+class RunRunningEvent(_RunEvent, kw_only=True):
+    """`run.running`: an attempt at the run has begun."""
+
+    attempt: int
+    fingerprint: str | None
+
+
+class RunAwaitingHumanEvent(_RunEvent, kw_only=True):
+    """`run.awaiting_human`: the output of a task waits for a review."""
+
+    index: int
+    name: str
+    agent: str
+    output: str
+
+
+class RunResumedEvent(_RunEvent, kw_only=True):
+    """`run.resumed`: a human has reviewed the output."""
+
+    index: int
+    name: str
+    feedback: str
+    approve: bool
+
+
+class RunSucceededEvent(_RunEvent):
+    """`run.succeeded`: the last event of a run whose outputs are available."""
+
+
+class RunFailedEvent(_RunEvent, kw_only=True):
+    """`run.failed`: the last event of a run that failed."""
+
+    error: str | msgspec.UnsetType = msgspec.UNSET
+    error_type: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class RunCancelledEvent(_RunEvent, kw_only=True):
+    """`run.cancelled`: the last event of a run that was cancelled."""
+
+    error: str | msgspec.UnsetType = msgspec.UNSET
+    error_type: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class TaskStartedEvent(_RunEvent, kw_only=True):
+    """`task.started`: an agent has begun a task."""
+
+    index: int
+    name: str
+    agent: str
+
+
+class TaskFinishedEvent(_RunEvent, kw_only=True):
+    """`task.finished`: a task has ended; `output` is only present if a webhook receives tasks."""
+
+    index: int
+    name: str
+    agent: str
+    started_at: datetime
+    structured: Any
+    usage: dict[str, int]
+    output: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class TaskStepEvent(_RunEvent, kw_only=True):
+    """`task.step`: an agent has finished a step; only present if a webhook receives steps."""
+
+    index: int
+    name: str
+    agent: str
+    thought: str
+    tool: str | None
+    tool_input: str | None
+    result: str
+
+
+class TaskTokensEvent(_RunEvent, kw_only=True):
+    """`task.tokens`: a part of the text that a model streams; never stored."""
+
+    index: int
+    name: str
+    text: str
+
+
+EVENTS: dict[EventType, type[_RunEvent]] = {
+    EventType.RUN_QUEUED: RunQueuedEvent,
+    EventType.RUN_RUNNING: RunRunningEvent,
+    EventType.RUN_AWAITING_HUMAN: RunAwaitingHumanEvent,
+    EventType.RUN_RESUMED: RunResumedEvent,
+    EventType.RUN_SUCCEEDED: RunSucceededEvent,
+    EventType.RUN_FAILED: RunFailedEvent,
+    EventType.RUN_CANCELLED: RunCancelledEvent,
+    EventType.TASK_STARTED: TaskStartedEvent,
+    EventType.TASK_FINISHED: TaskFinishedEvent,
+    EventType.TASK_STEP: TaskStepEvent,
+    EventType.TASK_TOKENS: TaskTokensEvent,
+}
+"""The data of each type of event."""
+
+EVENT_DATA: Any = Union[tuple(EVENTS.values())]  # noqa: UP007
+"""The data of any event."""
+
+
+@dataclass
+class EventsOperation(Operation):
+    """The description of an operation that streams events.
+
+    Types of events may have the same fields, so that data matches any of the schemas, not one.
+    """
+
+    def __post_init__(self) -> None:
+        response = (self.responses or {})["200"]
+        if isinstance(response, OpenAPIResponse) and response.content is not None:
+            schema = response.content["text/event-stream"].schema
+            if isinstance(schema, Schema):
+                schema.any_of, schema.one_of = schema.one_of, None

@@ -1,0 +1,34 @@
+"""Links of the OpenAPI description: from the response of one operation to the next operation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from litestar.openapi.spec import Link, OpenAPIResponse, Operation
+
+_OF_RUN = ("get_run", "run_events", "get_output", "cancel_run", "resume_run", "delete_run")
+
+
+@dataclass
+class _LinkedOperation(Operation):
+    """An operation whose successful response has links."""
+
+    of_success: ClassVar[Mapping[str, Link]]
+
+    def __post_init__(self) -> None:
+        for status, response in (self.responses or {}).items():
+            if status.startswith("2") and isinstance(response, OpenAPIResponse):
+                response.links = dict(self.of_success)
+
+
+def linked(links: Mapping[str, Link]) -> type[Operation]:
+    """The `operation_class` of a handler whose successful response has these links."""
+    return type("LinkedOperation", (_LinkedOperation,), {"of_success": links})
+
+
+def links_to_run(pointer: str) -> dict[str, Link]:
+    """Links to the operations on a run, whose id is at this JSON pointer in the response."""
+    return {
+        operation: Link(operation_id=operation, parameters={"run_id": f"$response.body#{pointer}"})
+        for operation in _OF_RUN
+    }
