@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 3
 FAST_TESTS := tests/cli tests/crews tests/db tests/runs tests/storage $(wildcard tests/test_*.py)
 
-.PHONY: help setup demo serve test test-fast coverage check format docs bench faults audit lock clean
+.PHONY: help setup demo serve test test-fast coverage check format docs bench faults fuzz audit lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -61,6 +61,9 @@ docs: $(VENV)/.dev ## build the docs site in docs/_build; a broken link is an er
 
 faults: $(VENV)/.dev ## break everything on every database and backend, half an hour (tests/faults)
 	$(BIN)/python -m tests.faults.suite $(ARGS)
+
+fuzz: $(VENV)/.dev ## make 5,000 requests and more from the OpenAPI description, and check each response
+	SCHEMA_REQUESTS=120 $(BIN)/python -m pytest -s tests/api/test_openapi.py $(ARGS)
 
 audit: $(VENV)/.dev ## look for known vulnerabilities in what is locked (asks public services)
 	$(BIN)/pip-audit --strict --disable-pip --requirement requirements.lock
