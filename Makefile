@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 3
 FAST_TESTS := tests/cli tests/crews tests/db tests/runs tests/storage $(wildcard tests/test_*.py)
 
-.PHONY: help setup demo serve test test-fast coverage check format docs bench faults fuzz audit lock clean
+.PHONY: help setup demo serve test test-fast coverage check format docs bench faults fuzz client audit lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -64,6 +64,12 @@ faults: $(VENV)/.dev ## break everything on every database and backend, half an 
 
 fuzz: $(VENV)/.dev ## make 5,000 requests and more from the OpenAPI description, and check each response
 	SCHEMA_REQUESTS=120 $(BIN)/python -m pytest -s tests/api/test_openapi.py $(ARGS)
+
+# The generator needs a typer older than CrewAI's, so it has an environment of its own.
+client: $(VENV)/.dev ## generate a Python client from the OpenAPI description, and run a crew with it
+	test -x $(VENV)/generator/bin/openapi-python-client || $(PYTHON) -m venv $(VENV)/generator
+	$(VENV)/generator/bin/python -m pip install --quiet "openapi-python-client==0.29.1"
+	OPENAPI_PYTHON_CLIENT=$(CURDIR)/$(VENV)/generator/bin/openapi-python-client $(BIN)/python -m pytest tests/api/test_generated_client.py $(ARGS)
 
 audit: $(VENV)/.dev ## look for known vulnerabilities in what is locked (asks public services)
 	$(BIN)/pip-audit --strict --disable-pip --requirement requirements.lock

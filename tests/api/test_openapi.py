@@ -1,8 +1,8 @@
 """Requests made from our own OpenAPI schema: no answer outside of it, and never a 5xx.
 
 The service requires keys. `SCHEMA_REQUESTS` is how many requests are made for each operation, and
-how many chains of requests follow the links. The default keeps `make test` short; `make fuzz` makes more
-than 5,000 requests.
+how many chains of requests follow the links. The default keeps `make test` short. `make fuzz` makes
+more than 5,000 requests.
 """
 
 import asyncio
