@@ -6,7 +6,7 @@ from typing import Any, Union
 from uuid import UUID
 
 import msgspec
-from litestar.openapi.spec import OpenAPIResponse, Operation, Schema
+from litestar.openapi.spec import OpenAPIResponse, OpenAPIType, Operation, Reference, Schema
 
 from app.runs import EventType
 
@@ -126,12 +126,31 @@ EVENT_DATA: Any = Union[tuple(EVENTS.values())]  # noqa: UP007
 class EventsOperation(Operation):
     """The description of an operation that streams events.
 
-    Types of events may have the same fields, so that data matches any of the schemas, not one.
+    The schema of the stream is that of one event: its `event` names the type, and its `data` is
+    JSON.
     """
 
     def __post_init__(self) -> None:
         response = (self.responses or {})["200"]
         if isinstance(response, OpenAPIResponse) and response.content is not None:
-            schema = response.content["text/event-stream"].schema
-            if isinstance(schema, Schema):
-                schema.any_of, schema.one_of = schema.one_of, None
+            content = response.content["text/event-stream"]
+            if isinstance(content.schema, Schema) and content.schema.one_of is not None:
+                events = zip(EVENTS, content.schema.one_of, strict=True)
+                content.schema = Schema(one_of=[_event(*event) for event in events])
+
+
+def _event(type_: EventType, data: Schema | Reference) -> Schema:
+    """One event of a stream, as JSON Schema; tokens are not stored and have no id."""
+    return Schema(
+        type=OpenAPIType.OBJECT,
+        properties={
+            "id": Schema(type=OpenAPIType.STRING),
+            "event": Schema(const=type_.value),
+            "data": Schema(
+                type=OpenAPIType.STRING,
+                content_media_type="application/json",
+                content_schema=data,
+            ),
+        },
+        required=["event", "data"],
+    )

@@ -47,7 +47,7 @@ _NOTHING_ACCEPTED = "Nothing was accepted; Retry-After says when to try again"
 
 _EVENTS = ResponseSpec(
     EVENT_DATA,
-    description="A stream of events; the schema is that of the data of each event",
+    description="A stream of events; the schema is that of each event",
     media_type="text/event-stream",
     generate_examples=False,
 )
