@@ -11,7 +11,7 @@ from litestar.openapi.spec import OpenAPIResponse, OpenAPIType, Operation, Refer
 from app.runs import EventType
 
 
-class _RunEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class _RunEvent(msgspec.Struct, kw_only=True):
     run_id: UUID
     at: datetime
 
@@ -72,7 +72,10 @@ class TaskStartedEvent(_RunEvent, kw_only=True):
 
 
 class TaskFinishedEvent(_RunEvent, kw_only=True):
-    """`task.finished`: a task has ended; `output` is only present if a webhook receives tasks."""
+    """`task.finished`: a task has ended.
+
+    `output` is only present if a webhook receives tasks; events of older versions lack `models`.
+    """
 
     index: int
     name: str
@@ -80,6 +83,7 @@ class TaskFinishedEvent(_RunEvent, kw_only=True):
     started_at: datetime
     structured: Any
     usage: dict[str, int]
+    models: list[str] | msgspec.UnsetType = msgspec.UNSET
     output: str | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -22,7 +22,9 @@ async def _received(service: Running, run_id: str, *, until_type: str = "") -> s
                 name = line.removeprefix("event: ")
             elif line.startswith("data: "):
                 data = line.removeprefix("data: ")
-                msgspec.json.decode(data, type=EVENTS[EventType(name)])
+                described = EVENTS[EventType(name)]
+                msgspec.json.decode(data, type=described)
+                assert set(msgspec.json.decode(data)) <= set(described.__struct_fields__)
                 types.add(name)
                 if name == until_type:
                     break
