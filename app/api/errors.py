@@ -6,7 +6,7 @@ The body of every error response is `{"success": false, "error": TEXT, "error_ty
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from traceback import walk_tb
 from typing import Any, Literal, cast
@@ -17,10 +17,12 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, SerializationException, ValidationException
 from litestar.openapi import ResponseSpec
 from litestar.serialization import decode_json
+from litestar.typing import FieldDefinition
 
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import limit_headers
 from app.api.middleware.request_limits import is_utf8
+from app.api.problems import allowed, problems_of, problems_text
 from app.db import DatabaseUnavailable
 from app.runs import (
     AwaitingHuman,
@@ -251,17 +253,42 @@ def _database_unavailable(
     return error_response(503, "database_unavailable", error_text(error))
 
 
-def _validation(_: Request[Any, Any, Any], error: ValidationException) -> Response[ErrorAnswer]:
-    problems = error.extra if isinstance(error.extra, list) else []
-    return error_response(400, "invalid_input", "; ".join(map(_problem, problems)) or error.detail)
+def _validation(
+    request: Request[Any, Any, Any], error: ValidationException
+) -> Response[ErrorAnswer]:
+    refused = error.extra if isinstance(error.extra, list) else []
+    text = problems_text(_problems(request, refused))
+    return error_response(400, "invalid_input", text or error.detail)
 
 
-def _problem(problem: Mapping[str, str]) -> str:
-    field, message = problem.get("key", "data"), problem["message"].replace("`", "")
-    if field == "data":
-        field = "body"
-        message = "expected a JSON object" if message == "'data'" else message  # no body
-    return f"{field}: {message[0].lower()}{message[1:]}"
+def _problems(
+    request: Request[Any, Any, Any], refused: Iterable[Mapping[str, str]]
+) -> Iterator[str]:
+    """The problems of a request; the framework found those in parameters, and the body's first."""
+    handler = request.route_handler
+    types = {field.name: field.type for field in msgspec.structs.fields(handler.signature_model)}
+    parameters = handler.parsed_fn_signature.parameters
+    for problem in refused:
+        if problem.get("source") == "body":
+            yield from problems_of(_json(request), types["data"])
+        elif (name := problem.get("key", "")) in parameters:
+            yield f"{_wire_name(parameters[name])}: must be {allowed(types[name], null=False)}"
+
+
+def _wire_name(parameter: FieldDefinition) -> str:
+    """The name of a parameter in requests: of a header, a query parameter or a part of the path."""
+    definition = parameter.kwarg_definition
+    aliases = (getattr(definition, kind, None) for kind in ("header", "query", "name"))
+    return next(filter(None, aliases), parameter.name)
+
+
+def _json(request: Request[Any, Any, Any]) -> Any:
+    """The body, which has arrived and been decoded, so that nothing is awaited; None if empty."""
+    try:
+        request.json().send(None)
+    except StopIteration as result:
+        return result.value
+    raise RuntimeError("the body has not arrived")
 
 
 _ERROR_TYPES: Mapping[int, ErrorType] = {

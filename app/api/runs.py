@@ -38,6 +38,7 @@ from storage import OutputKey
 
 _HEARTBEAT_SECONDS = 15.0
 _MAX_CREW_CHARACTERS = 100
+_MAX_EVENT_ID = 10**18 - 1
 
 _UNKNOWN = "There is no such run"
 _NO_MORE_EVENTS = ResponseSpec(
@@ -279,15 +280,15 @@ async def run_events(
     runs: Runs,
     request: CallerRequest,
     last_event_id: Annotated[
-        str | None, HeaderParameter(name="Last-Event-ID", pattern="^[0-9]{1,18}$")
+        int | None, HeaderParameter(name="Last-Event-ID", ge=0, le=_MAX_EVENT_ID)
     ] = None,
 ) -> Stream | Response[None]:
     """Stored events after `Last-Event-ID`, then new ones, until the run is settled.
 
     After the last event of a settled run, the response is 204: an `EventSource` stops.
     """
-    after_seq = -1 if last_event_id is None else int(last_event_id)
-    if last_event_id and await runs.is_over(run_id, request.user, after_seq):
+    after_seq = -1 if last_event_id is None else last_event_id
+    if last_event_id is not None and await runs.is_over(run_id, request.user, after_seq):
         return Response(None, status_code=204)
     return await _stream(runs, run_id, request, after_seq)
 

@@ -16,6 +16,22 @@ class InvalidInput(RunError):
         self.field = field
         self.problem = problem
 
+    def within(self, prefix: str) -> "InvalidInput":
+        """The same error for a field whose name begins with `prefix`."""
+        return InvalidInput(prefix + self.field, self.problem)
+
+
+class InvalidInputs(InvalidInput):
+    """Several inputs are refused; its text has all errors, `field` and `problem` are the first."""
+
+    def __init__(self, errors: Sequence[InvalidInput]) -> None:
+        super().__init__(errors[0].field, errors[0].problem)
+        self.args = ("; ".join(map(str, errors)),)
+        self._errors = errors
+
+    def within(self, prefix: str) -> InvalidInput:
+        return InvalidInputs([error.within(prefix) for error in self._errors])
+
 
 class MissingInputs(InvalidInput):
     """Required inputs are missing; `names` are all of them."""

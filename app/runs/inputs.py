@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from app.crews.options import InputOptions
 from app.crews.registry import CrewSpec
-from app.runs.errors import InvalidInput, MissingInputs
+from app.runs.errors import InvalidInput, InvalidInputs, MissingInputs
 
 MAX_DEPTH: Final = 64
 """How deep lists and objects of one input may nest."""
@@ -18,6 +18,9 @@ MAX_BATCH_VALUES: Final = 500_000
 MAX_CHARACTERS: Final = 1_000_000
 """How many characters all texts and names in the inputs of one run may have together."""
 MAX_NAME_CHARACTERS: Final = 200
+
+# Of one run, in one error.
+_MAX_ERRORS: Final = 20
 
 _ANY = InputOptions()
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -38,11 +41,22 @@ def validate_inputs(
     Raises:
         MissingInputs: required inputs are missing; lists all of them.
         InvalidInput: an input has another type than declared, is too long, or is nested too deep.
+            InvalidInputs if there are several.
             It contains a control character other than newline and tab. The inputs exceed
             `MAX_VALUES` or `MAX_CHARACTERS`. The error names the input.
     """
     validation = _Validation()
-    inputs = {name: _validated(validation, spec, name, value) for name, value in given.items()}
+    inputs: dict[str, Any] = {}
+    errors: list[InvalidInput] = []
+    for name, value in given.items():
+        try:
+            inputs[name] = _validated(validation, spec, name, value)
+        except InvalidInput as error:
+            errors.append(error)
+            if len(errors) == _MAX_ERRORS:
+                break
+    if errors:
+        raise errors[0] if len(errors) == 1 else InvalidInputs(errors)
     for name, default in spec.defaults.items():
         if _is_empty(inputs.get(name)):
             inputs[name] = default
@@ -179,9 +193,7 @@ class _Validation:
             return self._clean_object(value, max_chars)
         if value is None or isinstance(value, (bool, int, float)):
             return value
-        raise self._refused(
-            f"a {type(value).__name__}; allowed are texts, numbers, booleans, lists, objects"
-        )
+        raise self._refused("must be a text, a number, true, false, null, a list or an object")
 
     def _clean_text(self, text: str, max_chars: int) -> str:
         text = text.replace("\r\n", "\n")

@@ -459,14 +459,14 @@ class RunService:
         except InvalidInput as error:
             if not prefix:
                 raise
-            raise InvalidInput(f"{prefix}{error.field}", error.problem) from None
+            raise error.within(prefix) from None
         if options.context_id is not None:
-            check_storable(options.context_id, "context_id")
+            check_storable(options.context_id, "contextId")
         if options.meta is not None:
             check_bounds("meta", options.meta, "meta")
         digest = None
         if options.idempotency_key is not None:
-            check_storable(options.idempotency_key, "idempotency_key")
+            check_storable(options.idempotency_key, "Idempotency-Key")
             request = [crew, inputs, options.stream, options.webhooks, options.meta]
             digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
         return NewRun(

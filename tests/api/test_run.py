@@ -86,7 +86,7 @@ async def test_inputs_reach_the_reports(service: Running) -> None:
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        ({"goal": "x"}, "unknown field goal"),
+        ({"goal": "x"}, "goal: unknown field"),
         ({"goal_type": 5}, "goal_type"),
         ({"goal_type": ["x"]}, "goal_type"),
         ({"goal_type": "x" * 4001}, "goal_type"),

@@ -51,7 +51,7 @@ def test_windows_line_ends_become_newlines() -> None:
         ("\ud800", r"U\+D800"),
         (["fine", "a\0"], r"topic\[1\]: control character"),
         ({"inner": "x" * 11}, r"topic\.inner: 11 characters"),
-        (object(), "allowed are texts"),
+        (object(), "must be a text, a number"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(value: Any, problem: str) -> None:

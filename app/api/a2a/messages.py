@@ -7,6 +7,7 @@ import msgspec
 from a2a.helpers import get_data_parts, get_message_text, get_raw_parts, get_url_parts
 from a2a.types import Message
 
+from app.api.problems import convert
 from app.runs import CrewInfo, InvalidInput, ReviewDecision
 
 HOW_TO_ANSWER = (
@@ -43,9 +44,9 @@ def review_in(message: Message, run_id: UUID) -> ReviewDecision:
         approves = text.lower() == "approve"
         return ReviewDecision(run_id, None, "" if approves else text, approves)
     try:
-        review = msgspec.convert(data, _ReviewData)
-    except msgspec.ValidationError as error:
-        raise InvalidInput("parts", f"data: {error}. {HOW_TO_ANSWER}".replace("`", "")) from None
+        review = convert(data, _ReviewData, "parts")
+    except InvalidInput as error:
+        raise InvalidInput("parts", f"{error.problem}. {HOW_TO_ANSWER}") from None
     return ReviewDecision(run_id, review.task, review.feedback or text, review.approve)
 
 

@@ -13,12 +13,12 @@ from starlette.requests import Request
 
 from app.access.callers import Caller
 from app.api.errors import accepted, error_text
+from app.api.problems import convert
 from app.runs import (
     CrewInfo,
     Event,
     HumanInput,
     IdempotencyConflict,
-    InvalidInput,
     ReviewDecision,
     Run,
     RunMoved,
@@ -133,10 +133,7 @@ class CrewTools:
         return await self._runs.submit(name, inputs, caller, RunOptions(idempotency_key=key))
 
     async def _resume(self, arguments: dict[str, Any], caller: Caller) -> Run:
-        try:
-            given = msgspec.convert(arguments, _Answer)
-        except msgspec.ValidationError as error:
-            raise InvalidInput("arguments", str(error).replace("`", "")) from None
+        given = convert(arguments, _Answer, "arguments")
         decision = ReviewDecision(given.run_id, given.task, given.feedback, given.approve)
         await self._runs.resume(decision, caller)
         return await self._runs.get(given.run_id, caller)

@@ -8,9 +8,10 @@ of the ids of the session and the request.
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
+import msgspec
 from litestar import Response, post
 from litestar.datastructures.headers import MutableScopeHeaders
 from litestar.di import NamedDependency
@@ -23,11 +24,21 @@ from app.api.dependencies import Runs
 from app.api.jsonrpc import forward, read_message
 from app.api.mcp.handlers import CrewTools, run_key
 from app.api.middleware.auth import RPC, CallerRequest
+from app.api.problems import convert
 from app.runs import RunService
 
 # The SDK collects warnings while it handles a request, by replacing the process's hook. Requests
 # overlap, so that all later warnings would end up in the list of a finished request.
 sdk.warnings = SimpleNamespace(catch_warnings=lambda record: nullcontext([]))  # type: ignore[assignment, attr-defined]
+
+
+class _RpcMessage(msgspec.Struct):
+    """A request or a notification. The SDK's errors for others name its types in Python."""
+
+    jsonrpc: Literal["2.0"]
+    method: str
+    id: int | str | msgspec.UnsetType = msgspec.UNSET
+    params: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 @post("/mcp", include_in_schema=False, opt=RPC)
@@ -36,6 +47,8 @@ async def mcp(
 ) -> ASGIApp:
     """Handle one message of a client; its response, if it has one, is a stream of events."""
     body, message = await read_message(request)
+    if not message.keys() & {"result", "error"}:  # a request or a notification, not a response
+        convert(message, _RpcMessage, "body")
     method = message.get("method")
     if method == "notifications/cancelled":
         await _cancel(request, runs, message.get("params"))
