@@ -19,8 +19,11 @@ from app.api.markdown import HtmlRenderer
 from app.api.mcp.routes import mcp, open_mcp
 from app.api.middleware.allowed_methods import list_allowed_methods
 from app.api.middleware.auth import AuthMiddleware
+from app.api.middleware.cors import with_cors
 from app.api.middleware.csrf import CsrfGuard
+from app.api.middleware.head import name_head, with_head
 from app.api.middleware.open_requests import OpenRequests
+from app.api.middleware.request_ids import RequestIds, add_request_id
 from app.api.middleware.request_limits import RequestLimits, add_security_headers
 from app.api.openapi import ClosedObjects, openapi_config
 from app.api.run import run_idea_crew
@@ -63,6 +66,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         [run_idea_crew, runs_router, crews_router, amp_router, mcp, a2a_router, live, ready],
         lifespan=[lifespan],
         middleware=[
+            RequestIds(),
             RequestLimits(),
             CsrfGuard(settings.origins),
             AuthMiddleware(
@@ -74,12 +78,15 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         ],
         dependencies=DEPENDENCIES,
         exception_handlers=in_dialect_of_path(EXCEPTION_HANDLERS),
-        before_send=[add_security_headers, list_allowed_methods],
+        before_send=[add_security_headers, list_allowed_methods, add_request_id, name_head],
         request_max_body_size=_MAX_BODY_BYTES,
         openapi_config=openapi_config(needs_key=settings.auth == "keys"),
         plugins=[ClosedObjects()],
         logging_config=None,
     )
+    app.asgi_handler = with_head(app.asgi_handler)
+    if settings.origins:
+        app.asgi_handler = with_cors(app.asgi_handler, settings.origins)
     if settings.access_log:
         app.asgi_handler = AccessLog(app.asgi_handler)
     return app

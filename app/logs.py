@@ -19,9 +19,13 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Literal, TextIO
 
 import structlog
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the HTTP request that the current code handles; log lines have it as a field."""
 
 # Of a message or a stack trace.
 _MAX_TEXT_CHARACTERS = 8000
@@ -42,6 +46,7 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.ExtraAdder(),
         _without_color_message,
+        _with_request_id,
         _bounded,
     ]
     renderer: structlog.typing.Processor
@@ -69,6 +74,14 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
     # They log clients' mistakes, which the clients receive, too.
     logging.getLogger("mcp").setLevel(logging.ERROR)
     logging.getLogger("a2a").setLevel(logging.CRITICAL)
+
+
+def _with_request_id(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    if (current := request_id.get()) is not None:
+        event.setdefault("request_id", current)
+    return event
 
 
 def _bounded(

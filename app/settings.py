@@ -162,7 +162,7 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> frozenset[str]:
-        """Origins of pages on other sites that may send state-changing requests."""
+        """Origins of pages on other sites that may read responses and change state."""
         return frozenset(filter(None, map(str.strip, self.allowed_origins.split(","))))
 
     @property

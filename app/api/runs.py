@@ -263,10 +263,10 @@ async def get_output(
             raise OutputElsewhere(run_id, name)
         raise UnknownOutput(f"run {run_id} is {run.status} and has no output of that name")
     if as_ == "html":
-        return Response(await renderer.render(text), media_type="text/html; charset=utf-8")
+        return Response(await renderer.render(text), media_type="text/html")
     filename = OutputKey.filename_from(name)
     headers = {"Content-Disposition": f'attachment; filename="{filename}.md"'}
-    return Response(text, media_type="text/markdown; charset=utf-8", headers=headers)
+    return Response(text, media_type="text/markdown", headers=headers)
 
 
 @get(

@@ -64,9 +64,9 @@ def test_a_method_that_a_path_lacks_is_answered_with_those_that_it_has(tmp_path:
     settings = load_settings(database_url=f"sqlite:///{tmp_path}/runs.db", temp_dir=tmp_path)
     with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
         for path, methods in (
-            ("/api/runs", {"GET", "POST", "OPTIONS"}),
+            ("/api/runs", {"GET", "HEAD", "POST", "OPTIONS"}),
             ("/api/run", {"POST", "OPTIONS"}),
-            ("/health/live", {"GET", "OPTIONS"}),
+            ("/health/live", {"GET", "HEAD", "OPTIONS"}),
         ):
             refused = client.put(path, json={})
             assert refused.status_code == 405

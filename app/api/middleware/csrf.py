@@ -21,8 +21,9 @@ class CsrfGuard(ASGIMiddleware):
     """Refuses state-changing requests that a page of another site can send.
 
     A body must be JSON by its `Content-Type` (415). A browser sends that type to another site only
-    after a preflight, which this service does not answer. If the browser names the page's origin
-    (`Origin`, `Sec-Fetch-Site`), it must be the service's own or in `allowed_origins` (403).
+    after a preflight, which `app.api.middleware.cors` answers for `allowed_origins` alone. If the
+    browser names the page's origin (`Origin`, `Sec-Fetch-Site`), it must be the service's own or in
+    `allowed_origins` (403).
     """
 
     def __init__(self, allowed_origins: Collection[str] = ()) -> None:
