@@ -202,8 +202,8 @@ def _is_flow_class(thing: object) -> bool:
 
 
 def _description(made: object) -> str:
-    """The first paragraph of its own docstring, if any."""
-    text = vars(made).get("__doc__") if inspect.isclass(made) else getattr(made, "__doc__", None)
+    """The first paragraph of a class's own docstring; a factory's is about the factory."""
+    text = vars(made).get("__doc__") if inspect.isclass(made) else None
     return " ".join(inspect.cleandoc(text).partition("\n\n")[0].split()) if text else ""
 
 

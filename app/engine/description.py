@@ -3,6 +3,7 @@
 import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from inspect import cleandoc
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,7 +60,7 @@ class CrewDescription:
     default values; all of them are optional. `tasks` are the tasks known before a run: of a flow
     only `result`. `reason` explains why the execution mode is not a faster one; it is empty for
     plans and flows. `fingerprint` changes with the crew's visible definition; it is empty for a
-    flow, whose runs always start from the beginning.
+    flow, whose runs always start from the beginning. `about` is the docstring of a flow's class.
     """
 
     name: str
@@ -69,6 +70,16 @@ class CrewDescription:
     reason: str
     fingerprint: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    about: str = ""
+
+
+def flow_docstring(flow: "Flow[Any]") -> str:
+    """The first paragraph of the docstring of the flow's class; empty for a class of CrewAI."""
+    made = type(flow)
+    text = vars(made).get("__doc__")
+    if not text or made.__module__.partition(".")[0] == "crewai":
+        return ""
+    return " ".join(cleandoc(text).partition("\n\n")[0].split())
 
 
 def task_descriptions(crew: "Crew") -> tuple[TaskDescription, ...]:

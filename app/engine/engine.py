@@ -25,6 +25,7 @@ from app.engine.compat.silence import silence
 from app.engine.description import (
     CrewDescription,
     CrewSource,
+    flow_docstring,
     refuse_human_input,
     required_inputs,
     task_descriptions,
@@ -312,6 +313,7 @@ class Engine:
             reason="",
             fingerprint="",
             defaults=flow_defaults(flow),
+            about=flow_docstring(flow),
         )
         return _RegisteredCrew(source, description, flow=flow)
 

@@ -71,7 +71,7 @@ def crew_info(spec: CrewSpec, crew: CrewDescription) -> CrewInfo:
     found = [*crew.inputs, *crew.defaults]
     names = [*spec.inputs, *(name for name in found if name not in spec.inputs)]
     tasks = ", ".join(f"{task.name} ({' '.join(task.agent.split())})" for task in crew.tasks)
-    about = spec.description or f"Runs the crew {spec.name}."
+    about = spec.description or crew.about or f"Runs the crew {spec.name}."
     return CrewInfo(
         name=spec.name,
         description=f"{about.rstrip('.')}. Tasks: {tasks}." if tasks else about,

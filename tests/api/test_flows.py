@@ -209,3 +209,36 @@ async def test_the_declared_flow_that_crewai_creates_runs_unchanged(
         run = await _settled(service, await _start(service, "post", topic="rain"))
     assert run["status"] == "succeeded", run["error"]
     assert run["outputs"] == {"result": "rain"}
+
+
+async def test_a_flow_is_described_by_its_class_and_not_by_its_factory(serve: Serve) -> None:
+    class Documented(Flow[Inputs]):
+        """Pages about a topic.
+
+        Of some length.
+        """
+
+        @start()
+        def write(self) -> str:
+            return "done"
+
+    class Plain(Documented):
+        pass
+
+    def build() -> Flow[Any]:
+        """Build the flow."""
+        return Documented()
+
+    specs = [
+        CrewSpec("documented", build),
+        CrewSpec("plain", Plain),
+        CrewSpec("described", build, description="By the operator"),
+    ]
+    async with serve(Registry(specs)) as service:
+        crews = (await service.http.get("/api/crews")).json()["crews"]
+        cards = (await service.http.get("/a2a")).json()
+    for described in crews, cards:
+        texts = {crew["name"]: crew["description"] for crew in described}
+        assert texts["documented"].startswith("Pages about a topic. Tasks: ")
+        assert texts["plain"].startswith("Runs the crew plain. ")
+        assert texts["described"].startswith("By the operator. ")

@@ -22,10 +22,7 @@ from crewai.project import CrewBase, agent, crew, task
 
 
 def build():
-    """A poem about anything.
-
-    At some length.
-    """
+    """Build the crew; called once for each run."""
     poet = Agent(role="Poet", goal="Rhyme", backstory="Of {country}")
     poem = Task(description="On {topic}", expected_output="A poem", agent=poet, output_file="p.md")
     return Crew(agents=[poet], tasks=[poem])
@@ -44,6 +41,14 @@ class Poets:
     @crew
     def crew(self):
         return Crew(agents=self.agents, tasks=self.tasks)
+
+
+@CrewBase
+class Readers(Poets):
+    """A reading of any poem.
+
+    At some length.
+    """
 
 
 def poets():
@@ -101,8 +106,12 @@ def test_a_flow_class_is_a_factory_of_flows(factories: str) -> None:
 
 
 def test_a_crew_is_described_by_the_first_paragraph_of_its_docstring(factories: str) -> None:
-    assert open_source("poem", f"{factories}:build").description == "A poem about anything."
+    assert open_source("poem", f"{factories}:Readers").description == "A reading of any poem."
     assert open_source("poem", f"{factories}:Poets").description == ""
+
+
+def test_the_docstring_of_a_factory_does_not_describe_the_crew(factories: str) -> None:
+    assert open_source("poem", f"{factories}:build").description == ""
 
 
 async def test_a_json_project_runs_unchanged(json_project: Path) -> None:

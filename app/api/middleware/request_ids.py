@@ -1,8 +1,8 @@
 """Request ids: `X-Request-ID` of every response, and of the log lines of a request."""
 
+import os
 import re
 from typing import Final
-from uuid import uuid4
 
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,6 +40,6 @@ def _id_of(scope: Scope) -> bytes:
     found: bytes | None = state.get(_STATE)
     if found is None:
         given = next((value for name, value in scope["headers"] if name == _HEADER), b"")
-        found = given if _WELL_FORMED.fullmatch(given) else uuid4().hex.encode()
+        found = given if _WELL_FORMED.fullmatch(given) else os.urandom(16).hex().encode()
         state[_STATE] = found
     return found
