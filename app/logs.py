@@ -25,7 +25,10 @@ from typing import Literal, TextIO
 import structlog
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The id of the HTTP request that the current code handles; log lines have it as a field."""
+"""The id of the HTTP request that the current code handles; log lines have it as a field.
+
+It may be the client's own: a short text of few characters, which can't be mistaken for others.
+"""
 
 # Of a message or a stack trace.
 _MAX_TEXT_CHARACTERS = 8000

@@ -176,3 +176,17 @@ async def test_without_allowed_origins_no_response_grants_anything(service: Runn
         for method in ("GET", "OPTIONS"):
             response = await service.http.request(method, "/api/runs", headers=headers)
             assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+async def test_the_access_log_has_head_with_its_route(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("crew_capture.access")
+    logger.addHandler(caplog.handler)
+    try:
+        async with serve(access_log=True) as service:
+            await service.http.head(_UNKNOWN)
+    finally:
+        logger.removeHandler(caplog.handler)
+    lines = [one.getMessage() for one in caplog.records if one.name == logger.name]
+    assert lines == ["HEAD /api/runs/{run_id} 404"]

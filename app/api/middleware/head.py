@@ -17,8 +17,12 @@ def with_head(app: ASGIApp) -> ASGIApp:
         if scope.get("method") == "HEAD":
             head = _Head(send)
             # A copy: the server reads the method from its own, and sends no body for HEAD.
-            get: Any = {**scope, "method": "GET"}
-            await app(get, head.receive, head.send)
+            get: Any = dict(scope, method="GET")
+            try:
+                await app(get, head.receive, head.send)
+            finally:
+                get["method"] = "HEAD"
+                scope.update(get)  # the route, for the access log
         else:
             await app(scope, receive, send)
 
