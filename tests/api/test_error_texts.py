@@ -70,7 +70,7 @@ def test_every_parameter_is_refused_by_its_name_on_the_wire(
                     continue
                 assert response.status_code < 500
                 if response.status_code == 400:
-                    assert _text(response).startswith(f"{name}: "), response.text
+                    assert f"{name}: " in _text(response), response.text
                     refused.add(name)
     assert {"status", "limit", "cursor", "as", "Idempotency-Key", "Last-Event-ID"} <= refused
 
