@@ -62,6 +62,8 @@ def test_every_parameter_is_refused_by_its_name_on_the_wire(
             name = parameter["name"]
             for value in _WRONG_TEXTS:
                 body = {"crew": "idea"} if "requestBody" in operation else None
+                if url == "/api/run":
+                    body = {}  # it has one crew
                 if parameter["in"] == "query":
                     response = client.request(method, url, json=body, params={name: value})
                 elif parameter["in"] == "header" and value.isprintable():
