@@ -37,7 +37,7 @@ class BatchHttpRequest(Request[Caller, Any, State]):
             members = decode_json(await self.body(), dict[str, msgspec.Raw])
         except SerializationException as error:
             if isinstance(error.__cause__, msgspec.ValidationError):
-                raise InvalidInput("body", "expected a JSON object") from None
+                raise InvalidInput("body", "must be a JSON object") from None
             raise
         batch: dict[str, Any] = {}
         for name, raw in members.items():

@@ -20,9 +20,9 @@ def test_only_listed_proxies_are_trusted(
         def __init__(self, config: uvicorn.Config) -> None:
             configs.append(config)
 
-        def run(self) -> None: ...
+        def run(self, sockets: object) -> None: ...
 
-    monkeypatch.setattr(uvicorn, "Server", Server)
+    monkeypatch.setattr("app.cli.server.Server", Server)
     monkeypatch.setattr("app.cli.serve.configure_logging", lambda *_: None)
     made = settings(forwarded_allow_ips=trusted)
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # uvicorn would read it
