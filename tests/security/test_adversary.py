@@ -117,7 +117,7 @@ async def test_a_batch_is_bounded_in_values(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        (b"[]", "body: expected a JSON object"),
+        (b"[]", "body: must be a JSON object"),
         (b'{"crew": "idea", "inputs": [{}, {"a": 1]}]}', "body: "),
         (b'{"crew": "idea", "inputs": [{}, {"a": "\xff"}]}', "not UTF-8"),
         (b'{"crew": "idea", "inputs": [{"more": "%b"}]}' % (b"x" * 1_000_001), "inputs[0]: "),
