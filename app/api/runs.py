@@ -21,8 +21,16 @@ from app.api.markdown import HtmlRenderer
 from app.api.middleware.auth import CallerRequest
 from app.api.sse import server_sent_events
 from app.api.views import BatchAnswer, RunList, RunView, run_summary, run_view
-from app.api.waiting import IdempotencyKey, Prefer, Wait, preferred_wait, wait_for_end
+from app.api.waiting import (
+    MAX_IDEMPOTENCY_KEY_CHARACTERS,
+    IdempotencyKey,
+    Prefer,
+    Wait,
+    preferred_wait,
+    wait_for_end,
+)
 from app.runs import (
+    METADATA_LIMITS,
     InvalidInput,
     OutputElsewhere,
     ReviewDecision,
@@ -40,6 +48,8 @@ _HEARTBEAT_SECONDS = 15.0
 _MAX_CREW_CHARACTERS = 100
 _MAX_EVENT_ID = 10**18 - 1
 
+_METADATA_PREFIX = "metadata."
+
 _UNKNOWN = "There is no such run"
 _NO_MORE_EVENTS = ResponseSpec(
     None, description="The run is settled and has no more events", generate_examples=False
@@ -53,6 +63,8 @@ _EVENTS = ResponseSpec(
     generate_examples=False,
 )
 
+Metadata = Annotated[dict[str, str], msgspec.Meta(description=METADATA_LIMITS)]
+
 # A string, because a datetime would also accept a number, and a time without its zone.
 _Time = Annotated[str | None, QueryParameter(schema_extra={"format": "date-time"})]
 
@@ -60,21 +72,27 @@ _Time = Annotated[str | None, QueryParameter(schema_extra={"format": "date-time"
 class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A run to submit. With `stream`, models stream from the first call.
 
-    `webhook_url` receives finished tasks and the end of the run.
+    `webhook_url` receives finished tasks and the end of the run. `metadata` are your own names and
+    texts for the run.
     """
 
     crew: str
     inputs: dict[str, Any] = {}
     stream: bool = False
     webhook_url: str | None = None
+    metadata: Metadata = {}
 
 
 class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Runs of one crew, one for each of the inputs; `webhook_url` is the webhook of all of them."""
+    """Runs of one crew, one for each of the inputs.
+
+    `webhook_url` and `metadata` are those of all of them.
+    """
 
     crew: str
     inputs: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
     webhook_url: str | None = None
+    metadata: Metadata = {}
 
 
 class HumanAnswer(msgspec.Struct, forbid_unknown_fields=True):
@@ -116,7 +134,12 @@ async def submit_run(
     `text/event-stream` gets the run's events, from the first model call.
     """
     streams = "text/event-stream" in request.headers.get("Accept", "")
-    options = RunOptions(data.stream or streams, idempotency_key, webhooks_at(data.webhook_url))
+    options = RunOptions(
+        stream=data.stream or streams,
+        idempotency_key=idempotency_key,
+        webhooks=webhooks_at(data.webhook_url),
+        metadata=data.metadata,
+    )
     run = await runs.submit(data.crew, data.inputs, request.user, options)
     headers = {"Location": run_location(run.run_id)}
     if streams:
@@ -145,7 +168,10 @@ async def submit_batch(
 ) -> BatchAnswer:
     """All of them are accepted, or none."""
     accepted = await runs.submit_many(
-        data.crew, data.inputs, request.user, webhook_url=data.webhook_url
+        data.crew,
+        data.inputs,
+        request.user,
+        RunOptions(webhooks=webhooks_at(data.webhook_url), metadata=data.metadata),
     )
     return BatchAnswer([run.run_id for run in accepted])
 
@@ -163,14 +189,23 @@ async def list_runs(
     status: FromQuery[list[RunStatus] | None] = None,
     created_from: _Time = None,
     created_before: _Time = None,
+    idempotency_key: Annotated[
+        str | None, QueryParameter(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_CHARACTERS)
+    ] = None,
     cursor: FromQuery[str | None] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
 ) -> RunList:
+    """`metadata.KEY=VALUE` lists the runs with this metadata; give it once for each key.
+
+    `idempotency_key` finds the run that your request with this key submitted.
+    """
     run_filter = RunFilter(
         crew=crew and clean_text(crew, "crew", _MAX_CREW_CHARACTERS),
         statuses=tuple(status or ()),
         created_from=_time("created_from", created_from),
         created_before=_time("created_before", created_before),
+        idempotency_key=idempotency_key,
+        metadata=_metadata_filter(request),
     )
     page = await runs.page(run_filter, cursor, limit, request.user)
     return RunList([run_summary(run) for run in page.runs], page.next_cursor)
@@ -323,6 +358,16 @@ async def _stream(
     )
     await anext(events)  # raises UnknownRun before the stream starts
     return server_sent_events(events, headers)
+
+
+def _metadata_filter(request: CallerRequest) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name.startswith(_METADATA_PREFIX):
+            key = name.removeprefix(_METADATA_PREFIX)
+            if found.setdefault(key, value) != value:
+                raise InvalidInput(f"metadata.{key}", "given with two values; give one")
+    return found
 
 
 def _time(name: str, text: str | None) -> datetime | None:

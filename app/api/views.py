@@ -69,7 +69,7 @@ class DeliveryView(msgspec.Struct):
 
 
 class RunState(msgspec.Struct, kw_only=True):
-    """The state of a run."""
+    """The state of a run. `metadata` are the names and texts that the client has given it."""
 
     run_id: UUID
     crew: str
@@ -82,6 +82,7 @@ class RunState(msgspec.Struct, kw_only=True):
     finished_at: datetime | None
     waited_seconds: float | None
     usage: dict[str, int] | None
+    metadata: dict[str, str]
 
 
 class RunSummary(RunState, kw_only=True):
@@ -167,4 +168,5 @@ def _state_fields(run: ListedRun) -> dict[str, Any]:
         "finished_at": run.finished_at,
         "waited_seconds": run.waited_seconds,
         "usage": run.usage,
+        "metadata": dict(run.metadata or {}),
     }

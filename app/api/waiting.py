@@ -11,13 +11,14 @@ from app.api.errors import accepted
 from app.runs import AwaitingHuman, Run, RunMoved, RunService
 
 MAX_WAIT_SECONDS: Final = 600
+MAX_IDEMPOTENCY_KEY_CHARACTERS: Final = 255
 
 IdempotencyKey = Annotated[
     str | None,
     HeaderParameter(
         name="Idempotency-Key",
         min_length=1,
-        max_length=255,
+        max_length=MAX_IDEMPOTENCY_KEY_CHARACTERS,
         description="The same key gives the same run, however often it is sent.",
     ),
 ]

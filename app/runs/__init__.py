@@ -26,6 +26,7 @@ from app.runs.errors import (
 from app.runs.events.event import Event, EventType
 from app.runs.human_input import HumanInput
 from app.runs.inputs import check_batch_values, check_bounds, clean_text
+from app.runs.metadata import METADATA_LIMITS
 from app.runs.records import (
     UNSETTLED,
     Delivery,
@@ -45,6 +46,7 @@ from app.runs.records import (
 from app.runs.service import RunService
 
 __all__ = [
+    "METADATA_LIMITS",
     "UNSETTLED",
     "AwaitingHuman",
     "CrewInfo",

@@ -31,6 +31,7 @@ from app.runs.records import Webhook, WebhookKind, Webhooks
 IN_FLIGHT_SQL: Final = "status IN ('queued', 'running')"
 """The condition that a run is in flight, in SQL."""
 
+_HAS_METADATA = text("run_metadata IS NOT NULL")
 _OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT_SQL}")
 _ADDRESSED_IN_FLIGHT = text(f"address IS NOT NULL AND {IN_FLIGHT_SQL}")
 
@@ -68,6 +69,13 @@ class UserRun(Base):
         Index("user_runs_newest", "created_at", "run_id"),
         Index("user_runs_newest_of_owner", "owner", "created_at", "run_id"),
         Index("user_runs_of_worker", "worker", "status"),
+        Index(
+            "user_runs_newest_with_metadata",
+            "created_at",
+            "run_id",
+            sqlite_where=_HAS_METADATA,
+            postgresql_where=_HAS_METADATA,
+        ),
         Index(
             "user_runs_in_flight_of_owner",
             "owner",
@@ -109,6 +117,8 @@ class UserRun(Base):
     )
     meta: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     context_id: Mapped[str | None] = mapped_column(String(255))
+    # Not `metadata`, which SQLAlchemy reserves. NULL for none.
+    run_metadata: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     human_input: Mapped[HumanInput | None] = mapped_column(MsgspecJson(HumanInput))
     attempt: Mapped[int] = mapped_column(Integer)
     pauses: Mapped[int] = mapped_column(Integer, server_default="0")

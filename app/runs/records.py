@@ -69,7 +69,8 @@ class RunOptions:
 
     `stream`: models stream from the first call. `idempotency_key`: repeated requests with the same
     key get the same run. `webhooks`: where events are sent; `meta`: data that is sent with them.
-    `context_id`: the client's own name for a group of runs.
+    `context_id`: the client's own name for a group of runs. `metadata`: the client's own names and
+    texts, to find the run by.
     """
 
     stream: bool = False
@@ -77,6 +78,7 @@ class RunOptions:
     webhooks: Webhooks = field(default_factory=dict)
     meta: Any = None
     context_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 MAX_LISTED_CHARACTERS: Final = 2000
@@ -100,6 +102,7 @@ class ListedRun:
     usage: dict[str, int] | None = None
     error: str | None = None
     error_type: str | None = None
+    metadata: Mapping[str, str] | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -162,6 +165,7 @@ class NewRun:
     meta: Any = None
     context_id: str | None = None
     assumed_inputs: tuple[str, ...] = ()
+    metadata: Mapping[str, str] | None = None
 
     def queued(self) -> Run:
         """The run as it stands once it is accepted."""
@@ -177,6 +181,7 @@ class NewRun:
             address=self.address,
             context_id=self.context_id,
             webhooks=self.webhooks,
+            metadata=self.metadata,
         )
 
 
@@ -229,6 +234,7 @@ class ClaimedRun:
     webhooks: Webhooks = field(default_factory=dict)
     human_input: HumanInput | None = None
     assumed_inputs: tuple[str, ...] = ()
+    metadata: Mapping[str, str] | None = None
 
     def settled(self, outcome: Outcome, finished_at: datetime) -> Run:
         """The run as it stands once this outcome is committed."""
@@ -252,6 +258,7 @@ class ClaimedRun:
             outputs=outcome.outputs,
             raw_result=outcome.raw_result,
             tasks=outcome.tasks,
+            metadata=self.metadata,
         )
 
 
@@ -286,13 +293,17 @@ class ReviewDecision:
 class RunFilter:
     """The runs that a list holds; no `statuses` stand for all of them.
 
-    `created_from` is inclusive, `created_before` is not."""
+    `created_from` is inclusive, `created_before` is not. A run has all of `metadata`, and perhaps
+    more.
+    """
 
     owner: str | None = None
     crew: str | None = None
     statuses: Sequence[RunStatus] = ()
     created_from: datetime | None = None
     created_before: datetime | None = None
+    idempotency_key: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

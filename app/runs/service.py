@@ -44,6 +44,7 @@ from app.runs.inputs import (
     clean_text,
     validate_inputs,
 )
+from app.runs.metadata import check_metadata
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import (
@@ -60,7 +61,6 @@ from app.runs.records import (
     RunPage,
     RunStatus,
     Webhooks,
-    webhooks_at,
 )
 from app.runs.webhooks.payloads import FIELDS
 from app.runs.webhooks.url_guard import UrlGuard
@@ -151,14 +151,13 @@ class RunService:
         crew: str,
         batch: Sequence[Mapping[str, Any]],
         caller: Caller,
-        *,
-        webhook_url: str | None = None,
+        options: RunOptions | None = None,
     ) -> list[Run]:
         """Accept a run for each of the inputs, in their order: all of them, or none.
 
         Raises what `submit` raises; InvalidInput names the index in the batch.
         """
-        options = RunOptions(webhooks=webhooks_at(webhook_url))
+        options = options or RunOptions()
         new = []
         for index, given in enumerate(batch):
             new.append(self._new_run(crew, given, caller, options, f"inputs[{index}]."))
@@ -209,10 +208,14 @@ class RunService:
     ) -> RunPage:
         """The caller's runs without their outputs, newest first; all runs for an admin.
 
-        Raises InvalidInput for a wrong cursor, DatabaseUnavailable.
+        With an idempotency key, only runs of the caller's own. Raises InvalidInput for a wrong
+        cursor, key or metadata, DatabaseUnavailable.
         """
-        if not caller.is_admin:
+        if matching.idempotency_key is not None:
+            check_storable(matching.idempotency_key, "idempotency_key")
+        if matching.idempotency_key is not None or not caller.is_admin:
             matching = replace(matching, owner=caller.owner or "")
+        matching = replace(matching, metadata=check_metadata(matching.metadata))
         lists = self._lists.setdefault(caller.name, asyncio.Semaphore(_MAX_LISTS))
         async with lists:
             return await self._queries.page(matching, cursor, limit)
@@ -464,10 +467,12 @@ class RunService:
             check_storable(options.context_id, "contextId")
         if options.meta is not None:
             check_bounds("meta", options.meta, "meta")
+        metadata = check_metadata(options.metadata)
         digest = None
         if options.idempotency_key is not None:
             check_storable(options.idempotency_key, "Idempotency-Key")
             request = [crew, inputs, options.stream, options.webhooks, options.meta]
+            request += [metadata] if metadata else []  # digests of earlier versions stay valid
             digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
         return NewRun(
             uuid4(),
@@ -483,6 +488,7 @@ class RunService:
             meta=options.meta,
             context_id=options.context_id,
             assumed_inputs=assumed_inputs(spec, given),
+            metadata=metadata or None,
         )
 
     def _admit(self, count: int, crews: Set[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, Text, cast, func, or_, select, tuple_
+from sqlalchemy import Row, Text, cast, func, null, or_, select, tuple_
 
 from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database
 from app.runs.errors import InvalidInput
@@ -34,10 +34,16 @@ _SHORTENED: Final = {
     "inputs": func.substr(cast(UserRun.inputs, Text), 1, MAX_LISTED_CHARACTERS + 1).label("inputs"),
     "error": func.substr(UserRun.error, 1, MAX_LISTED_CHARACTERS).label("error"),
 }
-_LISTED: Final = tuple(
-    _SHORTENED.get(name, getattr(UserRun, name)) for name in ListedRun.__dataclass_fields__
-)
-_RUN: Final = tuple(getattr(UserRun, name) for name in Run.__dataclass_fields__)
+_METADATA: Final = {"metadata": UserRun.run_metadata.label("metadata")}
+
+
+def _columns(record: type[ListedRun], special: Mapping[str, Any]) -> tuple[Any, ...]:
+    names = record.__dataclass_fields__
+    return tuple(special.get(name, getattr(UserRun, name)) for name in names)
+
+
+_LISTED: Final = _columns(ListedRun, _SHORTENED | _METADATA)
+_RUN: Final = _columns(Run, _METADATA)
 _STALLED: Final = (
     UserRun.run_id,
     UserRun.attempt,
@@ -83,6 +89,13 @@ class RunQueries:
             query = query.where(UserRun.created_at >= matching.created_from)
         if matching.created_before is not None:
             query = query.where(UserRun.created_at < matching.created_before)
+        if matching.idempotency_key is not None:
+            query = query.where(UserRun.idempotency_key == matching.idempotency_key)
+        if matching.metadata:
+            # The condition of the partial index. Runs that have metadata are read from the newest.
+            query = query.where(UserRun.run_metadata.is_not(null()))
+        for key, value in matching.metadata.items():
+            query = query.where(UserRun.run_metadata[key].as_string() == value)
         if cursor is not None:
             position = tuple_(UserRun.created_at, UserRun.run_id)
             query = query.where(position < _decode(cursor))

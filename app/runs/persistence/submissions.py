@@ -86,6 +86,7 @@ async def _insert(
             "webhooks": run.webhooks,
             "meta": run.meta,
             "context_id": run.context_id,
+            "run_metadata": run.metadata,
             "status": RunStatus.QUEUED,
             "attempt": 0,
             "worker": one.worker,

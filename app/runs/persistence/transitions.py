@@ -149,6 +149,7 @@ class Claim(Transition):
         UserRun.stream,
         UserRun.human_input,
         UserRun.address,
+        UserRun.run_metadata,
     )
 
     worker: str
@@ -200,6 +201,7 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
         stream=bool(row.stream),
         webhooks=row.webhooks,
         human_input=row.human_input,
+        metadata=row.run_metadata,
     )
 
 
@@ -222,6 +224,7 @@ class Settle(Transition):
         UserRun.finished_at,
         UserRun.usage,
         UserRun.outputs,
+        UserRun.run_metadata,
     )
 
     outcome: Outcome
@@ -243,7 +246,11 @@ class Settle(Transition):
 
     def event(self, row: Row[Any], now: datetime) -> Event:
         outcome = self.outcome
-        data = {"error": outcome.error, "error_type": outcome.error_type} if outcome.error else {}
+        data: dict[str, Any] = {}
+        if outcome.error:
+            data = {"error": outcome.error, "error_type": outcome.error_type}
+        if row.run_metadata:
+            data["metadata"] = row.run_metadata
         type_ = EventType.of_status(outcome.status)
         return Event(self.run_id, EventSeq.last(row.attempt), type_, data, now)
 

@@ -23,3 +23,4 @@ class EventSnapshot:
     error: str | None
     error_type: str | None
     meta: Any
+    metadata: Mapping[str, str] | None

@@ -219,6 +219,7 @@ _CONTENT: Final = (
         RunEvent.at,
         UserRun.webhooks,
         UserRun.meta,
+        UserRun.run_metadata.label("metadata"),
         UserRun.crew,
         UserRun.status,
         UserRun.outputs,

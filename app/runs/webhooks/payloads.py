@@ -33,6 +33,8 @@ def body(kind: WebhookKind, event: EventSnapshot) -> dict[str, Any]:
 
 def _of_run(event: EventSnapshot) -> dict[str, Any]:
     data: dict[str, Any] = {"run_id": event.run_id, "crew": event.crew}
+    if event.metadata:
+        data["metadata"] = event.metadata
     if event.type == EventType.TASK_FINISHED:
         path = output_path(event.run_id, event.data["name"])
         return data | {name: event.data.get(name) for name in _OF_TASKS} | {"output_path": path}
