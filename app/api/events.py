@@ -16,8 +16,10 @@ class _RunEvent(msgspec.Struct, kw_only=True):
     at: datetime
 
 
-class RunQueuedEvent(_RunEvent):
-    """`run.queued`: the run is accepted."""
+class RunQueuedEvent(_RunEvent, kw_only=True):
+    """`run.queued`: the run is accepted, or retried; `attempt` is only present after a retry."""
+
+    attempt: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class RunRunningEvent(_RunEvent, kw_only=True):
@@ -45,18 +47,22 @@ class RunResumedEvent(_RunEvent, kw_only=True):
     approve: bool
 
 
-class RunSucceededEvent(_RunEvent):
+class _EndEvent(_RunEvent, kw_only=True):
+    metadata: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+
+
+class RunSucceededEvent(_EndEvent):
     """`run.succeeded`: the last event of a run whose outputs are available."""
 
 
-class RunFailedEvent(_RunEvent, kw_only=True):
+class RunFailedEvent(_EndEvent, kw_only=True):
     """`run.failed`: the last event of a run that failed."""
 
     error: str | msgspec.UnsetType = msgspec.UNSET
     error_type: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class RunCancelledEvent(_RunEvent, kw_only=True):
+class RunCancelledEvent(_EndEvent, kw_only=True):
     """`run.cancelled`: the last event of a run that was cancelled."""
 
     error: str | msgspec.UnsetType = msgspec.UNSET
@@ -84,6 +90,7 @@ class TaskFinishedEvent(_RunEvent, kw_only=True):
     structured: Any
     usage: dict[str, int]
     models: list[str] | msgspec.UnsetType = msgspec.UNSET
+    output_path: str | msgspec.UnsetType = msgspec.UNSET
     output: str | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -13,7 +13,11 @@ from tests.servers import S3Account
 # The commands of docs/upgrade.md run on both databases in tests/cli/test_backup.py.
 PAGES = [
     page
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"))
+    for page in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
     if page.name != "upgrade.md"
 ]
 # What a page has that can't run here, with a text of its block and the reason.

@@ -3,7 +3,6 @@
 import base64
 import logging
 from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import pytest
 
@@ -11,7 +10,7 @@ from app.logs import configure_logging
 from tests.serving import JSON, Running, Serve
 
 _DEEP = b"[" * 100_000 + b"]" * 100_000
-_ID = str(uuid4())
+_ID = "00000000-0000-4000-8000-000000000000"
 _RPC_HEADERS = JSON | {"Accept": "application/json, text/event-stream", "A2A-Version": "1.0"}
 
 
