@@ -54,6 +54,8 @@ _UNKNOWN = "There is no such run"
 _NO_MORE_EVENTS = ResponseSpec(
     None, description="The run is settled and has no more events", generate_examples=False
 )
+# What a request that accepts both gets comes first.
+_SUBMIT_TYPES = ["application/json", "text/event-stream"]
 _NOTHING_ACCEPTED = "Nothing was accepted; Retry-After says when to try again"
 
 _EVENTS = ResponseSpec(
@@ -112,7 +114,11 @@ class HumanAnswer(msgspec.Struct, forbid_unknown_fields=True):
     status_code=202,
     summary="Submit a run",
     operation_class=linked(links_to_run("/run_id")),
-    responses=error_responses(
+    responses={
+        200: ResponseSpec(RunView, description="The run, which has ended; only with `wait`"),
+        202: ResponseSpec(RunView, description="The run is accepted", generate_examples=False),
+    }
+    | error_responses(
         {
             404: "No such crew",
             409: "The key was used for another request",
@@ -130,10 +136,10 @@ async def submit_run(
 ) -> Response[RunView] | Stream:
     """The response means that the run is accepted and will be executed.
 
-    With `wait`, it is the run with 200 if the run ends in time. A request that accepts
+    With `wait`, it is the run with 200 if the run ends in time. A request that prefers
     `text/event-stream` gets the run's events, from the first model call.
     """
-    streams = "text/event-stream" in request.headers.get("Accept", "")
+    streams = request.accept.best_match(_SUBMIT_TYPES) == "text/event-stream"
     options = RunOptions(
         stream=data.stream or streams,
         idempotency_key=idempotency_key,

@@ -15,7 +15,7 @@ from app.settings import load_settings
 
 _ID = "5f0c0f6e-5d0c-4a55-9d0b-0a54c8f0a111"
 _OF_PYTHON = re.compile(
-    r"\b(as_|idempotency_key|last_event_id|str|int|bool|float|dict|NoneType|None|matching|regex"
+    r"\b(as_|last_event_id|str|int|bool|float|dict|NoneType|None|matching|regex"
     r"|pydantic|Object)\b|`|\$\.|\[0-9\]|\{\d+,|\\"
 )
 _WRONG_TEXTS = ("", "-1", "1.5", "x", "x" * 5000, "\x01", "NaN", "null")
@@ -115,7 +115,7 @@ def test_one_error_has_all_problems_of_a_body(client: TestClient[Any]) -> None:
         "inputs: must be a JSON object",
         "stream: must be true or false",
         "webhook: unknown field, did you mean webhook_url?",
-        "zz: unknown field, allowed are crew, inputs, stream, webhook_url",
+        "zz: unknown field, allowed are crew, inputs, stream, webhook_url, metadata",
     ]
     human = {"url": 3, "authentication": {"strategy": "basic", "username": 3}}
     assert _text(client.post("/crews/idea/kickoff", json={"humanInputWebhook": human})) == (

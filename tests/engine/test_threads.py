@@ -142,7 +142,7 @@ async def test_abandoned_threads_are_counted_logged_once_and_bound_new_runs(
         await asyncio.gather(run, return_exceptions=True)
     assert engine.abandoned_threads == 1
     step = {"stock": "its kickoff", "flow": "its flow"}.get(way, "its tool wait_here")
-    records = [record for record in caplog.records if record.name.startswith("app.")]
+    records = [record for record in caplog.records if record.name == AbandonedThreads.__module__]
     assert [record.getMessage() for record in records] == [
         f"Run {run_id} of crew waiting has ended, but {step} still executes in a thread, which "
         "Python can't stop (abandoned threads: 1, MAX_ABANDONED_THREADS=1)"
@@ -223,7 +223,7 @@ async def test_a_name_of_a_tool_that_the_model_made_up_is_not_logged(
     with caplog.at_level(logging.WARNING, "app.engine"):
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
-    (record,) = (record for record in caplog.records if record.name.startswith("app."))
+    (record,) = (record for record in caplog.records if record.name == AbandonedThreads.__module__)
     assert "but a tool still executes" in record.getMessage()
     gate.opened.set()
     await until(lambda: engine.abandoned_threads == 0)
