@@ -54,7 +54,7 @@ _UNKNOWN = "There is no such run"
 _NO_MORE_EVENTS = ResponseSpec(
     None, description="The run is settled and has no more events", generate_examples=False
 )
-# What a request that accepts both gets comes first.
+# In order of preference, for a request that accepts both.
 _SUBMIT_TYPES = ["application/json", "text/event-stream"]
 _NOTHING_ACCEPTED = "Nothing was accepted; Retry-After says when to try again"
 
