@@ -16,6 +16,12 @@ class _RunEvent(msgspec.Struct, kw_only=True):
     at: datetime
 
 
+class _TaskEvent(_RunEvent, kw_only=True):
+    index: int
+    name: str
+    agent: str
+
+
 class RunQueuedEvent(_RunEvent, kw_only=True):
     """`run.queued`: the run is accepted, or retried; `attempt` is only present after a retry."""
 
@@ -29,12 +35,9 @@ class RunRunningEvent(_RunEvent, kw_only=True):
     fingerprint: str | None
 
 
-class RunAwaitingHumanEvent(_RunEvent, kw_only=True):
+class RunAwaitingHumanEvent(_TaskEvent, kw_only=True):
     """`run.awaiting_human`: the output of a task waits for a review."""
 
-    index: int
-    name: str
-    agent: str
     output: str
 
 
@@ -69,23 +72,16 @@ class RunCancelledEvent(_EndEvent, kw_only=True):
     error_type: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class TaskStartedEvent(_RunEvent, kw_only=True):
+class TaskStartedEvent(_TaskEvent, kw_only=True):
     """`task.started`: an agent has begun a task."""
 
-    index: int
-    name: str
-    agent: str
 
-
-class TaskFinishedEvent(_RunEvent, kw_only=True):
+class TaskFinishedEvent(_TaskEvent, kw_only=True):
     """`task.finished`: a task has ended.
 
     `output` is only present if a webhook receives tasks; events of older versions lack `models`.
     """
 
-    index: int
-    name: str
-    agent: str
     started_at: datetime
     structured: Any
     usage: dict[str, int]
@@ -94,12 +90,9 @@ class TaskFinishedEvent(_RunEvent, kw_only=True):
     output: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class TaskStepEvent(_RunEvent, kw_only=True):
+class TaskStepEvent(_TaskEvent, kw_only=True):
     """`task.step`: an agent has finished a step; only present if a webhook receives steps."""
 
-    index: int
-    name: str
-    agent: str
     thought: str
     tool: str | None
     tool_input: str | None

@@ -1,6 +1,7 @@
 """The progress of runs: the tasks of an attempt, and the outputs that are captured so far."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -73,15 +74,7 @@ def ended(tasks: Tasks, status: RunStatus) -> Tasks:
 
 def with_progress(outcome: Outcome, outputs: Mapping[str, str] | None, tasks: Tasks) -> Outcome:
     """The outcome of a run that did not succeed, with what it has until then."""
-    return Outcome(
-        outcome.status,
-        dict(outputs) if outputs else None,
-        None,
-        tasks or None,
-        outcome.usage,
-        outcome.error,
-        outcome.error_type,
-    )
+    return replace(outcome, outputs=dict(outputs) if outputs else None, tasks=tasks or None)
 
 
 def tasks_of(run: Run, described: Sequence[TaskDescription], events: Sequence[Event]) -> Tasks:
