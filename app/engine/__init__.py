@@ -11,6 +11,7 @@ prepare_environment()
 
 from typing import TYPE_CHECKING
 
+from app.engine.calls import CallObserver, ModelCall, ToolCall
 from app.engine.description import CrewDescription, CrewSource, TaskDescription
 from app.engine.errors import (
     CrewBroken,
@@ -55,6 +56,7 @@ else:  # a type checker that saw `__getattr__` would accept any name
     )
 
 __all__ = [
+    "CallObserver",
     "CrewBroken",
     "CrewDescription",
     "CrewFailed",
@@ -68,6 +70,7 @@ __all__ = [
     "EngineMode",
     "ExecutionMode",
     "InputRefused",
+    "ModelCall",
     "ModelError",
     "NoResult",
     "OnStep",
@@ -83,6 +86,7 @@ __all__ = [
     "TaskOutcome",
     "TaskStarted",
     "ThreadsExhausted",
+    "ToolCall",
     "Usage",
     "prepare_environment",
 ]

@@ -13,6 +13,7 @@ from crewai.flow.flow import Flow
 from crewai.llms.base_llm import BaseLLM
 
 from app.engine import patches
+from app.engine.calls import CallObserver
 from app.engine.compat.coverage import (
     Unsupported,
     check_environment,
@@ -188,6 +189,7 @@ class Engine:
         on_step: OnStep | None = None,
         usage: Usage | None = None,
         models: list[str] | None = None,
+        calls: CallObserver | None = None,
         run_id: UUID | None = None,
     ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
@@ -202,17 +204,18 @@ class Engine:
 
         `on_step` receives the agents' steps; stock runs report none. `usage` counts the tokens as
         the models report them, and `models` lists the models that are called, so both are known
-        however the run ends. `run_id` names the run in the log.
+        however the run ends. `calls` receives the calls to models and tools. `run_id` names the run
+        in the log.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the
-        error that the observer raised.
+        error that an observer raised.
         """
         if self._closed:
             raise EngineClosed("the engine is closed")
         registered = self._find(name)
         self.check_inputs(name, inputs)
-        run = self._new_context(registered, observer, replays, on_step)
+        run = self._new_context(registered, observer, replays, on_step, calls)
         run.reviews = reviews or {}
         if usage is not None:
             run.usage = usage
@@ -223,8 +226,11 @@ class Engine:
         with run.activate(), default_model(model), paths_from(folder), threads_of(name, run_id):
             try:
                 output, mode = await self._execute(registered, inputs, run)
+                run.check_cancelled()
                 run.check_length("of the crew", output.raw)
             except ReviewRequired:
+                if run.stop_error is not None:
+                    raise run.stop_error from None
                 return run.paused()
             except Exception as error:
                 failure = failure_of(error, run)
@@ -255,6 +261,7 @@ class Engine:
         observer: RunObserver | None,
         replays: Mapping[int, Replay] | None,
         on_step: OnStep | None,
+        calls: CallObserver | None,
     ) -> RunContext:
         tasks, threads = registered.description.tasks, self._work_threads
         if registered.flow is None:
@@ -265,6 +272,7 @@ class Engine:
                 replays=replays,
                 on_step=on_step,
                 max_output_chars=self._max_output_chars,
+                calls=calls,
             )
         return FlowContext(
             result=tasks[0],
@@ -274,6 +282,7 @@ class Engine:
             configure=partial(_configure, model=self._model_of(registered.source.name)),
             native=self._mode != "stock",
             max_output_chars=self._max_output_chars,
+            calls=calls,
         )
 
     async def _prepare(self, source: CrewSource) -> _RegisteredCrew:

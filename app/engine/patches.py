@@ -24,18 +24,22 @@ from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 from crewai.utilities.formatter import DIVIDERS
 from crewai.utilities.i18n import I18N_DEFAULT
 
+from app.engine.calls import note_finish_reason, note_token
 from app.engine.compat.models import current_default_model
 from app.engine.compat.paths import KNOWLEDGE, discover_skills
 from app.engine.flows.crew_kickoff import akickoff, kickoff, kickoff_async
 from app.engine.flows.isolation import attach_usage, detach_usage, isolate_flows
 from app.engine.native.executor import NativeExecutor
 from app.engine.results import Replay, Review
+from app.engine.runtime import tool_hooks
 from app.engine.runtime.context import current_run
 from app.engine.runtime.model_hooks import count_reported
 from app.engine.runtime.signals import ContextTooLong, exits_contained
 
 _own_fallback = llm_utils._llm_via_environment_or_fallback
 _own_track_usage = BaseLLM._track_token_usage_internal
+_own_emit_call_completed = BaseLLM._emit_call_completed_event
+_own_emit_stream_chunk = BaseLLM._emit_stream_chunk_event
 _own_execute_core = Task._execute_core
 _own_aexecute_core = Task._aexecute_core
 _own_ainvoke_guardrail = Task._ainvoke_guardrail_function
@@ -63,6 +67,16 @@ def _default_model_or_fallback() -> Any:
 def _track_usage(self: BaseLLM, usage_data: dict[str, Any]) -> None:
     _own_track_usage(self, usage_data)
     count_reported(usage_data)
+
+
+def _emit_call_completed(self: BaseLLM, *args: Any, **kwargs: Any) -> None:
+    note_finish_reason(kwargs.get("finish_reason"))
+    _own_emit_call_completed(self, *args, **kwargs)
+
+
+def _emit_stream_chunk(self: BaseLLM, *args: Any, **kwargs: Any) -> None:
+    note_token()
+    _own_emit_stream_chunk(self, *args, **kwargs)
 
 
 def _execute_core(
@@ -219,6 +233,9 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (constants, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
     (loader, "discover_skills", discover_skills),
     (Crew.__private_attributes__["_task_output_handler"], "default_factory", NoTaskOutputStorage),
+    (BaseLLM, "_emit_call_completed_event", _emit_call_completed),
+    (BaseLLM, "_emit_stream_chunk_event", _emit_stream_chunk),
+    *tool_hooks.INSTRUMENTED,
 )
 _originals: dict[tuple[int, str], Any] = {}
 

@@ -15,6 +15,36 @@ PINS: tuple[Pin, ...] = (
         "counts a run's tokens once, where the models report them",
     ),
     Pin(
+        "crewai.tools.base_tool:BaseTool.run",
+        "73de4e02467e",
+        "executes a tool that a function call requests",
+    ),
+    Pin(
+        "crewai.tools.base_tool:BaseTool.arun",
+        "133a8d4d9034",
+        "the same on an event loop",
+    ),
+    Pin(
+        "crewai.tools.base_tool:Tool.run",
+        "7af7be9ae061",
+        "the same for a tool that is a function",
+    ),
+    Pin(
+        "crewai.tools.base_tool:Tool.arun",
+        "6bef613314c5",
+        "the same on an event loop",
+    ),
+    Pin(
+        "crewai.tools.structured_tool:CrewStructuredTool.invoke",
+        "b110405ad910",
+        "executes a tool that an action in text requests",
+    ),
+    Pin(
+        "crewai.tools.structured_tool:CrewStructuredTool.ainvoke",
+        "ad868e3a76db",
+        "the same on an event loop",
+    ),
+    Pin(
         "crewai.task:Task._execute_core",
         "8d5a5800e3e0",
         "reports a stock task's start and end, and clears its output_file",
@@ -533,7 +563,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.llms.base_llm:BaseLLM._emit_call_completed_event",
         "a308286032a8",
-        "the same",
+        "the same; it has the reason for which the model ended its answer",
     ),
     Pin(
         "crewai.llms.base_llm:BaseLLM._emit_call_failed_event",

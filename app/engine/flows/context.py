@@ -11,6 +11,7 @@ from crewai import Crew
 from crewai.tasks.task_output import TaskOutput
 from crewai.types.usage_metrics import UsageMetrics
 
+from app.engine.calls import CallObserver
 from app.engine.description import TaskDescription, task_descriptions, unique
 from app.engine.results import (
     OnStep,
@@ -48,6 +49,7 @@ class FlowContext(RunContext):
         configure: Callable[[Crew], None],
         native: bool,
         max_output_chars: int,
+        calls: CallObserver | None,
     ) -> None:
         super().__init__(
             tasks=(result,),
@@ -55,6 +57,7 @@ class FlowContext(RunContext):
             threads=threads,
             on_step=on_step,
             max_output_chars=max_output_chars,
+            calls=calls,
         )
         self.result = result
         self.configure = configure
@@ -115,6 +118,10 @@ class FlowContext(RunContext):
         with self.cancelled_with_run(future):
             return await asyncio.wrap_future(future)
 
+    def task_at(self, index: int, agent: str) -> TaskStarted:
+        """The start of a task of one of the flow's crews."""
+        return TaskStarted(index, self._descriptions[index].name, agent)
+
     def add_usage(self, metrics: UsageMetrics) -> None:
         super().add_usage(metrics)
         for count in list(self._counts):
@@ -160,16 +167,28 @@ class CrewContext(RunContext):
             on_step=observer.step_finished if flow.reports_steps else None,
             loop=flow._loop,
             max_output_chars=flow.max_output_chars,
+            calls=flow.calls,
         )
         self.model_errors = flow.model_errors
         self.flow_states = flow.flow_states
         self.models = flow.models
         self._flow = flow
+        self._first = first
         self.bind(crew)
 
     def add_usage(self, metrics: UsageMetrics) -> None:
         super().add_usage(metrics)
         self._flow.add_usage(metrics)
+
+    def check_cancelled(self) -> None:
+        super().check_cancelled()
+        self._flow.check_cancelled()
+
+    def _stopped(self, error: Exception) -> Exception:
+        return self._flow._stopped(error)
+
+    def _as_reported(self, task: TaskStarted) -> TaskStarted:
+        return self._flow.task_at(self._first + task.index, task.agent)
 
 
 class _TasksOfTheFlow:

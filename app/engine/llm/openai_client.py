@@ -27,6 +27,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import ValidationError
 from yarl import URL
 
+from app.engine.calls import note_token
 from app.engine.llm.answer_limit import data_of
 from app.engine.llm.pool import HttpReply, HttpRequest, HttpStream, ModelPool
 from app.engine.llm.transport import (
@@ -237,6 +238,7 @@ async def _chunks(
 
 def _report(listener: OnToken, piece: str | None) -> None:
     if piece:
+        note_token()
         listener(piece)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +16,7 @@ import httpx
 from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
+from app.engine.calls import active_model_call
 from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS, AnswerLimit
 from app.engine.llm.retries import backoff_seconds, is_retryable
 from app.engine.llm.semaphore import Semaphore
@@ -162,7 +164,7 @@ class ModelPool:
 
     async def fetch(self, request: HttpRequest) -> HttpReply:
         """The complete response to `request`. Raises PoolError, PoolTimeout."""
-        async with self._semaphore:
+        async with self._slot():
             reply = await self._with_retries(request, self._fetch_once)
         await pacer_of_loop(self._pacers).turn()  # responses arrive together
         return reply
@@ -173,12 +175,20 @@ class ModelPool:
 
         Raises PoolError, PoolTimeout.
         """
-        async with self._semaphore:
+        async with self._slot():
             response = await self._with_retries(request, self._open)
             try:
                 yield HttpStream(response, AnswerLimit(self._max_output_chars))
             finally:
                 response.close()
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        started = time.monotonic_ns()
+        async with self._semaphore:
+            if (call := active_model_call.get()) is not None:
+                call.waited += time.monotonic_ns() - started
+            yield
 
     def wait_for(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Execute `work` on the pool's own event loop, and block this thread until it is done."""
@@ -232,6 +242,8 @@ class ModelPool:
                 response.close()  # an open response that is not read
             await asyncio.sleep(pause)
             attempt += 1
+            if (call := active_model_call.get()) is not None:
+                call.retries += 1
 
     async def _fetch_once(self, request: HttpRequest, deadline: float) -> HttpReply:
         async with await self._open(request, deadline) as response:
@@ -241,11 +253,13 @@ class ModelPool:
     async def _open(self, request: HttpRequest, deadline: float) -> aiohttp.ClientResponse:
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop) or self._new_session(loop)
+        call = active_model_call.get()
+        headers = {**request.headers, **call.headers} if call is not None else request.headers
         return await session.request(
             request.method,
             request.url,
             data=request.body,
-            headers=request.headers,
+            headers=headers,
             timeout=aiohttp.ClientTimeout(
                 total=max(deadline - loop.time(), 0.001), sock_connect=_CONNECT_TIMEOUT_SECONDS
             ),

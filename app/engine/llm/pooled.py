@@ -24,6 +24,7 @@ from openai import AsyncOpenAI, OpenAI
 from pydantic import PrivateAttr
 from typing_extensions import override
 
+from app.engine.calls import note_finish_reason, note_token
 from app.engine.errors import chain_of
 from app.engine.llm.openai_client import (
     async_client,
@@ -93,6 +94,7 @@ class _Pooled(OpenAICompletion):
 
     @override
     def _emit_call_completed_event(self, *args: Any, **kwargs: Any) -> None:
+        note_finish_reason(kwargs.get("finish_reason"))
         if is_reported.get():
             super()._emit_call_completed_event(*args, **kwargs)
 
@@ -103,6 +105,7 @@ class _Pooled(OpenAICompletion):
 
     @override
     def _emit_stream_chunk_event(self, chunk: str, *args: Any, **kwargs: Any) -> None:
+        note_token()
         listener = on_token.get()
         if listener is not None and kwargs.get("tool_call") is None:
             listener(chunk)

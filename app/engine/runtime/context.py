@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import shutil
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from crewai.task import Task
 from crewai.tasks.task_output import TaskOutput
 from crewai.types.usage_metrics import UsageMetrics
 
+from app.engine.calls import CallObserver, ModelCall, ToolCall
 from app.engine.description import TaskDescription, task_descriptions
 from app.engine.llm import listener_of_call
 from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS
@@ -34,10 +36,11 @@ from app.engine.results import (
     Usage,
 )
 from app.engine.runtime.call_journal import CallJournal
-from app.engine.runtime.signals import OutputTooLong, ReviewRequired, RunCancelled
+from app.engine.runtime.signals import OutputTooLong, ReviewRequired, RunCancelled, RunStopped
 from app.engine.runtime.threads import WorkThreads
 
 _T = TypeVar("_T")
+_Call = TypeVar("_Call", ModelCall, ToolCall)
 
 _current: contextvars.ContextVar["RunContext | None"] = contextvars.ContextVar(
     "crew_capture_run", default=None
@@ -54,9 +57,10 @@ _calling: contextvars.ContextVar["_TaskState | None"] = contextvars.ContextVar(
 class _TaskState:
     """The progress of one task. `notified` is set once the observer has received its last event.
 
-    `models` are the models that it has called.
+    `task` is its start as the run reports it. `models` are the models that it has called.
     """
 
+    task: TaskStarted
     started_at: datetime
     models: tuple[str, ...] = ()
     finished: TaskFinished | None = None
@@ -77,8 +81,12 @@ class RunContext:
         on_step: OnStep | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         max_output_chars: int = MAX_OUTPUT_CHARS,
+        calls: CallObserver | None = None,
     ) -> None:
         """`loop` is the engine's event loop, by default the running one."""
+        self.calls = calls
+        # The error of `calls` that ends the run: no further call begins.
+        self.stop_error: BaseException | None = None
         self.max_output_chars = max_output_chars
         self.replays = replays or {}
         # The humans' reviews of the tasks' outputs, by task index.
@@ -116,6 +124,7 @@ class RunContext:
         self._indices: dict[int, int] = {}
         self._tasks: dict[int, _TaskState] = {}
         self._waited_for: set[Future[Any]] = set()
+        self._admissions: set[asyncio.Future[None]] = set()
 
     @contextmanager
     def activate(self) -> Iterator[None]:
@@ -138,9 +147,11 @@ class RunContext:
             future.cancel()
 
     def check_cancelled(self) -> None:
-        """Raise RunCancelled if the run was cancelled."""
+        """Raise RunCancelled if the run was cancelled, RunStopped if no call may begin any more."""
         if self.cancelled:
             raise RunCancelled
+        if self.stop_error is not None:
+            raise RunStopped(self.stop_error)
 
     def check_length(self, name: str, text: str) -> None:
         """Raise OutputTooLong if an output is longer than MAX_OUTPUT_CHARS."""
@@ -177,6 +188,70 @@ class RunContext:
         task = _calling.get()
         if task is not None and name not in task.models:
             task.models += (name,)
+
+    @property
+    def calling_task(self) -> TaskStarted | None:
+        """The task that makes the calls of this thread or asyncio task."""
+        state = _calling.get()
+        return state.task if state is not None else None
+
+    async def admit(self, call: ModelCall) -> None:
+        """Wait until the observer admits a model call. Raises RunStopped if it refuses."""
+        if (waiting := self._begin_admission(call)) is None:
+            return
+        try:
+            if _running_loop() is self._loop:
+                await waiting
+            else:  # on the event loop of a flow
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, self._loop))
+        except Exception as error:
+            raise self._stopped(error) from error
+
+    def admit_from_thread(self, call: ModelCall) -> None:
+        """The same, and block this thread until the call is admitted."""
+        if (waiting := self._begin_admission(call)) is None:
+            return
+        if _running_loop() is self._loop:
+            # A call that blocks the engine's event loop can't wait for anything on it.
+            self._admissions.add(asyncio.ensure_future(waiting))
+            return
+        try:
+            self.on_loop(waiting)
+        except RunCancelled:
+            raise
+        except Exception as error:
+            raise self._stopped(error) from error
+
+    def _begin_admission(self, call: ModelCall) -> Coroutine[Any, Any, None] | None:
+        if self.calls is None:
+            return None
+        try:
+            waiting = self.calls.admit(call)
+        except Exception as error:
+            raise self._stopped(error) from error
+        return None if waiting is None else _wait_for(waiting)
+
+    def _stopped(self, error: Exception) -> Exception:
+        self.stop_error = self.stop_error or error
+        return RunStopped(error)
+
+    @contextmanager
+    def observed(self, call: _Call, active: contextvars.ContextVar[_Call | None]) -> Iterator[None]:
+        """Within this, `call` is the active one; the observer receives its start and its end."""
+        calls = self.calls
+        token = active.set(call)
+        if calls is not None:
+            calls.call_started(call)
+        try:
+            yield
+        except BaseException as error:
+            call.error = error
+            raise
+        finally:
+            active.reset(token)
+            call.finished_at = time.time_ns()
+            if calls is not None:
+                calls.call_finished(call)
 
     @contextmanager
     def calling(self, index: int) -> Iterator[None]:
@@ -216,9 +291,9 @@ class RunContext:
         self.check_cancelled()
         if index in self._tasks:
             return await self._wait_until_notified(index)
-        self._tasks[index] = _TaskState(datetime.now(UTC))
+        event = TaskStarted(index, self._descriptions[index].name, agent)
+        self._tasks[index] = _TaskState(self._as_reported(event), datetime.now(UTC))
         if self._observer is not None:
-            event = TaskStarted(index, self._descriptions[index].name, agent)
             await self._notify(index, self._observer.task_started(event))
         return None
 
@@ -241,7 +316,11 @@ class RunContext:
                 replay.models,
             )
             self._tasks[index] = _TaskState(
-                replay.started_at, replay.models, finished, replayed=True
+                TaskStarted(index, finished.name, agent),
+                replay.started_at,
+                replay.models,
+                finished,
+                replayed=True,
             )
         return replay
 
@@ -339,6 +418,10 @@ class RunContext:
             name = self._descriptions[index].name
             await self._on_step(StepFinished(index, name, agent, thought, tool, tool_input, result))
 
+    def _as_reported(self, task: TaskStarted) -> TaskStarted:
+        """The start of a task as the run's observers know it."""
+        return task
+
     def _finished(self, index: int) -> TaskFinished | None:
         task = self._tasks.get(index)
         return task.finished if task is not None else None
@@ -434,6 +517,10 @@ class RunContext:
                 )
             )
         return tuple(found)
+
+
+async def _wait_for(waiting: Awaitable[None]) -> None:
+    await waiting
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

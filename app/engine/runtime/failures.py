@@ -17,8 +17,8 @@ _STOPS = (AnswerTooLong, ContextTooLong, OutputTooLong)
 
 def failure_of(error: BaseException, run: RunContext) -> BaseException:
     """The error that the engine raises for `error`, which ended `run`."""
-    if run.observer_error is not None:
-        return run.observer_error
+    if (own := run.observer_error or run.stop_error) is not None:
+        return own
     chain = list(chain_of(error))
     if isinstance(error, EngineError):
         return error

@@ -3,14 +3,16 @@
 import contextvars
 import functools
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from crewai.hooks.dispatch import HookAborted
 from crewai.llms.base_llm import BaseLLM, LLMCallBlockedError
 from crewai.types.usage_metrics import UsageMetrics
 
-from app.engine.runtime.context import current_run
+from app.engine.calls import ModelCall, active_model_call, active_tool_call
+from app.engine.runtime.context import RunContext, current_run
 
 # Their models know the provider. That of a user's class may be CrewAI's default.
 _CREWAI_MODELS = ("crewai.llms.providers.", "app.engine.llm.")
@@ -49,18 +51,19 @@ def count_reported(usage_data: dict[str, Any]) -> None:
     if run is not None and not _counting.get():
         metrics = UsageMetrics.from_provider_dict(usage_data)
         if metrics is not None:
-            run.add_usage(metrics)
+            _add_usage(run, metrics)
 
 
 def _instrumented_call(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def instrumented(self: BaseLLM, *args: Any, **kwargs: Any) -> Any:
-        _begin_call(self)
-        try:
+        run, made = _begin_call(self, args, kwargs)
+        if run is None or made is None:
             return call(self, *args, **kwargs)
-        except Exception as error:
-            _note(error)
-            raise
+        run.admit_from_thread(made)
+        with _observed(run, made):
+            made.answer = call(self, *args, **kwargs)
+            return made.answer
 
     return instrumented
 
@@ -70,12 +73,13 @@ def _instrumented_acall(
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     @functools.wraps(acall)
     async def instrumented(self: BaseLLM, *args: Any, **kwargs: Any) -> Any:
-        _begin_call(self)
-        try:
+        run, made = _begin_call(self, args, kwargs)
+        if run is None or made is None:
             return await acall(self, *args, **kwargs)
-        except Exception as error:
-            _note(error)
-            raise
+        await run.admit(made)
+        with _observed(run, made):
+            made.answer = await acall(self, *args, **kwargs)
+            return made.answer
 
     return instrumented
 
@@ -94,16 +98,53 @@ def _instrumented_usage(track: Callable[..., None]) -> Callable[..., None]:
             used = self.get_token_usage_summary().delta_since(before)
         run = current_run()
         if run is not None and not _counting.get():
-            run.add_usage(used)
+            _add_usage(run, used)
 
     return instrumented
 
 
-def _begin_call(model: BaseLLM) -> None:
+def _begin_call(
+    model: BaseLLM, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[RunContext | None, ModelCall | None]:
+    """The current run and its new call; no call if it is part of one: classes call their bases."""
     run = current_run()
-    if run is not None:
-        run.check_cancelled()
-        run.add_model(_name(model))
+    if run is None:
+        return None, None
+    run.check_cancelled()
+    if active_model_call.get() is not None:
+        return run, None
+    name = _name(model)
+    run.add_model(name)
+    return run, ModelCall(
+        task=run.calling_task,
+        within=active_tool_call.get(),
+        model=name,
+        provider=str(model.provider),
+        messages=args[0] if args else kwargs.get("messages"),
+        tools=args[1] if len(args) > 1 else kwargs.get("tools"),
+    )
+
+
+@contextmanager
+def _observed(run: RunContext, call: ModelCall) -> Iterator[None]:
+    """Within this, `call` is the active one. Reports it, and records a failure of the model."""
+    with run.observed(call, active_model_call):
+        try:
+            yield
+        except Exception as error:
+            # A hook that stops a call is the crew's decision, not the model's failure.
+            if not isinstance(error, HookAborted | LLMCallBlockedError):
+                run.model_errors.append(error)
+            raise
+
+
+def _add_usage(run: RunContext, metrics: UsageMetrics) -> None:
+    run.add_usage(metrics)
+    if (call := active_model_call.get()) is not None:
+        call.input_tokens += metrics.prompt_tokens
+        call.output_tokens += metrics.completion_tokens
+        call.cached_tokens += metrics.cached_prompt_tokens
+        call.reasoning_tokens += metrics.reasoning_tokens
 
 
 def _name(model: BaseLLM) -> str:
@@ -111,10 +152,3 @@ def _name(model: BaseLLM) -> str:
     of_crewai = type(model).__module__.startswith(_CREWAI_MODELS)
     is_whole = not of_crewai or model.model == model.provider
     return model.model if is_whole else f"{model.provider}/{model.model}"
-
-
-def _note(error: Exception) -> None:
-    run = current_run()
-    # A hook that stops a call is the crew's decision, not the model's failure.
-    if run is not None and not isinstance(error, HookAborted | LLMCallBlockedError):
-        run.model_errors.append(error)

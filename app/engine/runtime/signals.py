@@ -14,6 +14,13 @@ class RunCancelled(HookAborted):
         super().__init__("the run was cancelled")
 
 
+class RunStopped(HookAborted):
+    """The observer of a run's calls has ended the run: no further call begins."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+
+
 class Interruption(BaseException):
     """The engine interrupts CrewAI's code. Not an Exception: CrewAI must not handle it."""
 

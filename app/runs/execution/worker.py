@@ -17,9 +17,19 @@ from tenacity import (
 
 from app.crews.registry import Registry
 from app.db import DatabaseUnavailable
-from app.engine import CrewFailed, CrewResult, EngineError, ModelError, NoResult, Paused, Usage
+from app.engine import (
+    CallObserver,
+    CrewFailed,
+    CrewResult,
+    EngineError,
+    ModelError,
+    NoResult,
+    Paused,
+    Usage,
+)
 from app.pacer import Pacer
 from app.runs.events.hub import EventHub
+from app.runs.execution.calls import CallObservers
 from app.runs.execution.capture import Capture
 from app.runs.execution.checkpoints import Checkpoint, find_checkpoint, usage_in
 from app.runs.execution.fair_slots import FairSlots
@@ -332,12 +342,17 @@ class Worker:
             on_step=capture.on_step,
             usage=active.used,
             models=active.models,
+            calls=self._call_observers(claimed, active),
             run_id=claimed.run_id,
         )
         if isinstance(result, Paused):
             fingerprint = self._engine.describe(claimed.crew).fingerprint
             return paused_at(result, claimed.attempt, fingerprint, checkpoint.human_input)
         return _outcome(result, active.usage)
+
+    def _call_observers(self, claimed: ClaimedRun, active: _ActiveRun) -> CallObservers | None:
+        observers: list[CallObserver] = []
+        return CallObservers(observers) if observers else None
 
     def _prompt_inputs(self, claimed: ClaimedRun) -> dict[str, Any]:
         spec = self._crews.get(claimed.crew)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from crewai import LLM
 
-from app.engine.llm.pool import ModelPool
+from app.engine.llm.pool import HttpReply, ModelPool
 from app.engine.llm.pooled import pooled_over
+from app.engine.llm.retries import backoff_seconds
 from tests.load.stub_model import StubModel, run_stub
 
 SECRET = "sk-secret-0123456789abcdef"
@@ -42,3 +43,16 @@ async def server() -> AsyncIterator[Server]:
     async with run_stub(stub) as base_url:
         yield Server(stub, base_url, pool)
         await pool.aclose()
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Retries come at once; the waits that would have been are in the list."""
+    pauses: list[float] = []
+
+    def pause(attempt: int, answer: HttpReply | None) -> float:
+        pauses.append(backoff_seconds(attempt, answer))
+        return 0.0
+
+    monkeypatch.setattr("app.engine.llm.pool.backoff_seconds", pause)
+    return pauses

@@ -59,19 +59,6 @@ async def call_model(model: BaseLLM, method: str) -> Any:
     return await asyncio.to_thread(model.call, MESSAGES)
 
 
-@pytest.fixture
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Retries come at once; the waits that would have been are in the list."""
-    pauses: list[float] = []
-
-    def pause(attempt: int, answer: HttpReply | None) -> float:
-        pauses.append(backoff_seconds(attempt, answer))
-        return 0.0
-
-    monkeypatch.setattr("app.engine.llm.pool.backoff_seconds", pause)
-    return pauses
-
-
 PASSING = {
     "500": Failure(status=500),
     "503": Failure(status=503),
