@@ -145,13 +145,17 @@ class Idea(_Record, frozen=True):
 
 
 class Area(_Record, frozen=True):
-    """An area of interest, the areas next to it, and its ideas."""
+    """An area of interest, the areas next to it, and its ideas.
+
+    `nearest_to` are words of interests that no area covers, and for which this one is the nearest.
+    """
 
     name: str
     words: tuple[str, ...]
     related: tuple[str, ...]
     outlook: str
     ideas: tuple[Idea, ...]
+    nearest_to: tuple[str, ...] = ()
 
 
 class Catalogue(_Record, frozen=True):

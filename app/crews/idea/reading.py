@@ -45,8 +45,9 @@ class Reading:
 
     `said` holds the fields as written, safe to quote within a sentence of markdown; a field that
     the person left empty is empty. `areas` are those that the interest names. If it names none,
-    `nearest_areas` share a word with it. `interest` and `topics` are the subjects of the interest
-    and of the sub-interest, `topic_areas` the areas that have ideas about the topics.
+    `nearest_areas` are the nearest to it, or share a word with it. `interest` and `topics` are the
+    subjects of the interest and of the sub-interest, `topic_areas` the areas that have ideas about
+    the topics.
     """
 
     profile: Profile
@@ -94,7 +95,7 @@ def read(profile: Profile) -> Reading:
     topics = () if _is_open(profile.sub_interest_area) else subjects(profile.sub_interest_area)
     matched = {area.name: _area_match(area, interest) for area in catalogue().areas}
     areas = tuple(name for name, match in matched.items() if match >= Match.PART)
-    nearest = tuple(name for name, match in matched.items() if match and not areas)
+    nearest = () if areas else _nearest_areas(interest) or tuple(filter(matched.get, matched))
     return Reading(
         profile=profile,
         said={name: quote(getattr(profile, name), most_characters=60) for name in DEFAULTS},
@@ -153,6 +154,12 @@ def _terms_of(name: str) -> tuple[frozenset[str], frozenset[str]]:
     topics = fold(idea.topics)
     words_of_topics = {word for topic in topics for word in topic.split()}
     return topics, frozenset(words_of_topics | set(phrases(idea.customer)))
+
+
+def _nearest_areas(interest: Iterable[Subject]) -> tuple[str, ...]:
+    """The areas that the catalogue names as the nearest to the interest."""
+    words = {word for subject in interest for word in subject.words}
+    return tuple(area.name for area in catalogue().areas if words & fold(area.nearest_to))
 
 
 def _area_match(area: Area, interest: Iterable[Subject]) -> Match:

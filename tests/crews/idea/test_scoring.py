@@ -115,6 +115,33 @@ def test_interests_are_understood_in_common_words(interest: str, area: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("interest", "nearest"),
+    [
+        ("Agriculture", ("Sustainability / Green",)),
+        ("Dairy farming", ("Sustainability / Green",)),
+        ("Nursing", ("Health / Fitness",)),
+        ("Crypto", ("Software / SaaS",)),
+        ("Banking", ("Finance / Bookkeeping",)),
+        ("Beauty", ()),
+        ("Logistics", ()),
+    ],
+)
+def test_an_interest_without_ideas_fits_no_area(interest: str, nearest: tuple[str, ...]) -> None:
+    assessed = assess(replace(WROTE_DEFAULTS, interest_area=interest, sub_interest_area=""))
+    assert assessed.reading.areas == ()
+    assert assessed.reading.nearest_areas == nearest
+    reasons = [s.reason for f in assessed.fits for s in f.scores if s.criterion == "Interest area"]
+    assert not any("fits your" in reason for reason in reasons)
+
+
+def test_lessons_in_a_language_are_close_to_the_idea_about_languages() -> None:
+    profile = replace(
+        WROTE_DEFAULTS, interest_area="Education", sub_interest_area="Spanish lessons online"
+    )
+    assert assess(profile).fits[0].idea.name == "Workplace language sessions"
+
+
+@pytest.mark.parametrize(
     ("experience", "shown", "denied"),
     [
         ("I sold cars", {"selling"}, set()),
