@@ -1,6 +1,7 @@
 """No log line holds a text that a user or a model wrote, whatever fails, at any level."""
 
 import ast
+import asyncio
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from aiohttp import web
 from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, start
 from crewai.tools import tool
@@ -23,6 +25,9 @@ from app.access.api_keys import Role
 from app.crews.registry import CrewSpec, Registry, idea_crew
 from app.logs import configure_logging, traceback_without_texts, without_texts
 from tests.load.stub_model import Failure, StubModel, run_stub
+from tests.runs.receiver import SETTING, Arrival, receiving
+from tests.runs.scripted import until
+from tests.servers import free_ports
 from tests.serving import Serve
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -153,6 +158,61 @@ def _respond(body: Any) -> Any:
         call = {"id": "call_1", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     return {"role": "assistant", "content": f"{_ANSWER}: not what was requested"}
+
+
+async def _gone(_: Arrival) -> web.StreamResponse:
+    raise web.HTTPGone(text=_ANSWER, headers={"X-Canary": _ANSWER})
+
+
+async def _breaks_off(arrival: Arrival) -> web.StreamResponse:
+    raise RuntimeError(f"no answer to {arrival.path}")
+
+
+async def test_no_line_of_a_failing_delivery_holds_the_url_or_an_output(
+    serve: Serve, log: io.StringIO, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Receivers that refuse, that fail, that are not there, and one that is no HTTP server."""
+    crews = Registry([CrewSpec("plain", _crew())])
+    options = {"webhook_secret": SETTING, "webhook_allow_private": True, "log_level": "DEBUG"}
+    (closed,) = free_ports(1)
+    stub = StubModel(delay_seconds=0, respond=_respond)
+
+    def hello(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(_ANSWER.encode() + b"\r\n")
+        writer.close()
+
+    no_http = await asyncio.start_server(hello, "127.0.0.1")
+    async with (
+        no_http,
+        receiving(_gone) as gone,
+        receiving(_breaks_off) as failing,
+        run_stub(stub) as base_url,
+        serve(crews, llm_model="openai/stub", llm_base_url=base_url, **options) as service,
+    ):
+        hosts = {
+            "HTTP 410": gone.url,
+            "HTTP 500": failing.url,
+            "no connection": f"http://127.0.0.1:{closed}",
+            "no answer": f"http://127.0.0.1:{no_http.sockets[0].getsockname()[1]}",
+        }
+        for result, host in hosts.items():
+            body = {
+                "crew": "plain",
+                "inputs": {"topic": _INPUT},
+                "webhook_url": f"{host}/{_INPUT}?token={_INPUT}",
+            }
+            response = await service.http.post("/api/runs", json=body)
+            path = response.headers["location"]
+
+            async def all_attempted(path: str = path, result: str = result) -> bool:
+                webhooks = (await service.http.get(path)).json()["webhooks"]
+                return [webhook["last_result"] for webhook in webhooks] == [result] * 2
+
+            await until(all_attempted)
+    assert len(gone.arrivals) == 2
+    written = log.getvalue() + "".join(capfd.readouterr())
+    assert [line for line in written.splitlines() if _INPUT in line or _ANSWER in line] == []
+    assert "failed for good at attempt 1: HTTP 410" in written
 
 
 @pytest.mark.usefixtures("log")
