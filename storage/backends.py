@@ -10,6 +10,7 @@ from storage.drivers import Driver
 from storage.drivers.local import LocalDriver
 from storage.drivers.memory import MemoryDriver
 from storage.layers import Fallback, Timeout
+from storage.stamp import STAMP_NAME
 from storage.store import OutputStore
 
 _DIRECTORY_NAME = "idea_crew_outputs"
@@ -67,10 +68,11 @@ def create_store(settings: StorageSettings) -> OutputStore:
 
 def _local(settings: StorageSettings) -> Driver:
     if settings.directory is not None:
-        folder = settings.directory.absolute() / _DIRECTORY_NAME
+        driver = LocalDriver(settings.directory.absolute() / _DIRECTORY_NAME)
     else:
         folder = Path(tempfile.gettempdir()) / f"{_DIRECTORY_NAME}_{settings.installation_id}"
-    driver = LocalDriver(folder)
+        # Each installation has one: empty ones would pile up.
+        driver = LocalDriver(folder, removed_with={STAMP_NAME})
     return Timeout(driver, settings.local_timeout_seconds)
 
 

@@ -44,7 +44,9 @@ class LocalDriver(Driver):
     again. Nothing is flushed to disk: a crash of the process can't harm outputs, a power cut may.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, removed_with: Collection[str] | None = None) -> None:
+        """With `removed_with`, the end removes a directory that holds no names but these."""
+        self._removed_with = removed_with
         self.location = str(directory)
         self._directory = directory
         self._threads = BatchingThreadPool("storage-local", _THREADS)
@@ -85,6 +87,9 @@ class LocalDriver(Driver):
 
     async def aclose(self) -> None:
         await self._writes.aclose()
+        if self._removed_with is not None and self._fd >= 0:
+            with suppress(OSError):  # it is in use, or gone
+                await self._threads.submit(partial(self._remove_directory, self._removed_with))
         await self._threads.aclose()
         for fd in (self._fd, *self._spent_fds):
             if fd >= 0:
@@ -191,6 +196,14 @@ class LocalDriver(Driver):
             except StorageError as error:
                 failures[name] = error
         return failures
+
+    def _remove_directory(self, removed_with: Collection[str]) -> None:
+        """Remove the directory, unless other files are in it: those of another process."""
+        names = _names_in(self._fd)
+        if set(names.finished) <= set(removed_with) and not names.unfinished:
+            for name in names.finished:
+                _unlink(name, self._fd)
+            self._directory.rmdir()
 
     def _scan_names(self, scan: "_Scan") -> "_Names":
         scan.begun = True

@@ -4,10 +4,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from storage import StorageSettings, create_store
+from storage import OutputKey, StorageSettings, create_store
+from storage.stamp import STAMP_NAME
 
 
 @pytest.mark.parametrize("backend", ["", "disk", "local+", "memory+disk", "local+local", "LOCAL"])
@@ -27,6 +29,32 @@ def test_without_a_directory_each_installation_has_a_folder() -> None:
     for installation in ("one", "two"):
         store = create_store(StorageSettings(installation_id=installation))
         assert store.location == f"{parent}/idea_crew_outputs_{installation}"
+
+
+async def test_the_folder_of_an_installation_ends_with_its_last_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes share it; the first that ends leaves it usable for the other."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    one, other = (create_store(StorageSettings(installation_id="ours")) for _ in range(2))
+    folder = tmp_path / "idea_crew_outputs_ours"
+    await one.start("ours")
+    await other.start("ours")
+    assert (folder / STAMP_NAME).exists()
+    await one.aclose()
+    assert not folder.exists()
+    key = OutputKey(uuid4(), 1, "plan")
+    await other.persist(key, "text")
+    assert await other.read(key) == "text"
+    await other.aclose()
+    assert [file.suffix for file in folder.iterdir()] == [".md"]
+
+
+async def test_a_folder_that_the_settings_name_stays(tmp_path: Path) -> None:
+    store = create_store(StorageSettings(directory=tmp_path))
+    await store.start("ours")
+    await store.aclose()
+    assert (tmp_path / "idea_crew_outputs" / STAMP_NAME).exists()
 
 
 @pytest.mark.parametrize(
