@@ -17,6 +17,7 @@ from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import Readiness, live, ready
 from app.api.markdown import HtmlRenderer
 from app.api.mcp.routes import mcp, open_mcp
+from app.api.metrics import MetricsPort, RequestMetrics, get_metrics
 from app.api.middleware.allowed_methods import list_allowed_methods
 from app.api.middleware.auth import AuthMiddleware
 from app.api.middleware.cors import with_cors
@@ -32,6 +33,7 @@ from app.bootstrap import open_service
 from app.crews.registry import Registry
 from app.logs import configure_logging
 from app.settings import Settings, load_settings
+from app.telemetry import metrics
 
 _MAX_BODY_BYTES = 1_000_000
 
@@ -63,8 +65,18 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
                 yield
 
     app = Litestar(
-        [run_idea_crew, runs_router, crews_router, amp_router, mcp, a2a_router, live, ready],
-        lifespan=[lifespan],
+        [
+            run_idea_crew,
+            runs_router,
+            crews_router,
+            amp_router,
+            mcp,
+            a2a_router,
+            live,
+            ready,
+            get_metrics,
+        ],
+        lifespan=[_recording, lifespan],
         middleware=[
             RequestIds(),
             RequestLimits(),
@@ -89,7 +101,17 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         app.asgi_handler = with_cors(app.asgi_handler, settings.origins)
     if settings.access_log:
         app.asgi_handler = AccessLog(app.asgi_handler)
+    app.asgi_handler = RequestMetrics(app.asgi_handler)
+    if settings.metrics_port:
+        port, hosts = settings.metrics_port, settings.host_names
+        app.asgi_handler = MetricsPort(app.asgi_handler, port, app.state, hosts)
     return app
+
+
+@asynccontextmanager
+async def _recording(app: Litestar) -> AsyncIterator[None]:
+    with metrics.recording():
+        yield
 
 
 def _quota(settings: Settings) -> Quota | None:

@@ -18,6 +18,7 @@ from app.crews.registry import Registry, load_crews
 from app.db import Database
 from app.engine import Engine
 from app.engine.llm import close_models
+from app.gauges import ProcessGauges, SharedGauges
 from app.logs import configure_logging
 from app.model_setup import configured_model, models_of_crews, unusable_models
 from app.resources import open_database, open_store
@@ -38,6 +39,7 @@ from app.runs.webhooks.outbox import Outbox
 from app.runs.webhooks.sender import LEASE_SECONDS, WebhookSender
 from app.runs.webhooks.url_guard import UrlGuard
 from app.settings import Settings
+from app.telemetry import metrics
 from storage import OutputStore
 
 logger = logging.getLogger("crew_capture.serve")
@@ -67,6 +69,7 @@ class Service:
     database: Database
     api_keys: ApiKeys
     rate_limits: RateLimits
+    gauges: SharedGauges
     background: Sequence[PeriodicService]
 
 
@@ -144,6 +147,7 @@ async def open_service(
             queries, worker, isolation, max_attempts=settings.max_attempts
         )
         background: list[PeriodicService] = [
+            ProcessGauges(worker, events, engine, store),  # closed last: it has the final numbers
             sweeper,
             lease_keeper,
             PeerPoller(name, database.clock, worker, events, queries, tokens),
@@ -168,6 +172,8 @@ async def open_service(
             max_runs=settings.max_runs_in_flight + settings.max_runs_queued,
             url_guard=url_guard,
         )
+        gauges = SharedGauges(queries, store)
+        stack.push_async_callback(gauges.aclose)
         rate_limits = RateLimits(database, settings.rates)
         stack.push_async_callback(rate_limits.aclose)
 
@@ -180,6 +186,7 @@ async def open_service(
             await asyncio.gather(worker.drain(remaining), isolation.drain(remaining))
             events.close()
 
+        metrics.prepare_crews(worker.crews)
         for periodic in background:
             stack.push_async_callback(periodic.aclose)
             periodic.start()
@@ -195,6 +202,7 @@ async def open_service(
             database,
             ApiKeys(database),
             rate_limits,
+            gauges,
             background,
         )
 
@@ -210,11 +218,12 @@ def execute_isolated(settings: Settings, name: str, runs: Sequence[StalledRun]) 
 
     async def execute() -> None:
         crews = Registry(crew for crew in load_crews(settings) if crew.name in needed)
-        async with open_service(settings, crews, is_one_shot=True, name=name) as service:
-            for run in runs:
-                service.worker.dispatch(run.run_id, run.owner, run.crew)
-            for run in runs:
-                await service.worker.wait(run.run_id)
+        with metrics.recording():
+            async with open_service(settings, crews, is_one_shot=True, name=name) as service:
+                for run in runs:
+                    service.worker.dispatch(run.run_id, run.owner, run.crew)
+                for run in runs:
+                    await service.worker.wait(run.run_id)
         os._exit(0)  # a tool's thread can't be stopped, and Python would wait for it
 
     try:

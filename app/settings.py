@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Port = 8000
     workers: Count = 1
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     auth: Literal["off", "keys"] = "off"
     auth_off_anywhere: bool = False
     allowed_hosts: str = ""
@@ -150,6 +151,8 @@ class Settings(BaseSettings):
                 f"HOST={self.host}: with AUTH=off only a loopback address is allowed; "
                 "set AUTH=keys, or AUTH_OFF_ANYWHERE=yes if something else guards this address"
             )
+        if self.metrics_port == self.port:
+            raise ValueError(f"METRICS_PORT={self.metrics_port}: that is PORT; choose another one")
         return self
 
     @property

@@ -95,6 +95,10 @@ class Counters:
     reads_failed: int = 0
     outputs_deleted: int = 0
     """Deletes by key that did not fail, whether or not the output existed."""
+    deletes_failed: int = 0
+    """Deletes by key that failed; `cleanup_failures` includes them."""
+    sweeps: dict[SweepOutcome, int] = field(default_factory=dict)
+    """Sweeps by the outcome of the store: that of the first location that was skipped."""
     outputs_swept: int = 0
     bytes_swept: int = 0
     cleanup_failures: int = 0

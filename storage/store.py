@@ -196,6 +196,7 @@ class OutputStore:
             self._written.pop(key, None)
         failures = await self._remove(self._driver, [str(key) for key in keys])
         self.counters.outputs_deleted += len(keys) - len(failures)
+        self.counters.deletes_failed += len(failures)
         return DeleteReport({key: failures[str(key)] for key in keys if str(key) in failures})
 
     async def find(self, run_id: UUID) -> Sequence[FoundOutput]:
@@ -217,15 +218,21 @@ class OutputStore:
     async def usage(self) -> Usage:
         """The amount of stored outputs. Raises OutputUnavailable if a backend can't be reached."""
         self._check_open()
-        listing = await self._driver.list()
-        entries = [entry for entry in listing.entries if OutputKey.is_name(entry.name)]
-        return Usage(
-            count=len(entries),
-            size_bytes=sum(entry.size_bytes for entry in entries),
-            oldest_age_seconds=max((entry.age_seconds for entry in entries), default=None),
-            free_bytes=listing.free_bytes,
-            unreachable=tuple(listing.unreachable),
-        )
+        return await _usage(self._driver)
+
+    @property
+    def backends(self) -> Sequence[str]:
+        """The backends of the store, such as `memory` and `s3`, in the order of their use."""
+        return [driver.backend for driver in self._driver.leaf_drivers()]
+
+    async def usage_of(self, backend: str) -> Usage:
+        """The amount of outputs in one of the `backends`.
+
+        Raises OutputUnavailable if it can't be reached.
+        """
+        self._check_open()
+        drivers = self._driver.leaf_drivers()
+        return await _usage(next(driver for driver in drivers if driver.backend == backend))
 
     async def sweep(
         self, max_age_seconds: float, find_needed: FindNeeded | None = None
@@ -328,7 +335,10 @@ class OutputStore:
         self._foreign = SweepOutcome.NOT_OURS in skipped.values()
         self.counters.outputs_swept += removed
         self.counters.bytes_swept += removed_bytes
-        return SweepReport(removed, removed_bytes, kept, failed, skipped)
+        report = SweepReport(removed, removed_bytes, kept, failed, skipped)
+        sweeps = self.counters.sweeps
+        sweeps[report.outcome] = sweeps.get(report.outcome, 0) + 1
+        return report
 
     async def _remove(self, driver: Driver, names: Sequence[str]) -> Mapping[str, StorageError]:
         failures: dict[str, StorageError] = {}
@@ -339,6 +349,18 @@ class OutputStore:
             logger.warning("Failed to cleanup %s: %s", name, cause)
         self.counters.cleanup_failures += len(failures)
         return failures
+
+
+async def _usage(driver: Driver) -> Usage:
+    listing = await driver.list()
+    entries = [entry for entry in listing.entries if OutputKey.is_name(entry.name)]
+    return Usage(
+        count=len(entries),
+        size_bytes=sum(entry.size_bytes for entry in entries),
+        oldest_age_seconds=max((entry.age_seconds for entry in entries), default=None),
+        free_bytes=listing.free_bytes,
+        unreachable=tuple(listing.unreachable),
+    )
 
 
 async def _accepts_writes(driver: Driver) -> bool:

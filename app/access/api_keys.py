@@ -26,10 +26,15 @@ _PREFIX = "cc"
 
 
 class Role(StrEnum):
-    """The permissions of a key: a user sees the runs of that key alone, an admin all runs."""
+    """The permissions of a key.
+
+    A user sees the runs of that key alone, an admin all runs and the metrics. A key for metrics
+    reads these, and nothing else.
+    """
 
     USER = "user"
     ADMIN = "admin"
+    METRICS = "metrics"
 
 
 class ApiKey(Base):

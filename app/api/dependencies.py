@@ -20,6 +20,6 @@ def _part(name: str) -> Provide:
 
 DEPENDENCIES = {
     name: _part(name)
-    for name in ("runs", "readiness", "renderer", "mcp_app", "a2a_app", "needs_key")
+    for name in ("runs", "readiness", "renderer", "mcp_app", "a2a_app", "needs_key", "gauges")
 }
 """Names that every handler can have as parameters: attributes of the application's state."""

@@ -16,10 +16,11 @@ def keys() -> None:
 @click.argument("name")
 @click.option(
     "--role",
-    type=click.Choice(["user", "admin"]),
+    type=click.Choice(["user", "admin", "metrics"]),
     default="user",
     show_default=True,
-    help="A user sees only the runs of this key, an admin all runs.",
+    help="A user sees only the runs of this key, an admin all runs and /metrics; "
+    "a key for metrics reads /metrics and nothing else.",
 )
 @click.option("--runs-per-day", type=click.IntRange(min=1), help="Instead of RUNS_PER_DAY.")
 @click.option("--tokens-per-day", type=click.IntRange(min=1), help="Instead of TOKENS_PER_DAY.")
@@ -58,11 +59,11 @@ async def _table(settings: Settings) -> str:
 
     async with open_database(settings) as database:
         keys = await ApiKeys(database).all()
-    lines = ["ID            ROLE   CREATED     REVOKED     NAME"]
+    lines = ["ID            ROLE     CREATED     REVOKED     NAME"]
     for key in keys:
         revoked = f"{key.revoked_at:%Y-%m-%d}" if key.revoked_at else "-"
         lines.append(
-            f"{key.key_id:<13} {key.role:<6} {key.created_at:%Y-%m-%d}  {revoked:<10}  {key.name}"
+            f"{key.key_id:<13} {key.role:<8} {key.created_at:%Y-%m-%d}  {revoked:<10}  {key.name}"
         )
     return "\n".join(lines)
 

@@ -6,9 +6,8 @@ import socket
 from typing import Final
 
 _CAUSES: Final = {
-    errno.EADDRINUSE: "another program uses it: stop that one, or choose another port with PORT "
-    "or --port",
-    errno.EACCES: "ports below 1024 need a privilege: choose another one with PORT or --port",
+    errno.EADDRINUSE: "another program uses it: stop that one, or choose another port with {}",
+    errno.EACCES: "ports below 1024 need a privilege: choose another one with {}",
     errno.EADDRNOTAVAIL: "this machine has no such address: correct HOST",
 }
 
@@ -16,17 +15,21 @@ _CAUSES: Final = {
 class AddressUnusable(Exception):
     """The service can't listen on the address; the message has the fix."""
 
-    def __init__(self, host: str, port: int, error: OSError) -> None:
+    def __init__(
+        self, host: str, port: int, error: OSError, option: str = "PORT or --port"
+    ) -> None:
         if isinstance(error, socket.gaierror):
             cause = "the host is unknown: correct HOST"
         else:
             code = error.errno or 0
-            cause = _CAUSES.get(code, os.strerror(code))
+            cause = _CAUSES.get(code, os.strerror(code)).format(option)
         super().__init__(f"can't listen on {_address(host, port)}: {cause}")
 
 
-def open_listener(host: str, port: int) -> socket.socket:
+def open_listener(host: str, port: int, option: str = "PORT or --port") -> socket.socket:
     """A socket bound to the address; connections are refused until a server listens on it.
+
+    `option` sets the port, for errors.
 
     Raises:
         AddressUnusable: the port is in use, or the address can't be bound.
@@ -37,7 +40,7 @@ def open_listener(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise AddressUnusable(host, port, error) from error
+        raise AddressUnusable(host, port, error, option) from error
     listener.set_inheritable(True)  # by serving processes
     return listener
 

@@ -8,19 +8,21 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
+from socket import socket
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli.listener import open_listener
+from app.cli.listener import open_listener, url_of
 from app.cli.signals import RETIRE
 from app.cli.waiting import importing
 from app.file_limits import raise_open_file_limit
 from app.logs import configure_logging
 from app.settings import Settings, load_settings
+from app.telemetry.metrics import leave_shared_folder, shared_folder
 
 if TYPE_CHECKING:
     from litestar import Litestar
@@ -55,8 +57,18 @@ def serve(**options: object) -> None:
 def _serve(settings: Settings) -> None:
     """Serve until a stop signal; exits the process with 3 if the start fails."""
     configure_logging(settings.log_level, settings.log_format)
-    listener = open_listener(settings.host, settings.port)
+    listeners = [open_listener(settings.host, settings.port)]
+    if settings.metrics_port:
+        listener = open_listener(settings.host, settings.metrics_port, "METRICS_PORT")
+        listeners.append(listener)
+        logger.info("Metrics are at %s/metrics", url_of(listener))
+    leave_shared_folder()
+    # A single process has its own: its server ends it by the signal that stopped it.
+    with shared_folder() if settings.workers > 1 else nullcontext():
+        _serve_on(listeners, settings)
 
+
+def _serve_on(listeners: list[socket], settings: Settings) -> None:
     import uvicorn
     from uvicorn.config import STARTUP_FAILURE
 
@@ -87,7 +99,7 @@ def _serve(settings: Settings) -> None:
     )
     if settings.workers > 1:
         stop_seconds = max(settings.drain_seconds, settings.shutdown_seconds)
-        supervisor = Supervisor(config, [listener], stop_seconds=stop_seconds)
+        supervisor = Supervisor(config, listeners, stop_seconds=stop_seconds)
         logger.info(
             "Starting %d processes; each imports CrewAI, which takes some seconds", settings.workers
         )
@@ -100,7 +112,7 @@ def _serve(settings: Settings) -> None:
 
         server = Server(config)
         with suppress(KeyboardInterrupt):  # the server raises it again once it has stopped
-            server.run([listener])
+            server.run(listeners)
         started = server.started
     if not started:
         sys.exit(STARTUP_FAILURE)

@@ -13,7 +13,7 @@ logger = logging.getLogger("crew_capture.serve")
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server on one listening socket that was bound before."""
+    """Uvicorn's server on listening sockets that were bound before."""
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start the application, then listen; exits with a line if that fails."""
@@ -23,5 +23,5 @@ class Server(uvicorn.Server):
             logger.error("%s", AddressUnusable(self.config.host, self.config.port, error))
             await self.lifespan.shutdown()
             sys.exit(STARTUP_FAILURE)
-        for listener in sockets or []:
+        for listener in (sockets or [])[:1]:  # the other one, for metrics, is logged already
             logger.info("Serving on %s", url_of(listener))

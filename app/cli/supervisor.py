@@ -85,8 +85,8 @@ class Supervisor(Multiprocess):
         self._ready.add(process)
         if self._ready.issuperset(self.processes):
             self._ready = None
-            urls = ", ".join(map(url_of, self.sockets))
-            logger.info("Serving on %s with %d processes", urls, len(self.processes))
+            listener = self.sockets[0]
+            logger.info("Serving on %s with %d processes", url_of(listener), len(self.processes))
 
     def restart_all(self) -> None:
         """Replace each process as soon as the new one responds."""

@@ -6,6 +6,7 @@ transaction share the next.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db.session import Database, DatabaseUnavailable
+from app.telemetry import metrics
 
 logger = logging.getLogger("crew_capture.db")
 
@@ -144,11 +146,14 @@ class GroupCommit:
         for index, write in enumerate(group):
             by_operation.setdefault(write.operation, []).append(index)
         results: list[Any] = [None] * len(group)
+        begun = time.monotonic()
         async with self._database.write() as connection:
             for operation, indexes in by_operation.items():
                 outcome = await operation(connection, [group[index].payload for index in indexes])
                 for index, result in zip(indexes, outcome, strict=True):
                     results[index] = result
+        metrics.COMMIT_DURATION.observe(time.monotonic() - begun)
+        metrics.COMMIT_CHANGES.observe(len(group))
         return results
 
 

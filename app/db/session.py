@@ -21,6 +21,7 @@ from sqlalchemy.orm import DeclarativeBase
 from app.db.clock import DatabaseClock, elapsed_seconds
 from app.db.problems import file_name, problem
 from app.db.urls import parse_url
+from app.telemetry import metrics
 
 
 class Base(DeclarativeBase):
@@ -264,13 +265,18 @@ def _mapped_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeoutError, OSError) as error:
-        raise DatabaseUnavailable(problem(error, url)) from error
+        raise _unavailable(error, url) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         # While connecting; later ones SQLAlchemy wraps.
-        raise DatabaseUnavailable(problem(error, url)) from error
+        raise _unavailable(error, url) from error
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None) or ""
         is_damaged = type(error.orig) is sqlite3.DatabaseError  # of a file, not of a statement
         if error.connection_invalidated or is_damaged or state[:2] in _UNAVAILABLE_STATES:
-            raise DatabaseUnavailable(problem(error, url)) from error
+            raise _unavailable(error, url) from error
         raise
+
+
+def _unavailable(error: Exception, url: URL) -> DatabaseUnavailable:
+    metrics.DATABASE_ERRORS.inc()
+    return DatabaseUnavailable(problem(error, url))

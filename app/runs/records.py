@@ -341,6 +341,19 @@ class Delivery:
         return webhook_id(self.run_id, self.seq, self.role)
 
 
+MAX_COUNTED_DELIVERIES: Final = 10_000
+"""How many pending deliveries a backlog counts at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The runs that have not ended, by status, and the pending deliveries of webhooks."""
+
+    runs: Mapping[RunStatus, int]
+    deliveries: int
+    oldest_delivery_seconds: float
+
+
 def output_path(run_id: UUID, name: str) -> str:
     """The path of a task's output in the API."""
     return f"/api/runs/{run_id}/outputs/{quote(name, safe='')}"

@@ -50,6 +50,9 @@ class Driver(ABC):
     location: str
     """A readable name of the location, for logs and errors, without secrets."""
 
+    backend: str = ""
+    """The name of the backend, such as `local`; empty for a chain of several."""
+
     @abstractmethod
     async def start(self) -> None:
         """Check that the location exists, is safe and permitted, and open it.

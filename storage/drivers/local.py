@@ -48,6 +48,7 @@ class LocalDriver(Driver):
         """With `removed_with`, the end removes a directory that holds no names but these."""
         self._removed_with = removed_with
         self.location = str(directory)
+        self.backend = "local"
         self._directory = directory
         self._threads = BatchingThreadPool("storage-local", _THREADS)
         self._writes = Writes(lambda name: self._threads.submit(partial(self._remove, [name])))

@@ -12,7 +12,7 @@ class MemoryDriver(Driver):
     """A dictionary with a byte budget. Its content ends with the process."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.location = "memory"
+        self.location = self.backend = "memory"
         self._max_bytes = max_bytes
         self._used_bytes = 0
         self._data: dict[str, tuple[bytes, float]] = {}

@@ -56,6 +56,7 @@ class S3Driver(Driver):
         timeout_seconds: float = 10.0,
     ) -> None:
         self.location = f"s3://{bucket}/{prefix}"
+        self.backend = "s3"
         self._bucket = bucket
         self._prefix = prefix
         self._endpoint_url = endpoint_url

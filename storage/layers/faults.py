@@ -22,6 +22,7 @@ class Faults(Driver):
 
     def __init__(self, driver: Driver) -> None:
         self.location = driver.location
+        self.backend = driver.backend
         self.calls: Counter[Operation] = Counter()
         self._driver = driver
         self._faults: dict[tuple[Operation, bool], list[Fault]] = {}

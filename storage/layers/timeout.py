@@ -21,6 +21,7 @@ class Timeout(Driver):
 
     def __init__(self, driver: Driver, seconds: float, *, list_seconds: float = 300.0) -> None:
         self.location = driver.location
+        self.backend = driver.backend
         self._driver = driver
         self._seconds = seconds
         self._list_seconds = list_seconds

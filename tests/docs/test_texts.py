@@ -11,6 +11,7 @@ import pytest
 from app.cli.main import cli
 from app.crews.idea.profile import DEFAULTS
 from app.settings import Settings
+from app.telemetry.metrics import TABLE
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -22,6 +23,13 @@ def test_the_operations_guide_explains_every_setting() -> None:
     assert set(re.findall(r"`([A-Z][A-Z0-9_]+)`", table)) >= {
         name.upper() for name in Settings.model_fields
     }
+
+
+def test_the_operations_guide_says_of_every_metric_what_to_watch() -> None:
+    guide = (ROOT / "docs/operations.md").read_text()
+    table = guide.partition("### Metrics to watch")[2].partition("###")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(TABLE)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

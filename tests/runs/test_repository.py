@@ -17,6 +17,8 @@ from app.runs.models import UserRun
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import ClaimedRun, NewRun, Outcome, RunStatus, webhooks_at
+from app.telemetry.metrics import recording
+from tests.telemetry.scraped import scraped
 
 Worker = Callable[[str], RunRepository]
 SUCCEEDED = Outcome(RunStatus.SUCCEEDED, outputs={"report": "text"}, raw_result="text")
@@ -158,6 +160,26 @@ async def test_a_worker_that_lost_its_run_changes_nothing(
     run = await queries.get(lost.run_id)
     assert run is not None
     assert (run.status, run.error) == ("succeeded", None)
+
+
+async def test_a_takeover_is_counted_once_and_so_is_the_end(
+    database: Database, worker: Worker
+) -> None:
+    first, second = worker("a"), worker("b")
+    with recording():
+        run_id = await _add(first)
+        lost = await _claim(first, run_id)
+        await _end_leases(database)
+        claimed = await _claim(second, run_id)
+        await first.settle(lost, SUCCEEDED)
+        await second.settle(claimed, SUCCEEDED)
+        await first.cancel(run_id)
+        found = scraped()
+    assert found("crewcapture_run_takeovers_total", crew="idea") == 1
+    assert found("crewcapture_run_queue_duration_seconds_count", crew="idea") == 1
+    assert found("crewcapture_runs_ended_total", crew="idea", status="succeeded") == 1
+    assert found("crewcapture_runs_ended_total") == 1
+    assert found("crewcapture_run_duration_seconds_count") == 1
 
 
 async def test_settling_again_after_a_lost_answer_is_safe(

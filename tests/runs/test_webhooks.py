@@ -22,6 +22,7 @@ from app.runs.records import Delivery, RunOptions, webhooks_at
 from app.runs.webhooks.outbox import Attempt, Outbox, put_in_outbox
 from app.runs.webhooks.sender import RETRY_DELAYS_SECONDS, WebhookSender, sign
 from app.runs.webhooks.url_guard import UrlGuard
+from app.telemetry.metrics import recording
 from storage import OutputStore
 from tests.runs.receiver import (
     SECRET,
@@ -35,6 +36,7 @@ from tests.runs.receiver import (
     verified,
 )
 from tests.runs.scripted import TASKS, Parts, Stage, running_service, until
+from tests.telemetry.scraped import scraped
 
 Condition = Callable[[], Awaitable[bool]]
 
@@ -225,6 +227,26 @@ async def test_attempts_are_given_up_in_the_end(parts: Parts, targets: UrlGuard)
         deliveries = await parts.queries.deliveries(run_id)
     assert sorted(receiver.ids.values()) == [3] * 4
     assert {delivery.last_result for delivery in deliveries} == {"HTTP 503"}
+
+
+async def test_attempts_are_counted_by_their_results(parts: Parts, targets: UrlGuard) -> None:
+    def counted(**results: float) -> Condition:
+        async def are_counted() -> bool:
+            found = scraped()
+            counts = {r: found("crewcapture_webhook_attempts_total", result=r) for r in results}
+            return counts == results
+
+        return are_counted
+
+    with recording():
+        async with (
+            receiving(fails_first(100)) as refusing,
+            receiving(fails_first(1)) as accepting,
+            _delivering(parts.database, targets, delays=(0.01, 0.01)),
+        ):
+            await _run(parts, refusing.url)
+            await _run(parts, accepting.url)
+            await until(counted(failed=4, delivered=4, retried=4 * 2 + 4 * 1), seconds=20)
 
 
 def test_attempts_go_on_for_about_a_day() -> None:

@@ -403,7 +403,6 @@ _LOGGED = {
     "problem",
     "source.name",
     "url_of(listener)",
-    "urls",
     "why",
     # Exceptions, and causes that the storage states.
     "AddressUnusable(self.config.host, self.config.port, error)",

@@ -7,7 +7,11 @@ from typing import Any, TypeAlias
 
 from litestar import Request
 from litestar.datastructures import State
-from litestar.exceptions import ClientException, NotAuthorizedException
+from litestar.exceptions import (
+    ClientException,
+    NotAuthorizedException,
+    PermissionDeniedException,
+)
 from litestar.middleware import ASGIMiddleware
 from litestar.openapi.spec import Operation
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,9 +28,13 @@ CallerRequest: TypeAlias = Request[Caller, Any, State]
 PUBLIC = {"public": True}
 """The `opt` of a handler that requires no key; its `operation_class` is `PublicOperation`."""
 
+FOR_METRICS = {"roles": frozenset({Role.METRICS, Role.ADMIN})}
+"""The `opt` of a handler for keys that may read metrics. Others are for users and admins."""
+
 RPC = {"rpc": True}
 """The `opt` of a handler whose `read_message` responds to callers beyond their rate limit."""
 
+_ROLES = frozenset({Role.USER, Role.ADMIN})
 _MAX_ADDRESS_CHARACTERS = 64
 # Keys of this service have 59 characters.
 _MAX_KEY_CHARACTERS = 200
@@ -44,7 +52,8 @@ class PublicOperation(Operation):
 class AuthMiddleware(ASGIMiddleware):
     """Sets `scope["user"]`, which is `request.user`, to the `Caller`.
 
-    Raises NotAuthorizedException (401), RateLimitExceeded (429) and ClientException (400).
+    Raises NotAuthorizedException (401), PermissionDeniedException (403), RateLimitExceeded (429)
+    and ClientException (400).
     The `exception_handlers` of a handler or a router apply to them.
     """
 
@@ -62,12 +71,12 @@ class AuthMiddleware(ASGIMiddleware):
         `quota`: the default quota of a caller; its key can override parts of it.
         """
         self._needs_key = needs_key
-        self._hosts = None if allowed_hosts is None else {h.encode() for h in allowed_hosts}
+        self._hosts = encoded_hosts(allowed_hosts)
         self._quota = quota
         self._is_rate_limited = is_rate_limited
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        self._check_host(scope)
+        check_host(scope, self._hosts)
         address = _address(scope)
         if scope["route_handler"].opt.get("public"):
             scope["user"] = Caller(None, is_admin=not self._needs_key, address=address)
@@ -102,6 +111,10 @@ class AuthMiddleware(ASGIMiddleware):
                 limits = await _count_request(scope, None, address)
                 error.headers = {**(error.headers or {}), **limits}
             raise
+        allowed = scope["route_handler"].opt.get("roles", _ROLES)
+        if key.role not in allowed:
+            names = " or ".join(sorted(allowed))
+            raise PermissionDeniedException(f"the role of this key is {key.role}, not {names}")
         quota = self._quota
         if key.runs_per_day is not None or key.tokens_per_day is not None:
             default = quota or Quota()
@@ -112,18 +125,24 @@ class AuthMiddleware(ASGIMiddleware):
             )
         return Caller(key.key_id, is_admin=key.role == Role.ADMIN, address=address, quota=quota)
 
-    def _check_host(self, scope: Scope) -> None:
-        """Refuse a foreign Host header, as protection against DNS rebinding.
 
-        DNS rebinding: a malicious site can point its hostname at 127.0.0.1 and send requests from a
-        visitor's browser.
-        """
-        host = _header(scope, b"host")
-        if self._hosts is None or host is None:  # every browser sends the header
-            return
-        name, _, port = host.rpartition(b":")
-        if host.lower() not in self._hosts and not (port.isdigit() and name.lower() in self._hosts):
-            raise ClientException("Host: not a name of this service; ALLOWED_HOSTS lists them")
+def encoded_hosts(names: Collection[str] | None) -> Collection[bytes] | None:
+    """The host names of the service as headers have them; None allows any name."""
+    return None if names is None else {name.encode() for name in names}
+
+
+def check_host(scope: Scope, hosts: Collection[bytes] | None) -> None:
+    """Refuse a foreign Host header, as protection against DNS rebinding.
+
+    DNS rebinding: a malicious site can point its hostname at 127.0.0.1 and send requests from a
+    visitor's browser.
+    """
+    host = _header(scope, b"host")
+    if hosts is None or host is None:  # every browser sends the header
+        return
+    name, _, port = host.rpartition(b":")
+    if host.lower() not in hosts and not (port.isdigit() and name.lower() in hosts):
+        raise ClientException("Host: not a name of this service; ALLOWED_HOSTS lists them")
 
 
 def _address(scope: Scope) -> str | None:

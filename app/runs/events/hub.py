@@ -83,6 +83,7 @@ class EventHub:
 
     def __init__(self) -> None:
         self._subscribers: dict[UUID, set[Subscriber]] = defaultdict(set)
+        self.subscriber_count = 0
         self.remote_subscribers: Mapping[UUID, Sequence[str]] = {}
         """For runs of this process: the names of other processes that subscribe to the tokens."""
 
@@ -116,9 +117,11 @@ class EventHub:
             tokens=tokens, after_seq=after_seq, heartbeat_seconds=heartbeat_seconds
         )
         self._subscribers[run_id].add(subscriber)
+        self.subscriber_count += 1
         try:
             yield subscriber
         finally:
+            self.subscriber_count -= 1
             subscriber.close()
             self._subscribers[run_id].discard(subscriber)
             if not self._subscribers[run_id]:

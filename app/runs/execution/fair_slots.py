@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 
 class FairSlots:
@@ -13,9 +14,15 @@ class FairSlots:
     """
 
     def __init__(self, slots: int) -> None:
+        self.count: Final = slots
         self._free = slots
         # Owners in the order of their turns; an owner without waiting runs has no queue.
         self._waiting: OrderedDict[str, OrderedDict[asyncio.Future[None], None]] = OrderedDict()
+
+    @property
+    def used(self) -> int:
+        """The number of slots that are held."""
+        return self.count - self._free
 
     @asynccontextmanager
     async def slot(self, owner: str) -> AsyncIterator[None]:

@@ -13,6 +13,7 @@ from app.runs.execution.isolation import Isolation
 from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.telemetry import metrics
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -58,8 +59,13 @@ class LeaseKeeper(PeriodicService):
             DatabaseUnavailable: some leases may not be renewed.
         """
         begun = monotonic()
-        await self._database.sync_clock()
-        await self._rows.renew_leases(self._worker.run_ids)
+        try:
+            await self._database.sync_clock()
+            await self._rows.renew_leases(self._worker.run_ids)
+        except Exception:
+            metrics.LEASE_RENEWALS.inc("failed")
+            raise
+        metrics.LEASE_RENEWALS.inc("ok")
         self._renewed_at = begun
 
     async def aclose(self) -> None:

@@ -49,6 +49,7 @@ from app.runs.records import (
     UsageCounts,
 )
 from app.runs.texts import replace_surrogates
+from app.telemetry import metrics
 from storage import OutputKey, OutputStore, StorageError
 
 if TYPE_CHECKING:
@@ -160,6 +161,11 @@ class Worker:
 
     def __contains__(self, run_id: UUID) -> bool:
         return run_id in self._active
+
+    @property
+    def slots(self) -> FairSlots:
+        """The slots of the runs that execute."""
+        return self._slots
 
     @property
     def run_ids(self) -> set[UUID]:
@@ -425,6 +431,7 @@ class Worker:
         meanwhile needs none, and nothing but this attempt knows of its last ones.
         """
         if await self._persist(lambda: self._queries.unsettled([run.run_id])):
+            metrics.ATTEMPTS_DROPPED.inc()
             logger.warning(
                 "Run %s was claimed again; its outcome here is dropped", run.run_id, exc_info=error
             )

@@ -1,37 +1,51 @@
-"""The log line of a run's end: one for each run, when its end is committed."""
+"""The report of a run's end: its log line and its metrics, once for each run.
+
+They follow the commit of the end.
+"""
 
 import logging
 from collections.abc import Sequence
 
 from app.runs.persistence.transitions import Applied, Settle
 from app.runs.records import RunStatus
+from app.telemetry import metrics
 
 logger = logging.getLogger("crew_capture.runs")
 
 
-def log_end(
-    settle: Settle, applied: Applied, models: Sequence[str], cause: BaseException | None
+def report_end(
+    settle: Settle,
+    applied: Applied,
+    models: Sequence[str],
+    cause: BaseException | None,
+    crew_label: str,
 ) -> None:
-    """Log how a run ended, if `settle` ended it.
+    """Log and count how a run ended, if `settle` ended it.
 
     `models` are the models that the run has called. `cause` is an error of the service that made
     the run fail. The text of the run's error is left out: it may hold inputs and outputs.
+    `crew_label` names the crew in metrics.
     """
     row, outcome = applied.row, settle.outcome
     if row is None or not _has_ended_it(settle, applied):
         return
+    finished_at = applied.changed_at or row.finished_at
+    status = outcome.status.value
+    metrics.RUNS_ENDED.inc(crew_label, status, outcome.error_type or "")
+    if row.started_at is not None:
+        seconds = (finished_at - row.started_at).total_seconds()
+        metrics.RUN_DURATION.observe(seconds, crew_label, status)
     has_failed = outcome.status is RunStatus.FAILED
     level = logging.INFO
     if has_failed:
         level = logging.WARNING if cause is None else logging.ERROR
     if not logger.isEnabledFor(level):
         return
-    finished_at = applied.changed_at or row.finished_at
     started_at = row.started_at or finished_at
     fields = {
         "run_id": str(settle.run_id),
         "crew": row.crew,
-        "status": outcome.status.value,
+        "status": status,
         "seconds": round((finished_at - started_at).total_seconds(), 3),
         "waited_seconds": round((started_at - row.created_at).total_seconds(), 3),
         "tokens": (outcome.usage or {}).get("total_tokens", 0),

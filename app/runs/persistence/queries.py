@@ -17,8 +17,10 @@ from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.models import RunEvent, UserRun, WebhookDelivery
 from app.runs.records import (
     IN_FLIGHT,
+    MAX_COUNTED_DELIVERIES,
     MAX_LISTED_CHARACTERS,
     UNSETTLED,
+    Backlog,
     Delivery,
     DeliveryStatus,
     ListedRun,
@@ -187,6 +189,29 @@ class RunQueries:
                 Event(row.run_id, EventSeq(row.seq), EventType(row.type), row.data, row.at)
                 for row in rows
             ]
+
+    async def backlog(self) -> Backlog:
+        """The work of all processes that is not done yet."""
+        runs = (
+            select(UserRun.status, func.count())
+            .where(UserRun.status.in_(UNSETTLED))
+            .group_by(UserRun.status)
+        )
+        # Bounded: a receiver that is down for a day may leave any number.
+        pending = (
+            select(WebhookDelivery.created_at)
+            .where(WebhookDelivery.status == DeliveryStatus.PENDING)
+            .limit(MAX_COUNTED_DELIVERIES)
+            .subquery()
+        )
+        deliveries = select(func.count(), func.min(pending.c.created_at))
+        async with self._database.read() as connection:
+            counts = {RunStatus(status): n for status, n in await connection.execute(runs)}
+            ((count, oldest),) = await connection.execute(deliveries)
+        age = (self._database.clock.now() - oldest).total_seconds() if oldest else 0.0
+        return Backlog(
+            {status: counts.get(status, 0) for status in UNSETTLED}, count, max(0.0, age)
+        )
 
     async def deliveries(self, run_id: UUID) -> list[Delivery]:
         """The deliveries to the run's webhooks, in the order of their events."""

@@ -21,7 +21,7 @@ from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import Relay, relay
 from app.runs.human_input import HumanInput
 from app.runs.models import UserRun
-from app.runs.persistence.end_line import log_end
+from app.runs.persistence.end_line import report_end
 from app.runs.persistence.leases import Leases
 from app.runs.persistence.quotas import TokenUsage, record_usage
 from app.runs.persistence.statements import append_events, delete_runs, locked
@@ -53,6 +53,7 @@ from app.runs.records import (
     UsageCounts,
     Webhooks,
 )
+from app.telemetry import metrics
 
 
 class Attempt(Protocol):
@@ -111,6 +112,9 @@ class RunRepository:
         added = await self._writes.submit(add, submission)
         if isinstance(added, LimitReached):
             raise added
+        for run, one in zip(runs, added, strict=True):
+            if one.is_new:
+                metrics.RUNS_SUBMITTED.inc(self._crew_label(run.crew))
         return added
 
     async def claim(self, run_id: UUID) -> ClaimedRun | None:
@@ -124,7 +128,16 @@ class RunRepository:
             lease=self._lease,
             fingerprint_of=self._fingerprint_of,
         )
-        return claimed_run(self._published(await self._writes.submit(Claim.apply, claim)))
+        applied = self._published(await self._writes.submit(Claim.apply, claim))
+        claimed = claimed_run(applied)
+        if claimed is not None and applied.row is not None:
+            crew = self._crew_label(claimed.crew)
+            if claimed.attempt == 1:
+                waited = claimed.started_at - claimed.created_at
+                metrics.RUN_QUEUE_DURATION.observe(waited.total_seconds(), crew)
+            if applied.row.worker != self._worker:
+                metrics.RUN_TAKEOVERS.inc(crew)
+        return claimed
 
     async def settle(
         self,
@@ -249,7 +262,9 @@ class RunRepository:
     ) -> Applied:
         applied = self._published(await self._writes.submit(Settle.apply, settle))
         self._charge(settle.usage(applied))
-        log_end(settle, applied, models, cause)
+        if applied.row is not None:
+            crew = self._crew_label(applied.row.crew)
+            report_end(settle, applied, models, cause, crew)
         return applied
 
     async def _queue_again(self, operation: Any, resumption: Resumption[Any]) -> Applied:
@@ -257,6 +272,10 @@ class RunRepository:
         if isinstance(applied, LimitReached):
             raise applied
         return self._published(applied)
+
+    def _crew_label(self, crew: str) -> str:
+        """The name of a registered crew in metrics; others share one, so that they are few."""
+        return crew if self._fingerprint_of(crew) is not None else metrics.OTHER
 
     def _charge(self, usage: TokenUsage | None) -> None:
         if usage is not None:

@@ -20,6 +20,7 @@ from app.runs.records import DeliveryStatus
 from app.runs.webhooks.delivery_slots import MAX_IN_FLIGHT, CircuitBreakers, DeliverySlots
 from app.runs.webhooks.outbox import Attempt, Attempted, Outbox
 from app.runs.webhooks.url_guard import AddressRefused, UrlGuard
+from app.telemetry import metrics
 
 logger = logging.getLogger("crew_capture.webhooks")
 
@@ -146,6 +147,7 @@ class WebhookSender(PeriodicService):
         except DatabaseUnavailable:
             logger.warning("Webhook %s may be sent again: database away", attempt.webhook_id)
         else:
+            metrics.WEBHOOK_ATTEMPTS.inc(_RESULTS[attempted.status])
             if attempted.due_at is not None:
                 self._wake_at(attempted.due_at)
 
@@ -194,6 +196,13 @@ class WebhookSender(PeriodicService):
         except Exception as error:
             return _reason(error)
 
+
+_RESULTS: Final[Mapping[DeliveryStatus, str]] = {
+    DeliveryStatus.DELIVERED: "delivered",
+    DeliveryStatus.PENDING: "retried",
+    DeliveryStatus.FAILED: "failed",
+}
+"""The results of attempts in metrics."""
 
 _REFUSED: Final = "address refused"
 # 410 Gone: the receiver unsubscribes.
