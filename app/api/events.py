@@ -79,12 +79,15 @@ class TaskStartedEvent(_TaskEvent, kw_only=True):
 class TaskFinishedEvent(_TaskEvent, kw_only=True):
     """`task.finished`: a task has ended.
 
-    `output` is only present if a webhook receives tasks; events of older versions lack `models`.
+    `usage` is that of the task, and `run_usage` that of the run until then. Events of older
+    versions have the run's as `usage`, and lack `run_usage` and `models`. `output` is only present
+    if a webhook receives tasks.
     """
 
     started_at: datetime
     structured: Any
     usage: dict[str, int]
+    run_usage: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     models: list[str] | msgspec.UnsetType = msgspec.UNSET
     output_path: str | msgspec.UnsetType = msgspec.UNSET
     output: str | msgspec.UnsetType = msgspec.UNSET

@@ -27,8 +27,9 @@ class TaskFinished:
     """The end of a task. `text` is its raw output; times are in UTC.
 
     `structured` is the task's `output_json` or `output_pydantic` as JSON, which the text can't
-    hold; None for other tasks. `usage` is the usage of the run so far. `models` are the models that
-    the task has called, in the order of their first calls.
+    hold; None for other tasks. `usage` is that of the task, and `run_usage`
+    that of the run so far. `models` are the models that the task has called, in the order of their
+    first calls.
     """
 
     index: int
@@ -39,6 +40,7 @@ class TaskFinished:
     finished_at: datetime
     structured: str | None
     usage: "Usage"
+    run_usage: "Usage"
     models: tuple[str, ...] = ()
 
 
@@ -140,7 +142,7 @@ class TaskOutcome:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens and successful model calls of one run, as the models reported them, counted once."""
+    """Tokens and successful model calls of a run or a task, as the models reported them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

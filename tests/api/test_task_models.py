@@ -55,10 +55,13 @@ async def test_each_task_shows_its_model(
         run, events = await _run(service, "poem")
         assert _models(run) == {"poem": ["openai/stub"], "title": ["openai/other"]}
         assert [event["models"] for event in events] == [["openai/stub"], ["openai/other"]]
+        assert _calls(events) == [(1, 1), (1, 2)]
         run, events = await _run(service, "flow")
         assert _models(run) == {name: ["openai/stub"] for name in ("result", "poem", "title")}
         assert all(event["models"] == ["openai/stub"] for event in events)
         assert len(events) == 3
+        assert _calls(events) == [(1, 2), (1, 3), (1, 3)]  # the flow itself calls first
+        assert events[-1]["run_usage"] == run["usage"]
 
 
 async def test_a_task_that_several_agents_execute_shows_all_models(
@@ -147,3 +150,9 @@ async def _ended(service: Running, path: str) -> httpx.Response:
 def _models(run: dict[str, Any]) -> dict[str, list[str]]:
     assert run["error"] is None
     return {task["name"]: task["models"] for task in run["tasks"]}
+
+
+def _calls(events: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    """The numbers of calls of each finished task, and of the run until then."""
+    name = "successful_requests"
+    return [(event["usage"][name], event["run_usage"][name]) for event in events]

@@ -98,7 +98,20 @@ def _times(observer: _Observer) -> tuple[Any, Any]:
 @pytest.mark.parametrize("mode", ["auto", "native"])
 async def test_usage_so_far_is_reported_with_each_task(mode: str) -> None:
     result, observer, _, _ = await _run(mode, three, {})
-    assert observer.finished[2].usage == result.usage
+    assert observer.finished[2].run_usage == result.usage
+
+
+@pytest.mark.parametrize("mode", ["auto", "native", "stock"])
+async def test_each_task_reports_its_own_usage_also_if_tasks_run_at_once(mode: str) -> None:
+    _, observer, _, _ = await _run(mode, three, {})
+    used = [observer.finished[index].usage for index in range(3)]
+    assert [(one.successful_requests, one.total_tokens) for one in used] == [(1, 12)] * 3
+    sums = [observer.finished[index].run_usage.total_tokens for index in range(3)]
+    assert min(sums) < 36
+    assert max(sums) == sums[2] == 36
+    _, observer, _, _ = await _run(mode, three, _replays(observer, 0, 1))
+    (last,) = observer.finished.values()
+    assert (last.usage.total_tokens, last.run_usage.total_tokens) == (12, 12)
 
 
 async def test_the_fingerprint_is_of_the_definition() -> None:

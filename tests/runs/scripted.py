@@ -44,6 +44,8 @@ from storage import OutputStore
 TASKS = ("first", "second", "third")
 FINGERPRINT = "of the poem crew"
 MODELS = ("scripted/model",)
+USED = Usage(total_tokens=1)
+"""The usage of each task."""
 Script = Callable[[Mapping[str, object], "Stage"], Awaitable[None]]
 
 
@@ -80,7 +82,7 @@ class Stage:
         await self._observer.task_started(TaskStarted(index, name, "agent"))
         ended = datetime.now(UTC)
         await self._observer.task_finished(
-            TaskFinished(index, name, "agent", text, begun, ended, None, self.usage, MODELS)
+            TaskFinished(index, name, "agent", text, begun, ended, None, USED, self.usage, MODELS)
         )
         self.outcomes.append(TaskOutcome(name, "agent", text, False, False, begun, ended, MODELS))
 

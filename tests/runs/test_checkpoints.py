@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from uuid import UUID
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
 from app.access.callers import OPERATOR
 from app.db import Database
-from app.runs.events.event import EventType
+from app.runs.events.event import Event, EventSeq, EventType
+from app.runs.execution.checkpoints import usage_in
 from app.runs.records import Run
 from storage import OutputStore
 from tests.runs import scripted
@@ -133,3 +136,19 @@ async def test_a_flow_starts_from_the_beginning_and_its_usage_adds_up(
         assert run.usage is not None
         assert run.usage["total_tokens"] == 25
         assert await parts.stored() == 0
+
+
+def test_events_of_older_versions_have_the_usage_of_the_run() -> None:
+    run_id, now = uuid4(), datetime.now(UTC)
+
+    def finished(seq: EventSeq, **usage: Any) -> Event:
+        return Event(run_id, seq, EventType.TASK_FINISHED, {"index": 0, **usage}, now)
+
+    first, second = EventSeq.first(1), EventSeq.first(2)
+    events = [
+        finished(first, usage={"total_tokens": 10}),
+        finished(first.next(), usage={"total_tokens": 15}),
+        finished(second, usage={"total_tokens": 3}, run_usage={"total_tokens": 3}),
+        finished(second.next(), usage={"total_tokens": 4}, run_usage={"total_tokens": 7}),
+    ]
+    assert usage_in(events) == {"total_tokens": 22}

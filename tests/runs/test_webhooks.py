@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from tests.runs.receiver import (
     receiving,
     verified,
 )
-from tests.runs.scripted import TASKS, Parts, Stage, running_service, until
+from tests.runs.scripted import TASKS, USED, Parts, Stage, running_service, until
 from tests.telemetry.scraped import scraped
 
 Condition = Callable[[], Awaitable[bool]]
@@ -130,7 +131,8 @@ async def test_a_run_reports_its_tasks_and_its_end(parts: Parts, targets: UrlGua
     assert sorted(task["name"] for task in tasks) == sorted(TASKS)
     assert {task["run_id"] for task in tasks} == {str(run_id)}
     fields = {"run_id", "crew", "index", "name", "agent", "started_at", "output_path"}
-    assert set(tasks[0]) == fields
+    assert set(tasks[0]) == fields | {"usage", "run_usage"}
+    assert all(task["usage"] == asdict(USED) for task in tasks)
     assert tasks[0]["output_path"] == f"/api/runs/{tasks[0]['run_id']}/outputs/{tasks[0]['name']}"
 
 

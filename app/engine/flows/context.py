@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -178,7 +179,8 @@ class CrewContext(RunContext):
 
     def add_usage(self, metrics: UsageMetrics) -> None:
         super().add_usage(metrics)
-        self._flow.add_usage(metrics)
+        # In a context without a task, which has counted it.
+        contextvars.Context().run(self._flow.add_usage, metrics)
 
     def check_cancelled(self) -> None:
         super().check_cancelled()
@@ -203,7 +205,12 @@ class _TasksOfTheFlow:
 
     async def task_finished(self, event: TaskFinished) -> None:
         await self._flow.finish_task(
-            self._first + event.index, event.agent, event.text, event.structured, event.models
+            self._first + event.index,
+            event.agent,
+            event.text,
+            event.structured,
+            event.models,
+            event.usage,
         )
 
     def token_listener(self, task: TaskStarted) -> OnToken | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -57,12 +57,14 @@ _calling: contextvars.ContextVar["_TaskState | None"] = contextvars.ContextVar(
 class _TaskState:
     """The progress of one task. `notified` is set once the observer has received its last event.
 
-    `task` is its start as the run reports it. `models` are the models that it has called.
+    `task` is its start as the run reports it. `models` are the models that it has called, and
+    `usage` is what their answers to it have used.
     """
 
     task: TaskStarted
     started_at: datetime
     models: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
     finished: TaskFinished | None = None
     replayed: bool = False
     notified: asyncio.Future[None] | None = None
@@ -167,8 +169,12 @@ class RunContext:
         return self._indices.get(id(task))
 
     def add_usage(self, metrics: UsageMetrics) -> None:
+        """Count the usage of a model call, for the run and for the task that makes the call."""
+        task = _calling.get()
         with self._usage_lock:
             self.usage.add(metrics)
+            if task is not None:
+                task.usage.add(metrics)
 
     def usage_metrics(self) -> UsageMetrics:
         """The usage in CrewAI's form."""
@@ -312,6 +318,7 @@ class RunContext:
                 replay.started_at,
                 replay.finished_at,
                 replay.structured,
+                Usage(),
                 self.usage,
                 replay.models,
             )
@@ -319,7 +326,7 @@ class RunContext:
                 TaskStarted(index, finished.name, agent),
                 replay.started_at,
                 replay.models,
-                finished,
+                finished=finished,
                 replayed=True,
             )
         return replay
@@ -331,11 +338,13 @@ class RunContext:
         text: str,
         structured: str | None = None,
         models: tuple[str, ...] = (),
+        usage: Usage | None = None,
     ) -> None:
         """Record a task's end and notify the observer.
 
-        `models` are those that the task has called in a context of its own. A further call only
-        waits until the observer is notified. Raises OutputTooLong.
+        `models` are those that the task has called in a context of its own, and `usage` is what it
+        has used there. A further call only waits until the observer is notified. Raises
+        OutputTooLong.
         """
         self.check_cancelled()
         task = self._tasks[index]
@@ -345,7 +354,7 @@ class RunContext:
         self.check_length(name, text)
         self.check_length(name, structured or "")
         with self._usage_lock:
-            usage = replace(self.usage)
+            usage, run_usage = replace(usage or task.usage), replace(self.usage)
         event = TaskFinished(
             index,
             name,
@@ -355,6 +364,7 @@ class RunContext:
             datetime.now(UTC),
             structured,
             usage,
+            run_usage,
             models or task.models,
         )
         task.finished = event

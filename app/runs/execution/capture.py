@@ -58,6 +58,7 @@ class Capture:
             started_at=finished_at - (event.finished_at - event.started_at),
             structured=event.structured,
             usage=asdict(event.usage),
+            run_usage=asdict(event.run_usage),
             models=event.models,
             # The text is sent with the run's end; webhooks of tasks get it with this event.
             **({"output": replace_surrogates(event.text)} if "task" in self._webhooks else {}),

@@ -152,7 +152,8 @@ def usage_in(events: Sequence[Event]) -> UsageCounts | None:
     last: dict[int, Mapping[str, int]] = {}
     for event in events:
         if event.type == EventType.TASK_FINISHED and event.seq is not None:
-            last[event.seq.attempt] = event.data.get("usage", {})
+            # Events of older versions have the run's usage as `usage`.
+            last[event.seq.attempt] = event.data.get("run_usage", event.data.get("usage", {}))
     total: Counter[str] = Counter()
     for usage in last.values():
         total.update(usage)

@@ -32,6 +32,7 @@ def _of_task(event: EventSnapshot) -> dict[str, Any]:
         "agent": event.data["agent"],
         "output": event.data.get("output"),
         "output_json": structured and msgspec.json.decode(structured),
+        "token_usage": event.data.get("usage"),
     }
 
 

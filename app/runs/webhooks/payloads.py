@@ -20,7 +20,7 @@ SUBSCRIBED_EVENTS: Final[Mapping[WebhookKind, frozenset[EventType]]] = {
 }
 # The names of webhooks in requests, for errors about their URL.
 FIELDS: Final[Mapping[WebhookKind, str]] = {"run": "webhook_url", **AMP_FIELDS}
-_OF_TASKS: Final = ("index", "name", "agent", "started_at")
+_OF_TASKS: Final = ("index", "name", "agent", "started_at", "usage", "run_usage")
 _OF_REVIEWS: Final = ("index", "name", "agent", "output")
 
 
