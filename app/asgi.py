@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import fields
 
-from litestar import Litestar
+from litestar import Litestar, Router
 
 from app.access.callers import Quota
 from app.api.a2a.routes import a2a_router, create_a2a_app
 from app.api.access_log import AccessLog
 from app.api.amp.errors import in_dialect_of_path
 from app.api.amp.routes import amp_router
+from app.api.batches import batches_router
 from app.api.crews import crews_router
 from app.api.dependencies import DEPENDENCIES
 from app.api.errors import EXCEPTION_HANDLERS
@@ -27,6 +28,7 @@ from app.api.middleware.open_requests import OpenRequests
 from app.api.middleware.request_ids import RequestIds, add_request_id
 from app.api.middleware.request_limits import RequestLimits, add_security_headers
 from app.api.openapi import ClosedObjects, openapi_config
+from app.api.parameters import refuse_unknown_parameters
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
 from app.bootstrap import open_service
@@ -65,17 +67,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
                 yield
 
     app = Litestar(
-        [
-            run_idea_crew,
-            runs_router,
-            crews_router,
-            amp_router,
-            mcp,
-            a2a_router,
-            live,
-            ready,
-            get_metrics,
-        ],
+        [_rest_api(), amp_router, mcp, a2a_router, live, ready, get_metrics],
         lifespan=[_recording, lifespan],
         middleware=[
             RequestIds(),
@@ -112,6 +104,15 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
 async def _recording(app: Litestar) -> AsyncIterator[None]:
     with metrics.recording():
         yield
+
+
+def _rest_api() -> Router:
+    """The routes below `/api`."""
+    return Router(
+        "/",
+        route_handlers=[run_idea_crew, runs_router, batches_router, crews_router],
+        before_request=refuse_unknown_parameters,
+    )
 
 
 def _quota(settings: Settings) -> Quota | None:

@@ -23,6 +23,7 @@ from app.logs import configure_logging
 from app.model_setup import configured_model, models_of_crews, unusable_models
 from app.resources import open_database, open_store
 from app.runs.background import PeriodicService
+from app.runs.batches import Batches
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.isolation import START_FAILED, Isolation
@@ -31,6 +32,7 @@ from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.worker import Worker
 from app.runs.maintenance.retention import Retention
 from app.runs.maintenance.sweeper import Sweeper
+from app.runs.persistence.batch_queries import BatchQueries
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import StalledRun
@@ -61,6 +63,7 @@ class Service:
     """
 
     runs: RunService
+    batches: Batches
     worker: Worker
     events: EventHub
     stop: Stop
@@ -194,6 +197,7 @@ async def open_service(
         stack.push_async_callback(stop, settings.shutdown_seconds)
         yield Service(
             runs,
+            Batches(runs, BatchQueries(database)),
             worker,
             events,
             stop,

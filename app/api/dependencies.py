@@ -20,6 +20,15 @@ def _part(name: str) -> Provide:
 
 DEPENDENCIES = {
     name: _part(name)
-    for name in ("runs", "readiness", "renderer", "mcp_app", "a2a_app", "needs_key", "gauges")
+    for name in (
+        "runs",
+        "batches",
+        "readiness",
+        "renderer",
+        "mcp_app",
+        "a2a_app",
+        "needs_key",
+        "gauges",
+    )
 }
 """Names that every handler can have as parameters: attributes of the application's state."""

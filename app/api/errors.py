@@ -17,11 +17,11 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, SerializationException, ValidationException
 from litestar.openapi import ResponseSpec
 from litestar.serialization import decode_json
-from litestar.typing import FieldDefinition
 
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import limit_headers
 from app.api.middleware.request_limits import is_utf8
+from app.api.parameters import wire_name
 from app.api.problems import allowed, problems_of, problems_text
 from app.db import DatabaseUnavailable
 from app.runs import (
@@ -38,6 +38,7 @@ from app.runs import (
     RunMoved,
     RunUnsettled,
     ShuttingDown,
+    UnknownBatch,
     UnknownCrew,
     UnknownOutput,
     UnknownRun,
@@ -49,6 +50,7 @@ RETRY_AFTER_SECONDS = 5
 
 # JSON-RPC, MCP and A2A define no code for a rate limit. This one is for errors without a code.
 _RPC_INTERNAL_ERROR = -32603
+_RPC_INVALID_PARAMS = -32602
 
 # Statuses of runs that ended without success, by `error_type`; 500 for all others. Never 503: it
 # means that nothing was accepted, so that clients submit again.
@@ -137,6 +139,14 @@ class MessageRefused(Exception):
         self.headers = limit_headers(refusal.limit, -1, refusal.retry_after_seconds)
 
 
+class ParamsRefused(Exception):
+    """A JSON-RPC message with wrong parameters: its id, and the problems as text."""
+
+    def __init__(self, message_id: object, problems: str) -> None:
+        super().__init__(problems)
+        self.message_id = message_id
+
+
 def error_responses(descriptions: Mapping[int, str]) -> dict[int, ResponseSpec]:
     """Error responses for the schema: these, and the refusals that any request can get."""
     return {
@@ -204,7 +214,7 @@ def _invalid_input(_: Request[Any, Any, Any], error: InvalidInput) -> Response[E
 
 
 def _not_found(
-    _: Request[Any, Any, Any], error: UnknownCrew | UnknownRun | UnknownOutput
+    _: Request[Any, Any, Any], error: UnknownBatch | UnknownCrew | UnknownRun | UnknownOutput
 ) -> Response[ErrorAnswer]:
     return error_response(404, "not_found", str(error))
 
@@ -233,12 +243,19 @@ def _limit_reached(
 
 def _message_refused(_: Request[Any, Any, Any], error: MessageRefused) -> Response[Any]:
     text = f"{error}; try again in {error.headers['Retry-After']} s"
-    answer = {
-        "jsonrpc": "2.0",
-        "id": error.message_id,
-        "error": {"code": _RPC_INTERNAL_ERROR, "message": text},
-    }
-    return Response(answer, status_code=200, headers=error.headers)
+    return _rpc_error(error.message_id, _RPC_INTERNAL_ERROR, text, error.headers)
+
+
+def _params_refused(_: Request[Any, Any, Any], error: ParamsRefused) -> Response[Any]:
+    return _rpc_error(error.message_id, _RPC_INVALID_PARAMS, str(error))
+
+
+def _rpc_error(
+    message_id: object, code: int, text: str, headers: Mapping[str, str] | None = None
+) -> Response[Any]:
+    error = {"code": code, "message": text}
+    answer = {"jsonrpc": "2.0", "id": message_id, "error": error}
+    return Response(answer, status_code=200, headers=dict(headers or {}))
 
 
 def _overloaded(
@@ -272,14 +289,7 @@ def _problems(
         if problem.get("source") == "body":
             yield from problems_of(_json(request), types["data"])
         elif (name := problem.get("key", "")) in parameters:
-            yield f"{_wire_name(parameters[name])}: must be {allowed(types[name], null=False)}"
-
-
-def _wire_name(parameter: FieldDefinition) -> str:
-    """The name of a parameter in requests: of a header, a query parameter or a part of the path."""
-    definition = parameter.kwarg_definition
-    aliases = (getattr(definition, kind, None) for kind in ("header", "query", "name"))
-    return next(filter(None, aliases), parameter.name)
+            yield f"{wire_name(parameters[name])}: must be {allowed(types[name], null=False)}"
 
 
 def _json(request: Request[Any, Any, Any]) -> Any:
@@ -348,6 +358,7 @@ EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[Any]]]
     InvalidInput: _invalid_input,
     UnknownCrew: _not_found,
     UnknownRun: _not_found,
+    UnknownBatch: _not_found,
     UnknownOutput: _not_found,
     NotAwaitingHuman: _not_awaiting_human,
     RunUnsettled: _conflict,
@@ -358,6 +369,7 @@ EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[Any]]]
     LimitReached: _limit_reached,
     RateLimitExceeded: _limit_reached,
     MessageRefused: _message_refused,
+    ParamsRefused: _params_refused,
     Overloaded: _overloaded,
     ShuttingDown: _overloaded,
     DatabaseUnavailable: _database_unavailable,

@@ -1,12 +1,13 @@
 """Links of the OpenAPI description: from the response of one operation to the next operation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from litestar.openapi.spec import Link, OpenAPIResponse, Operation
 
 _OF_RUN = ("get_run", "run_events", "get_output", "cancel_run", "resume_run", "delete_run")
+_OF_BATCH = ("get_batch", "cancel_batch")
 
 
 @dataclass
@@ -28,7 +29,16 @@ def linked(links: Mapping[str, Link]) -> type[Operation]:
 
 def links_to_run(pointer: str) -> dict[str, Link]:
     """Links to the operations on a run, whose id is at this JSON pointer in the response."""
+    return _links(_OF_RUN, "run_id", pointer)
+
+
+def links_to_batch(pointer: str) -> dict[str, Link]:
+    """Links to the operations on a batch, whose id is at this JSON pointer in the response."""
+    return _links(_OF_BATCH, "batch_id", pointer)
+
+
+def _links(operations: Iterable[str], parameter: str, pointer: str) -> dict[str, Link]:
     return {
-        operation: Link(operation_id=operation, parameters={"run_id": f"$response.body#{pointer}"})
-        for operation in _OF_RUN
+        operation: Link(operation_id=operation, parameters={parameter: f"$response.body#{pointer}"})
+        for operation in operations
     }

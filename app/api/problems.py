@@ -81,22 +81,16 @@ def _problems_of_fields(
     if info.forbid_unknown_fields:
         for name in value:
             if name not in fields and name not in tag:
-                yield f"{prefix}{_shortened(str(name))}: {_unknown(str(name), fields)}"
+                yield prefix + unknown_name("field", str(name), fields)
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
-    """The text for an unknown field, with the nearest name if there is one."""
-    names = list(known)
-    near = get_close_matches(name[:_MAX_NAME_CHARACTERS], names, 1)
-    return (
-        f"unknown field, did you mean {near[0]}?"
-        if near
-        else f"unknown field, allowed are {_list(names)}"
-    )
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _MAX_NAME_CHARACTERS else f"{name[:_MAX_NAME_CHARACTERS]}..."
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The problem of an unknown field or parameter, with the nearest name if there is one."""
+    names, start = list(known), name[:_MAX_NAME_CHARACTERS]
+    near = get_close_matches(start, names, 1)
+    shown = start if start == name else f"{start}..."
+    fix = f"did you mean {near[0]}?" if near else f"allowed are {_list(names)}"
+    return f"{shown}: unknown {kind}, {fix}"
 
 
 def allowed(type_: Any, *, null: bool = True) -> str:
@@ -170,12 +164,16 @@ def _item_type(type_: Any) -> Any:
 def _characters(least: int | None, most: int | None) -> str:
     if least and most:
         return f" of {least} to {most:,} characters"
+    if least:
+        return " that is not empty"
     return f" of at most {most:,} characters" if most else ""
 
 
 def _items(least: int | None, most: int | None) -> str:
     if least and most:
         return f" of {least} to {most:,} items"
+    if least:
+        return " that is not empty"
     return f" of at most {most:,} items" if most else ""
 
 

@@ -1,5 +1,6 @@
 """`POST /api/run`: run the idea crew and wait for its three reports."""
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from litestar.openapi import ResponseSpec
 from litestar.params import JSONBody
 
 from app.api.dependencies import Runs
+from app.api.disconnects import OnDisconnect, cancelled_on_disconnect
 from app.api.errors import RunAccepted, RunUnsuccessful, accepted, error_responses
 from app.api.links import linked, links_to_run
 from app.api.middleware.auth import CallerRequest
@@ -92,12 +94,20 @@ async def run_idea_crew(
     runs: Runs,
     request: CallerRequest,
     idempotency_key: IdempotencyKey = None,
+    on_disconnect: OnDisconnect = "continue",
 ) -> RunAnswer:
-    """The run continues, is saved and cleaned up even if the client disconnects."""
+    """The run continues, is saved and cleaned up even if the client disconnects.
+
+    With `on_disconnect=cancel`, it is cancelled then.
+    """
     given = {name: value for name, value in msgspec.structs.asdict(data).items() if value}
     options = RunOptions(idempotency_key=idempotency_key)
     run = await runs.submit(_CREW, given, request.user, options)
-    with accepted(run.run_id):
+    cancels = on_disconnect == "cancel"
+    with (
+        accepted(run.run_id),
+        cancelled_on_disconnect(request, runs, run.run_id) if cancels else nullcontext(),
+    ):
         run = await runs.wait(run, request.user)
     if run.outputs is None or run.raw_result is None:
         raise RunUnsuccessful(run)

@@ -1,6 +1,7 @@
 """`/api/runs`: runs as a resource: submit, list, inspect, follow, cancel, resume, delete."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -14,11 +15,13 @@ from litestar.response import Stream
 
 from app.api.batch_request import MAX_BATCH, MAX_BATCH_BODY_BYTES, BatchHttpRequest
 from app.api.dependencies import Runs
+from app.api.disconnects import OnDisconnect, cancelled_on_disconnect, until_disconnected
 from app.api.errors import accepted, error_responses, run_location
 from app.api.events import EVENT_DATA, EventsOperation
-from app.api.links import linked, links_to_run
+from app.api.links import linked, links_to_batch, links_to_run
 from app.api.markdown import HtmlRenderer
 from app.api.middleware.auth import CallerRequest
+from app.api.parameters import with_query_prefix
 from app.api.sse import server_sent_events
 from app.api.views import BatchAnswer, RunList, RunView, run_summary, run_view
 from app.api.waiting import (
@@ -56,6 +59,7 @@ _NO_MORE_EVENTS = ResponseSpec(
 )
 # In order of preference, for a request that accepts both.
 _SUBMIT_TYPES = ["application/json", "text/event-stream"]
+_NO_CONNECTION = "cancel is for requests with wait, or that accept text/event-stream first"
 _NOTHING_ACCEPTED = "Nothing was accepted; Retry-After says when to try again"
 
 _EVENTS = ResponseSpec(
@@ -133,13 +137,19 @@ async def submit_run(
     idempotency_key: IdempotencyKey = None,
     wait: Wait = None,
     prefer: Prefer = None,
+    on_disconnect: OnDisconnect = "continue",
 ) -> Response[RunView] | Stream:
     """The response means that the run is accepted and will be executed.
 
     With `wait`, it is the run with 200 if the run ends in time. A request that prefers
-    `text/event-stream` gets the run's events, from the first model call.
+    `text/event-stream` gets the run's events, from the first model call. Both can cancel the run
+    if the client disconnects (`on_disconnect`).
     """
     streams = request.accept.best_match(_SUBMIT_TYPES) == "text/event-stream"
+    preferred = preferred_wait(prefer) if wait is None and not streams else None
+    cancels = on_disconnect == "cancel"
+    if cancels and not (streams or wait or preferred):
+        raise InvalidInput("on_disconnect", _NO_CONNECTION)
     options = RunOptions(
         stream=data.stream or streams,
         idempotency_key=idempotency_key,
@@ -149,11 +159,13 @@ async def submit_run(
     run = await runs.submit(data.crew, data.inputs, request.user, options)
     headers = {"Location": run_location(run.run_id)}
     if streams:
-        return await _stream(runs, run.run_id, request, -1, headers)
-    if wait is None and (wait := preferred_wait(prefer)) is not None:
-        headers["Preference-Applied"] = f"wait={wait}"
+        return await _stream(runs, run.run_id, request, -1, headers, cancels=cancels)
+    if preferred is not None:
+        headers["Preference-Applied"] = f"wait={preferred}"
+        wait = preferred
     if wait:
-        run = await wait_for_end(runs, run, request.user, wait)
+        with cancelled_on_disconnect(request, runs, run.run_id) if cancels else nullcontext():
+            run = await wait_for_end(runs, run, request.user, wait)
     # A repeat of a key gets 202 as well, unless it waits.
     status_code = 200 if wait and run.is_settled else 202
     with accepted(run.run_id):
@@ -164,28 +176,50 @@ async def submit_run(
     "/batch",
     status_code=202,
     summary="Submit a run for each of many inputs",
-    operation_class=linked(links_to_run("/run_ids/0")),
+    operation_class=linked(links_to_batch("/batch_id") | links_to_run("/run_ids/0")),
     request_class=BatchHttpRequest,
     request_max_body_size=MAX_BATCH_BODY_BYTES,
-    responses=error_responses({404: "No such crew", 413: "Too large", 503: _NOTHING_ACCEPTED}),
+    responses=error_responses(
+        {
+            404: "No such crew",
+            409: "The key was used for another request",
+            413: "Too large",
+            503: _NOTHING_ACCEPTED,
+        }
+    ),
 )
 async def submit_batch(
-    data: JSONBody[BatchRequest], runs: Runs, request: CallerRequest
-) -> BatchAnswer:
-    """All of them are accepted, or none."""
-    accepted = await runs.submit_many(
+    data: JSONBody[BatchRequest],
+    runs: Runs,
+    request: CallerRequest,
+    idempotency_key: IdempotencyKey = None,
+) -> Response[BatchAnswer]:
+    """All of them are accepted, or none.
+
+    A repeat of the request with the same `Idempotency-Key` gets the same batch.
+    """
+    batch = await runs.submit_many(
         data.crew,
         data.inputs,
         request.user,
-        RunOptions(webhooks=webhooks_at(data.webhook_url), metadata=data.metadata),
+        RunOptions(
+            idempotency_key=idempotency_key,
+            webhooks=webhooks_at(data.webhook_url),
+            metadata=data.metadata,
+        ),
     )
-    return BatchAnswer([run.run_id for run in accepted])
+    return Response(
+        BatchAnswer(batch.batch_id, list(batch.run_ids)),
+        status_code=202,
+        headers={"Location": f"/api/batches/{batch.batch_id}"},
+    )
 
 
 @get(
     "/",
     summary="List runs, newest first",
     operation_class=linked(links_to_run("/runs/0/run_id")),
+    opt=with_query_prefix(_METADATA_PREFIX),
     responses=error_responses({}),
 )
 async def list_runs(
@@ -195,6 +229,7 @@ async def list_runs(
     status: FromQuery[list[RunStatus] | None] = None,
     created_from: _Time = None,
     created_before: _Time = None,
+    batch: FromQuery[UUID | None] = None,
     idempotency_key: Annotated[
         str | None, QueryParameter(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_CHARACTERS)
     ] = None,
@@ -203,7 +238,8 @@ async def list_runs(
 ) -> RunList:
     """`metadata.KEY=VALUE` lists the runs with this metadata; give it once for each key.
 
-    `idempotency_key` finds the run that your request with this key submitted.
+    `idempotency_key` finds the run, or the first run of the batch, that your request with this key
+    submitted.
     """
     run_filter = RunFilter(
         crew=crew and clean_text(crew, "crew", _MAX_CREW_CHARACTERS),
@@ -211,6 +247,7 @@ async def list_runs(
         created_from=_time("created_from", created_from),
         created_before=_time("created_before", created_before),
         idempotency_key=idempotency_key,
+        batch_id=batch,
         metadata=_metadata_filter(request),
     )
     page = await runs.page(run_filter, cursor, limit, request.user)
@@ -358,10 +395,14 @@ async def _stream(
     request: CallerRequest,
     after_seq: int,
     headers: Mapping[str, str] | None = None,
+    *,
+    cancels: bool = False,
 ) -> Stream:
     events = runs.subscribe(
         run_id, request.user, after_seq=after_seq, heartbeat_seconds=_HEARTBEAT_SECONDS
     )
+    if cancels:
+        events = until_disconnected(events, request, runs, run_id)
     await anext(events)  # raises UnknownRun before the stream starts
     return server_sent_events(events, headers)
 

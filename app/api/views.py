@@ -17,8 +17,9 @@ from app.runs import (
 
 
 class BatchAnswer(msgspec.Struct):
-    """The runs' ids, in the order of their inputs."""
+    """The batch, and the ids of its runs in the order of their inputs."""
 
+    batch_id: UUID
     run_ids: list[UUID]
 
 
@@ -69,7 +70,11 @@ class DeliveryView(msgspec.Struct):
 
 
 class RunState(msgspec.Struct, kw_only=True):
-    """The state of a run. `metadata` are the names and texts that the client has given it."""
+    """The state of a run.
+
+    `metadata` are the names and texts that the client has given it. `batch_id` is the batch in
+    which it was submitted.
+    """
 
     run_id: UUID
     crew: str
@@ -83,6 +88,7 @@ class RunState(msgspec.Struct, kw_only=True):
     waited_seconds: float | None
     usage: dict[str, int] | None
     metadata: dict[str, str]
+    batch_id: UUID | None
 
 
 class RunSummary(RunState, kw_only=True):
@@ -169,4 +175,5 @@ def _state_fields(run: ListedRun) -> dict[str, Any]:
         "waited_seconds": run.waited_seconds,
         "usage": run.usage,
         "metadata": dict(run.metadata or {}),
+        "batch_id": run.batch_id,
     }

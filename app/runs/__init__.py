@@ -4,6 +4,7 @@ Entry points (`app.api`, `app.cli`) import from here; only the composition root 
 """
 
 from app.runs.background import PeriodicService
+from app.runs.batches import Batches
 from app.runs.crew_info import CrewInfo, CrewInput
 from app.runs.errors import (
     AwaitingHuman,
@@ -19,6 +20,7 @@ from app.runs.errors import (
     RunMoved,
     RunUnsettled,
     ShuttingDown,
+    UnknownBatch,
     UnknownCrew,
     UnknownOutput,
     UnknownRun,
@@ -29,6 +31,7 @@ from app.runs.inputs import check_batch_values, check_bounds, clean_text
 from app.runs.metadata import METADATA_LIMITS
 from app.runs.records import (
     UNSETTLED,
+    Batch,
     Delivery,
     DeliveryStatus,
     ListedRun,
@@ -49,6 +52,8 @@ __all__ = [
     "METADATA_LIMITS",
     "UNSETTLED",
     "AwaitingHuman",
+    "Batch",
+    "Batches",
     "CrewInfo",
     "CrewInput",
     "Delivery",
@@ -77,6 +82,7 @@ __all__ = [
     "RunStatus",
     "RunUnsettled",
     "ShuttingDown",
+    "UnknownBatch",
     "UnknownCrew",
     "UnknownOutput",
     "UnknownRun",

@@ -80,6 +80,13 @@ class UnknownRun(RunError):
         super().__init__(f"there is no run {run_id}")
 
 
+class UnknownBatch(RunError):
+    """There is no such batch, or it is another owner's."""
+
+    def __init__(self, batch_id: UUID) -> None:
+        super().__init__(f"there is no batch {batch_id}")
+
+
 class NotAwaitingHuman(RunError):
     """The run does not await a human's review, or awaits that of another task."""
 

@@ -32,6 +32,7 @@ IN_FLIGHT_SQL: Final = "status IN ('queued', 'running')"
 """The condition that a run is in flight, in SQL."""
 
 _HAS_METADATA = text("run_metadata IS NOT NULL")
+_IN_A_BATCH = text("batch_id IS NOT NULL")
 _OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT_SQL}")
 _ADDRESSED_IN_FLIGHT = text(f"address IS NOT NULL AND {IN_FLIGHT_SQL}")
 
@@ -69,6 +70,19 @@ class UserRun(Base):
         Index("user_runs_newest", "created_at", "run_id"),
         Index("user_runs_newest_of_owner", "owner", "created_at", "run_id"),
         Index("user_runs_of_worker", "worker", "status"),
+        Index(
+            "user_runs_of_batch",
+            "batch_id",
+            sqlite_where=_IN_A_BATCH,
+            postgresql_where=_IN_A_BATCH,
+        ),
+        Index(
+            "user_runs_batches_of_owner",
+            "owner",
+            "batch_id",
+            sqlite_where=_IN_A_BATCH,
+            postgresql_where=_IN_A_BATCH,
+        ),
         Index(
             "user_runs_newest_with_metadata",
             "created_at",
@@ -117,6 +131,7 @@ class UserRun(Base):
     )
     meta: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     context_id: Mapped[str | None] = mapped_column(String(255))
+    batch_id: Mapped[UUID | None] = mapped_column(Uuid)
     # Not `metadata`, which SQLAlchemy reserves. NULL for none.
     run_metadata: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     human_input: Mapped[HumanInput | None] = mapped_column(MsgspecJson(HumanInput))

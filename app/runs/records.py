@@ -81,6 +81,9 @@ class RunOptions:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+MAX_REASON_CHARACTERS: Final = 500
+"""How many characters the reason for a cancellation has at most."""
+
 MAX_LISTED_CHARACTERS: Final = 2000
 """How many characters of a run's inputs or error a list shows. It bounds the size of a list."""
 
@@ -103,6 +106,7 @@ class ListedRun:
     error: str | None = None
     error_type: str | None = None
     metadata: Mapping[str, str] | None = None
+    batch_id: UUID | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -166,6 +170,7 @@ class NewRun:
     context_id: str | None = None
     assumed_inputs: tuple[str, ...] = ()
     metadata: Mapping[str, str] | None = None
+    batch_id: UUID | None = None
 
     def queued(self) -> Run:
         """The run as it stands once it is accepted."""
@@ -182,6 +187,7 @@ class NewRun:
             context_id=self.context_id,
             webhooks=self.webhooks,
             metadata=self.metadata,
+            batch_id=self.batch_id,
         )
 
 
@@ -235,6 +241,7 @@ class ClaimedRun:
     human_input: HumanInput | None = None
     assumed_inputs: tuple[str, ...] = ()
     metadata: Mapping[str, str] | None = None
+    batch_id: UUID | None = None
 
     def settled(self, outcome: Outcome, finished_at: datetime) -> Run:
         """The run as it stands once this outcome is committed."""
@@ -259,6 +266,7 @@ class ClaimedRun:
             raw_result=outcome.raw_result,
             tasks=outcome.tasks,
             metadata=self.metadata,
+            batch_id=self.batch_id,
         )
 
 
@@ -303,6 +311,7 @@ class RunFilter:
     created_from: datetime | None = None
     created_before: datetime | None = None
     idempotency_key: str | None = None
+    batch_id: UUID | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -311,6 +320,38 @@ class RunPage:
     """Runs, newest first. `next_cursor` requests the page after them; None on the last page."""
 
     runs: Sequence[ListedRun]
+    next_cursor: str | None
+
+
+class AcceptedBatch(NamedTuple):
+    """The batch that stands for a request: a new one, or an earlier one with the same key.
+
+    The ids of its runs are in the order of their inputs.
+    """
+
+    batch_id: UUID
+    run_ids: Sequence[UUID]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The runs of one crew that one request has submitted, as they stand.
+
+    `counts` has a number for each status. `finished_at` is None until all runs are settled.
+    """
+
+    batch_id: UUID
+    crew: str
+    counts: Mapping[RunStatus, int]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPage:
+    """Batches, newest first. `next_cursor` requests the page after them; None on the last page."""
+
+    batches: Sequence[Batch]
     next_cursor: str | None
 
 

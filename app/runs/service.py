@@ -18,6 +18,7 @@ import msgspec
 from app.access.callers import Caller
 from app.crews.registry import CrewSpec, Registry
 from app.engine import InputRefused, ThreadsExhausted
+from app.runs.batch_ids import new_batch_id, run_id_in
 from app.runs.crew_info import CrewInfo, crew_info
 from app.runs.errors import (
     AwaitingHuman,
@@ -50,7 +51,9 @@ from app.runs.persistence.repository import RunRepository
 from app.runs.records import (
     CANCELLED,
     IN_FLIGHT,
+    MAX_REASON_CHARACTERS,
     UNSETTLED,
+    AcceptedBatch,
     AddedRun,
     Delivery,
     NewRun,
@@ -62,6 +65,7 @@ from app.runs.records import (
     RunStatus,
     Webhooks,
 )
+from app.runs.shield import shielded
 from app.runs.webhooks.payloads import FIELDS
 from app.runs.webhooks.url_guard import UrlGuard
 
@@ -71,7 +75,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("crew_capture.runs")
 
 _HEARTBEAT_SECONDS: Final = 60.0
-_MAX_REASON_CHARACTERS: Final = 500
 # Of one caller at a time: a list reads the whole inputs of its runs, and holds a connection.
 _MAX_LISTS: Final = 2
 
@@ -152,22 +155,32 @@ class RunService:
         batch: Sequence[Mapping[str, Any]],
         caller: Caller,
         options: RunOptions | None = None,
-    ) -> list[Run]:
+    ) -> AcceptedBatch:
         """Accept a run for each of the inputs, in their order: all of them, or none.
 
         Raises what `submit` raises; InvalidInput names the index in the batch.
         """
         options = options or RunOptions()
+        key, digest = options.idempotency_key, hashlib.sha256(b"batch")
+        if key is not None:
+            check_storable(key, "Idempotency-Key")
+        options = replace(options, idempotency_key=None)
         new = []
         for index, given in enumerate(batch):
             new.append(self._new_run(crew, given, caller, options, f"inputs[{index}]."))
+            if key is not None:
+                digest.update(_request(new[-1]))
             await asyncio.sleep(0)  # large inputs need milliseconds each: let other requests in
         await self._check_webhooks(options.webhooks)
+        batch_id = new_batch_id(self._rows.now())
+        new = _as_batch(batch_id, new, key, digest.hexdigest() if key else None)
         # One batch of a caller at a time, so that other callers' runs share its next transaction.
         lock = self._batches.setdefault(caller.name, asyncio.Lock())
         async with lock:
-            await self._accept(new, caller)
-        return [run.queued() for run in new]
+            first, *_ = await self._accept(new, caller)
+        if not first.is_new:  # its request was equal to this one, so that it is of a batch
+            batch_id = (await self.get(first.run_id, caller)).batch_id or batch_id
+        return AcceptedBatch(batch_id, [run_id_in(batch_id, index) for index in range(len(batch))])
 
     async def wait(self, run: Run, caller: Caller) -> Run:
         """Wait for the end of a run that this process accepted, and return it as it stands then.
@@ -216,9 +229,12 @@ class RunService:
         if matching.idempotency_key is not None or not caller.is_admin:
             matching = replace(matching, owner=caller.owner or "")
         matching = replace(matching, metadata=check_metadata(matching.metadata))
-        lists = self._lists.setdefault(caller.name, asyncio.Semaphore(_MAX_LISTS))
-        async with lists:
+        async with self.list_slot(caller):
             return await self._queries.page(matching, cursor, limit)
+
+    def list_slot(self, caller: Caller) -> asyncio.Semaphore:
+        """The caller's slots to read lists, which bound how many connections these hold."""
+        return self._lists.setdefault(caller.name, asyncio.Semaphore(_MAX_LISTS))
 
     async def find(self, idempotency_key: str, caller: Caller) -> UUID | None:
         """The caller's run that was accepted with this key, if there is one."""
@@ -231,7 +247,7 @@ class RunService:
         shows the reason. Raises UnknownRun, InvalidInput, DatabaseUnavailable.
         """
         run = await self.get(run_id, caller)
-        reason = clean_text(reason, "reason", _MAX_REASON_CHARACTERS)
+        reason = clean_text(reason, "reason", MAX_REASON_CHARACTERS)
         outcome = replace(CANCELLED, error=f"cancelled: {reason}") if reason else CANCELLED
         if run.attempt and not run.is_settled:
             here = self._worker.cancelled(run_id, outcome)
@@ -266,10 +282,8 @@ class RunService:
         self._admit(1, {run.crew})
         # The run counts for its own owner, also if an admin retries it.
         limited = replace(caller, owner=run.owner or None)
-        retried = await self._rows.retry(run_id, limited)
-        if retried.event is not None:
-            self._worker.dispatch(run_id, run.owner, run.crew)
-        elif retried.status is None:
+        status = await shielded(self._retry_and_dispatch(run, limited))
+        if status is None:
             raise UnknownRun(run_id)
 
     async def resume(self, decision: ReviewDecision, caller: Caller) -> Event:
@@ -295,12 +309,9 @@ class RunService:
         self._admit(1, {run.crew})
         # The run counts for its own owner and address, also if an admin reviews it.
         limited = replace(caller, owner=run.owner or None, address=run.address or None)
-        resumed = await asyncio.shield(
-            asyncio.create_task(
-                self._resume_and_dispatch(
-                    run, replace(decision, feedback=feedback), limited if caller.quota else None
-                )
-            )
+        decision = replace(decision, feedback=feedback)
+        resumed = await shielded(
+            self._resume_and_dispatch(run, decision, limited if caller.quota else None)
         )
         if resumed is None:
             human = run.human_input
@@ -401,7 +412,7 @@ class RunService:
 
     async def _accept(self, runs: Sequence[NewRun], caller: Caller) -> Sequence[AddedRun]:
         """Commit and dispatch runs, also if the caller's request is cancelled meanwhile."""
-        return await asyncio.shield(asyncio.create_task(self._add_and_dispatch(runs, caller)))
+        return await shielded(self._add_and_dispatch(runs, caller))
 
     async def _add_and_dispatch(self, runs: Sequence[NewRun], caller: Caller) -> Sequence[AddedRun]:
         self._admit(len(runs), {run.crew for run in runs})
@@ -416,6 +427,12 @@ class RunService:
             elif accepted.request_digest != run.request_digest:
                 raise IdempotencyConflict(accepted.run_id)
         return added
+
+    async def _retry_and_dispatch(self, run: Run, limited: Caller) -> RunStatus | None:
+        retried = await self._rows.retry(run.run_id, limited)
+        if retried.event is not None:
+            self._worker.dispatch(run.run_id, run.owner, run.crew)
+        return retried.status
 
     async def _resume_and_dispatch(
         self, run: Run, decision: ReviewDecision, limited: Caller | None
@@ -468,13 +485,9 @@ class RunService:
         if options.meta is not None:
             check_bounds("meta", options.meta, "meta")
         metadata = check_metadata(options.metadata)
-        digest = None
         if options.idempotency_key is not None:
             check_storable(options.idempotency_key, "Idempotency-Key")
-            request = [crew, inputs, options.stream, options.webhooks, options.meta]
-            request += [metadata] if metadata else []  # digests of earlier versions stay valid
-            digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
-        return NewRun(
+        new = NewRun(
             uuid4(),
             crew,
             inputs,
@@ -483,13 +496,15 @@ class RunService:
             (caller.address or "") if caller.quota else None,
             stream=options.stream,
             idempotency_key=options.idempotency_key,
-            request_digest=digest,
             webhooks=options.webhooks,
             meta=options.meta,
             context_id=options.context_id,
             assumed_inputs=assumed_inputs(spec, given),
             metadata=metadata or None,
         )
+        if options.idempotency_key is None:
+            return new
+        return replace(new, request_digest=hashlib.sha256(_request(new)).hexdigest())
 
     def _admit(self, count: int, crews: Set[str]) -> None:
         if not self.accepting:
@@ -501,3 +516,30 @@ class RunService:
                 self._engine.check_threads(crew)
         except ThreadsExhausted as error:
             raise Overloaded(str(error)) from None
+
+
+def _as_batch(
+    batch_id: UUID,
+    runs: Sequence[NewRun],
+    idempotency_key: str | None,
+    request_digest: str | None,
+) -> list[NewRun]:
+    """The runs as runs of a batch. Its idempotency key is that of its first run."""
+    batch = [
+        replace(
+            run,
+            run_id=run_id_in(batch_id, index),
+            batch_id=batch_id,
+            request_digest=request_digest,
+        )
+        for index, run in enumerate(runs)
+    ]
+    return [replace(batch[0], idempotency_key=idempotency_key), *batch[1:]]
+
+
+def _request(run: NewRun) -> bytes:
+    """The parts of a request in which its repeats with the same idempotency key are equal."""
+    request: list[Any] = [run.crew, run.inputs, run.stream, run.webhooks, run.meta]
+    if run.metadata:  # otherwise the digest is that of versions without metadata
+        request.append(run.metadata)
+    return msgspec.json.encode(request)

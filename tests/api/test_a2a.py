@@ -393,6 +393,55 @@ async def test_what_is_not_the_protocol_is_refused(
     assert "a secret" not in logged
 
 
+_NO_ID = "params.message.messageId: missing, must be a text that is not empty"
+_WRONG_PARAMS: tuple[tuple[str, object, str], ...] = (
+    ("SendMessage", {}, "params.message: missing, must be a JSON object"),
+    ("SendMessage", [1], "params: must be a JSON object"),
+    (
+        "SendStreamingMessage",
+        {"message": {"role": "user", "parts": []}},
+        f"{_NO_ID}; params.message.role: must be ROLE_AGENT or ROLE_USER; "
+        "params.message.parts: must be a list that is not empty",
+    ),
+    (
+        "SendMessage",
+        {"message": {"role": "ROLE_USER", "messageId": "1", "parts": [{"text": "a", "data": {}}]}},
+        "params.message.parts[0]: has text and data, must have one",
+    ),
+    ("GetTask", {"id": 7}, "params.id: must be a text that is not empty"),
+    (
+        "message/send",
+        {"message": {"role": "user", "parts": [{"kind": "text", "text": 5}]}},
+        f"{_NO_ID}; params.message.parts[0].text: must be a text",
+    ),
+    ("tasks/cancel", {}, "params.id: missing, must be a text that is not empty"),
+)
+
+
+async def test_wrong_parameters_are_named(service: Running) -> None:
+    request: dict[str, Any] = {"jsonrpc": "2.0", "id": 7}
+    for method, params, text in _WRONG_PARAMS:
+        response = await service.http.post(
+            "/a2a/idea",
+            json=request | {"method": method, "params": params},
+            headers={} if "/" in method else {"A2A-Version": "1.0"},
+        )
+        error = {"code": -32602, "message": text}
+        assert response.json() == {"jsonrpc": "2.0", "id": 7, "error": error}
+    assert await service.rows() == []
+
+
+async def test_other_spellings_of_the_protocol_are_accepted(service: Running) -> None:
+    parts = [{"data": {"interest_area": "Food"}}]
+    params = {"message": {"message_id": "1", "role": 1, "parts": parts}}
+    response = await service.http.post(
+        "/a2a/idea",
+        json={"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": params},
+        headers={"A2A-Version": "1.0"},
+    )
+    assert response.json()["result"]["task"]["status"]["state"] == "TASK_STATE_COMPLETED"
+
+
 async def test_a_hundred_tasks_at_once(service: Running) -> None:
     async with connected(service, "idea") as client:
 

@@ -80,6 +80,8 @@ async def test_a_key_lets_in_and_only_a_key(guarded: Running) -> None:
         ("POST", "/api/run"),
         ("POST", "/api/runs"),
         ("POST", "/api/runs/batch"),
+        ("GET", "/api/batches"),
+        ("POST", "/api/batches/00000000-0000-0000-0000-000000000007/cancel"),
         ("GET", "/api/runs/00000000-0000-0000-0000-000000000007/events"),
         ("DELETE", "/api/runs/00000000-0000-0000-0000-000000000007"),
     ],

@@ -61,9 +61,11 @@ def test_every_parameter_is_refused_by_its_name_on_the_wire(
         for parameter in operation.get("parameters", []):
             name = parameter["name"]
             for value in _WRONG_TEXTS:
-                body = {"crew": "idea"} if "requestBody" in operation else None
+                body: Any = {"crew": "idea"} if "requestBody" in operation else None
                 if url == "/api/run":
                     body = {}  # it has one crew
+                if url == "/api/runs/batch":
+                    body = {"crew": "idea", "inputs": [{}]}
                 if parameter["in"] == "query":
                     response = client.request(method, url, json=body, params={name: value})
                 elif parameter["in"] == "header" and value.isprintable():
@@ -75,6 +77,33 @@ def test_every_parameter_is_refused_by_its_name_on_the_wire(
                     assert f"{name}: " in _text(response), response.text
                     refused.add(name)
     assert {"status", "limit", "cursor", "as", "Idempotency-Key", "Last-Event-ID"} <= refused
+
+
+def test_unknown_query_parameters_are_refused(client: TestClient[Any], description: Any) -> None:
+    """On every operation of the REST API, whatever the rest of the request is."""
+    refused = 0
+    for method, url, operation in _operations(description):
+        if not url.startswith("/api/"):
+            continue
+        known = [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
+        response = client.request(method, url, params={"zz_unknown": "1"})
+        assert response.status_code == 400, (method, url)
+        names = ", ".join(known) or "none"
+        text = f"zz_unknown: unknown query parameter, allowed are {names}"
+        assert _text(response) == text
+        for name in known:
+            response = client.request(method, url, params={f"{name}x": "1"})
+            text = f"{name}x: unknown query parameter, did you mean {name}?"
+            assert (response.status_code, _text(response)) == (400, text)
+        refused += 1
+    assert refused > 10
+    response = client.get("/api/runs", params={"limit": 1, "curser": "x", "x" * 200: 1})
+    assert _text(response) == (
+        "curser: unknown query parameter, did you mean cursor?; "
+        f"{'x' * 100}...: unknown query parameter, allowed are crew, status, created_from, "
+        "created_before, batch, idempotency_key, cursor, limit"
+    )
+    assert client.get("/api/runs", params={"metadata.order": "7"}).status_code == 200
 
 
 def _body_schema(description: Any, operation: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from uuid import UUID
 
 import pytest
 
-from app.access.callers import OPERATOR
+from app.access.callers import OPERATOR, Caller
 from app.db import Database
 from app.engine import ModelError, Usage
 from app.runs.errors import NotRetryable
 from app.runs.events.event import EventType
+from app.runs.persistence.transitions import Applied
 from app.runs.records import RunStatus
 from storage import OutputStore
 from tests.runs.scripted import MODELS, Parts, Stage, running_service, until
@@ -174,3 +175,34 @@ async def test_a_run_that_is_given_up_keeps_its_outputs(
             assert [task["status"] for task in tasks] == ["finished", "failed", "pending"]
             assert tuple(tasks[0]["models"]) == MODELS
             assert await parts.stored() == 0
+
+
+async def test_a_caller_that_goes_away_during_a_retry_does_not_stop_it(
+    database: Database, store: OutputStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = _Script()
+    async with running_service(database, store, script) as parts:
+        run_id = await _submitted(parts, script)
+        script.go_on.set()
+        await parts.wait(run_id, OPERATOR)
+        script.is_repaired = True
+        committed, go_on, commit = asyncio.Event(), asyncio.Event(), parts.rows.retry
+
+        async def retry(run_id: UUID, caller: Caller) -> Applied:
+            applied = await commit(run_id, caller)
+            committed.set()
+            await go_on.wait()
+            return applied
+
+        monkeypatch.setattr(parts.rows, "retry", retry)
+        client = asyncio.create_task(parts.runs.retry(run_id, OPERATOR))
+        await committed.wait()
+        client.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await client
+        go_on.set()
+
+        async def is_settled() -> bool:
+            return await parts.statuses() == ["succeeded"]
+
+        await until(is_settled)

@@ -1,6 +1,6 @@
 """`/a2a`: each available crew as an agent of the A2A protocol, by JSON-RPC."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from a2a.server.context import ServerCallContext
@@ -25,8 +25,9 @@ from litestar.types import ASGIApp
 from starlette.requests import Request as StarletteRequest
 
 from app.api.a2a.handlers import CrewAgents
+from app.api.a2a.params import refusal_of_params
 from app.api.dependencies import Runs
-from app.api.errors import REFUSALS, ErrorAnswer
+from app.api.errors import REFUSALS, ErrorAnswer, ParamsRefused
 from app.api.jsonrpc import forward, read_message
 from app.api.middleware.auth import PUBLIC, RPC, CallerRequest, PublicOperation
 from app.runs import CrewInfo, CrewInput, RunFilter, RunService, UnknownCrew
@@ -84,7 +85,9 @@ async def call_agent(
     except UnknownCrew:
         if not (await runs.page(RunFilter(crew=crew), None, 1, request.user)).runs:
             raise
-    body, _ = await read_message(request)
+    body, message = await read_message(request)
+    if _has_id(message) and (problems := refusal_of_params(message)) is not None:
+        raise ParamsRefused(message["id"], problems)
     return forward(a2a_app, body)
 
 
@@ -102,6 +105,12 @@ def create_a2a_app(runs: RunService) -> Callable[..., Any]:
         await response(scope, receive, send)
 
     return respond
+
+
+def _has_id(message: Mapping[str, Any]) -> bool:
+    """Whether it is a JSON-RPC request that gets a response; the SDK refuses other messages."""
+    id_ = message.get("id")
+    return message.get("jsonrpc") == "2.0" and isinstance(id_, str | int)
 
 
 class _Context(ServerCallContextBuilder):

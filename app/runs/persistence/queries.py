@@ -93,6 +93,8 @@ class RunQueries:
             query = query.where(UserRun.created_at < matching.created_before)
         if matching.idempotency_key is not None:
             query = query.where(UserRun.idempotency_key == matching.idempotency_key)
+        if matching.batch_id is not None:
+            query = query.where(UserRun.batch_id == matching.batch_id)
         if matching.metadata:
             # The condition of the partial index. Runs that have metadata are read from the newest.
             query = query.where(UserRun.run_metadata.is_not(null()))

@@ -84,7 +84,7 @@ async def append_events(
 
 async def runs_by_key(
     connection: AsyncConnection, keys: Collection[IdempotencyKey]
-) -> dict[tuple[str, str | None], AddedRun]:
+) -> dict[IdempotencyKey, AddedRun]:
     """The run of each idempotency key that has one, and perhaps of others."""
     if not keys:
         return {}

@@ -1,9 +1,9 @@
 """Submission: quotas and idempotency keys are checked, and the runs inserted as queued."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -29,12 +29,32 @@ _MAX_ROWS: Final = 250
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Runs that are added together, for a worker; `limited` is the caller if it has a quota."""
+    """Runs that are added together, for a worker; `limited` is the caller if it has a quota.
+
+    Only the first run can have an idempotency key, which is that of all: with a known key, none is
+    added.
+    """
 
     runs: Sequence[NewRun]
     worker: str
     lease: timedelta
     limited: Caller | None
+
+    @property
+    def key(self) -> IdempotencyKey | None:
+        """The owner and its key, if there is one."""
+        first = self.runs[0]
+        return (first.owner, first.idempotency_key) if first.idempotency_key else None
+
+    @property
+    def independent(self) -> Sequence[NewRun]:
+        """The runs whose addition depends on no other run."""
+        return self.runs[:1] if self.key else self.runs
+
+    @property
+    def dependent(self) -> Sequence[NewRun]:
+        """The other runs: with a key, they are added if the first one is."""
+        return self.runs[1:] if self.key else ()
 
 
 async def add(
@@ -54,9 +74,9 @@ async def _refused(
     limited = [(index, one) for index, one in enumerate(submissions) if one.limited]
     if not limited:
         return {}
-    known = await runs_by_key(connection, _keys([r for _, one in limited for r in one.runs]))
+    known = await runs_by_key(connection, _keys([one for _, one in limited]))
     requested = [
-        (one.limited, sum((r.owner, r.idempotency_key) not in known for r in one.runs))
+        (one.limited, 0 if one.key in known else len(one.runs))
         for _, one in limited
         if one.limited is not None
     ]
@@ -67,11 +87,28 @@ async def _refused(
 async def _insert(
     connection: AsyncConnection, submissions: Sequence[Submission]
 ) -> Sequence[Added]:
-    now = current_time(connection)
-    runs = [run for one in submissions for run in one.runs]
-    if not runs:
-        return [[] for _ in submissions]
-    rows = [
+    if not submissions:
+        return []
+    keys = _keys(submissions)
+    rows = [row for one in submissions for row in _rows(connection, one, one.independent)]
+    for part in _parts(rows):
+        await insert_runs(connection, part, with_keys=bool(keys))
+    known = await runs_by_key(connection, keys)
+    added = [_added(one, known) for one in submissions]
+    accepted = [one for one, runs in zip(submissions, added, strict=True) if runs[0].is_new]
+    rows = [row for one in accepted for row in _rows(connection, one, one.dependent)]
+    for part in _parts(rows):
+        await insert_runs(connection, part, with_keys=False)
+    for new in _parts([run for one in accepted for run in one.runs]):
+        await store_events(connection, [(_queued_event(run), run.webhooks) for run in new])
+    return added
+
+
+def _rows(
+    connection: AsyncConnection, submission: Submission, runs: Iterable[NewRun]
+) -> list[dict[str, Any]]:
+    lease_until = current_time(connection) + submission.lease
+    return [
         {
             "run_id": run.run_id,
             "owner": run.owner,
@@ -87,22 +124,14 @@ async def _insert(
             "meta": run.meta,
             "context_id": run.context_id,
             "run_metadata": run.metadata,
+            "batch_id": run.batch_id,
             "status": RunStatus.QUEUED,
             "attempt": 0,
-            "worker": one.worker,
-            "lease_until": now + one.lease,
+            "worker": submission.worker,
+            "lease_until": lease_until,
         }
-        for one in submissions
-        for run in one.runs
+        for run in runs
     ]
-    keys = _keys(runs)
-    for part in _parts(rows):
-        await insert_runs(connection, part, with_keys=bool(keys))
-    known = await runs_by_key(connection, keys)
-    added = {run.run_id: _added(run, known) for run in runs}
-    for new in _parts([run for run in runs if added[run.run_id].is_new]):
-        await store_events(connection, [(_queued_event(run), run.webhooks) for run in new])
-    return [[added[run.run_id] for run in one.runs] for one in submissions]
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -110,17 +139,18 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[start : start + _MAX_ROWS] for start in range(0, len(items), _MAX_ROWS))
 
 
-def _added(run: NewRun, known: dict[tuple[str, str | None], AddedRun]) -> AddedRun:
-    """The run that stands for this one: the one in the database with its idempotency key."""
-    stored = known.get((run.owner, run.idempotency_key))
-    if stored is None:
-        return AddedRun(run.run_id, True, run.request_digest)
-    return AddedRun(stored.run_id, stored.run_id == run.run_id, stored.request_digest)
+def _added(submission: Submission, known: Mapping[IdempotencyKey, AddedRun]) -> Added:
+    """The runs that stand for these: with a known idempotency key, the run that has the key."""
+    first = submission.runs[0]
+    stored = known.get(submission.key) if submission.key else None
+    if stored is not None and stored.run_id != first.run_id:
+        return [stored] * len(submission.runs)
+    return [AddedRun(run.run_id, True, run.request_digest) for run in submission.runs]
 
 
 def _queued_event(run: NewRun) -> Event:
     return Event(run.run_id, EventSeq.first(0), EventType.RUN_QUEUED, {}, run.created_at)
 
 
-def _keys(runs: Iterable[NewRun]) -> set[IdempotencyKey]:
-    return {(run.owner, run.idempotency_key) for run in runs if run.idempotency_key}
+def _keys(submissions: Iterable[Submission]) -> set[IdempotencyKey]:
+    return {one.key for one in submissions if one.key}

@@ -150,6 +150,7 @@ class Claim(Transition):
         UserRun.human_input,
         UserRun.address,
         UserRun.run_metadata,
+        UserRun.batch_id,
     )
 
     worker: str
@@ -202,6 +203,7 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
         webhooks=row.webhooks,
         human_input=row.human_input,
         metadata=row.run_metadata,
+        batch_id=row.batch_id,
     )
 
 
