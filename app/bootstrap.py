@@ -143,6 +143,7 @@ async def open_service(
             crews=crews,
             max_in_flight=settings.max_runs_in_flight,
             timeout_seconds=settings.run_timeout_seconds,
+            keep_messages=settings.keep_messages,
         )
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)

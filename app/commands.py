@@ -10,7 +10,7 @@ from uuid import UUID
 
 from app.access.callers import OPERATOR
 from app.resources import open_database, open_store
-from app.runs import Run, RunFilter, RunPage, RunStatus
+from app.runs import CallRecord, Run, RunFilter, RunPage, RunStatus
 from app.runs.events.hub import EventHub
 from app.runs.execution.checkpoints import usage_in
 from app.runs.maintenance.retention import purge
@@ -64,6 +64,13 @@ async def find_run(settings: Settings, run_id: UUID) -> Run | None:
     """The run as it stands; None if there is none."""
     async with open_database(settings) as database:
         return await RunQueries(database).get(run_id)
+
+
+async def find_calls(settings: Settings, run_id: UUID) -> list[CallRecord]:
+    """The stored calls of a run to models and tools, in the order of their starts."""
+    async with open_database(settings) as database:
+        calls = await RunQueries(database).calls(run_id)
+        return [calls[position] for position in sorted(calls)]
 
 
 async def cancel_by_hand(settings: Settings, run_id: UUID) -> RunStatus | None:

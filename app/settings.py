@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = None
     webhook_allow_private: bool = False
     retention_days: Annotated[float, Field(ge=0, le=36_500)] = 0.0
+    keep_messages: bool = False
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"

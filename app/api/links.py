@@ -6,7 +6,15 @@ from typing import ClassVar
 
 from litestar.openapi.spec import Link, OpenAPIResponse, Operation
 
-_OF_RUN = ("get_run", "run_events", "get_output", "cancel_run", "resume_run", "delete_run")
+_OF_RUN = (
+    "get_run",
+    "run_events",
+    "list_run_calls",
+    "get_output",
+    "cancel_run",
+    "resume_run",
+    "delete_run",
+)
 _OF_BATCH = ("get_batch", "cancel_batch")
 
 

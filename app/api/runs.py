@@ -23,7 +23,15 @@ from app.api.markdown import HtmlRenderer
 from app.api.middleware.auth import CallerRequest
 from app.api.parameters import with_query_prefix
 from app.api.sse import server_sent_events
-from app.api.views import BatchAnswer, RunList, RunView, run_summary, run_view
+from app.api.views import (
+    BatchAnswer,
+    CallList,
+    RunList,
+    RunView,
+    call_list,
+    run_summary,
+    run_view,
+)
 from app.api.waiting import (
     MAX_IDEMPOTENCY_KEY_CHARACTERS,
     IdempotencyKey,
@@ -371,6 +379,26 @@ async def run_events(
     return await _stream(runs, run_id, request, after_seq)
 
 
+@get(
+    "/{run_id:uuid}/calls",
+    summary="List the calls of a run to models and tools",
+    responses=error_responses({404: _UNKNOWN}),
+)
+async def list_run_calls(
+    run_id: FromPath[UUID],
+    runs: Runs,
+    request: CallerRequest,
+    cursor: FromQuery[str | None] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 200,
+) -> CallList:
+    """The calls so far of all attempts, in the order of their starts.
+
+    While another process executes the run, calls of tasks that are not finished may be missing.
+    With KEEP_MESSAGES, a page has at most 1 MiB of texts, if it has more than one call.
+    """
+    return call_list(await runs.calls(run_id, request.user, cursor=cursor, limit=limit))
+
+
 runs_router = Router(
     "/api/runs",
     route_handlers=[
@@ -384,6 +412,7 @@ runs_router = Router(
         delete_run,
         get_output,
         run_events,
+        list_run_calls,
     ],
     tags=["runs"],
 )

@@ -1,12 +1,15 @@
 """Responses of `/api/runs`, and how they are made of runs."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from app.runs import (
+    CallContent,
+    CallPage,
+    CallRecord,
     Delivery,
     DeliveryStatus,
     ListedRun,
@@ -125,6 +128,75 @@ class RunList(msgspec.Struct):
     next_cursor: str | None
 
 
+class CallTask(msgspec.Struct):
+    """The task that a call belongs to; `index` counts the run's tasks from 0."""
+
+    index: int
+    name: str
+
+
+class CallTokens(msgspec.Struct):
+    """The tokens of a call, as the model reported them.
+
+    `cached` are part of `input`, and `reasoning` of `output`.
+    """
+
+    input: int
+    output: int
+    cached: int
+    reasoning: int
+
+
+class CallMessages(msgspec.Struct):
+    """The texts of a call, which are kept with KEEP_MESSAGES only.
+
+    A call to a model has `messages`, `tools` (their definitions) and an `answer`. A call to a tool
+    has an `input` and a `result`.
+    """
+
+    messages: Any
+    tools: Any
+    answer: Any
+    input: Any
+    result: Any
+
+
+class CallView(msgspec.Struct):
+    """A call to a model or to a tool: either `model` or `tool` has a value.
+
+    `id` counts the calls of the attempt from 1. `within` is the id of the tool call that made it.
+    `finished_at` is null while the call is under way, and for a call that its run did not wait for.
+    `first_token_seconds` is known for streamed answers. `waited_seconds` is the time for a
+    connection. `error_type` is the class of the error that ended the call. `cost` is in USD; null
+    for a model without a price. `content_omitted` is true if the run's room for texts was used up.
+    """
+
+    attempt: int
+    id: int
+    task: CallTask | None
+    within: int | None
+    model: str | None
+    tool: str | None
+    started_at: datetime
+    first_token_seconds: float | None
+    finished_at: datetime | None
+    waited_seconds: float
+    tokens: CallTokens | None
+    finish_reason: str | None
+    retries: int
+    error_type: str | None
+    cost: float | None
+    content: CallMessages | None
+    content_omitted: bool
+
+
+class CallList(msgspec.Struct):
+    """Calls in the order of their starts; pass `next_cursor` as `cursor` for the next page."""
+
+    calls: list[CallView]
+    next_cursor: str | None
+
+
 async def run_view(runs: RunService, run: Run) -> RunView:
     """The run in full; reads its tasks and deliveries."""
     tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
@@ -139,6 +211,44 @@ async def run_view(runs: RunService, run: Run) -> RunView:
         tasks=tasks,
         webhooks=webhooks,
     )
+
+
+def call_list(page: CallPage) -> CallList:
+    """A page of a run's calls."""
+    return CallList([_call_view(call, content) for call, content in page.calls], page.next_cursor)
+
+
+def _call_view(call: CallRecord, content: CallContent | None) -> CallView:
+    first = call.first_token_at
+    return CallView(
+        attempt=call.attempt,
+        id=call.id,
+        task=CallTask(call.index, call.task) if call.index is not None and call.task else None,
+        within=call.within,
+        model=call.model,
+        tool=call.tool,
+        started_at=_time(call.started_at),
+        first_token_seconds=None if first is None else (first - call.started_at) / 1e9,
+        finished_at=None if call.finished_at is None else _time(call.finished_at),
+        waited_seconds=call.waited / 1e9,
+        tokens=_tokens(call) if call.tool is None else None,
+        finish_reason=call.finish_reason,
+        retries=call.retries,
+        error_type=call.error_type,
+        cost=None if call.cost is None else call.cost / 1e9,
+        content=None if content is None else CallMessages(**msgspec.structs.asdict(content)),
+        content_omitted=call.content_omitted,
+    )
+
+
+def _tokens(call: CallRecord) -> CallTokens:
+    return CallTokens(
+        call.input_tokens, call.output_tokens, call.cached_tokens, call.reasoning_tokens
+    )
+
+
+def _time(nanoseconds: int) -> datetime:
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
 
 
 def _delivery_view(delivery: Delivery) -> DeliveryView:

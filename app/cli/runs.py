@@ -1,7 +1,7 @@
 """`crew-capture runs`: the runs of the database, for operators; also without a running service."""
 
 import asyncio
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from app.cli.waiting import log_own_warnings
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from app.runs import ListedRun, Run
+    from app.runs import CallRecord, ListedRun, Run
 
 _STATUSES = ("queued", "running", "awaiting_human", "succeeded", "failed", "cancelled")
 _SHOWN = (
@@ -58,17 +58,24 @@ def list_runs(status: str | None, crew: str | None, limit: int) -> None:
 @runs.command("show")
 @click.argument("run_id", type=click.UUID)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with inputs and outputs.")
-def show_run(run_id: UUID, *, as_json: bool) -> None:
+@click.option("--calls", "with_calls", is_flag=True, help="Add its calls to models and tools.")
+def show_run(run_id: UUID, *, as_json: bool, with_calls: bool) -> None:
     """Show one run; its inputs and outputs only as JSON."""
-    from app.commands import find_run
+    from app.commands import find_calls, find_run
 
     run = asyncio.run(find_run(_settings(), run_id))
     if run is None:
         raise _unknown(run_id)
+    calls = asyncio.run(find_calls(_settings(), run_id)) if with_calls else []
     if as_json:
-        click.echo(msgspec.json.encode({name: getattr(run, name) for name in _OF_JSON}))
+        shown = {name: getattr(run, name) for name in _OF_JSON}
+        if with_calls:
+            shown["calls"] = [msgspec.structs.asdict(call) for call in calls]
+        click.echo(msgspec.json.encode(shown))
     else:
         click.echo("\n".join(_details(run)))
+        if with_calls:
+            click.echo("\n".join(["", _CALL_HEADING, *map(_call_line, calls)]))
 
 
 @runs.command("cancel")
@@ -109,6 +116,28 @@ def _line(run: "ListedRun") -> str:
     if run.started_at is not None and run.finished_at is not None:
         seconds = f"{(run.finished_at - run.started_at).total_seconds():.1f}"
     return f"{run.run_id}  {run.status:<14}  {_time(run.created_at):<20}  {seconds:>7}  {run.crew}"
+
+
+_CALL_HEADING = (
+    f"{'ATTEMPT':>7}  {'CALL':>4}  {'STARTED':<20}  {'SECONDS':>7}  {'IN':>7}  {'OUT':>7}  "
+    f"{'USD':>9}  {'TASK':<24}  CALLED"
+)
+
+
+def _call_line(call: "CallRecord") -> str:
+    started = datetime.fromtimestamp(call.started_at / 1e9, UTC)
+    seconds = (
+        "" if call.finished_at is None else f"{(call.finished_at - call.started_at) / 1e9:.1f}"
+    )
+    cost = "" if call.cost is None else f"{call.cost / 1e9:.6f}"
+    tokens = ("", "") if call.tool else (str(call.input_tokens), str(call.output_tokens))
+    called = f"tool {call.tool}" if call.tool else f"model {call.model}"
+    within = f", within call {call.within}" if call.within else ""
+    error = f", {call.error_type}" if call.error_type else ""
+    return (
+        f"{call.attempt:>7}  {call.id:>4}  {_time(started):<20}  {seconds:>7}  {tokens[0]:>7}  "
+        f"{tokens[1]:>7}  {cost:>9}  {call.task or '':<24}  {called}{within}{error}"
+    )
 
 
 def _details(run: "Run") -> list[str]:

@@ -5,6 +5,7 @@ Entry points (`app.api`, `app.cli`) import from here; only the composition root 
 
 from app.runs.background import PeriodicService
 from app.runs.batches import Batches
+from app.runs.call_records import CallContent, CallPage, CallRecord
 from app.runs.crew_info import CrewInfo, CrewInput
 from app.runs.errors import (
     AwaitingHuman,
@@ -54,6 +55,9 @@ __all__ = [
     "AwaitingHuman",
     "Batch",
     "Batches",
+    "CallContent",
+    "CallPage",
+    "CallRecord",
     "CrewInfo",
     "CrewInput",
     "Delivery",

@@ -1,4 +1,4 @@
-"""The tables of runs, their events, deliveries to webhooks, tokens under way, and usage."""
+"""The tables of runs, their events, calls, deliveries to webhooks, tokens under way, and usage."""
 
 from collections.abc import Callable
 from datetime import date, datetime
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Dialect,
     Index,
     Integer,
+    LargeBinary,
     String,
     Text,
     TypeDecorator,
@@ -157,6 +158,22 @@ class RunEvent(Base):
     type: Mapped[str] = mapped_column(String(40))
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class RunCalls(Base):
+    """Calls of one attempt to models and tools that were stored together.
+
+    `calls` is JSON, `contents` their compressed texts. `content_bytes` is the size of the texts.
+    """
+
+    __tablename__ = "run_calls"
+
+    run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    calls: Mapped[bytes] = mapped_column(LargeBinary)
+    contents: Mapped[bytes | None] = mapped_column(LargeBinary)
+    content_bytes: Mapped[int] = mapped_column(Integer, server_default="0")
 
 
 class TokenSubscription(Base):

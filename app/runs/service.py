@@ -6,6 +6,7 @@ All entry points call it and pass a `Caller`: a run of another owner is an unkno
 import asyncio
 import hashlib
 import logging
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import replace
@@ -19,6 +20,15 @@ from app.access.callers import Caller
 from app.crews.registry import CrewSpec, Registry
 from app.engine import InputRefused, ThreadsExhausted
 from app.runs.batch_ids import new_batch_id, run_id_in
+from app.runs.call_records import (
+    MAX_CONTENT_BYTES_PER_PAGE,
+    CallContent,
+    CallId,
+    CallPage,
+    CallRecord,
+    call_id,
+    content_of,
+)
 from app.runs.crew_info import CrewInfo, crew_info
 from app.runs.errors import (
     AwaitingHuman,
@@ -77,6 +87,7 @@ logger = logging.getLogger("crew_capture.runs")
 _HEARTBEAT_SECONDS: Final = 60.0
 # Of one caller at a time: a list reads the whole inputs of its runs, and holds a connection.
 _MAX_LISTS: Final = 2
+_CALL_CURSOR: Final = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 
 
 class RunService:
@@ -359,6 +370,33 @@ class RunService:
             return {**(run.outputs or {}), **(progress.outputs or {})} or None
         return await self._worker.stored_outputs(run)
 
+    async def calls(
+        self, run_id: UUID, caller: Caller, *, cursor: str | None, limit: int
+    ) -> CallPage:
+        """The calls of a run to models and tools so far, in the order of their starts.
+
+        While another process executes the run, its last ones may be missing. Raises UnknownRun,
+        InvalidInput for a wrong cursor, DatabaseUnavailable.
+        """
+        after = (0, 0) if cursor is None else _call_position(cursor)
+        await self.get(run_id, caller)
+        async with self._lists.setdefault(caller.name, asyncio.Semaphore(_MAX_LISTS)):
+            # In this order no call is missed: those here leave once they are stored.
+            here = self._worker.calls(run_id)
+            stored = await self._queries.calls(run_id)
+            known = {key: call for key, (call, _) in here.items()} | stored
+            rest = [known[key] for key in sorted(known) if key > after]
+            page = _page_of(rest, limit)
+            contents = {key: content for key, (_, content) in here.items() if content is not None}
+            if attempts := {call.attempt for call in page if call.content_bytes}:
+                contents |= await self._queries.contents(run_id, attempts)
+        shown: list[tuple[CallRecord, CallContent | None]] = []
+        for call in page:
+            content = contents.get(call_id(call))
+            shown.append((call, content_of(content) if content is not None else None))
+        last = "{}.{}".format(*call_id(page[-1])) if len(page) < len(rest) else None
+        return CallPage(shown, last)
+
     async def deliveries(self, run: Run) -> list[Delivery]:
         """The deliveries to the run's webhooks, in the order of their events."""
         return await self._queries.deliveries(run.run_id) if run.webhooks else []
@@ -543,3 +581,19 @@ def _request(run: NewRun) -> bytes:
     if run.metadata:  # otherwise the digest is that of versions without metadata
         request.append(run.metadata)
     return msgspec.json.encode(request)
+
+
+def _page_of(calls: Sequence[CallRecord], limit: int) -> Sequence[CallRecord]:
+    """The first of the calls: up to the limit, and up to as many bytes as a page has."""
+    content_bytes = 0
+    for count, call in enumerate(calls[:limit]):
+        content_bytes += call.content_bytes
+        if count and content_bytes > MAX_CONTENT_BYTES_PER_PAGE:
+            return calls[:count]
+    return calls[:limit]
+
+
+def _call_position(cursor: str) -> CallId:
+    if (found := _CALL_CURSOR.fullmatch(cursor)) is None:
+        raise InvalidInput("cursor", "not one that a list gave as next_cursor")
+    return int(found[1]), int(found[2])

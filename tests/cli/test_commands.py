@@ -297,6 +297,13 @@ def test_runs_are_listed_shown_cancelled_and_retried(
     assert "status: succeeded" in shown.stdout
     as_json = json.loads(crew_capture("runs", "show", "--json", run["run_id"]).stdout)
     assert as_json["outputs"] == run["outputs"]
+    with_calls = crew_capture("runs", "show", "--calls", run["run_id"]).stdout
+    called = with_calls.partition("CALLED\n")[2].splitlines()
+    assert [line.split()[-3:] for line in called] == [
+        [name, "model", "offline"] for name in REPORTS
+    ]
+    calls = json.loads(crew_capture("runs", "show", "--calls", "--json", run["run_id"]).stdout)
+    assert [call["task"] for call in calls["calls"]] == REPORTS
     refused = crew_capture("runs", "cancel", run["run_id"])
     assert refused.returncode == 1
     assert "is succeeded already" in refused.stderr

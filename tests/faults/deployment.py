@@ -10,7 +10,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from app.commands import sweep_by_hand
 from app.db import Database, DatabaseUnavailable
 from app.resources import open_store
 from app.runs.models import RunEvent, UserRun
+from app.runs.persistence.queries import RunQueries
 from app.runs.records import UNSETTLED
 from app.settings import Settings, load_settings
 from storage import OutputKey
@@ -308,6 +309,19 @@ class Deployment:
         async with self.database.read() as connection:
             settlements = Counter(await connection.scalars(question))
         assert settlements == dict.fromkeys(rows, 1)
+        await self.each_task_has_calls(rows)
+
+    async def each_task_has_calls(self, run_ids: Iterable[UUID]) -> None:
+        """Fail unless the last attempt's calls of each task that it executed are stored."""
+        queries = RunQueries(self.database)
+        for run_id in run_ids:
+            run = await queries.get(run_id)
+            assert run is not None
+            calls = (await queries.calls(run_id)).values()
+            called = {call.task for call in calls if call.attempt == run.attempt}
+            executed = {task["name"] for task in run.tasks or () if not task["replayed"]}
+            assert executed <= called
+            assert all(call.finished_at for call in calls if call.attempt == run.attempt)
 
     async def _report(self, error: BaseException, serving: Serving) -> None:
         """Print the first error that a service met, and how things stood then."""

@@ -139,6 +139,7 @@ async def poisonous_run(site: Site, runs: int, max_attempts: int) -> Figures:
             await until(lambda: _has_workers(serving, 2), 10)
             await serving.stop()
         rows = await deployment.rows()
+        await deployment.each_task_has_calls(ids)
     assert {rows[run_id].status for run_id in ids} == {"succeeded"}
     assert all(set(rows[run_id].outputs) == {"first", "second"} for run_id in ids)
     assert rows[poison].status == "failed"

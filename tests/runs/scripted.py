@@ -1,8 +1,9 @@
 """A run service over a real database and a real store, with an engine that plays a script."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -14,16 +15,19 @@ from app.access.callers import Caller
 from app.crews.registry import CrewSpec, Registry
 from app.db import Database
 from app.engine import (
+    CallObserver,
     CrewDescription,
     CrewResult,
     CrewUnknown,
     Engine,
+    ModelCall,
     Replay,
     RunObserver,
     TaskDescription,
     TaskFinished,
     TaskOutcome,
     TaskStarted,
+    ToolCall,
     Usage,
 )
 from app.runs.events.hub import EventHub
@@ -52,9 +56,16 @@ Script = Callable[[Mapping[str, object], "Stage"], Awaitable[None]]
 class Stage:
     """What a script does: finish tasks, in its own time, with its own texts."""
 
-    def __init__(self, observer: RunObserver, replays: Mapping[int, Replay], usage: Usage) -> None:
+    def __init__(
+        self,
+        observer: RunObserver,
+        replays: Mapping[int, Replay],
+        usage: Usage,
+        calls: CallObserver | None,
+    ) -> None:
         self._observer = observer
-        self._replays = replays
+        self._calls = calls
+        self.replays = replays
         self._usage = usage
         self.outcomes: list[TaskOutcome] = []
 
@@ -68,12 +79,54 @@ class Stage:
         for name, count in asdict(used).items():
             setattr(self._usage, name, count)
 
+    @contextmanager
+    def call_model(
+        self, index: int | None, messages: Any = (), answer: Any = "", **fields: Any
+    ) -> Iterator[ModelCall]:
+        """A call to a model, which ends with the block."""
+        task = None if index is None else TaskStarted(index, TASKS[index], "agent")
+        call = ModelCall(
+            task=task,
+            within=fields.pop("within", None),
+            model=MODELS[0],
+            provider="scripted",
+            messages=messages,
+            tools=None,
+        )
+        with self._observed(call):
+            yield call
+            call.answer = answer
+            for name, value in fields.items():
+                setattr(call, name, value)
+
+    @contextmanager
+    def call_tool(self, index: int, given: Any = None, result: Any = None) -> Iterator[ToolCall]:
+        """A call to a tool, which ends with the block."""
+        task = TaskStarted(index, TASKS[index], "agent")
+        call = ToolCall(task=task, within=None, tool="look", executed=None, input=given)
+        with self._observed(call):
+            yield call
+            call.result = result
+
+    @contextmanager
+    def _observed(self, call: ModelCall | ToolCall) -> Iterator[None]:
+        assert self._calls is not None
+        self._calls.call_started(call)
+        try:
+            yield
+        except BaseException as error:
+            call.error = error
+            raise
+        finally:
+            call.finished_at = time.time_ns()
+            self._calls.call_finished(call)
+
     async def start(self, index: int) -> None:
         await self._observer.task_started(TaskStarted(index, TASKS[index], "agent"))
 
     async def finish(self, index: int, text: str) -> None:
         name, begun = TASKS[index], datetime.now(UTC)
-        if (replay := self._replays.get(index)) is not None:
+        if (replay := self.replays.get(index)) is not None:
             times = (replay.started_at, replay.finished_at)
             self.outcomes.append(
                 TaskOutcome(name, "agent", replay.text, False, True, *times, replay.models)
@@ -134,7 +187,7 @@ class ScriptedEngine:
         usage: Usage,
         **options: Any,
     ) -> CrewResult:
-        stage = Stage(observer, replays, usage)
+        stage = Stage(observer, replays, usage, options.get("calls"))
         await self.script(inputs, stage)
         outcomes = tuple(stage.outcomes)
         raw = outcomes[-1].text if outcomes else ""
@@ -213,6 +266,7 @@ async def running_service(
     url_guard: UrlGuard | None = None,
     crews: Registry = CREWS,
     max_attempts: int = 3,
+    keep_messages: bool = False,
 ) -> AsyncIterator[Parts]:
     """The service, started without its background loops; drained at the end."""
     events, name = EventHub(), uuid4().hex
@@ -238,6 +292,7 @@ async def running_service(
         crews=crews,
         max_in_flight=max_in_flight,
         timeout_seconds=timeout_seconds,
+        keep_messages=keep_messages,
     )
     runs = RunService(
         crews=crews,

@@ -10,6 +10,7 @@ from app.engine import OnToken, StepFinished, TaskFinished, TaskStarted
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
 from app.runs.events.token_buffer import TokenBuffer
+from app.runs.execution.call_recorder import CallRecorder
 from app.runs.execution.progress import Progress
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import ClaimedRun
@@ -21,11 +22,17 @@ class Capture:
     """The observer of one attempt at a run. Implements the engine's RunObserver."""
 
     def __init__(
-        self, store: OutputStore, rows: RunRepository, events: EventHub, claimed: ClaimedRun
+        self,
+        store: OutputStore,
+        rows: RunRepository,
+        events: EventHub,
+        claimed: ClaimedRun,
+        calls: CallRecorder,
     ) -> None:
         self._store = store
         self._rows = rows
         self._events = events
+        self._calls = calls
         self._stream = claimed.stream
         self._tokens = TokenBuffer(self._relay_tokens)
         self._run_id = claimed.run_id
@@ -101,4 +108,9 @@ class Capture:
         self._seq = self._seq.next()
         data = {"index": task.index, "name": task.name, "agent": task.agent, **more}
         event = Event(self._run_id, self._seq, type_, data, at)
-        self._rows.append_soon(event, self._webhooks)
+        calls = self._calls.batch() if type_ is EventType.TASK_FINISHED else None
+        if calls is None:
+            self._rows.append_soon(event, self._webhooks)
+        else:
+            then = partial(self._calls.note_stored, calls)
+            self._rows.append_soon(event, self._webhooks, calls, then)

@@ -28,7 +28,9 @@ from app.engine import (
     Usage,
 )
 from app.pacer import Pacer
+from app.runs.call_records import MAX_CONTENT_BYTES, CallBatch, CallId, CallRecord
 from app.runs.events.hub import EventHub
+from app.runs.execution.call_recorder import CallRecorder
 from app.runs.execution.calls import CallObservers
 from app.runs.execution.capture import Capture
 from app.runs.execution.checkpoints import Checkpoint, find_checkpoint, usage_in
@@ -72,9 +74,9 @@ class _ActiveRun:
     """A dispatched run. It waits for a slot first; `deadline` is set while its crew runs.
 
     `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs, and `models`
-    are the models that it calls; `used_before` are the tokens of earlier attempts. `progress` is
-    set once the run is claimed. `error` is an error of the service, and not of the crew, that ended
-    the attempt.
+    are the models that it calls; `used_before` are the tokens of earlier attempts. `progress` and
+    `calls` are set once the run is claimed. `error` is an error of the service, and not of the
+    crew, that ended the attempt.
     """
 
     task: "asyncio.Task[Run | None]"
@@ -85,7 +87,13 @@ class _ActiveRun:
     used_before: Mapping[str, int] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
     progress: Progress | None = None
+    calls: CallRecorder | None = None
     error: BaseException | None = None
+
+    @property
+    def last_calls(self) -> CallBatch | None:
+        """The calls of the attempt, which has ended, that are not stored yet."""
+        return self.calls.last_batch() if self.calls is not None else None
 
     @property
     def usage(self) -> UsageCounts:
@@ -131,6 +139,7 @@ class Worker:
         crews: Registry,
         max_in_flight: int,
         timeout_seconds: float,
+        keep_messages: bool = False,
     ) -> None:
         self._rows = rows
         self._queries = queries
@@ -139,6 +148,7 @@ class Worker:
         self._sweeper = sweeper
         self._events = events
         self._timeout_seconds = timeout_seconds
+        self._keep_messages = keep_messages
         self.crews: Final = frozenset(crew.name for crew in crews)
         """The names of the registered crews: no run of another crew is dispatched here."""
         self._slots = FairSlots(max_in_flight)
@@ -232,6 +242,11 @@ class Worker:
         active = self._active.get(run_id)
         return None if active is None else active.progress
 
+    def calls(self, run_id: UUID) -> Mapping[CallId, tuple[CallRecord, bytes | None]]:
+        """The calls of a run that this worker executes, if they may not be stored yet."""
+        active = self._active.get(run_id)
+        return {} if active is None or active.calls is None else active.calls.calls()
+
     async def give_up(self, stalled: StalledRun, error: str) -> None:
         """Settle a run as failed whose workers were lost, with what it has until then."""
         run = await self._persist(lambda: self._queries.get(stalled.run_id))
@@ -292,9 +307,15 @@ class Worker:
         if claimed is None:
             return None
         await self._pacer.turn()  # runs are claimed in groups
-        capture = Capture(self._store, self._rows, self._events, claimed)
+        active.calls = calls = CallRecorder(run_id, claimed.attempt)
+        capture = Capture(self._store, self._rows, self._events, claimed, calls)
         active.progress = capture.progress
-        outcome = await self._attempt(claimed, capture, active)
+        try:
+            outcome = await self._attempt(claimed, capture, active)
+        except asyncio.CancelledError:  # this process stops
+            if (last := calls.last_batch()) is not None:
+                self._rows.append_calls_soon(last)
+            raise
         if isinstance(outcome, HumanInput):
             await self._pause(claimed, outcome, active)
             return None
@@ -338,6 +359,8 @@ class Worker:
     ) -> Outcome | HumanInput:
         checkpoint = await self._checkpoint(claimed)
         active.used_before = checkpoint.usage
+        if self._keep_messages and active.calls is not None:
+            active.calls.keep_content(await self._content_bytes_left(claimed))
         capture.progress.describe(self._engine.describe(claimed.crew).tasks, checkpoint.replays)
         result = await self._engine.run(
             claimed.crew,
@@ -358,6 +381,8 @@ class Worker:
 
     def _call_observers(self, claimed: ClaimedRun, active: _ActiveRun) -> CallObservers | None:
         observers: list[CallObserver] = []
+        if active.calls is not None:
+            observers.append(active.calls)
         return CallObservers(observers) if observers else None
 
     def _prompt_inputs(self, claimed: ClaimedRun) -> dict[str, Any]:
@@ -365,6 +390,12 @@ class Worker:
         return (
             spec.prompt_inputs(claimed.inputs, claimed.assumed_inputs) if spec else claimed.inputs
         )
+
+    async def _content_bytes_left(self, claimed: ClaimedRun) -> int:
+        if claimed.attempt == 1:
+            return MAX_CONTENT_BYTES
+        kept = await self._persist(lambda: self._queries.content_bytes(claimed.run_id))
+        return MAX_CONTENT_BYTES - kept
 
     async def _checkpoint(self, claimed: ClaimedRun) -> Checkpoint:
         if claimed.attempt == 1:
@@ -380,8 +411,8 @@ class Worker:
 
     async def _pause(self, claimed: ClaimedRun, human: HumanInput, active: _ActiveRun) -> None:
         """Commit that the run awaits a human's review: from then on no worker holds it."""
-        usage = active.usage_if_any
-        status = await self._persist(lambda: self._rows.pause(claimed, human, usage))
+        usage, calls = active.usage_if_any, active.last_calls
+        status = await self._persist(lambda: self._rows.pause(claimed, human, usage, calls))
         if status is RunStatus.CANCELLED:
             await self._add_progress(claimed, active.with_progress(CANCELLED))
             await self.clean_up(claimed.run_id)
@@ -400,9 +431,8 @@ class Worker:
         `keys` are those of all its outputs, where that is known. Returns the run as it stands, if
         this worker has claimed it; None as well if another attempt has begun meanwhile.
         """
-        models = active.models if active is not None else ()
         error = active.error if active is not None else None
-        outcome, settlement = await self._commit(run, outcome, models, error)
+        outcome, settlement = await self._commit(run, outcome, active)
         if settlement is None:
             await self._drop(run, keys, error)
             return None
@@ -439,17 +469,16 @@ class Worker:
             await self.clean_up(run.run_id, keys)
 
     async def _commit(
-        self,
-        run: Attempt,
-        outcome: Outcome,
-        models: Sequence[str],
-        error: BaseException | None,
+        self, run: Attempt, outcome: Outcome, active: _ActiveRun | None
     ) -> tuple[Outcome, Settlement | None]:
         """Commit the outcome; one that can't be saved becomes a failure, which can."""
+        models = active.models if active is not None else ()
+        error = active.error if active is not None else None
+        calls = active.last_calls if active is not None else None
 
         async def settle(outcome: Outcome, cause: BaseException | None) -> Settlement | None:
             return await self._persist(
-                lambda: self._rows.settle(run, outcome, models=models, cause=cause)
+                lambda: self._rows.settle(run, outcome, models=models, cause=cause, calls=calls)
             )
 
         try:

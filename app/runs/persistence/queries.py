@@ -12,9 +12,16 @@ import msgspec
 from sqlalchemy import Row, Text, cast, func, null, or_, select, tuple_
 
 from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database
+from app.runs.call_records import (
+    CallId,
+    CallRecord,
+    call_id,
+    decode_calls,
+    decode_contents,
+)
 from app.runs.errors import InvalidInput
 from app.runs.events.event import Event, EventSeq, EventType
-from app.runs.models import RunEvent, UserRun, WebhookDelivery
+from app.runs.models import RunCalls, RunEvent, UserRun, WebhookDelivery
 from app.runs.records import (
     IN_FLIGHT,
     MAX_COUNTED_DELIVERIES,
@@ -225,6 +232,33 @@ class RunQueries:
             return [
                 Delivery(**{**row._mapping, "status": DeliveryStatus(row.status)}) for row in rows
             ]
+
+    async def calls(self, run_id: UUID) -> dict[CallId, CallRecord]:
+        """The stored calls of all attempts at a run."""
+        query = select(RunCalls.calls).where(RunCalls.run_id == run_id)
+        async with self._database.read() as connection:
+            stored = list(await connection.scalars(query))
+        return {call_id(call): call for calls in stored for call in decode_calls(calls)}
+
+    async def contents(self, run_id: UUID, attempts: Collection[int]) -> dict[CallId, bytes]:
+        """The stored texts, compressed, of the calls of these attempts."""
+        query = select(RunCalls.attempt, RunCalls.contents).where(
+            RunCalls.run_id == run_id,
+            RunCalls.attempt.in_(attempts),
+            RunCalls.contents.is_not(None),
+        )
+        async with self._database.read() as connection:
+            return {
+                (attempt, number): content
+                for attempt, contents in await connection.execute(query)
+                for number, content in decode_contents(contents).items()
+            }
+
+    async def content_bytes(self, run_id: UUID) -> int:
+        """How many bytes of texts the stored calls of a run have."""
+        query = select(func.sum(RunCalls.content_bytes)).where(RunCalls.run_id == run_id)
+        async with self._database.read() as connection:
+            return int(await connection.scalar(query) or 0)
 
 
 def _fields(row: Row[Any]) -> dict[str, Any]:

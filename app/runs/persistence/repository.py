@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller
 from app.db import Database, GroupCommit
+from app.runs.call_records import CallBatch
 from app.runs.errors import LimitReached
 from app.runs.events.event import Event
 from app.runs.events.hub import EventHub
@@ -24,7 +25,7 @@ from app.runs.models import UserRun
 from app.runs.persistence.end_line import report_end
 from app.runs.persistence.leases import Leases
 from app.runs.persistence.quotas import TokenUsage, record_usage
-from app.runs.persistence.statements import append_events, delete_runs, locked
+from app.runs.persistence.statements import append_calls, append_events, delete_runs, locked
 from app.runs.persistence.submissions import Submission, add
 from app.runs.persistence.transitions import (
     AddProgress,
@@ -146,15 +147,17 @@ class RunRepository:
         *,
         models: Sequence[str] = (),
         cause: BaseException | None = None,
+        calls: CallBatch | None = None,
     ) -> Settlement | None:
         """Commit the outcome of an attempt, log it, and return how the run is settled now.
 
-        `models` are those that the run has called, and `cause` an error behind the outcome.
+        `models` are those that the run has called, and `cause` an error behind the outcome. `calls`
+        are the calls that are not stored yet; the same commit stores them.
         The status is another one than the outcome's if the run was settled before: cancelled
         meanwhile, or by an earlier call whose response was lost. None if the run is no longer this
         attempt's. Repeating the call is safe.
         """
-        settle = Settle(run_id=run.run_id, attempt=run.attempt, outcome=outcome)
+        settle = Settle(run_id=run.run_id, attempt=run.attempt, outcome=outcome, calls=calls)
         return settlement(await self._settle(settle, models, cause))
 
     async def cancel(
@@ -178,14 +181,18 @@ class RunRepository:
         self._charge(add.usage(await self._writes.submit(AddProgress.apply, add)))
 
     async def pause(
-        self, run: Attempt, human: HumanInput, usage: UsageCounts | None = None
+        self,
+        run: Attempt,
+        human: HumanInput,
+        usage: UsageCounts | None = None,
+        calls: CallBatch | None = None,
     ) -> RunStatus | None:
         """Commit that the attempt ended with an output to review; the run's status now.
 
-        `usage` is what the run has used so far. None if the run is no longer this attempt's.
-        Repeating the call is safe.
+        `usage` is what the run has used so far, and `calls` are as those of `settle`. None
+        if the run is no longer this attempt's. Repeating the call is safe.
         """
-        pause = Pause(run_id=run.run_id, attempt=run.attempt, human=human, used=usage)
+        pause = Pause(run_id=run.run_id, attempt=run.attempt, human=human, used=usage, calls=calls)
         applied = self._published(await self._writes.submit(Pause.apply, pause))
         self._charge(pause.usage(applied))
         return applied.status
@@ -219,16 +226,29 @@ class RunRepository:
         """
         return await self._writes.submit(_delete, run_id)
 
-    def append_soon(self, event: Event, webhooks: Webhooks) -> None:
-        """Store an event with the next group, then publish it.
+    def append_soon(
+        self,
+        event: Event,
+        webhooks: Webhooks,
+        calls: CallBatch | None = None,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Store an event, and calls, with the next group; then publish the event and call `then`.
 
-        While the database is away it is kept for two minutes. An event that can't be stored is
+        While the database is away they are kept for two minutes. An event that can't be stored is
         published all the same: it reports progress, and the run's end reports the result.
         """
+
+        def publish() -> None:
+            self._events.publish(event)
+            then()
+
         # Published before it is stored, a subscriber that joins in between would miss the event.
-        self._writes.submit_soon(
-            append_events, (event, webhooks), lambda: self._events.publish(event)
-        )
+        self._writes.submit_soon(append_events, (event, webhooks, calls), publish)
+
+    def append_calls_soon(self, calls: CallBatch) -> None:
+        """Store the calls of an attempt that stops with its process, with the next group."""
+        self._writes.submit_soon(append_calls, calls, lambda: None)
 
     def relay_tokens(self, tokens: Event, after_seq: int) -> None:
         """Publish tokens of a model: in this process at once, to others with the next group.

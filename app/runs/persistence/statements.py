@@ -9,13 +9,33 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import insert_new
+from app.runs.call_records import CallBatch, encode_calls, encode_contents
 from app.runs.events.event import Event
-from app.runs.models import RelayedTokens, RunEvent, TokenSubscription, UserRun, WebhookDelivery
+from app.runs.models import (
+    RelayedTokens,
+    RunCalls,
+    RunEvent,
+    TokenSubscription,
+    UserRun,
+    WebhookDelivery,
+)
 from app.runs.records import AddedRun, Webhooks
 from app.runs.webhooks.outbox import put_in_outbox
 
 IdempotencyKey = tuple[str, str]
 """An owner and its key."""
+
+_TABLES_OF_RUNS = (
+    WebhookDelivery,
+    RunEvent,
+    RunCalls,
+    TokenSubscription,
+    RelayedTokens,
+    UserRun,
+)
+
+ReportedEvent = tuple[Event, Webhooks, CallBatch | None]
+"""An event with the webhooks of its run, and calls that are to be stored with it."""
 
 
 async def locked(
@@ -71,15 +91,44 @@ async def store_events(
     await put_in_outbox(connection, events)
 
 
+async def store_calls(connection: AsyncConnection, batches: Sequence[CallBatch]) -> None:
+    """Store calls of runs, except batches that are stored already."""
+    rows = [
+        {
+            "run_id": batch.run_id,
+            "attempt": batch.attempt,
+            "number": batch.number,
+            "calls": encode_calls(batch.calls),
+            "contents": encode_contents(batch.contents) if batch.contents else None,
+            "content_bytes": sum(call.content_bytes for call in batch.calls),
+        }
+        for batch in batches
+    ]
+    await insert_new(connection, RunCalls, rows)
+
+
 async def append_events(
-    connection: AsyncConnection, events: Sequence[tuple[Event, Webhooks]]
+    connection: AsyncConnection, reported: Sequence[ReportedEvent]
 ) -> Sequence[None]:
-    """Store the events of runs that still exist: an operation of group commits."""
-    # A run may have been cancelled and deleted since.
-    query = select(UserRun.run_id).where(UserRun.run_id.in_({event.run_id for event, _ in events}))
-    runs = set(await connection.scalars(query))
-    await store_events(connection, [one for one in events if one[0].run_id in runs])
-    return [None] * len(events)
+    """Store the events, and the calls, of runs that still exist: an operation of group commits."""
+    runs = await _existing(connection, {event.run_id for event, _, _ in reported})
+    present = [one for one in reported if one[0].run_id in runs]
+    await store_events(connection, [(event, webhooks) for event, webhooks, _ in present])
+    await store_calls(connection, [calls for _, _, calls in present if calls is not None])
+    return [None] * len(reported)
+
+
+async def append_calls(connection: AsyncConnection, batches: Sequence[CallBatch]) -> Sequence[None]:
+    """Store the calls of runs that still exist: an operation of group commits."""
+    runs = await _existing(connection, {batch.run_id for batch in batches})
+    await store_calls(connection, [batch for batch in batches if batch.run_id in runs])
+    return [None] * len(batches)
+
+
+async def _existing(connection: AsyncConnection, run_ids: Collection[UUID]) -> set[UUID]:
+    """Those of the runs that exist: others may have been cancelled and deleted meanwhile."""
+    query = select(UserRun.run_id).where(UserRun.run_id.in_(run_ids))
+    return set(await connection.scalars(query))
 
 
 async def runs_by_key(
@@ -99,5 +148,5 @@ async def runs_by_key(
 
 async def delete_runs(connection: AsyncConnection, run_ids: Sequence[UUID]) -> None:
     """Delete runs with all they have."""
-    for table in (WebhookDelivery, RunEvent, TokenSubscription, RelayedTokens, UserRun):
+    for table in _TABLES_OF_RUNS:
         await connection.execute(delete(table).where(table.run_id.in_(run_ids)))

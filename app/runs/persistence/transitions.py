@@ -25,12 +25,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller
 from app.db import current_time
+from app.runs.call_records import CallBatch
 from app.runs.errors import LimitReached
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.human_input import HumanInput
 from app.runs.models import UserRun
 from app.runs.persistence.quotas import TokenUsage, admit_again
-from app.runs.persistence.statements import change, locked, store_events
+from app.runs.persistence.statements import change, locked, store_calls, store_events
 from app.runs.records import (
     IN_FLIGHT,
     UNSETTLED,
@@ -63,7 +64,8 @@ class Transition(ABC):
     """A change of one run's state, with the states that allow it, its values and its event.
 
     `attempt` is the fencing token: the transition is refused if it is not the run's last attempt.
-    None stands for any attempt.
+    None stands for any attempt. `calls` are stored with it, also if the transition is refused, as
+    long as the run exists: what an attempt has called is never forgotten.
     """
 
     allowed: ClassVar[Sequence[RunStatus]]
@@ -72,6 +74,7 @@ class Transition(ABC):
 
     run_id: UUID
     attempt: int | None = None
+    calls: CallBatch | None = None
 
     def permits(self, row: Row[Any], now: datetime) -> bool:
         """Whether a run in an allowed state permits this transition."""
@@ -120,6 +123,10 @@ class Transition(ABC):
         await store_events(
             connection,
             [(a.event, a.row.webhooks) for a in applied if a.event is not None and a.row],
+        )
+        await store_calls(
+            connection,
+            [one.calls for one in transitions if one.calls is not None and one.run_id in rows],
         )
         return applied
 
