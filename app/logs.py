@@ -18,9 +18,12 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, TextIO
+from dataclasses import dataclass
+from typing import Literal, ParamSpec, TextIO, TypeVar
+from uuid import UUID
 
 import structlog
 
@@ -29,6 +32,74 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 It may be the client's own: a short text of few characters, which can't be mistaken for others.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class RunFields:
+    """The fields of all log lines within a run. `attempt` is None until the run is claimed."""
+
+    run_id: str
+    crew: str
+    attempt: int | None = None
+    trace_id: str | None = None
+
+
+run_fields: ContextVar[RunFields | None] = ContextVar("run_fields", default=None)
+"""The run whose code executes; None outside of runs."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _no_trace() -> str | None:
+    return None
+
+
+_current_trace_id: Callable[[], str | None] = _no_trace
+
+
+def set_trace_ids(current_trace_id: Callable[[], str | None]) -> None:
+    """Read the trace id of each line within a run from this function."""
+    global _current_trace_id  # noqa: PLW0603 - one per process, as the handlers of logging
+    _current_trace_id = current_trace_id
+
+
+@contextmanager
+def lines_of_run(run_id: UUID, crew: str, attempt: int | None = None) -> Iterator[None]:
+    """Within this, log lines have the fields of the run, also those of asyncio tasks."""
+    token = run_fields.set(RunFields(str(run_id), crew, attempt))
+    try:
+        yield
+    finally:
+        run_fields.reset(token)
+
+
+def with_run_fields(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """The function with the log fields of this context, for another thread.
+
+    Outside of runs, the function itself.
+    """
+    fields, request = _fields_with_trace(), request_id.get()
+    if fields is None:
+        return function
+
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        tokens = run_fields.set(fields), request_id.set(request)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            run_fields.reset(tokens[0])
+            request_id.reset(tokens[1])
+
+    return call
+
+
+def _fields_with_trace() -> RunFields | None:
+    fields = run_fields.get()
+    if fields is None or (trace_id := _current_trace_id()) is None:
+        return fields
+    return RunFields(fields.run_id, fields.crew, fields.attempt, trace_id)
+
 
 # Of a message or a stack trace.
 _MAX_TEXT_CHARACTERS = 8000
@@ -50,6 +121,7 @@ def configure_logging(level: str, log_format: Literal["console", "json"]) -> Non
         structlog.stdlib.ExtraAdder(),
         _without_color_message,
         _with_request_id,
+        _with_run_fields,
         _bounded,
     ]
     renderer: structlog.typing.Processor
@@ -84,6 +156,19 @@ def _with_request_id(
 ) -> structlog.typing.EventDict:
     if (current := request_id.get()) is not None:
         event.setdefault("request_id", current)
+    return event
+
+
+def _with_run_fields(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    fields = _fields_with_trace()
+    # A line about another run, such as the one that a tool of this run has cancelled.
+    if fields is None or event.get("run_id", fields.run_id) != fields.run_id:
+        return event
+    for name in RunFields.__slots__:
+        if (value := getattr(fields, name)) is not None:
+            event.setdefault(name, value)
     return event
 
 

@@ -6,6 +6,7 @@ share the next.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -35,7 +36,8 @@ class BatchLoader(Generic[K, V]):
         if value is None:
             value = self._waiting[key] = asyncio.get_running_loop().create_future()
         if self._reading is None:
-            self._reading = asyncio.create_task(self._read_all())
+            # It reads for other callers, too: it has no context of one.
+            self._reading = asyncio.create_task(self._read_all(), context=Context())
         return await asyncio.shield(value)  # other callers may wait for the same
 
     async def _read_all(self) -> None:

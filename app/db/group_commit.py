@@ -9,6 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -101,7 +102,8 @@ class GroupCommit:
         write = _Write(operation, payload, loop.create_future(), loop.time() + keep_seconds)
         self._waiting.append(write)
         if self._flushing is None:
-            self._flushing = asyncio.create_task(self._flush())
+            # It commits for other callers, too: it has no context of one.
+            self._flushing = asyncio.create_task(self._flush(), context=Context())
         return write.committed
 
     async def _flush(self) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
-from uuid import UUID
 
 from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
@@ -70,7 +69,6 @@ from app.engine.runtime.threads import (
     AbandonedThreads,
     BuildThreads,
     WorkThreads,
-    threads_of,
 )
 from app.engine.stock import StockThreads
 
@@ -190,7 +188,6 @@ class Engine:
         usage: Usage | None = None,
         models: list[str] | None = None,
         calls: CallObserver | None = None,
-        run_id: UUID | None = None,
     ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
 
@@ -204,8 +201,7 @@ class Engine:
 
         `on_step` receives the agents' steps; stock runs report none. `usage` counts the tokens as
         the models report them, and `models` lists the models that are called, so both are known
-        however the run ends. `calls` receives the calls to models and tools. `run_id` names the run
-        in the log.
+        however the run ends. `calls` receives the calls to models and tools.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the
@@ -223,7 +219,7 @@ class Engine:
             run.models = models
         folder = registered.source.folder
         model = self._model_of(name).llm
-        with run.activate(), default_model(model), paths_from(folder), threads_of(name, run_id):
+        with run.activate(), default_model(model), paths_from(folder):
             try:
                 output, mode = await self._execute(registered, inputs, run)
                 run.check_cancelled()

@@ -3,6 +3,7 @@
 Outside of runs, each replacement does what CrewAI's code does, so other code finds CrewAI
 unchanged. `app.pins.crewai` lists these and all other internals of
 CrewAI that the engine relies on; a test compares their sources with those that were read.
+Two public methods of Python that start threads are replaced, too.
 """
 
 import json
@@ -31,7 +32,7 @@ from app.engine.flows.crew_kickoff import akickoff, kickoff, kickoff_async
 from app.engine.flows.isolation import attach_usage, detach_usage, isolate_flows
 from app.engine.native.executor import NativeExecutor
 from app.engine.results import Replay, Review
-from app.engine.runtime import tool_hooks
+from app.engine.runtime import thread_fields, tool_hooks
 from app.engine.runtime.context import current_run
 from app.engine.runtime.model_hooks import count_reported
 from app.engine.runtime.signals import ContextTooLong, exits_contained
@@ -236,6 +237,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (BaseLLM, "_emit_call_completed_event", _emit_call_completed),
     (BaseLLM, "_emit_stream_chunk_event", _emit_stream_chunk),
     *tool_hooks.INSTRUMENTED,
+    *thread_fields.INSTRUMENTED,
 )
 _originals: dict[tuple[int, str], Any] = {}
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import Context
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -213,7 +214,8 @@ class _DeleteBatcher:
             answer: asyncio.Future[dict[str, StorageError]] = loop.create_future()
             self._waiting.append((names[start : start + _KEYS_PER_DELETE], answer))
             answers.append(answer)
-        loop.call_soon(self._advance)  # after all calls of this turn
+        # After all calls of this turn. It deletes for many callers: it has no context of one.
+        loop.call_soon(self._advance, context=Context())
         failures: dict[str, StorageError] = {}
         for answer in answers:
             failures |= await answer

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from typing import Any, TypeVar
 
 from storage.errors import StoreClosed
@@ -89,7 +90,8 @@ class BatchingThreadPool:
             if not self._waiting or self._busy == self._threads:
                 return
             self._busy += 1
-        self._pool.submit(self._work, loop)
+        # It works for many callers: it has no context of one.
+        Context().run(self._pool.submit, self._work, loop)
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         delivered_at = time.monotonic()

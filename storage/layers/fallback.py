@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextvars import Context
 from itertools import islice
 
 from storage.drivers import Driver, Entry, Listing
@@ -179,7 +180,8 @@ class _Member:
     def record_write(self) -> None:
         self.writing.record_success()
         if self._missed and self._catching_up is None:
-            self._catching_up = asyncio.create_task(self._catch_up())
+            # It deletes for many callers: it has no context of one.
+            self._catching_up = asyncio.create_task(self._catch_up(), context=Context())
 
     async def delete(self, names: Sequence[str]) -> Mapping[str, StorageError]:
         if not self.writing.allow():

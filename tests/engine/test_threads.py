@@ -18,6 +18,7 @@ from crewai.tools import tool
 from app.engine import Engine, ThreadsExhausted
 from app.engine.runtime.model_hooks import instrument_model
 from app.engine.runtime.threads import AbandonedThreads, WorkThreads
+from app.logs import lines_of_run
 from tests.engine.blocking import SECONDS, Gate, crew_through
 from tests.engine.crews import INPUTS, agent, one, task
 from tests.engine.recording import RecordingLLM, Source
@@ -134,7 +135,8 @@ async def test_abandoned_threads_are_counted_logged_once_and_bound_new_runs(
     await engine.start([Source("waiting", build)])
     gate.close()
     run_id = uuid4()
-    run = asyncio.create_task(engine.run("waiting", inputs, run_id=run_id))
+    with lines_of_run(run_id, "waiting"):
+        run = asyncio.create_task(engine.run("waiting", inputs))
     await gate.reached()
     engine.check_threads("waiting")
     with caplog.at_level(logging.WARNING, "app.engine"):
@@ -218,7 +220,8 @@ async def test_a_name_of_a_tool_that_the_model_made_up_is_not_logged(
 
     await engine.start([Source("crew", build)])
     gate.close()
-    run = asyncio.create_task(engine.run("crew", INPUTS))
+    with lines_of_run(uuid4(), "crew"):
+        run = asyncio.create_task(engine.run("crew", INPUTS))
     await gate.reached()
     with caplog.at_level(logging.WARNING, "app.engine"):
         run.cancel()

@@ -1,6 +1,7 @@
 """Webhooks: each event arrives, signed, whatever stops or fails; runs don't wait for it."""
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -17,6 +18,7 @@ from sqlalchemy import event, func, select
 
 from app.access.callers import OPERATOR
 from app.db import Database
+from app.logs import RunFields, run_fields
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.models import WebhookDelivery
 from app.runs.records import Delivery, RunOptions, webhooks_at
@@ -432,6 +434,40 @@ async def test_runs_without_a_webhook_cost_no_statement_more(
     async with parts.database.read() as connection:
         count = await connection.scalar(select(func.count()).select_from(WebhookDelivery))
     assert count == 4
+
+
+async def test_log_lines_about_a_webhook_have_the_fields_of_its_run(
+    parts: Parts, targets: UrlGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[RunFields | None] = []
+
+    async def break_down(*_: object) -> int:
+        raise ValueError
+
+    def note(_: logging.LogRecord) -> bool:
+        found.append(run_fields.get())
+        return True
+
+    async def is_logged() -> bool:
+        return len(found) > count
+
+    logger = logging.getLogger("crew_capture.webhooks")
+    logger.addFilter(note)
+    try:
+        async with (
+            receiving(fails_first(9)) as receiver,
+            _delivering(parts.database, targets, delays=()) as sender,
+        ):
+            run_id = await _run(parts, receiver.url)
+            await _until_all_are(parts, run_id, "failed")
+            count = len(found)
+            monkeypatch.setattr(sender, "_post", break_down)
+            broken_id = await _run(parts, receiver.url)
+            await until(is_logged)
+    finally:
+        logger.removeFilter(note)
+    assert set(found[:count]) == {RunFields(str(run_id), "poem")}
+    assert set(found[count:]) == {RunFields(str(broken_id), "poem")}
 
 
 async def test_urls_stay_out_of_the_log(

@@ -8,35 +8,20 @@ import contextvars
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Final, TypeVar
-from uuid import UUID
 
 from app.engine.runtime.signals import exits_contained
+from app.logs import run_fields
 
 _T = TypeVar("_T")
 
 _in_worker: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "crew_capture_in_worker", default=False
 )
-# The crew and the id of the run whose code executes; None outside of runs.
-_run: contextvars.ContextVar[tuple[str, UUID | None] | None] = contextvars.ContextVar(
-    "crew_capture_run_of_thread", default=None
-)
 
 _logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def threads_of(crew: str, run_id: UUID | None) -> Iterator[None]:
-    """Within this, abandoned threads are logged as those of this run."""
-    token = _run.set((crew, run_id))
-    try:
-        yield
-    finally:
-        _run.reset(token)
 
 
 class AbandonedThreads:
@@ -81,13 +66,12 @@ class AbandonedThreads:
         if len(self) >= self.limit:
             self._below_limit.clear()
         ended.add_done_callback(self._remove)
-        if (run := _run.get()) is not None:
-            crew, run_id = run
+        if (run := run_fields.get()) is not None:
             _logger.warning(
                 "Run %s of crew %s has ended, but %s still executes in a thread, which Python "
                 "can't stop (abandoned threads: %d, MAX_ABANDONED_THREADS=%d)",
-                run_id,
-                crew,
+                run.run_id,
+                run.crew,
                 step,
                 len(self),
                 self.limit,

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Final
 
 from app.db import Database, DatabaseUnavailable
+from app.logs import lines_of_run
 from app.runs.background import PeriodicService
 from app.runs.execution.isolation import Isolation
 from app.runs.execution.worker import Worker
@@ -124,6 +125,9 @@ class StalledRunDispatcher(PeriodicService):
             elif failed == self._suspect_after:
                 suspects.append(run)
             else:
-                logger.info("Dispatching stalled run %s after %d attempt(s)", run.run_id, failed)
+                with lines_of_run(run.run_id, run.crew, run.attempt):
+                    logger.info(
+                        "Dispatching stalled run %s after %d attempt(s)", run.run_id, failed
+                    )
                 self._worker.dispatch(run.run_id, run.owner, run.crew)
         self._isolation.execute_in_groups(suspects)

@@ -27,6 +27,7 @@ from app.engine import (
     Paused,
     Usage,
 )
+from app.logs import lines_of_run
 from app.pacer import Pacer
 from app.runs.call_records import MAX_CONTENT_BYTES, CallBatch, CallId, CallRecord
 from app.runs.events.hub import EventHub
@@ -190,7 +191,7 @@ class Worker:
         if run_id not in self._active:
             task = asyncio.create_task(self._execute_in_slot(run_id, owner, crew))
             active = self._active[run_id] = _ActiveRun(task)
-            task.add_done_callback(lambda _: self._forget(run_id, active))
+            task.add_done_callback(lambda _: self._forget(run_id, crew, active))
 
     async def wait(self, run_id: UUID) -> Run | None:
         """Wait for the end of a dispatched run; None if it does not end in this worker.
@@ -249,12 +250,13 @@ class Worker:
 
     async def give_up(self, stalled: StalledRun, error: str) -> None:
         """Settle a run as failed whose workers were lost, with what it has until then."""
-        run = await self._persist(lambda: self._queries.get(stalled.run_id))
-        if run is not None:
-            outcome = await self._persist(
-                lambda: self.with_stored_progress(run, _failed("worker_lost", error))
-            )
-            await self._settle(stalled, outcome, keys=None)
+        with lines_of_run(stalled.run_id, stalled.crew, stalled.attempt):
+            run = await self._persist(lambda: self._queries.get(stalled.run_id))
+            if run is not None:
+                outcome = await self._persist(
+                    lambda: self.with_stored_progress(run, _failed("worker_lost", error))
+                )
+                await self._settle(stalled, outcome, keys=None)
 
     async def stored_outputs(self, run: Run) -> dict[str, str] | None:
         """The outputs of a run under way that the store can read. Raises DatabaseUnavailable."""
@@ -288,18 +290,20 @@ class Worker:
         if remaining:
             logger.warning("Stopped with %d run(s) unfinished; they stay accepted", len(remaining))
 
-    def _forget(self, run_id: UUID, active: _ActiveRun) -> None:
+    def _forget(self, run_id: UUID, crew: str, active: _ActiveRun) -> None:
         if self._active.get(run_id) is active:
             del self._active[run_id]
         task = active.task
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("Run %s was not settled", run_id, exc_info=error)
+            with lines_of_run(run_id, crew):
+                logger.error("Run %s was not settled", run_id, exc_info=error)
 
     async def _execute_in_slot(self, run_id: UUID, owner: str, crew: str) -> Run | None:
         # The crew's own slot first: a run that waits for it keeps no slot from other crews.
         of_crew = self._slots_of_crews.get(crew)
-        async with of_crew.slot(owner) if of_crew else nullcontext(), self._slots.slot(owner):
-            return await self._execute(run_id, self._active[run_id])
+        with lines_of_run(run_id, crew):
+            async with of_crew.slot(owner) if of_crew else nullcontext(), self._slots.slot(owner):
+                return await self._execute(run_id, self._active[run_id])
 
     async def _execute(self, run_id: UUID, active: _ActiveRun) -> Run | None:
         active.waits_for_slot = False
@@ -307,7 +311,11 @@ class Worker:
         if claimed is None:
             return None
         await self._pacer.turn()  # runs are claimed in groups
-        active.calls = calls = CallRecorder(run_id, claimed.attempt)
+        with lines_of_run(run_id, claimed.crew, claimed.attempt):
+            return await self._execute_claimed(claimed, active)
+
+    async def _execute_claimed(self, claimed: ClaimedRun, active: _ActiveRun) -> Run | None:
+        active.calls = calls = CallRecorder(claimed.run_id, claimed.attempt)
         capture = Capture(self._store, self._rows, self._events, claimed, calls)
         active.progress = capture.progress
         try:
@@ -372,7 +380,6 @@ class Worker:
             usage=active.used,
             models=active.models,
             calls=self._call_observers(claimed, active),
-            run_id=claimed.run_id,
         )
         if isinstance(result, Paused):
             fingerprint = self._engine.describe(claimed.crew).fingerprint

@@ -45,6 +45,7 @@ def report_end(
     fields = {
         "run_id": str(settle.run_id),
         "crew": row.crew,
+        "attempt": row.attempt,
         "status": status,
         "seconds": round((finished_at - started_at).total_seconds(), 3),
         "waited_seconds": round((started_at - row.created_at).total_seconds(), 3),

@@ -37,6 +37,7 @@ class Attempt:
     """
 
     key: Key
+    crew: str
     number: int
     receiver: Receiver
     webhook: Webhook
@@ -246,7 +247,7 @@ def _attempt(row: Any, number: int) -> Attempt:
         **{field.name: getattr(row, field.name) for field in fields(EventSnapshot)}
     )
     receiver = Receiver(row.owner, row.host)
-    return Attempt(_key(row), number, receiver, row.webhooks[kind], body(kind, snapshot))
+    return Attempt(_key(row), row.crew, number, receiver, row.webhooks[kind], body(kind, snapshot))
 
 
 def _host_and_port(url: str) -> str:

@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 
 from app.db import DatabaseClock, DatabaseUnavailable
+from app.logs import lines_of_run
 from app.runs.background import PeriodicService
 from app.runs.records import DeliveryStatus
 from app.runs.webhooks.delivery_slots import MAX_IN_FLIGHT, CircuitBreakers, DeliverySlots
@@ -100,7 +101,8 @@ class WebhookSender(PeriodicService):
         session = self._session = self._session or self._open_session()
         receivers = [attempt.receiver for attempt in self._in_flight.values()]
         for attempt in await self._outbox.claim(DeliverySlots(receivers, self._breakers)):
-            task = asyncio.create_task(self._send(session, attempt))
+            with lines_of_run(attempt.key[0], attempt.crew):
+                task = asyncio.create_task(self._send(session, attempt))
             self._in_flight[task] = attempt
             task.add_done_callback(self._forget)
 
@@ -125,9 +127,10 @@ class WebhookSender(PeriodicService):
         )
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        del self._in_flight[task]
+        attempt = self._in_flight.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("A webhook could not be sent; it is due again later", exc_info=error)
+            with lines_of_run(attempt.key[0], attempt.crew):
+                logger.error("A webhook could not be sent; it is due again later", exc_info=error)
         self.wake()  # its slot is free
 
     async def _send(self, session: aiohttp.ClientSession, attempt: Attempt) -> None:
