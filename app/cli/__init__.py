@@ -1,4 +1,4 @@
-"""The command line: `crew-capture serve | run | runs | sweep | purge | keys | doctor | demo`."""
+"""The command line, `crew-capture`; `app.cli.main` lists its commands."""
 
 from app.cli.main import main
 

@@ -19,6 +19,7 @@ from app.cli.run import run
 from app.cli.runs import runs
 from app.cli.serve import serve
 from app.cli.sweep import sweep
+from app.cli.top import top
 from app.settings import SettingsError
 
 
@@ -56,5 +57,5 @@ def cli() -> None:
     """
 
 
-for command in (serve, run, runs, sweep, purge, keys, backup, doctor, demo):
+for command in (serve, run, runs, sweep, purge, keys, backup, doctor, top, demo):
     cli.add_command(command)
