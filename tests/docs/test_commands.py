@@ -29,6 +29,7 @@ NOT_RUN = {
     "tests.faults.suite": "it lasts half an hour; tests/faults runs its cases",
     "runs cancel": "the page's run has ended; tests/cli/test_commands.py has one that has not",
     "runs retry": "the page's run has succeeded; tests/cli/test_commands.py has one that has not",
+    "crew-capture top": "it needs a service; tests/cli/test_top.py has one",
     "mount -t tmpfs": "it needs an administrator",
     "Engine(model=model": "part of a program; tests/engine has many",
     "new_text_part(": "part of a program; tests/integration/test_real_clients.py has it whole",
