@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from app.db.clock import DatabaseClock, elapsed_seconds
 from app.db.problems import file_name, problem
+from app.db.sqlite_driver import Driver
 from app.db.urls import parse_url
 from app.telemetry import metrics
 
@@ -191,6 +192,7 @@ def _create_engine(url: URL, arguments: Mapping[str, Any]) -> AsyncEngine:
         options = {"pool_pre_ping": True, "connect_args": connect_args}
     else:
         _create_private_file(url)
+        options = {"module": Driver()}
     engine = create_async_engine(
         url,
         hide_parameters=True,  # inputs and outputs must not reach the log with an error

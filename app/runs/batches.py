@@ -46,7 +46,7 @@ class Batches:
         """
         reason = clean_text(reason, "reason", MAX_REASON_CHARACTERS)
         await self.get(batch_id, caller)
-        await shielded(self._cancel_all(batch_id, caller, reason))
+        await shielded(self._cancel_all, batch_id, caller, reason)
 
     async def _cancel_all(self, batch_id: UUID, caller: Caller, reason: str) -> None:
         run_ids = await self._queries.unsettled(batch_id)

@@ -171,6 +171,12 @@ class NewRun:
     assumed_inputs: tuple[str, ...] = ()
     metadata: Mapping[str, str] | None = None
     batch_id: UUID | None = None
+    stored_inputs: msgspec.Raw = field(init=False, repr=False)
+    """The inputs as JSON: the transaction that many runs share does not encode them."""
+
+    def __post_init__(self) -> None:
+        stored = msgspec.Raw(msgspec.json.encode(self.inputs))
+        object.__setattr__(self, "stored_inputs", stored)  # it is frozen
 
     def queued(self) -> Run:
         """The run as it stands once it is accepted."""

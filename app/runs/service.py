@@ -8,7 +8,7 @@ import hashlib
 import logging
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence, Set
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
@@ -19,6 +19,7 @@ import msgspec
 from app.access.callers import Caller
 from app.crews.registry import CrewSpec, Registry
 from app.engine import InputRefused, ThreadsExhausted
+from app.pacer import next_step, turn
 from app.runs.batch_ids import new_batch_id, run_id_in
 from app.runs.call_records import (
     MAX_CONTENT_BYTES_PER_PAGE,
@@ -88,6 +89,8 @@ _HEARTBEAT_SECONDS: Final = 60.0
 # Of one caller at a time: a list reads the whole inputs of its runs, and holds a connection.
 _MAX_LISTS: Final = 2
 _CALL_CURSOR: Final = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
+# Runs whose inputs are larger together are added alone.
+_LARGE_BYTES: Final = 65_536
 
 
 class RunService:
@@ -115,7 +118,7 @@ class RunService:
         self._url_guard = url_guard
         self._adding = 0
         self._lists: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._batches: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._large: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.accepting = True
         """Whether new runs are accepted."""
 
@@ -181,14 +184,11 @@ class RunService:
             new.append(self._new_run(crew, given, caller, options, f"inputs[{index}]."))
             if key is not None:
                 digest.update(_request(new[-1]))
-            await asyncio.sleep(0)  # large inputs need milliseconds each: let other requests in
+            await next_step()  # large inputs need milliseconds each
         await self._check_webhooks(options.webhooks)
         batch_id = new_batch_id(self._rows.now())
         new = _as_batch(batch_id, new, key, digest.hexdigest() if key else None)
-        # One batch of a caller at a time, so that other callers' runs share its next transaction.
-        lock = self._batches.setdefault(caller.name, asyncio.Lock())
-        async with lock:
-            first, *_ = await self._accept(new, caller)
+        first, *_ = await self._accept(new, caller)
         if not first.is_new:  # its request was equal to this one, so that it is of a batch
             batch_id = (await self.get(first.run_id, caller)).batch_id or batch_id
         return AcceptedBatch(batch_id, [run_id_in(batch_id, index) for index in range(len(batch))])
@@ -293,7 +293,7 @@ class RunService:
         self._admit(1, {run.crew})
         # The run counts for its own owner, also if an admin retries it.
         limited = replace(caller, owner=run.owner or None)
-        status = await shielded(self._retry_and_dispatch(run, limited))
+        status = await shielded(self._retry_and_dispatch, run, limited)
         if status is None:
             raise UnknownRun(run_id)
 
@@ -322,7 +322,7 @@ class RunService:
         limited = replace(caller, owner=run.owner or None, address=run.address or None)
         decision = replace(decision, feedback=feedback)
         resumed = await shielded(
-            self._resume_and_dispatch(run, decision, limited if caller.quota else None)
+            self._resume_and_dispatch, run, decision, limited if caller.quota else None
         )
         if resumed is None:
             human = run.human_input
@@ -427,7 +427,10 @@ class RunService:
             if run.is_settled:
                 subscriber.end()
             while not subscriber.is_over:
-                yield await subscriber.receive()
+                events_now = await subscriber.receive()
+                if self._events.has_many_subscribers(run_id):
+                    await turn()
+                yield events_now
 
     async def follow(
         self, run_id: UUID, caller: Caller, *, after_seq: int = -1
@@ -449,8 +452,15 @@ class RunService:
                         return  # otherwise it was reviewed since
 
     async def _accept(self, runs: Sequence[NewRun], caller: Caller) -> Sequence[AddedRun]:
-        """Commit and dispatch runs, also if the caller's request is cancelled meanwhile."""
-        return await shielded(self._add_and_dispatch(runs, caller))
+        """Commit and dispatch runs, also if the caller's request is cancelled meanwhile.
+
+        Large runs of a caller are added one after another, so that other callers' runs share the
+        next transaction.
+        """
+        is_large = sum(len(run.stored_inputs) for run in runs) > _LARGE_BYTES
+        lock = self._large.setdefault(caller.name, asyncio.Lock()) if is_large else nullcontext()
+        async with lock:
+            return await shielded(self._add_and_dispatch, runs, caller)
 
     async def _add_and_dispatch(self, runs: Sequence[NewRun], caller: Caller) -> Sequence[AddedRun]:
         self._admit(len(runs), {run.crew for run in runs})

@@ -4,7 +4,8 @@ The adversary has a user's key and holds 20 requests under way, of one attack af
 worst that the documented bounds allow. Meanwhile a victim with another key submits a run every
 100 ms and requests `/health/live` every 50 ms. Each attack meets a service of its own with the
 default settings and `AUTH=keys`, on SQLite. The service, the model, the adversary and the victim
-are processes that share this machine's cores. Prints a Markdown table for `docs/security.md`.
+are processes that share this machine's cores. The attack `unfinished` fills the buffers of the
+kernel, which all of them share, too. Prints a Markdown table for `docs/security.md`.
 
     python -m tests.load.adversary --only batch-values --seconds 4
 """

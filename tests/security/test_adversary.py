@@ -1,20 +1,39 @@
 """One caller's large or many requests leave the event loop to others, and lose no accepted run."""
 
 import asyncio
+from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
 
+import app.pacer
 from app.access.api_keys import Role
 from app.access.callers import OPERATOR, Caller
 from app.api.middleware.request_limits import RequestLimits
-from app.api.middleware.turns import LARGE_BODY_BYTES, Turns
-from app.pacer import Pacer
+from app.pacer import Pacer, identify, inherited, metered
 from app.runs.inputs import MAX_BATCH_VALUES, MAX_VALUES
+from app.runs.records import NewRun
 from tests.api.crews import EXTRA_INPUTS, Gate
 from tests.runs.scripted import until
 from tests.serving import JSON, Running, Serve
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+async def _several_passes() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 async def test_tasks_that_become_ready_together_proceed_a_few_at_a_time() -> None:
@@ -22,7 +41,7 @@ async def test_tasks_that_become_ready_together_proceed_a_few_at_a_time() -> Non
     order: list[str] = []
 
     async def step(number: int) -> None:
-        await pacer.turn()
+        await pacer.turn("adversary")
         order.append(f"step {number}")
 
     async def other() -> None:
@@ -40,23 +59,148 @@ async def test_tasks_that_become_ready_together_proceed_a_few_at_a_time() -> Non
     assert order.index("step 99") > len(order) - 2
 
 
-async def test_large_bodies_are_decoded_in_turns_with_callers_in_rotation() -> None:
-    turns = Turns()
+def _proceed_in_order(pacer: Pacer, callers: list[str]) -> tuple[list[str], asyncio.Future[Any]]:
+    """The callers' tasks, which are ready together, in the order in which they proceed."""
     order: list[str] = []
 
-    async def decode(caller: str) -> None:
-        await turns.turn(caller)
+    async def step(caller: str) -> None:
+        await pacer.turn(caller)
         order.append(caller)
 
-    adversary = [asyncio.create_task(decode("adversary")) for _ in range(5)]
-    await asyncio.sleep(0)
-    victim = asyncio.create_task(decode("victim"))
-    await asyncio.sleep(0)
+    return order, asyncio.gather(*(step(caller) for caller in callers))
+
+
+async def test_callers_have_turns_in_rotation() -> None:
+    order, done = _proceed_in_order(Pacer(), [*["adversary"] * 6, "victim", "other", "victim"])
+    await asyncio.wait_for(done, 20)
+    assert order[:5] == ["adversary", "adversary", "adversary", "victim", "other"]
+    assert order[5:] == ["adversary", "victim", "adversary", "adversary"]
+
+
+async def test_a_heavy_caller_rests_while_a_light_one_is_active() -> None:
+    clock = Clock()
+    pacer = Pacer(clock)
+    pacer.charge("adversary", 0.5)
+    pacer.charge("victim", 0.01)
+    order, done = _proceed_in_order(pacer, ["adversary", "adversary", "victim", "victim"])
+    await _several_passes()
+    assert order == ["victim", "victim"]
+    clock.seconds += 0.2  # the rest is over, and the victim is no longer active
+    await asyncio.wait_for(done, 20)
+    assert order == ["victim", "victim", "adversary", "adversary"]
+
+
+async def test_a_caller_that_was_heavy_is_light_again_after_seconds() -> None:
+    clock = Clock()
+    pacer = Pacer(clock)
+    pacer.charge("adversary", 0.5)
+    clock.seconds += 5.0
+    pacer.charge("another", 0.5)
+    pacer.charge("victim", 0.01)
+    order, done = _proceed_in_order(pacer, ["another", "adversary"])
+    await _several_passes()
     assert order == ["adversary"]
-    adversary[3].cancel()
-    await asyncio.wait_for(asyncio.gather(victim, *adversary, return_exceptions=True), 20)
-    assert order == ["adversary", "adversary", "victim", "adversary", "adversary"]
-    await asyncio.wait_for(turns.turn("another"), 20)  # nothing is left over
+    done.cancel()
+
+
+async def test_a_caller_becomes_heavy_while_its_tasks_wait() -> None:
+    clock = Clock()
+    pacer = Pacer(clock)
+    order, done = _proceed_in_order(pacer, ["adversary"] * 5)
+    await asyncio.sleep(0)
+    pacer.charge("adversary", 0.5)
+    pacer.charge("victim", 0.01)
+    await _several_passes()
+    assert order == ["adversary"] * 2
+    clock.seconds += 0.2
+    await asyncio.wait_for(done, 20)
+
+
+async def test_a_caller_that_is_alone_never_rests() -> None:
+    pacer = Pacer(Clock())
+    pacer.charge("adversary", 0.5)
+    order, done = _proceed_in_order(pacer, ["adversary"] * 2)
+    await asyncio.sleep(0)
+    assert len(order) == 2
+    await done
+
+
+async def test_of_heavy_callers_the_one_with_the_least_use_is_next() -> None:
+    clock = Clock()
+    pacer = Pacer(clock)
+    for caller, seconds in ("first", 0.9), ("second", 0.3), ("third", 0.6), ("victim", 0.01):
+        pacer.charge(caller, seconds)
+    order, done = _proceed_in_order(pacer, ["first", "second", "third", "second"])
+    await _several_passes()
+    assert order == []
+    clock.seconds += 1.0
+    await asyncio.wait_for(done, 20)
+    assert order == ["second", "second", "third", "first"]
+
+
+async def test_the_pacer_forgets_callers() -> None:
+    clock = Clock()
+    pacer = Pacer(clock)
+    for number in range(5000):
+        clock.seconds += 1.0
+        pacer.charge(f"caller {number}", 0.001)
+    assert len(pacer._accounts) <= 1000
+
+
+@pytest.fixture
+async def pacer_with_clock(monkeypatch: pytest.MonkeyPatch) -> tuple[Pacer, Clock]:
+    """The pacer of this test's event loop."""
+    clock = Clock()
+    pacer = Pacer(clock)
+    monkeypatch.setitem(app.pacer._PACERS, asyncio.get_running_loop(), pacer)
+    return pacer, clock
+
+
+async def test_steps_of_a_task_and_of_its_own_tasks_are_charged_to_its_caller(
+    pacer_with_clock: tuple[Pacer, Clock],
+) -> None:
+    pacer, clock = pacer_with_clock
+    charged: list[tuple[str, float]] = []
+    pacer.charge = lambda caller, seconds: charged.append((caller, round(seconds, 3)))  # type: ignore[method-assign]
+
+    async def own_task() -> None:
+        clock.seconds += 0.3
+
+    async def work(result: str) -> str:
+        clock.seconds += 0.1
+        identify("victim")  # also the step under way
+        await asyncio.sleep(0)
+        clock.seconds += 0.2
+        await asyncio.create_task(inherited(own_task))
+        return result
+
+    assert await asyncio.create_task(metered(None, work, "done")) == "done"
+    assert [one for one in charged if one[1]] == [("victim", 0.1), ("victim", 0.2), ("victim", 0.3)]
+
+
+async def test_errors_and_cancellation_pass_through_a_metered_task() -> None:
+    ended: list[str] = []
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("x")
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            ended.append("cancelled")
+            raise
+
+    with pytest.raises(ValueError, match="x"):
+        await asyncio.create_task(metered("victim", fail))
+    task = asyncio.create_task(metered("victim", wait))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert ended == ["cancelled"]
 
 
 def _bodies(limits: RequestLimits, chunks: list[bytes], caller: str, decoded: list[str]) -> Any:
@@ -68,6 +212,7 @@ def _bodies(limits: RequestLimits, chunks: list[bytes], caller: str, decoded: li
         return {"type": "http.request", "body": chunk, "more_body": bool(chunks)}
 
     async def handle(_: Any, receive: Any, __: Any) -> None:
+        identify(caller)  # as authentication does
         while (await receive())["more_body"]:
             pass
         decoded.append(caller)
@@ -104,6 +249,82 @@ async def test_a_caller_has_one_huge_body_at_a_time() -> None:
     await victim
 
 
+async def test_bodies_are_decoded_with_callers_in_rotation() -> None:
+    limits = RequestLimits()
+    decoded: list[str] = []
+    requests = [_bodies(limits, [b" " * 5000], "adversary", decoded) for _ in range(10)]
+    requests.append(_bodies(limits, [b" " * 5000], "victim", decoded))
+    for _, end in requests:
+        end.set()
+    await asyncio.wait_for(asyncio.gather(*(request for request, _ in requests)), 20)
+    assert decoded.index("victim") <= 3
+    assert decoded.count("adversary") == 10
+
+
+async def test_large_runs_of_a_caller_are_added_one_after_another(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve(EXTRA_INPUTS) as service:
+        runs = service.inside.runs
+        released = asyncio.Event()
+        adding: list[str] = []
+        add = runs._rows.add
+
+        async def add_and_wait(new: Any, caller: Caller) -> Any:
+            adding.append(f"{caller.name}: {len(new[0].stored_inputs) > 65_536}")
+            if caller.name == "adversary":
+                await released.wait()
+            return await add(new, caller)
+
+        monkeypatch.setattr(runs._rows, "add", add_and_wait)
+        large = {"more": ["x" * 3900] * 20}
+        callers = [Caller(name, is_admin=False) for name in ("adversary", "victim")]
+        tasks = [asyncio.create_task(runs.submit("idea", large, callers[0])) for _ in range(3)]
+        tasks.append(asyncio.create_task(runs.submit("idea", {}, callers[0])))
+        await runs.submit("idea", large, callers[1])
+        assert sorted(adding) == ["adversary: False", "adversary: True", "victim: True"]
+        released.set()
+        ended = await asyncio.wait_for(asyncio.gather(*tasks), 20)
+        assert len({run.run_id for run in ended}) == 4
+
+
+async def test_the_streams_of_a_run_with_many_proceed_in_turns(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = service.inside.runs
+    run_id = uuid4()
+    await runs._rows.add([NewRun(run_id, "idea", {}, datetime.now(UTC))])
+    turns: list[str] = []
+    received: list[str] = []
+
+    async def counted() -> None:
+        turns.append("turn")
+
+    monkeypatch.setattr("app.runs.service.turn", counted)
+
+    async def receive_one() -> None:
+        stream = runs.subscribe(run_id, OPERATOR, after_seq=-1, heartbeat_seconds=60)
+        async with aclosing(stream) as batches:
+            async for events in batches:
+                if events:
+                    received.extend(event.type for event in events)
+                    await everyone.wait()
+                    return
+
+    everyone = asyncio.Event()
+    streams = [asyncio.create_task(receive_one()) for _ in range(11)]
+
+    async def all_received() -> bool:
+        return len(received) == 11
+
+    await until(all_received)
+    everyone.set()
+    await asyncio.gather(*streams)
+    assert len(turns) == 11
+    await receive_one()
+    assert len(turns) == 11
+
+
 async def test_a_batch_is_bounded_in_values(serve: Serve) -> None:
     runs = [{"more": [0] * (MAX_VALUES - 10)}] * (MAX_BATCH_VALUES // MAX_VALUES + 2)
     body = {"crew": "idea", "inputs": runs}
@@ -138,7 +359,7 @@ async def test_a_wrong_batch_is_refused_by_name(
 async def test_a_large_batch_is_accepted_whole(service: Running) -> None:
     inputs = [{"goal_type": f"{number}", "experience_summary": "x" * 3900} for number in range(300)]
     body = msgspec.json.encode({"crew": "idea", "inputs": inputs})
-    assert len(body) > max(LARGE_BODY_BYTES, 1_000_000)
+    assert len(body) > 1_000_000
     response = await service.http.post("/api/runs/batch", content=body, headers=JSON)
     assert response.status_code == 202
     rows = {str(row.run_id): row.inputs["goal_type"] for row in await service.rows()}

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from app.access.callers import Caller
 from app.api.errors import accepted, error_text
 from app.api.problems import convert
+from app.pacer import inherited, turn
 from app.runs import (
     CrewInfo,
     Event,
@@ -110,6 +111,11 @@ class CrewTools:
         return self._tools
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
+        """Call a tool, in a task of the SDK that handles one request."""
+        await turn()
+        return await inherited(self._call_tool, name, arguments)
+
+    async def _call_tool(self, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
         request = cast("Request", self.server.request_context.request)
         caller: Caller = request.scope["user"]
         try:

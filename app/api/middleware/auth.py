@@ -21,6 +21,7 @@ from app.access.callers import Caller, Quota
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import RateLimits
 from app.api.middleware.open_requests import KeyRevoked, OpenRequests
+from app.pacer import identify, turn
 
 CallerRequest: TypeAlias = Request[Caller, Any, State]
 """A request whose `user` is the `Caller`."""
@@ -55,6 +56,8 @@ class AuthMiddleware(ASGIMiddleware):
     Raises NotAuthorizedException (401), PermissionDeniedException (403), RateLimitExceeded (429)
     and ClientException (400).
     The `exception_handlers` of a handler or a router apply to them.
+
+    A request waits for its caller's turn. With a wrong key or none, its caller is its address.
     """
 
     def __init__(
@@ -80,8 +83,10 @@ class AuthMiddleware(ASGIMiddleware):
         address = _address(scope)
         if scope["route_handler"].opt.get("public"):
             scope["user"] = Caller(None, is_admin=not self._needs_key, address=address)
+            await _turn_of(scope["user"])
         else:
             scope["user"] = caller = await self._caller(scope, address)
+            await _turn_of(caller)
             if self._is_rate_limited:
                 send = await self._count(scope, send, caller.owner, address)
             if caller.owner is not None:
@@ -107,6 +112,7 @@ class AuthMiddleware(ASGIMiddleware):
         try:
             key = await _key(scope)
         except NotAuthorizedException as error:
+            await _turn_of(Caller(None, is_admin=False, address=address))
             if self._is_rate_limited:
                 limits = await _count_request(scope, None, address)
                 error.headers = {**(error.headers or {}), **limits}
@@ -143,6 +149,11 @@ def check_host(scope: Scope, hosts: Collection[bytes] | None) -> None:
     name, _, port = host.rpartition(b":")
     if host.lower() not in hosts and not (port.isdigit() and name.lower() in hosts):
         raise ClientException("Host: not a name of this service; ALLOWED_HOSTS lists them")
+
+
+async def _turn_of(caller: Caller) -> None:
+    identify(caller.name)
+    await turn()
 
 
 def _address(scope: Scope) -> str | None:

@@ -13,13 +13,14 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.callers import Caller
-from app.api.middleware.turns import LARGE_BODY_BYTES, Turns
-from app.pacer import Pacer
+from app.pacer import metered, turn
 
 MAX_HEADER_BYTES = 32_768
 _BODY_SECONDS = 60.0
 # Of all bodies of this process that have arrived in part.
 _MAX_UNFINISHED_BYTES = 100_000_000
+# Decoding and validating a body beyond this size is a step that may be long.
+_SMALL_BODY_BYTES = 4096
 # A caller has one body beyond this size under way in a process at a time.
 _HUGE_BODY_BYTES = 1_000_000
 
@@ -40,20 +41,20 @@ class RequestLimits(ASGIMiddleware):
     that disconnects before its body has arrived is not logged as an error (400, which no client
     receives). Litestar enforces each handler's own limit on a body's size.
 
-    Large bodies are decoded in turns. A caller's huge bodies arrive one after another, each after
-    the response to the previous one.
+    All steps of a request are charged to its caller, and bodies are decoded in turns. A caller's
+    huge bodies arrive one after another, each after the response to the previous one.
     """
 
     def __init__(self) -> None:
         # Of each caller, oldest first.
         self._unfinished: defaultdict[str, dict[_Body, None]] = defaultdict(dict)
         self._unfinished_bytes: Counter[str] = Counter()
-        self._pacer = Pacer()
-        self._turns = Turns()
         self._huge: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        await self._pacer.turn()  # a caller's many requests arrive together
+        await metered(None, self._handle, scope, receive, send, next_app)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         # Each header counts with its separators (": ", CRLF), so that many small ones count, too.
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
@@ -85,8 +86,8 @@ class RequestLimits(ASGIMiddleware):
                 return message
             size = body.size + len(message.get("body", b""))
             self._forget(body)
-            if size > LARGE_BODY_BYTES:
-                await self._turns.turn(body.caller)
+            if size > _SMALL_BODY_BYTES:
+                await turn()
             return message
 
         try:

@@ -20,7 +20,7 @@ from app.engine.calls import active_model_call
 from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS, AnswerLimit
 from app.engine.llm.retries import backoff_seconds, is_retryable
 from app.engine.llm.semaphore import Semaphore
-from app.pacer import Pacers, pacer_of_loop
+from app.pacer import turn
 
 _T = TypeVar("_T")
 _Response = TypeVar("_Response", "HttpReply", aiohttp.ClientResponse)
@@ -145,7 +145,6 @@ class ModelPool:
         self._sessions: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, aiohttp.ClientSession
         ] = weakref.WeakKeyDictionary()
-        self._pacers: Pacers = weakref.WeakKeyDictionary()
         self._routes: dict[tuple[str, str | None], dict[str, Any]] = {}
         self._thread_loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
@@ -166,7 +165,7 @@ class ModelPool:
         """The complete response to `request`. Raises PoolError, PoolTimeout."""
         async with self._slot():
             reply = await self._with_retries(request, self._fetch_once)
-        await pacer_of_loop(self._pacers).turn()  # responses arrive together
+        await turn()  # responses arrive together
         return reply
 
     @asynccontextmanager

@@ -13,6 +13,7 @@ from app.engine.native.executor import NativeExecutor
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.signals import ReviewRequired, exits_contained
 from app.engine.runtime.threads import WorkThreads
+from app.pacer import inherited
 
 
 def use_native_executor(agent: BaseAgent) -> None:
@@ -56,7 +57,7 @@ async def _run_and_clear(crew: Crew, inputs: Any, run: RunContext) -> Any:
 
     Raises ReviewRequired if a human must review an output before the crew continues.
     """
-    main = asyncio.create_task(_kick_off(crew, inputs))
+    main = asyncio.create_task(inherited(_kick_off, crew, inputs))
     run.main = main
     try:
         output = await main

@@ -18,6 +18,7 @@ from app.engine.compat.coverage import Unsupported, check_environment
 from app.engine.runtime.call_journal import CallJournal
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.signals import exits_contained
+from app.pacer import inherited
 
 # CrewAI reads these inputs itself, whether or not a text names them.
 _SPECIAL_INPUTS = ("crewai_trigger_payload", "crew_chat_messages")
@@ -188,7 +189,7 @@ class Plan:
 
         for index, step in enumerate(self.steps):
             if step.asynchronous:
-                task = asyncio.create_task(execute(index))
+                task = asyncio.create_task(inherited(execute, index))
                 journal.side_tasks.append(task)
                 pending.append(task)
                 continue

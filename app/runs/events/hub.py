@@ -11,6 +11,7 @@ from app.runs.events.event import Event
 # A subscriber that falls behind by so many events is cut off. It can subscribe again after the last
 # event that it received.
 _MAX_BEHIND = 1000
+_MANY = 10
 
 
 class Subscriber:
@@ -96,6 +97,10 @@ class EventHub:
     def needs_tokens(self, run_id: UUID) -> bool:
         """Whether a run of this process has subscribers to tokens, in any process."""
         return self._needs_tokens_here(run_id) or run_id in self.remote_subscribers
+
+    def has_many_subscribers(self, run_id: UUID) -> bool:
+        """Whether one event of the run makes so many tasks ready that they need turns."""
+        return len(self._subscribers.get(run_id, ())) > _MANY
 
     def publish(self, event: Event) -> None:
         """Publish an event to every subscriber of its run; costs one look-up without any."""

@@ -28,7 +28,7 @@ from app.engine import (
     Usage,
 )
 from app.logs import lines_of_run
-from app.pacer import Pacer
+from app.pacer import metered, turn
 from app.runs.call_records import MAX_CONTENT_BYTES, CallBatch, CallId, CallRecord
 from app.runs.events.hub import EventHub
 from app.runs.execution.call_recorder import CallRecorder
@@ -153,7 +153,6 @@ class Worker:
         self.crews: Final = frozenset(crew.name for crew in crews)
         """The names of the registered crews: no run of another crew is dispatched here."""
         self._slots = FairSlots(max_in_flight)
-        self._pacer = Pacer()
         self._slots_of_crews = {
             crew.name: FairSlots(limit)
             for crew in crews
@@ -189,7 +188,7 @@ class Worker:
         Owners whose runs wait get slots in turn.
         """
         if run_id not in self._active:
-            task = asyncio.create_task(self._execute_in_slot(run_id, owner, crew))
+            task = asyncio.create_task(metered(owner, self._execute_in_slot, run_id, owner, crew))
             active = self._active[run_id] = _ActiveRun(task)
             task.add_done_callback(lambda _: self._forget(run_id, crew, active))
 
@@ -307,10 +306,11 @@ class Worker:
 
     async def _execute(self, run_id: UUID, active: _ActiveRun) -> Run | None:
         active.waits_for_slot = False
+        await turn()  # the runs of a batch are dispatched together
         claimed = await self._persist(lambda: self._rows.claim(run_id))
         if claimed is None:
             return None
-        await self._pacer.turn()  # runs are claimed in groups
+        await turn()  # runs are claimed in groups
         with lines_of_run(run_id, claimed.crew, claimed.attempt):
             return await self._execute_claimed(claimed, active)
 

@@ -5,6 +5,7 @@ import binascii
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -52,7 +53,7 @@ def _columns(record: type[ListedRun], special: Mapping[str, Any]) -> tuple[Any, 
 
 
 _LISTED: Final = _columns(ListedRun, _SHORTENED | _METADATA)
-_RUN: Final = _columns(Run, _METADATA)
+_RUN: Final = _columns(Run, _METADATA | {"inputs": cast(UserRun.inputs, Text).label("inputs")})
 _STALLED: Final = (
     UserRun.run_id,
     UserRun.attempt,
@@ -74,12 +75,13 @@ class RunQueries:
 
     async def get(self, run_id: UUID) -> Run | None:
         """The run as it stands, or None if there is no such run. Callers may share it."""
-        return await self._runs.get(run_id)
+        stored = await self._runs.get(run_id)
+        return stored.run if stored is not None else None
 
-    async def _runs_by_id(self, run_ids: Sequence[UUID]) -> Mapping[UUID, Run]:
+    async def _runs_by_id(self, run_ids: Sequence[UUID]) -> Mapping[UUID, "_StoredRun"]:
         query = select(*_RUN).where(UserRun.run_id.in_(run_ids))
         async with self._database.read() as connection:
-            return {row.run_id: Run(**_fields(row)) for row in await connection.execute(query)}
+            return {row.run_id: _StoredRun(row) for row in await connection.execute(query)}
 
     async def page(self, matching: RunFilter, cursor: str | None, limit: int) -> RunPage:
         """Runs without their outputs, newest first. Raises InvalidInput for a wrong cursor."""
@@ -259,6 +261,17 @@ class RunQueries:
         query = select(func.sum(RunCalls.content_bytes)).where(RunCalls.run_id == run_id)
         async with self._database.read() as connection:
             return int(await connection.scalar(query) or 0)
+
+
+class _StoredRun:
+    """A row, decoded by the first task that needs the run: one query reads many runs."""
+
+    def __init__(self, row: Row[Any]) -> None:
+        self._row = row
+
+    @cached_property
+    def run(self) -> Run:
+        return Run(**{**_fields(self._row), "inputs": msgspec.json.decode(self._row.inputs)})
 
 
 def _fields(row: Row[Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _rows(
             "owner": run.owner,
             "address": run.address,
             "crew": run.crew,
-            "inputs": run.inputs,
+            "inputs": run.stored_inputs,
             "assumed_inputs": run.assumed_inputs,
             "created_at": run.created_at,
             "stream": run.stream,

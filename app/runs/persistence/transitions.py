@@ -17,10 +17,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Row
+import msgspec
+from sqlalchemy import Row, Text, cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller
@@ -42,6 +43,9 @@ from app.runs.records import (
     Settlement,
     UsageCounts,
 )
+
+# As text, which the task of the run decodes: a transaction claims many runs.
+_INPUTS: Final = cast(UserRun.inputs, Text).label("inputs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,7 @@ class Claim(Transition):
         UserRun.worker,
         UserRun.lease_until,
         UserRun.crew,
-        UserRun.inputs,
+        _INPUTS,
         UserRun.assumed_inputs,
         UserRun.created_at,
         UserRun.started_at,
@@ -198,7 +202,7 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
     return ClaimedRun(
         run_id=row.run_id,
         crew=row.crew,
-        inputs=row.inputs,
+        inputs=msgspec.json.decode(row.inputs),
         assumed_inputs=row.assumed_inputs,
         attempt=row.attempt + 1,
         created_at=row.created_at,
