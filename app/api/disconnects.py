@@ -59,6 +59,6 @@ async def _cancel_on_disconnect(request: CallerRequest, runs: RunService, run_id
     while (await request.receive())["type"] != "http.disconnect":
         pass
     try:
-        await shielded(runs.cancel(run_id, request.user, _REASON))
+        await shielded(runs.cancel, run_id, request.user, _REASON)
     except (DatabaseUnavailable, UnknownRun) as error:
         logger.warning("Run %s of a client that disconnected is not cancelled: %s", run_id, error)
