@@ -27,6 +27,7 @@ from app.api.middleware.head import name_head, with_head
 from app.api.middleware.open_requests import OpenRequests
 from app.api.middleware.request_ids import RequestIds, add_request_id
 from app.api.middleware.request_limits import RequestLimits, add_security_headers
+from app.api.middleware.request_traces import RequestTraces
 from app.api.openapi import ClosedObjects, openapi_config
 from app.api.parameters import refuse_unknown_parameters
 from app.api.run import run_idea_crew
@@ -36,6 +37,7 @@ from app.crews.registry import Registry
 from app.logs import configure_logging
 from app.settings import Settings, load_settings
 from app.telemetry import metrics
+from app.telemetry.tracing import is_configured
 
 _MAX_BODY_BYTES = 1_000_000
 
@@ -71,6 +73,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         lifespan=[_recording, lifespan],
         middleware=[
             RequestIds(),
+            *([RequestTraces()] if is_configured() else []),
             RequestLimits(),
             CsrfGuard(settings.origins),
             AuthMiddleware(

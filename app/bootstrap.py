@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
 from app.access.api_keys import ApiKeys
@@ -19,7 +19,7 @@ from app.db import Database
 from app.engine import Engine
 from app.engine.llm import close_models
 from app.gauges import ProcessGauges, SharedGauges
-from app.logs import configure_logging
+from app.logs import configure_logging, set_trace_ids
 from app.model_setup import configured_model, models_of_crews, unusable_models
 from app.resources import open_database, open_store
 from app.runs.background import PeriodicService
@@ -42,7 +42,12 @@ from app.runs.webhooks.sender import LEASE_SECONDS, WebhookSender
 from app.runs.webhooks.url_guard import UrlGuard
 from app.settings import Settings
 from app.telemetry import metrics
+from app.telemetry.tracing import current_trace_id, open_tracing
+from app.version import VERSION
 from storage import OutputStore
+
+if TYPE_CHECKING:
+    from app.telemetry.sdk import Tracing
 
 logger = logging.getLogger("crew_capture.serve")
 
@@ -74,6 +79,7 @@ class Service:
     rate_limits: RateLimits
     gauges: SharedGauges
     background: Sequence[PeriodicService]
+    tracing: "Tracing | None"
 
 
 @asynccontextmanager
@@ -95,6 +101,7 @@ async def open_service(
     """
     crews = crews or load_crews(settings)
     async with AsyncExitStack() as stack:
+        tracing = _open_tracing(stack)
         database = await stack.enter_async_context(open_database(settings))
         store = await stack.enter_async_context(
             open_store(settings, database, is_one_shot=is_one_shot)
@@ -144,6 +151,7 @@ async def open_service(
             max_in_flight=settings.max_runs_in_flight,
             timeout_seconds=settings.run_timeout_seconds,
             keep_messages=settings.keep_messages,
+            tracing=tracing,
         )
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)
@@ -175,6 +183,7 @@ async def open_service(
             events=events,
             max_runs=settings.max_runs_in_flight + settings.max_runs_queued,
             url_guard=url_guard,
+            tracing=tracing,
         )
         gauges = SharedGauges(queries, store)
         stack.push_async_callback(gauges.aclose)
@@ -209,7 +218,17 @@ async def open_service(
             rate_limits,
             gauges,
             background,
+            tracing,
         )
+
+
+def _open_tracing(stack: AsyncExitStack) -> "Tracing | None":
+    """Traces, if they are configured, until the end of the stack; log lines have their ids."""
+    tracing = open_tracing(VERSION)
+    if tracing is not None:
+        stack.push_async_callback(tracing.aclose)
+        set_trace_ids(current_trace_id)
+    return tracing
 
 
 def execute_isolated(settings: Settings, name: str, runs: Sequence[StalledRun]) -> None:
@@ -229,6 +248,8 @@ def execute_isolated(settings: Settings, name: str, runs: Sequence[StalledRun]) 
                     service.worker.dispatch(run.run_id, run.owner, run.crew)
                 for run in runs:
                     await service.worker.wait(run.run_id)
+                if service.tracing is not None:
+                    await service.tracing.aclose()
         os._exit(0)  # a tool's thread can't be stopped, and Python would wait for it
 
     try:

@@ -11,7 +11,7 @@ prepare_environment()
 
 from typing import TYPE_CHECKING
 
-from app.engine.calls import CallObserver, ModelCall, ToolCall
+from app.engine.calls import CallObserver, GuardrailRound, ModelCall, ToolCall
 from app.engine.description import CrewDescription, CrewSource, TaskDescription
 from app.engine.errors import (
     CrewBroken,
@@ -69,6 +69,7 @@ __all__ = [
     "EngineError",
     "EngineMode",
     "ExecutionMode",
+    "GuardrailRound",
     "InputRefused",
     "ModelCall",
     "ModelError",

@@ -2,7 +2,7 @@
 
 import contextvars
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -65,6 +65,22 @@ class ToolCall(Call):
     result: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class GuardrailRound:
+    """A check of a task's output by a guardrail.
+
+    `retries` counts the outputs that the guardrail has rejected before.
+    """
+
+    task: TaskStarted | None
+    retries: int
+    passed: bool
+
+
+OnGuardrail = Callable[[GuardrailRound], None]
+"""Receives each round of a guardrail, in the thread that calls it; must neither block nor raise."""
+
+
 class CallObserver(Protocol):
     """Receives the calls of a run, each in the thread and the context that makes it."""
 
@@ -77,7 +93,7 @@ class CallObserver(Protocol):
         """
 
     def call_started(self, call: ModelCall | ToolCall) -> None:
-        """Called as a call begins. Must neither block nor raise."""
+        """Called as a call begins; may change its `headers`. Must neither block nor raise."""
 
     def call_finished(self, call: ModelCall | ToolCall) -> None:
         """Called once for each started call, however it ended. Must neither block nor raise."""

@@ -12,7 +12,7 @@ from crewai.flow.flow import Flow
 from crewai.llms.base_llm import BaseLLM
 
 from app.engine import patches
-from app.engine.calls import CallObserver
+from app.engine.calls import CallObserver, OnGuardrail
 from app.engine.compat.coverage import (
     Unsupported,
     check_environment,
@@ -188,6 +188,7 @@ class Engine:
         usage: Usage | None = None,
         models: list[str] | None = None,
         calls: CallObserver | None = None,
+        on_guardrail: OnGuardrail | None = None,
     ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
 
@@ -201,7 +202,8 @@ class Engine:
 
         `on_step` receives the agents' steps; stock runs report none. `usage` counts the tokens as
         the models report them, and `models` lists the models that are called, so both are known
-        however the run ends. `calls` receives the calls to models and tools.
+        however the run ends. `calls` receives the calls to models and tools, and
+        `on_guardrail` the rounds of guardrails.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the
@@ -211,7 +213,7 @@ class Engine:
             raise EngineClosed("the engine is closed")
         registered = self._find(name)
         self.check_inputs(name, inputs)
-        run = self._new_context(registered, observer, replays, on_step, calls)
+        run = self._new_context(registered, observer, replays, on_step, calls, on_guardrail)
         run.reviews = reviews or {}
         if usage is not None:
             run.usage = usage
@@ -258,6 +260,7 @@ class Engine:
         replays: Mapping[int, Replay] | None,
         on_step: OnStep | None,
         calls: CallObserver | None,
+        on_guardrail: OnGuardrail | None,
     ) -> RunContext:
         tasks, threads = registered.description.tasks, self._work_threads
         if registered.flow is None:
@@ -269,6 +272,7 @@ class Engine:
                 on_step=on_step,
                 max_output_chars=self._max_output_chars,
                 calls=calls,
+                on_guardrail=on_guardrail,
             )
         return FlowContext(
             result=tasks[0],
@@ -279,6 +283,7 @@ class Engine:
             native=self._mode != "stock",
             max_output_chars=self._max_output_chars,
             calls=calls,
+            on_guardrail=on_guardrail,
         )
 
     async def _prepare(self, source: CrewSource) -> _RegisteredCrew:

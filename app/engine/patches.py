@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from crewai import Crew, Task
+from crewai import task as task_module
 from crewai.agents import agent_executor
 from crewai.events.base_events import BaseEvent
 from crewai.events.event_bus import CrewAIEventsBus
@@ -23,6 +24,7 @@ from crewai.tasks.task_output import TaskOutput
 from crewai.utilities import constants, file_store, llm_utils
 from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 from crewai.utilities.formatter import DIVIDERS
+from crewai.utilities.guardrail import GuardrailResult, process_guardrail
 from crewai.utilities.i18n import I18N_DEFAULT
 
 from app.engine.calls import note_finish_reason, note_token
@@ -167,6 +169,19 @@ async def _ainvoke_guardrail(self: Task, *args: Any, **kwargs: Any) -> TaskOutpu
     return await run.threads.run(self._invoke_guardrail_function, *args, **kwargs)
 
 
+def _process_guardrail(*args: Any, **options: Any) -> GuardrailResult:
+    run = current_run()
+    if run is None or run.on_guardrail is None:
+        return process_guardrail(*args, **options)
+    passed = False
+    try:
+        result = process_guardrail(*args, **options)
+        passed = result.success
+        return result
+    finally:
+        run.finish_guardrail(options.get("retry_count", 0), passed=passed)
+
+
 def _create_manager_agent(self: Crew) -> None:
     _own_create_manager_agent(self)
     run = current_run()
@@ -218,6 +233,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (Task, "_execute_core", _execute_core),
     (Task, "_aexecute_core", _aexecute_core),
     (Task, "_ainvoke_guardrail_function", _ainvoke_guardrail),
+    (task_module, "process_guardrail", _process_guardrail),
     (Crew, "_create_manager_agent", _create_manager_agent),
     (agent_executor, "get_llm_response", _get_llm_response),
     (CrewAIEventsBus, "emit", _emit),

@@ -15,11 +15,15 @@ ExecutionMode = Literal["plan", "native", "stock", "flow"]
 
 @dataclass(frozen=True, slots=True)
 class TaskStarted:
-    """The start of a task. `index` counts the crew's tasks from 0; `name` is the output's name."""
+    """The start of a task. `index` counts the crew's tasks from 0; `name` is the output's name.
+
+    `agent` is the role of its agent, and `role` the same as the crew defines it, without inputs.
+    """
 
     index: int
     name: str
     agent: str
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,11 @@ PINS: tuple[Pin, ...] = (
         "runs in that thread",
     ),
     Pin(
+        "crewai.utilities.guardrail:process_guardrail",
+        "2e1663f6816a",
+        "reports each round of a guardrail",
+    ),
+    Pin(
         "crewai.crew:Crew._create_manager_agent",
         "df6fd685f6dd",
         "the manager agent that CrewAI creates gets our executor as well",

@@ -135,6 +135,9 @@ class UserRun(Base):
     batch_id: Mapped[UUID | None] = mapped_column(Uuid)
     # Not `metadata`, which SQLAlchemy reserves. NULL for none.
     run_metadata: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
+    # The trace context of the request that submitted the run, as W3C Trace Context has it.
+    traceparent: Mapped[str | None] = mapped_column(String(55))
+    tracestate: Mapped[str | None] = mapped_column(String(512))
     human_input: Mapped[HumanInput | None] = mapped_column(MsgspecJson(HumanInput))
     attempt: Mapped[int] = mapped_column(Integer)
     pauses: Mapped[int] = mapped_column(Integer, server_default="0")

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from app.runs.human_input import HumanInput
+from app.telemetry.tracing import TraceHeaders
 
 UsageCounts = dict[str, int]
 """The tokens and model calls that a run has used, by name."""
@@ -153,7 +154,7 @@ class NewRun:
     """A run to accept.
 
     `request_digest` identifies the request: two requests of an owner with one `idempotency_key`
-    must have the same digest.
+    must have the same digest. `trace` is the context of the request in its trace, if it has one.
     """
 
     run_id: UUID
@@ -171,6 +172,7 @@ class NewRun:
     assumed_inputs: tuple[str, ...] = ()
     metadata: Mapping[str, str] | None = None
     batch_id: UUID | None = None
+    trace: TraceHeaders | None = None
     stored_inputs: msgspec.Raw = field(init=False, repr=False)
     """The inputs as JSON: the transaction that many runs share does not encode them."""
 
@@ -231,7 +233,12 @@ class Settlement(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedRun:
-    """A run that this worker has claimed. `attempt` is the fencing token of its later writes."""
+    """A run that this worker has claimed. `attempt` is the fencing token of its later writes.
+
+    `trace` is the context of the request that submitted it, if that has a trace.
+    `previous_started_at` is the start of the attempt before; None for the first one. `is_takeover`:
+    the worker of the attempt before was lost.
+    """
 
     run_id: UUID
     crew: str
@@ -248,6 +255,9 @@ class ClaimedRun:
     assumed_inputs: tuple[str, ...] = ()
     metadata: Mapping[str, str] | None = None
     batch_id: UUID | None = None
+    trace: TraceHeaders | None = None
+    previous_started_at: datetime | None = None
+    is_takeover: bool = False
 
     def settled(self, outcome: Outcome, finished_at: datetime) -> Run:
         """The run as it stands once this outcome is committed."""

@@ -82,6 +82,7 @@ from app.runs.webhooks.url_guard import UrlGuard
 
 if TYPE_CHECKING:
     from app.engine import Engine
+    from app.telemetry.sdk import Tracing
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -107,6 +108,7 @@ class RunService:
         events: EventHub,
         max_runs: int,
         url_guard: UrlGuard | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._crews = crews
         self._engine = engine
@@ -116,6 +118,7 @@ class RunService:
         self._events = events
         self._max_runs = max_runs
         self._url_guard = url_guard
+        self._tracing = tracing
         self._adding = 0
         self._lists: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._large: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -549,6 +552,7 @@ class RunService:
             context_id=options.context_id,
             assumed_inputs=assumed_inputs(spec, given),
             metadata=metadata or None,
+            trace=self._tracing.headers_of_request() if self._tracing is not None else None,
         )
         if options.idempotency_key is None:
             return new

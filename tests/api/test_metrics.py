@@ -13,6 +13,7 @@ from app.runs.persistence.queries import RunQueries
 from app.settings import SettingsError, load_settings
 from storage import OutputStore, OutputUnavailable
 from tests.api.crews import Gate
+from tests.load.stub_model import Failure, StubModel, run_stub
 from tests.runs.scripted import until
 from tests.serving import MakeSettings, Running, Serve
 from tests.telemetry.failing import create
@@ -123,6 +124,26 @@ async def test_runs_are_counted_by_their_crews_and_ends(serve: Serve) -> None:
             )
 
         await until(outputs_are_counted)
+
+
+async def test_model_calls_are_counted_with_their_tokens_and_ends(serve: Serve) -> None:
+    stub = StubModel(delay_seconds=0)
+    async with (
+        run_stub(stub) as base_url,
+        serve(llm_model="openai/stub", llm_base_url=base_url) as service,
+    ):
+        run = (await service.http.post("/api/runs?wait=20", json={"crew": "idea"})).json()
+        stub.failures = dict.fromkeys(range(1, 50), Failure(status=400))
+        stub.calls = 0
+        assert (await service.http.post("/api/runs?wait=20", json={"crew": "idea"})).is_success
+        found = await scrape(service)
+    calls = "gen_ai_client_inference_duration_seconds_count"
+    labels = {"gen_ai_request_model": "openai/stub"}
+    assert found(calls, error_type="", **labels) == run["usage"]["successful_requests"] == 3
+    assert found(calls, **labels) == 3 + stub.calls
+    tokens = "gen_ai_client_inference_usage_input_tokens_total"
+    assert found(tokens, **labels) == run["usage"]["prompt_tokens"]
+    assert set(found.values("crewcapture_model_calls_in_flight").values()) == {0.0}
 
 
 async def test_what_is_under_way_is_shown(serve: Serve, gate: Gate) -> None:

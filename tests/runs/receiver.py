@@ -26,6 +26,7 @@ class Arrival:
     event: dict[str, Any]
     path: str = ""
     authorization: str | None = None
+    traceparent: str | None = None
 
     @property
     def type(self) -> str:
@@ -60,6 +61,7 @@ class Receiver:
             verified(dict(request.headers), await request.read()),
             path=request.path,
             authorization=request.headers.get("Authorization"),
+            traceparent=request.headers.get("traceparent"),
         )
         self.arrivals.append(arrival)
         return await self.answer(arrival)

@@ -352,6 +352,7 @@ _ROOT = Path(__file__).parents[2]
 _LOG_METHODS = ("debug", "info", "warning", "error", "exception", "critical", "log")
 _LOGGED = {
     # Numbers.
+    "self._dropped",
     "attempt.number",
     "failed",
     "hard",

@@ -27,6 +27,7 @@ from app.runs import (
     RunService,
     RunStatus,
 )
+from app.telemetry.tracing import current_request, trace_headers
 from app.version import VERSION
 
 _INSTRUCTIONS = (
@@ -133,6 +134,7 @@ class CrewTools:
     async def _submit(
         self, name: str, inputs: dict[str, Any], request: Request, caller: Caller
     ) -> Run:
+        _use_context_of(self.server.request_context.meta)
         session_id = request.headers.get(MCP_SESSION_ID_HEADER)
         request_id = self.server.request_context.request_id
         key = None if session_id is None else run_key(session_id, request_id)
@@ -152,6 +154,14 @@ class CrewTools:
             async for event in events:
                 await progress.report_event(event)
         return _result(await self._runs.get(run.run_id, caller))
+
+
+def _use_context_of(meta: types.RequestParams.Meta | None) -> None:
+    """Continue the trace that `_meta` names: a call's own context precedes its HTTP request's."""
+    request, fields = current_request.get(), (meta and meta.model_extra) or {}
+    given = trace_headers(fields.get("traceparent"), fields.get("tracestate"))
+    if request is not None and given is not None:
+        request.given = given
 
 
 class _Progress:

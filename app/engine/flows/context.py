@@ -12,7 +12,7 @@ from crewai import Crew
 from crewai.tasks.task_output import TaskOutput
 from crewai.types.usage_metrics import UsageMetrics
 
-from app.engine.calls import CallObserver
+from app.engine.calls import CallObserver, OnGuardrail
 from app.engine.description import TaskDescription, task_descriptions, unique
 from app.engine.results import (
     OnStep,
@@ -51,6 +51,7 @@ class FlowContext(RunContext):
         native: bool,
         max_output_chars: int,
         calls: CallObserver | None,
+        on_guardrail: OnGuardrail | None,
     ) -> None:
         super().__init__(
             tasks=(result,),
@@ -59,6 +60,7 @@ class FlowContext(RunContext):
             on_step=on_step,
             max_output_chars=max_output_chars,
             calls=calls,
+            on_guardrail=on_guardrail,
         )
         self.result = result
         self.configure = configure
@@ -121,7 +123,7 @@ class FlowContext(RunContext):
 
     def task_at(self, index: int, agent: str) -> TaskStarted:
         """The start of a task of one of the flow's crews."""
-        return TaskStarted(index, self._descriptions[index].name, agent)
+        return self._task_started(index, agent)
 
     def add_usage(self, metrics: UsageMetrics) -> None:
         super().add_usage(metrics)
@@ -169,6 +171,7 @@ class CrewContext(RunContext):
             loop=flow._loop,
             max_output_chars=flow.max_output_chars,
             calls=flow.calls,
+            on_guardrail=flow.on_guardrail,
         )
         self.model_errors = flow.model_errors
         self.flow_states = flow.flow_states

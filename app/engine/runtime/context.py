@@ -18,8 +18,8 @@ from crewai.task import Task
 from crewai.tasks.task_output import TaskOutput
 from crewai.types.usage_metrics import UsageMetrics
 
-from app.engine.calls import CallObserver, ModelCall, ToolCall
-from app.engine.description import TaskDescription, task_descriptions
+from app.engine.calls import CallObserver, GuardrailRound, ModelCall, OnGuardrail, ToolCall
+from app.engine.description import PLACEHOLDER, TaskDescription, task_descriptions
 from app.engine.llm import listener_of_call
 from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS
 from app.engine.results import (
@@ -84,9 +84,11 @@ class RunContext:
         loop: asyncio.AbstractEventLoop | None = None,
         max_output_chars: int = MAX_OUTPUT_CHARS,
         calls: CallObserver | None = None,
+        on_guardrail: OnGuardrail | None = None,
     ) -> None:
         """`loop` is the engine's event loop, by default the running one."""
         self.calls = calls
+        self.on_guardrail = on_guardrail
         # The error of `calls` that ends the run: no further call begins.
         self.stop_error: BaseException | None = None
         self.max_output_chars = max_output_chars
@@ -297,7 +299,7 @@ class RunContext:
         self.check_cancelled()
         if index in self._tasks:
             return await self._wait_until_notified(index)
-        event = TaskStarted(index, self._descriptions[index].name, agent)
+        event = self._task_started(index, agent)
         self._tasks[index] = _TaskState(self._as_reported(event), datetime.now(UTC))
         if self._observer is not None:
             await self._notify(index, self._observer.task_started(event))
@@ -427,6 +429,17 @@ class RunContext:
         if self._on_step is not None and index is not None:
             name = self._descriptions[index].name
             await self._on_step(StepFinished(index, name, agent, thought, tool, tool_input, result))
+
+    def finish_guardrail(self, retries: int, *, passed: bool) -> None:
+        """Report a round of a guardrail, if rounds have a receiver."""
+        if self.on_guardrail is not None:
+            self.on_guardrail(GuardrailRound(self.calling_task, retries, passed))
+
+    def _task_started(self, index: int, agent: str) -> TaskStarted:
+        described = self._descriptions[index]
+        # A manager executes tasks of other agents.
+        role = described.agent if PLACEHOLDER.search(described.agent) else agent.strip()
+        return TaskStarted(index, described.name, agent, role)
 
     def _as_reported(self, task: TaskStarted) -> TaskStarted:
         """The start of a task as the run's observers know it."""

@@ -79,7 +79,9 @@ def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = {name: value for name, value in kwargs.items() if name != "config"}
     if "input" in given and len(given) == 1:
         return given["input"]
-    return args[0] if len(args) == 1 and not given else given or list(args)
+    if args and not given:
+        return args[0] if len(args) == 1 else list(args)
+    return given
 
 
 INSTRUMENTED: tuple[tuple[Any, str, Any], ...] = (

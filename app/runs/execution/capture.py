@@ -1,6 +1,7 @@
 """Captures the outputs of a run: the text of each finished task is stored at once."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -12,6 +13,7 @@ from app.runs.events.hub import EventHub
 from app.runs.events.token_buffer import TokenBuffer
 from app.runs.execution.call_recorder import CallRecorder
 from app.runs.execution.progress import Progress
+from app.runs.execution.traces import RunTrace
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import ClaimedRun
 from app.runs.texts import replace_surrogates
@@ -28,6 +30,7 @@ class Capture:
         events: EventHub,
         claimed: ClaimedRun,
         calls: CallRecorder,
+        trace: RunTrace | None = None,
     ) -> None:
         self._store = store
         self._rows = rows
@@ -39,11 +42,14 @@ class Capture:
         self._webhooks = claimed.webhooks
         self._started_at = int(claimed.started_at.timestamp())
         self._seq = EventSeq.first(claimed.attempt)
+        self._trace = trace
         self.keys: list[OutputKey] = []
         self.progress = Progress()
 
     async def task_started(self, event: TaskStarted) -> None:
         """Report the task's start."""
+        if self._trace is not None:
+            self._trace.start_task(event)
         now = self._rows.now()
         self.progress.start(event.index, event.name, event.agent, now)
         self._report(EventType.TASK_STARTED, event, now)
@@ -55,7 +61,8 @@ class Capture:
         key = OutputKey(self._run_id, self._started_at, filename)
         # Noted before it is written: a write that is interrupted is deleted, too.
         self.keys.append(key)
-        await self._store.persist(key, event.text)
+        with nullcontext() if self._trace is None else self._trace.storing(event.index):
+            await self._store.persist(key, event.text)
         self.progress.finish(event.index, event.text, finished_at, event.models)
         self._tokens.flush()
         self._report(
@@ -70,6 +77,8 @@ class Capture:
             # The text is sent with the run's end; webhooks of tasks get it with this event.
             **({"output": replace_surrogates(event.text)} if "task" in self._webhooks else {}),
         )
+        if self._trace is not None:
+            self._trace.finish_task(event.index)
 
     @property
     def on_step(self) -> Callable[[StepFinished], Awaitable[None]] | None:

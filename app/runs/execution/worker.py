@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -31,12 +32,14 @@ from app.logs import lines_of_run
 from app.pacer import metered, turn
 from app.runs.call_records import MAX_CONTENT_BYTES, CallBatch, CallId, CallRecord
 from app.runs.events.hub import EventHub
+from app.runs.execution.call_metrics import CallMetrics
 from app.runs.execution.call_recorder import CallRecorder
 from app.runs.execution.calls import CallObservers
 from app.runs.execution.capture import Capture
 from app.runs.execution.checkpoints import Checkpoint, find_checkpoint, usage_in
 from app.runs.execution.fair_slots import FairSlots
 from app.runs.execution.progress import Progress, ended, stored_outputs, tasks_of, with_progress
+from app.runs.execution.traces import RunTrace
 from app.runs.human_input import HumanInput, paused_at
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.persistence.queries import RunQueries
@@ -57,6 +60,7 @@ from storage import OutputKey, OutputStore, StorageError
 
 if TYPE_CHECKING:
     from app.engine import Engine
+    from app.telemetry.sdk import Tracing
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -77,10 +81,11 @@ class _ActiveRun:
     `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs, and `models`
     are the models that it calls; `used_before` are the tokens of earlier attempts. `progress` and
     `calls` are set once the run is claimed. `error` is an error of the service, and not of the
-    crew, that ended the attempt.
+    crew, that ended the attempt. `trace` is that of the attempt, if runs have traces.
     """
 
     task: "asyncio.Task[Run | None]"
+    dispatched_at: int = field(default_factory=time.time_ns)
     waits_for_slot: bool = True
     deadline: asyncio.Timeout | None = None
     is_cancelled: bool = False
@@ -90,6 +95,7 @@ class _ActiveRun:
     progress: Progress | None = None
     calls: CallRecorder | None = None
     error: BaseException | None = None
+    trace: RunTrace | None = None
 
     @property
     def last_calls(self) -> CallBatch | None:
@@ -141,7 +147,9 @@ class Worker:
         max_in_flight: int,
         timeout_seconds: float,
         keep_messages: bool = False,
+        tracing: "Tracing | None" = None,
     ) -> None:
+        self._tracing = tracing
         self._rows = rows
         self._queries = queries
         self._store = store
@@ -163,6 +171,7 @@ class Worker:
         }
         self._crews = crews
         self._active: dict[UUID, _ActiveRun] = {}
+        self._call_metrics = CallMetrics()
         self._database_is_away = False
 
     def __len__(self) -> int:
@@ -310,13 +319,19 @@ class Worker:
         claimed = await self._persist(lambda: self._rows.claim(run_id))
         if claimed is None:
             return None
-        await turn()  # runs are claimed in groups
-        with lines_of_run(run_id, claimed.crew, claimed.attempt):
+        if self._tracing is None:
+            return await self._execute_claimed(claimed, active)
+        with RunTrace(self._tracing, claimed, active.dispatched_at) as active.trace:
             return await self._execute_claimed(claimed, active)
 
     async def _execute_claimed(self, claimed: ClaimedRun, active: _ActiveRun) -> Run | None:
+        await turn()  # runs are claimed in groups
+        with lines_of_run(claimed.run_id, claimed.crew, claimed.attempt):
+            return await self._execute_logged(claimed, active)
+
+    async def _execute_logged(self, claimed: ClaimedRun, active: _ActiveRun) -> Run | None:
         active.calls = calls = CallRecorder(claimed.run_id, claimed.attempt)
-        capture = Capture(self._store, self._rows, self._events, claimed, calls)
+        capture = Capture(self._store, self._rows, self._events, claimed, calls, active.trace)
         active.progress = capture.progress
         try:
             outcome = await self._attempt(claimed, capture, active)
@@ -380,17 +395,22 @@ class Worker:
             usage=active.used,
             models=active.models,
             calls=self._call_observers(claimed, active),
+            on_guardrail=active.trace.add_guardrail if active.trace is not None else None,
         )
         if isinstance(result, Paused):
             fingerprint = self._engine.describe(claimed.crew).fingerprint
             return paused_at(result, claimed.attempt, fingerprint, checkpoint.human_input)
+        if active.trace is not None:
+            active.trace.execution_mode = result.execution_mode
         return _outcome(result, active.usage)
 
-    def _call_observers(self, claimed: ClaimedRun, active: _ActiveRun) -> CallObservers | None:
-        observers: list[CallObserver] = []
+    def _call_observers(self, claimed: ClaimedRun, active: _ActiveRun) -> CallObservers:
+        observers: list[CallObserver] = [self._call_metrics]
         if active.calls is not None:
             observers.append(active.calls)
-        return CallObservers(observers) if observers else None
+        if active.trace is not None:
+            observers.append(active.trace)
+        return CallObservers(observers)
 
     def _prompt_inputs(self, claimed: ClaimedRun) -> dict[str, Any]:
         spec = self._crews.get(claimed.crew)
@@ -419,6 +439,8 @@ class Worker:
     async def _pause(self, claimed: ClaimedRun, human: HumanInput, active: _ActiveRun) -> None:
         """Commit that the run awaits a human's review: from then on no worker holds it."""
         usage, calls = active.usage_if_any, active.last_calls
+        if active.trace is not None:
+            active.trace.set_status(RunStatus.AWAITING_HUMAN)
         status = await self._persist(lambda: self._rows.pause(claimed, human, usage, calls))
         if status is RunStatus.CANCELLED:
             await self._add_progress(claimed, active.with_progress(CANCELLED))
@@ -439,7 +461,11 @@ class Worker:
         this worker has claimed it; None as well if another attempt has begun meanwhile.
         """
         error = active.error if active is not None else None
-        outcome, settlement = await self._commit(run, outcome, active)
+        trace = active.trace if active is not None else None
+        with trace.settling() if trace is not None else nullcontext():
+            outcome, settlement = await self._commit(run, outcome, active)
+        if trace is not None:
+            trace.set_settlement(settlement, outcome.error_type)
         if settlement is None:
             await self._drop(run, keys, error)
             return None

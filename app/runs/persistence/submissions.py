@@ -125,6 +125,8 @@ def _rows(
             "context_id": run.context_id,
             "run_metadata": run.metadata,
             "batch_id": run.batch_id,
+            "traceparent": run.trace and run.trace.traceparent,
+            "tracestate": run.trace and run.trace.tracestate,
             "status": RunStatus.QUEUED,
             "attempt": 0,
             "worker": submission.worker,

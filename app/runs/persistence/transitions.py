@@ -43,6 +43,7 @@ from app.runs.records import (
     Settlement,
     UsageCounts,
 )
+from app.telemetry.tracing import TraceHeaders
 
 # As text, which the task of the run decodes: a transaction claims many runs.
 _INPUTS: Final = cast(UserRun.inputs, Text).label("inputs")
@@ -162,6 +163,8 @@ class Claim(Transition):
         UserRun.address,
         UserRun.run_metadata,
         UserRun.batch_id,
+        UserRun.traceparent,
+        UserRun.tracestate,
     )
 
     worker: str
@@ -215,6 +218,10 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
         human_input=row.human_input,
         metadata=row.run_metadata,
         batch_id=row.batch_id,
+        trace=TraceHeaders(row.traceparent, row.tracestate) if row.traceparent else None,
+        previous_started_at=row.started_at,
+        # The lease of a worker that stops is released.
+        is_takeover=row.status == RunStatus.RUNNING and row.lease_until is not None,
     )
 
 

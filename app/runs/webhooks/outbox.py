@@ -1,6 +1,6 @@
 """The transactional outbox of webhooks: deliveries are committed with the events they report."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,6 +17,7 @@ from app.runs.records import DeliveryStatus, Webhook, WebhookKind, Webhooks, web
 from app.runs.webhooks.delivery_slots import DeliverySlots, Receiver
 from app.runs.webhooks.event_snapshot import EventSnapshot
 from app.runs.webhooks.payloads import SUBSCRIBED_EVENTS, body
+from app.telemetry.tracing import attempt_headers
 
 # The number of due deliveries from which some are chosen.
 _DUE_PER_QUERY: Final = 500
@@ -33,7 +34,8 @@ _KEY: Final = tuple_(*_KEY_COLUMNS)
 class Attempt:
     """An attempt to send an event to a webhook; until its lease ends, no other one begins.
 
-    `number` counts from 1, and is the fencing token of the attempt's result.
+    `number` counts from 1, and is the fencing token of the attempt's result. `trace` are the
+    headers that name the run's span, if the run has a trace.
     """
 
     key: Key
@@ -42,6 +44,7 @@ class Attempt:
     receiver: Receiver
     webhook: Webhook
     body: dict[str, Any]
+    trace: Mapping[str, str]
 
     @property
     def webhook_id(self) -> str:
@@ -215,6 +218,9 @@ _CONTENT: Final = (
         *_KEY_COLUMNS,
         WebhookDelivery.host,
         UserRun.owner,
+        UserRun.started_at,
+        UserRun.traceparent,
+        UserRun.tracestate,
         RunEvent.type,
         RunEvent.data,
         RunEvent.at,
@@ -247,7 +253,9 @@ def _attempt(row: Any, number: int) -> Attempt:
         **{field.name: getattr(row, field.name) for field in fields(EventSnapshot)}
     )
     receiver = Receiver(row.owner, row.host)
-    return Attempt(_key(row), row.crew, number, receiver, row.webhooks[kind], body(kind, snapshot))
+    trace = attempt_headers(row.run_id, row.started_at, row.traceparent, row.tracestate)
+    webhook = row.webhooks[kind]
+    return Attempt(_key(row), row.crew, number, receiver, webhook, body(kind, snapshot), trace)
 
 
 def _host_and_port(url: str) -> str:

@@ -188,6 +188,7 @@ class WebhookSender(PeriodicService):
             "webhook-id": attempt.webhook_id,
             "webhook-timestamp": str(timestamp),
             "webhook-signature": sign(self._secret, attempt.webhook_id, timestamp, body),
+            **attempt.trace,
         }
         if attempt.webhook.authorization is not None:
             headers["Authorization"] = attempt.webhook.authorization
