@@ -32,9 +32,11 @@ from app.api.openapi import ClosedObjects, openapi_config
 from app.api.parameters import refuse_unknown_parameters
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
+from app.api.usage import usage_router
 from app.bootstrap import open_service
 from app.crews.registry import Registry
 from app.logs import configure_logging
+from app.prices import nanos
 from app.settings import Settings, load_settings
 from app.telemetry import metrics
 from app.telemetry.tracing import is_configured
@@ -113,12 +115,17 @@ def _rest_api() -> Router:
     """The routes below `/api`."""
     return Router(
         "/",
-        route_handlers=[run_idea_crew, runs_router, batches_router, crews_router],
+        route_handlers=[run_idea_crew, runs_router, batches_router, crews_router, usage_router],
         before_request=refuse_unknown_parameters,
     )
 
 
 def _quota(settings: Settings) -> Quota | None:
     """The default quota of each caller; None if nothing is limited."""
-    quota = Quota(settings.max_runs_per_caller, settings.runs_per_day, settings.tokens_per_day)
+    quota = Quota(
+        settings.max_runs_per_caller,
+        settings.runs_per_day,
+        settings.tokens_per_day,
+        None if settings.cost_per_day is None else nanos(settings.cost_per_day),
+    )
     return None if quota == Quota() else quota

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +21,7 @@ from app.engine.llm import close_models
 from app.gauges import ProcessGauges, SharedGauges
 from app.logs import configure_logging, set_trace_ids
 from app.model_setup import configured_model, models_of_crews, unusable_models
+from app.prices import Prices, read_prices, unpriced_models
 from app.resources import open_database, open_store
 from app.runs.background import PeriodicService
 from app.runs.batches import Batches
@@ -29,6 +30,7 @@ from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.isolation import START_FAILED, Isolation
 from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher
 from app.runs.execution.peer_poller import PeerPoller
+from app.runs.execution.spending import Accounts
 from app.runs.execution.worker import Worker
 from app.runs.maintenance.retention import Retention
 from app.runs.maintenance.sweeper import Sweeper
@@ -106,22 +108,13 @@ async def open_service(
         store = await stack.enter_async_context(
             open_store(settings, database, is_one_shot=is_one_shot)
         )
-        engine = Engine(
-            model=configured_model(settings, crews),
-            models_of_crews=models_of_crews(settings, crews),
-            mode=settings.engine,
-            max_stock_threads=settings.max_runs_in_flight,
-            max_output_chars=settings.max_output_chars,
-            max_abandoned_threads=settings.max_abandoned_threads,
-        )
-        stack.push_async_callback(close_models)
-        stack.push_async_callback(engine.aclose)
-        await engine.start(list(crews))
-        if not is_one_shot:  # a command checks the crew that it runs
-            for crew in crews:
-                for problem in unusable_models(crew.name, engine.models(crew.name)):
-                    logger.warning("%s", problem)
         events, name = EventHub(), name or _worker_name()
+        accounts = await stack.enter_async_context(
+            aclosing(Accounts(database, name, read_prices(settings.prices_file)))
+        )
+        engine = await _start_engine(stack, settings, crews)
+        if not is_one_shot:  # a command checks the crew that it runs
+            _warn_of_models(crews, engine, accounts.prices)
         rows = RunRepository(
             database,
             events,
@@ -148,6 +141,7 @@ async def open_service(
             sweeper=sweeper,
             events=events,
             crews=crews,
+            accounts=accounts,
             max_in_flight=settings.max_runs_in_flight,
             timeout_seconds=settings.run_timeout_seconds,
             keep_messages=settings.keep_messages,
@@ -162,6 +156,7 @@ async def open_service(
             ProcessGauges(worker, events, engine, store),  # closed last: it has the final numbers
             sweeper,
             lease_keeper,
+            accounts.totals,
             PeerPoller(name, database.clock, worker, events, queries, tokens),
         ]
         if not is_one_shot:
@@ -181,6 +176,7 @@ async def open_service(
             queries=queries,
             worker=worker,
             events=events,
+            accounts=accounts,
             max_runs=settings.max_runs_in_flight + settings.max_runs_queued,
             url_guard=url_guard,
             tracing=tracing,
@@ -222,6 +218,22 @@ async def open_service(
         )
 
 
+async def _start_engine(stack: AsyncExitStack, settings: Settings, crews: Registry) -> Engine:
+    """The engine with its crews, until the end of the stack. Raises CrewBroken."""
+    engine = Engine(
+        model=configured_model(settings, crews),
+        models_of_crews=models_of_crews(settings, crews),
+        mode=settings.engine,
+        max_stock_threads=settings.max_runs_in_flight,
+        max_output_chars=settings.max_output_chars,
+        max_abandoned_threads=settings.max_abandoned_threads,
+    )
+    stack.push_async_callback(close_models)
+    stack.push_async_callback(engine.aclose)
+    await engine.start(list(crews))
+    return engine
+
+
 def _open_tracing(stack: AsyncExitStack) -> "Tracing | None":
     """Traces, if they are configured, until the end of the stack; log lines have their ids."""
     tracing = open_tracing(VERSION)
@@ -257,6 +269,15 @@ def execute_isolated(settings: Settings, name: str, runs: Sequence[StalledRun]) 
     except Exception:
         logger.exception("A process of isolated runs failed")
         sys.exit(START_FAILED)
+
+
+def _warn_of_models(crews: Registry, engine: Engine, prices: Prices) -> None:
+    """Log the models of crews that can't be called, or have no price."""
+    for crew in crews:
+        for problem in unusable_models(crew.name, engine.models(crew.name)):
+            logger.warning("%s", problem)
+        for model in unpriced_models(prices, engine.model_names(crew.name)):
+            logger.warning("PRICES_FILE has no price for %s of crew %s", model, crew.name)
 
 
 def _worker_name() -> str:

@@ -1,7 +1,7 @@
 """Work on a database on demand: from a shell or a scheduler, also while the service runs."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,12 +10,13 @@ from uuid import UUID
 
 from app.access.callers import OPERATOR
 from app.resources import open_database, open_store
-from app.runs import CallRecord, Run, RunFilter, RunPage, RunStatus
+from app.runs import CallRecord, Run, RunFilter, RunPage, RunStatus, UsageFilter, UsageRow
 from app.runs.events.hub import EventHub
 from app.runs.execution.checkpoints import usage_in
 from app.runs.maintenance.retention import purge
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.runs.persistence.usage_totals import UsageTotals
 from app.runs.records import CANCELLED
 from app.settings import Settings, load_settings
 from storage import SweepReport
@@ -71,6 +72,14 @@ async def find_calls(settings: Settings, run_id: UUID) -> list[CallRecord]:
     async with open_database(settings) as database:
         calls = await RunQueries(database).calls(run_id)
         return [calls[position] for position in sorted(calls)]
+
+
+async def find_usage(
+    settings: Settings, matching: UsageFilter, group_by: Sequence[str]
+) -> list[UsageRow]:
+    """The usage of all owners' runs by these groups."""
+    async with open_database(settings) as database:
+        return await UsageTotals(database).query(matching, group_by)
 
 
 async def cancel_by_hand(settings: Settings, run_id: UUID) -> RunStatus | None:

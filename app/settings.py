@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     max_runs_per_caller: Count | None = None
     runs_per_day: Count | None = None
     tokens_per_day: Count | None = None
+    cost_per_day: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    prices_file: Path | None = None
 
     webhook_secret: SecretStr | None = None
     webhook_allow_private: bool = False
@@ -154,6 +156,10 @@ class Settings(BaseSettings):
             )
         if self.metrics_port == self.port:
             raise ValueError(f"METRICS_PORT={self.metrics_port}: that is PORT; choose another one")
+        if self.cost_per_day is not None and self.prices_file is None:
+            raise ValueError(
+                f"COST_PER_DAY={self.cost_per_day:g}: needs the prices of models; set PRICES_FILE"
+            )
         return self
 
     @property

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy import BigInteger, String, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -37,6 +38,12 @@ class Role(StrEnum):
     METRICS = "metrics"
 
 
+DAILY_LIMITS: Final = ("runs_per_day", "tokens_per_day", "cost_per_day")
+RUN_LIMITS: Final = ("max_cost", "max_model_calls", "max_tokens")
+LIMITS: Final = (*DAILY_LIMITS, *RUN_LIMITS)
+"""The limits that a key can have: of its day, and of each of its runs."""
+
+
 class ApiKey(Base):
     """A key without its secret."""
 
@@ -46,11 +53,21 @@ class ApiKey(Base):
     name: Mapped[str] = mapped_column(String(100))
     role: Mapped[str] = mapped_column(String(20))
     secret_sha256: Mapped[str] = mapped_column(String(64))
-    # They override RUNS_PER_DAY and TOKENS_PER_DAY.
+    # They override RUNS_PER_DAY, TOKENS_PER_DAY and COST_PER_DAY, which is in nano-dollars here.
     runs_per_day: Mapped[int | None] = mapped_column(BigInteger)
     tokens_per_day: Mapped[int | None] = mapped_column(BigInteger)
+    cost_per_day: Mapped[int | None] = mapped_column(BigInteger)
+    # The budget of each run of the key; the cost is in nano-dollars.
+    max_cost: Mapped[int | None] = mapped_column(BigInteger)
+    max_model_calls: Mapped[int | None] = mapped_column(BigInteger)
+    max_tokens: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits that the key has, by name; those in money are in nano-dollars."""
+        return {name: n for name in LIMITS if (n := getattr(self, name)) is not None}
 
 
 class ApiKeys:
@@ -66,19 +83,16 @@ class ApiKeys:
         self,
         name: str,
         role: Role,
-        *,
-        runs_per_day: int | None = None,
-        tokens_per_day: int | None = None,
+        **limits: int | None,
     ) -> str:
-        """Create a key and return it. It can't be retrieved again."""
+        """Create a key with some of `LIMITS` and return it. It can't be retrieved again."""
         key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         values = {
             "key_id": key_id,
             "name": name,
             "role": role,
             "secret_sha256": _sha256(secret),
-            "runs_per_day": runs_per_day,
-            "tokens_per_day": tokens_per_day,
+            **limits,
             "created_at": self._database.clock.now(),
         }
         async with self._database.write() as connection:
@@ -107,6 +121,20 @@ class ApiKeys:
             known = await connection.scalar(select(ApiKey.key_id).where(ApiKey.key_id == key_id))
         self._read_at = -math.inf
         return known is not None
+
+    async def set_limits(self, key_id: str, limits: Mapping[str, int | None]) -> bool:
+        """Set some of a key's `LIMITS`; None removes one. False if the key is unknown.
+
+        They hold in this process at once, in others within a second; a run that is accepted keeps
+        those that it has.
+        """
+        changed = update(ApiKey).where(ApiKey.key_id == key_id).values(dict(limits))
+        async with self._database.write() as connection:
+            found = await connection.scalar(select(ApiKey.key_id).where(ApiKey.key_id == key_id))
+            if found is not None and limits:
+                await connection.execute(changed)
+        self._read_at = -math.inf
+        return found is not None
 
     async def find(self, key: str) -> ApiKey | None:
         """The record of a key; None if the key does not exist or is revoked."""

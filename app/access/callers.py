@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass
 
+from app.budgets import Budget
+
 
 @dataclass(frozen=True, slots=True)
 class Quota:
     """Limits of a caller; None is no limit.
 
     `runs_in_flight` limits queued and running runs, for a key and for an address each. Daily limits
-    apply to the key, or to the address if keys are off.
+    apply to the key, or to the address if keys are off. `cost_per_day` is in nano-dollars.
     """
 
     runs_in_flight: int | None = None
     runs_per_day: int | None = None
     tokens_per_day: int | None = None
+    cost_per_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Caller:
     """The client's address, for limits."""
     quota: Quota | None = None
     """None: the caller has no limits, and nothing is counted."""
+    budget: Budget | None = None
+    """The budget of each run of its key."""
 
     @property
     def name(self) -> str:

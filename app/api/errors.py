@@ -55,6 +55,7 @@ _RPC_INVALID_PARAMS = -32602
 # Statuses of runs that ended without success, by `error_type`; 500 for all others. Never 503: it
 # means that nothing was accepted, so that clients submit again.
 _STATUS_OF_UNSUCCESSFUL_RUN: Mapping[str, int] = {
+    "budget_exceeded": 402,
     "cancelled": 409,
     "no_results": 422,
     "model_error": 502,
@@ -71,6 +72,7 @@ REFUSALS: Mapping[int, str] = {
 
 ErrorType = Literal[
     "body_too_large",
+    "budget_exceeded",
     "cancelled",
     "conflict",
     "crew_error",

@@ -79,8 +79,9 @@ class TaskStartedEvent(_TaskEvent, kw_only=True):
 class TaskFinishedEvent(_TaskEvent, kw_only=True):
     """`task.finished`: a task has ended.
 
-    `usage` is that of the task, and `run_usage` that of the run until then. Events of older
-    versions have the run's as `usage`, and lack `run_usage` and `models`. `output` is only present
+    `usage` is that of the task, and `run_usage` that of the run until then, with its cost as
+    `cost_nano_usd`. `cost` is that of the task in this attempt, in USD. Events of older versions
+    have the run's as `usage`, and lack `run_usage`, `models` and `cost`. `output` is only present
     if a webhook receives tasks.
     """
 
@@ -89,6 +90,7 @@ class TaskFinishedEvent(_TaskEvent, kw_only=True):
     usage: dict[str, int]
     run_usage: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     models: list[str] | msgspec.UnsetType = msgspec.UNSET
+    cost: float | msgspec.UnsetType | None = msgspec.UNSET
     output_path: str | msgspec.UnsetType = msgspec.UNSET
     output: str | msgspec.UnsetType = msgspec.UNSET
 

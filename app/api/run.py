@@ -79,6 +79,7 @@ _ACCEPTED = ResponseSpec(
     | error_responses(
         {
             400: "An input is invalid; the error names the field",
+            402: "The run's budget is used up",
             409: "The run was cancelled, waits for a human, or the key is of another request",
             413: "The body is too large",
             422: "The crew produced no meaningful output",

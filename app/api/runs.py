@@ -14,6 +14,7 @@ from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, Quer
 from litestar.response import Stream
 
 from app.api.batch_request import MAX_BATCH, MAX_BATCH_BODY_BYTES, BatchHttpRequest
+from app.api.budget_fields import BudgetFields
 from app.api.dependencies import Runs
 from app.api.disconnects import OnDisconnect, cancelled_on_disconnect, until_disconnected
 from app.api.errors import accepted, error_responses, run_location
@@ -83,30 +84,32 @@ Metadata = Annotated[dict[str, str], msgspec.Meta(description=METADATA_LIMITS)]
 _Time = Annotated[str | None, QueryParameter(schema_extra={"format": "date-time"})]
 
 
-class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
+class RunRequest(BudgetFields, forbid_unknown_fields=True):
     """A run to submit. With `stream`, models stream from the first call.
 
     `webhook_url` receives finished tasks and the end of the run. `metadata` are your own names and
-    texts for the run.
+    texts for the run. `max_cost` (USD), `max_model_calls` and `max_tokens` are its budget: a run
+    that needs more fails as `budget_exceeded`, and keeps its finished outputs.
     """
 
     crew: str
-    inputs: dict[str, Any] = {}
+    inputs: dict[str, Any] = msgspec.field(default_factory=dict)
     stream: bool = False
     webhook_url: str | None = None
-    metadata: Metadata = {}
+    metadata: Metadata = msgspec.field(default_factory=dict)
 
 
-class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
+class BatchRequest(BudgetFields, forbid_unknown_fields=True):
     """Runs of one crew, one for each of the inputs.
 
-    `webhook_url` and `metadata` are those of all of them.
+    `webhook_url` and `metadata` are those of all of them. `max_cost` (USD), `max_model_calls` and
+    `max_tokens` are the budget of each.
     """
 
     crew: str
     inputs: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
     webhook_url: str | None = None
-    metadata: Metadata = {}
+    metadata: Metadata = msgspec.field(default_factory=dict)
 
 
 class HumanAnswer(msgspec.Struct, forbid_unknown_fields=True):
@@ -163,6 +166,7 @@ async def submit_run(
         idempotency_key=idempotency_key,
         webhooks=webhooks_at(data.webhook_url),
         metadata=data.metadata,
+        budget=data.budget,
     )
     run = await runs.submit(data.crew, data.inputs, request.user, options)
     headers = {"Location": run_location(run.run_id)}
@@ -214,6 +218,7 @@ async def submit_batch(
             idempotency_key=idempotency_key,
             webhooks=webhooks_at(data.webhook_url),
             metadata=data.metadata,
+            budget=data.budget,
         ),
     )
     return Response(

@@ -40,7 +40,8 @@ class TaskView(msgspec.Struct):
     ended without success is failed or cancelled.
 
     An earlier attempt at the run finished a replayed task. `models` are the models that the task
-    called, in the order of their first calls.
+    called, in the order of their first calls. `cost` is in USD; null if no call of the task has a
+    price.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TaskView(msgspec.Struct):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     models: tuple[str, ...] = ()
+    cost: float | None = None
 
 
 class DeliveryView(msgspec.Struct):
@@ -76,7 +78,8 @@ class RunState(msgspec.Struct, kw_only=True):
     """The state of a run.
 
     `metadata` are the names and texts that the client has given it. `batch_id` is the batch in
-    which it was submitted.
+    which it was submitted. `cost` is in USD, that of the calls whose model has a price; null if
+    none has. `usage` counts the others as `unpriced_calls`.
     """
 
     run_id: UUID
@@ -90,6 +93,7 @@ class RunState(msgspec.Struct, kw_only=True):
     finished_at: datetime | None
     waited_seconds: float | None
     usage: dict[str, int] | None
+    cost: float | None
     metadata: dict[str, str]
     batch_id: UUID | None
 
@@ -283,7 +287,8 @@ def _state_fields(run: ListedRun) -> dict[str, Any]:
         "started_at": run.started_at,
         "finished_at": run.finished_at,
         "waited_seconds": run.waited_seconds,
-        "usage": run.usage,
+        "usage": run.used,
+        "cost": run.cost,
         "metadata": dict(run.metadata or {}),
         "batch_id": run.batch_id,
     }

@@ -41,7 +41,7 @@ async def _examine() -> int:
             settings = load_settings()
             examination.passed(f"backend {settings.temp_backend}, model {settings.llm_model}")
         if examination.failures:
-            for part in ("database", "backend", "libraries", "model", "crews"):
+            for part in ("database", "backend", "prices", "libraries", "model", "crews"):
                 examination.skipped(part, "it needs the settings")
             return 1
         # A release of CrewAI that the engine does not fit ends the command.
@@ -57,6 +57,8 @@ async def _examine() -> int:
             with examination.of("backend", "see docs/operations.md, Backends"):
                 store = await stack.enter_async_context(open_store(settings, database))
                 examination.passed(await _round_trip(store))
+        with examination.of("prices", "see docs/costs.md, Prices"):
+            examination.passed(_check_prices(settings))
         with examination.of("libraries", "install the releases that requirements.lock names"):
             examination.passed(_check_pins())
         await _check_crews_and_models(settings, examination)
@@ -99,6 +101,14 @@ def _check_pins() -> str:
     if lines := changed():
         raise RuntimeError("\n".join(["internals that this service relies on changed:", *lines]))
     return f"crewai {version('crewai')}; every pinned internal is unchanged"
+
+
+def _check_prices(settings: Settings) -> str:
+    from app.prices import read_prices
+
+    if settings.prices_file is None:
+        return "PRICES_FILE is not set: the cost of runs is unknown"
+    return f"{len(read_prices(settings.prices_file))} price(s) in {settings.prices_file}"
 
 
 async def _round_trip(store: "OutputStore") -> str:
@@ -157,6 +167,8 @@ async def _check_crews_and_models(settings: Settings, examination: _Examination)
             for crew in crews:
                 examination.passed(f"{crew.name}: {_description(engine, crew.name)}")
             for crew in crews:
+                _check_models_have_prices(crew.name, engine, settings, examination)
+            for crew in crews:
                 unusable = unusable_models(crew.name, engine.models(crew.name))
                 if unusable:
                     with examination.of("model", ""):
@@ -175,6 +187,20 @@ def _description(engine: "Engine", crew: str) -> str:
     found = engine.describe(crew)
     reason = f" ({found.reason})" if found.reason else ""
     return f"{len(found.tasks)} tasks, execution mode {found.execution_mode}{reason}"
+
+
+def _check_models_have_prices(
+    crew: str, engine: "Engine", settings: Settings, examination: _Examination
+) -> None:
+    from app.prices import read_prices, unpriced_models
+
+    with examination.of("prices", "correct PRICES_FILE"):
+        prices = read_prices(settings.prices_file)
+        for model in unpriced_models(prices, engine.model_names(crew)):
+            examination.failed(
+                f"crew {crew} calls {model}, which has no price: its cost is unknown",
+                f'add ["{model}"] to {settings.prices_file}; see docs/costs.md',
+            )
 
 
 async def _check_model_of(

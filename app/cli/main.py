@@ -20,6 +20,7 @@ from app.cli.runs import runs
 from app.cli.serve import serve
 from app.cli.sweep import sweep
 from app.cli.top import top
+from app.cli.usage import usage
 from app.settings import SettingsError
 
 
@@ -57,5 +58,5 @@ def cli() -> None:
     """
 
 
-for command in (serve, run, runs, sweep, purge, keys, backup, doctor, top, demo):
+for command in (serve, run, runs, usage, sweep, purge, keys, backup, doctor, top, demo):
     cli.add_command(command)

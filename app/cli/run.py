@@ -177,7 +177,8 @@ def _as_dict(run: "Run") -> dict[str, Any]:
         "assumed_inputs": run.assumed_inputs,
         "outputs": run.outputs,
         "raw_result": run.raw_result,
-        "usage": run.usage,
+        "usage": run.used,
+        "cost": run.cost,
         "error": run.error,
         "error_type": run.error_type,
     }

@@ -27,7 +27,7 @@ _SHOWN = (
     "error_type",
     "error",
 )
-_OF_JSON = (*_SHOWN, "inputs", "outputs", "raw_result", "tasks", "usage")
+_OF_JSON = (*_SHOWN, "inputs", "outputs", "raw_result", "tasks", "cost")
 
 
 @click.group()
@@ -69,6 +69,7 @@ def show_run(run_id: UUID, *, as_json: bool, with_calls: bool) -> None:
     calls = asyncio.run(find_calls(_settings(), run_id)) if with_calls else []
     if as_json:
         shown = {name: getattr(run, name) for name in _OF_JSON}
+        shown["usage"] = run.used
         if with_calls:
             shown["calls"] = [msgspec.structs.asdict(call) for call in calls]
         click.echo(msgspec.json.encode(shown))

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from app.budgets import Budget, budget
 from app.settings import SettingsError
 
 InputType = Literal["string", "integer", "number", "boolean", "array", "object"]
@@ -68,7 +69,8 @@ class CrewOptions(_Table):
     `model`, `base_url`, `api_key_env` (an environment variable) and `temperature` apply to agents
     without a model of their own; with `replace_models`, to all agents. The limits apply to each
     process, within the limits of the service. `allow_extra_inputs` is for crews that read inputs
-    which their texts don't name; None leaves the choice to the crew.
+    which their texts don't name; None leaves the choice to the crew. `max_cost` (USD),
+    `max_model_calls` and `max_tokens` are the budget of each run.
     """
 
     description: str = ""
@@ -80,6 +82,9 @@ class CrewOptions(_Table):
     max_runs_in_flight: Annotated[int, Field(ge=1)] | None = None
     run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     allow_extra_inputs: bool | None = None
+    max_cost: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    max_model_calls: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     inputs: dict[str, InputOptions] = {}
 
     @field_validator("api_key_env")
@@ -88,6 +93,11 @@ class CrewOptions(_Table):
         if value is not None and not os.environ.get(value):
             raise ValueError(f"the environment has no variable {value}")
         return value
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of each run of the crew."""
+        return budget(self.max_cost, self.max_model_calls, self.max_tokens)
 
     @property
     def has_model(self) -> bool:

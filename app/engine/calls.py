@@ -32,14 +32,15 @@ class ModelCall(Call):
     `model` is the name as LLM_MODEL has it, and `provider` CrewAI's name of the provider.
     `messages` is CrewAI's list, which CrewAI extends after the call. Tokens are known when the call
     is finished, as the model reported them. `first_token_at` is known for streamed answers only.
-    `waited` is the time for a slot of the connection pool, in nanoseconds. The pool adds `headers`
-    to the request.
+    `max_tokens` is the model's limit of an answer, if it has one. `waited` is the time for a slot
+    of the connection pool, in nanoseconds. The pool adds `headers` to the request.
     """
 
     model: str
     provider: str
     messages: Any
     tools: Any
+    max_tokens: int | None = None
     answer: Any = None
     first_token_at: int | None = None
     input_tokens: int = 0

@@ -63,7 +63,7 @@ from app.engine.results import (
 )
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.failures import failure_of
-from app.engine.runtime.model_hooks import instrument_model
+from app.engine.runtime.model_hooks import instrument_model, model_name
 from app.engine.runtime.signals import ReviewRequired
 from app.engine.runtime.threads import (
     AbandonedThreads,
@@ -151,6 +151,10 @@ class Engine:
     def models(self, name: str) -> tuple[BaseLLM, ...]:
         """The models that a registered crew calls; none for a flow. Raises CrewUnknown."""
         return self._find(name).named_models
+
+    def model_names(self, name: str) -> tuple[str, ...]:
+        """The names of a registered crew's models, as its calls have them. Raises CrewUnknown."""
+        return tuple(dict.fromkeys(map(model_name, self.models(name))))
 
     def fingerprint(self, name: str) -> str | None:
         """The crew's fingerprint, empty for a flow; None if no crew of this name is registered."""

@@ -521,6 +521,11 @@ PINS: tuple[Pin, ...] = (
         "CrewAI's wrapper of every model call stays in effect",
     ),
     Pin(
+        "crewai.llms.base_llm:BaseLLM._effective_max_tokens",
+        "9f9acd9c099d",
+        "budgets reserve the cost of the longest answer",
+    ),
+    Pin(
         "crewai.llms.base_llm:BaseLLM._effective_stream",
         "4ee7020eee34",
         "a run with subscribers streams without changing the shared model",

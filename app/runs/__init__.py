@@ -32,6 +32,7 @@ from app.runs.inputs import check_batch_values, check_bounds, clean_text
 from app.runs.metadata import METADATA_LIMITS
 from app.runs.records import (
     UNSETTLED,
+    USAGE_COUNTS,
     Batch,
     Delivery,
     DeliveryStatus,
@@ -42,6 +43,8 @@ from app.runs.records import (
     RunOptions,
     RunPage,
     RunStatus,
+    UsageFilter,
+    UsageRow,
     Webhook,
     WebhookKind,
     output_path,
@@ -52,6 +55,7 @@ from app.runs.service import RunService
 __all__ = [
     "METADATA_LIMITS",
     "UNSETTLED",
+    "USAGE_COUNTS",
     "AwaitingHuman",
     "Batch",
     "Batches",
@@ -90,6 +94,8 @@ __all__ = [
     "UnknownCrew",
     "UnknownOutput",
     "UnknownRun",
+    "UsageFilter",
+    "UsageRow",
     "Webhook",
     "WebhookKind",
     "check_batch_values",

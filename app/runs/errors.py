@@ -58,6 +58,10 @@ class LimitReached(RunError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class BudgetExceeded(RunError):
+    """A model call would exceed a budget: it is not made, and ends its run."""
+
+
 class ShuttingDown(RunError):
     """The process stops and accepts no more runs; nothing was accepted."""
 

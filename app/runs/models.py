@@ -1,4 +1,4 @@
-"""The tables of runs, their events, calls, deliveries to webhooks, tokens under way, and usage."""
+"""The tables of runs, events, calls, deliveries to webhooks, tokens under way, usage and cost."""
 
 from collections.abc import Callable
 from datetime import date, datetime
@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.budgets import Budget
 from app.db import Base, UtcDateTime
 from app.runs.human_input import HumanInput
 from app.runs.records import Webhook, WebhookKind, Webhooks
@@ -139,6 +140,7 @@ class UserRun(Base):
     traceparent: Mapped[str | None] = mapped_column(String(55))
     tracestate: Mapped[str | None] = mapped_column(String(512))
     human_input: Mapped[HumanInput | None] = mapped_column(MsgspecJson(HumanInput))
+    budget: Mapped[Budget | None] = mapped_column(MsgspecJson(Budget))
     attempt: Mapped[int] = mapped_column(Integer)
     pauses: Mapped[int] = mapped_column(Integer, server_default="0")
     worker: Mapped[str | None] = mapped_column(String(64))
@@ -217,6 +219,43 @@ class CallerUsage(Base):
     day: Mapped[date] = mapped_column(Date, primary_key=True)
     runs: Mapped[int] = mapped_column(BigInteger)
     tokens: Mapped[int] = mapped_column(BigInteger)
+    # In nano-dollars, of calls made on this day; only for callers with a budget for a day.
+    cost: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class CostReservation(Base):
+    """The estimated cost, in nano-dollars, of a caller's model calls under way in one process.
+
+    It counts while the process `worker` holds the lease of a running run.
+    """
+
+    __tablename__ = "cost_reservations"
+
+    caller: Mapped[str] = mapped_column(String(64), primary_key=True)
+    worker: Mapped[str] = mapped_column(String(64), primary_key=True)
+    amount: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsageTotal(Base):
+    """The calls of an owner's runs of a crew to one model on one day (UTC), and their cost.
+
+    `runs` counts the runs that called the model. The row with the model '' counts all runs that
+    began on the day, and nothing else. `cost` is in nano-dollars.
+    """
+
+    __tablename__ = "usage_totals"
+
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    owner: Mapped[str] = mapped_column(String(40), primary_key=True)
+    crew: Mapped[str] = mapped_column(String(100), primary_key=True)
+    model: Mapped[str] = mapped_column(String(200), primary_key=True)
+    runs: Mapped[int] = mapped_column(BigInteger)
+    calls: Mapped[int] = mapped_column(BigInteger)
+    unpriced_calls: Mapped[int] = mapped_column(BigInteger)
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    cost: Mapped[int] = mapped_column(BigInteger)
 
 
 class WebhookDelivery(Base):

@@ -5,7 +5,7 @@ Rows of the database stay inside `persistence` and `webhooks`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote
@@ -13,11 +13,23 @@ from uuid import UUID
 
 import msgspec
 
+from app.budgets import Budget
+from app.prices import usd
 from app.runs.human_input import HumanInput
 from app.telemetry.tracing import TraceHeaders
 
 UsageCounts = dict[str, int]
-"""The tokens and model calls that a run has used, by name."""
+"""The tokens and model calls that a run has used, by name; its cost, if known, is among them."""
+
+COST: Final = "cost_nano_usd"
+"""The name of the cost in nano-dollars among `UsageCounts`; absent if no call has a price."""
+
+
+def without_cost(usage: Mapping[str, int] | None) -> UsageCounts | None:
+    """The tokens and calls among a run's usage."""
+    if usage is None:
+        return None
+    return {name: count for name, count in usage.items() if name != COST}
 
 
 class RunStatus(StrEnum):
@@ -71,7 +83,8 @@ class RunOptions:
     `stream`: models stream from the first call. `idempotency_key`: repeated requests with the same
     key get the same run. `webhooks`: where events are sent; `meta`: data that is sent with them.
     `context_id`: the client's own name for a group of runs. `metadata`: the client's own names and
-    texts, to find the run by.
+    texts, to find the run by. `budget` limits what the run uses, within the budgets of its crew and
+    of its key.
     """
 
     stream: bool = False
@@ -80,6 +93,7 @@ class RunOptions:
     meta: Any = None
     context_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
 
 
 MAX_REASON_CHARACTERS: Final = 500
@@ -113,6 +127,17 @@ class ListedRun:
     def is_settled(self) -> bool:
         """Whether the run has ended."""
         return self.status not in UNSETTLED
+
+    @property
+    def cost(self) -> float | None:
+        """The cost in USD; None if no call has a price, or nothing was called."""
+        nanos = (self.usage or {}).get(COST)
+        return None if nanos is None else usd(nanos)
+
+    @property
+    def used(self) -> UsageCounts | None:
+        """The usage without the cost."""
+        return without_cost(self.usage)
 
     @property
     def waited_seconds(self) -> float | None:
@@ -173,6 +198,7 @@ class NewRun:
     metadata: Mapping[str, str] | None = None
     batch_id: UUID | None = None
     trace: TraceHeaders | None = None
+    budget: Budget | None = None
     stored_inputs: msgspec.Raw = field(init=False, repr=False)
     """The inputs as JSON: the transaction that many runs share does not encode them."""
 
@@ -258,6 +284,7 @@ class ClaimedRun:
     trace: TraceHeaders | None = None
     previous_started_at: datetime | None = None
     is_takeover: bool = False
+    budget: Budget | None = None
 
     def settled(self, outcome: Outcome, finished_at: datetime) -> Run:
         """The run as it stands once this outcome is committed."""
@@ -369,6 +396,48 @@ class BatchPage:
 
     batches: Sequence[Batch]
     next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageFilter:
+    """The usage to add up: that of days (UTC) from `from_day` to `to_day`, both included.
+
+    `key` is the id of a key; '' stands for runs without one.
+    """
+
+    from_day: date
+    to_day: date
+    crew: str | None = None
+    key: str | None = None
+    model: str | None = None
+
+
+USAGE_COUNTS: Final = (
+    "runs",
+    "calls",
+    "unpriced_calls",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+)
+"""The counts of a `UsageRow`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """The usage of a group of runs; `groups` names its day, crew, key and model, as requested.
+
+    `cost` is in nano-dollars, that of the calls with a price; None if no call has one.
+    """
+
+    groups: Mapping[str, Any]
+    runs: int
+    calls: int
+    unpriced_calls: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from app.access.callers import Caller
+from app.budgets import Budget, smallest
 from app.crews.registry import CrewSpec, Registry
 from app.engine import InputRefused, ThreadsExhausted
 from app.pacer import next_step, turn
@@ -47,6 +48,7 @@ from app.runs.errors import (
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
 from app.runs.execution.progress import tasks_of
+from app.runs.execution.spending import Accounts
 from app.runs.execution.worker import Worker
 from app.runs.inputs import (
     assumed_inputs,
@@ -74,6 +76,8 @@ from app.runs.records import (
     RunOptions,
     RunPage,
     RunStatus,
+    UsageFilter,
+    UsageRow,
     Webhooks,
 )
 from app.runs.shield import shielded
@@ -106,10 +110,12 @@ class RunService:
         queries: RunQueries,
         worker: Worker,
         events: EventHub,
+        accounts: Accounts,
         max_runs: int,
         url_guard: UrlGuard | None = None,
         tracing: "Tracing | None" = None,
     ) -> None:
+        self._accounts = accounts
         self._crews = crews
         self._engine = engine
         self._rows = rows
@@ -155,7 +161,8 @@ class RunService:
 
         Raises:
             UnknownCrew: no crew of this name is registered.
-            InvalidInput: an input is refused, or the URL of a webhook is.
+            InvalidInput: an input is refused, the URL of a webhook is, or a budget in money because
+                a model has no price.
             IdempotencyConflict: the key was used for another request.
             LimitReached: the caller's quota does not allow another run.
             Overloaded, ShuttingDown, DatabaseUnavailable: not now; nothing was accepted.
@@ -186,7 +193,7 @@ class RunService:
         for index, given in enumerate(batch):
             new.append(self._new_run(crew, given, caller, options, f"inputs[{index}]."))
             if key is not None:
-                digest.update(_request(new[-1]))
+                digest.update(_request(new[-1], options.budget))
             await next_step()  # large inputs need milliseconds each
         await self._check_webhooks(options.webhooks)
         batch_id = new_batch_id(self._rows.now())
@@ -249,6 +256,19 @@ class RunService:
     def list_slot(self, caller: Caller) -> asyncio.Semaphore:
         """The caller's slots to read lists, which bound how many connections these hold."""
         return self._lists.setdefault(caller.name, asyncio.Semaphore(_MAX_LISTS))
+
+    async def usage(
+        self, matching: UsageFilter, group_by: Sequence[str], caller: Caller
+    ) -> list[UsageRow]:
+        """The usage of the caller's runs by these groups; of all runs for an admin.
+
+        Raises InvalidInput for too many groups, DatabaseUnavailable.
+        """
+        if not caller.is_admin:
+            if matching.key not in (None, caller.owner):
+                return []
+            matching = replace(matching, key=caller.owner or "")
+        return await self._accounts.totals.query(matching, group_by)
 
     async def find(self, idempotency_key: str, caller: Caller) -> UUID | None:
         """The caller's run that was accepted with this key, if there is one."""
@@ -536,6 +556,7 @@ class RunService:
         if options.meta is not None:
             check_bounds("meta", options.meta, "meta")
         metadata = check_metadata(options.metadata)
+        budget = self._budget(spec, caller, options)
         if options.idempotency_key is not None:
             check_storable(options.idempotency_key, "Idempotency-Key")
         new = NewRun(
@@ -553,10 +574,29 @@ class RunService:
             assumed_inputs=assumed_inputs(spec, given),
             metadata=metadata or None,
             trace=self._tracing.headers_of_request() if self._tracing is not None else None,
+            budget=budget,
         )
         if options.idempotency_key is None:
             return new
-        return replace(new, request_digest=hashlib.sha256(_request(new)).hexdigest())
+        return replace(
+            new, request_digest=hashlib.sha256(_request(new, options.budget)).hexdigest()
+        )
+
+    def _budget(self, spec: CrewSpec, caller: Caller, options: RunOptions) -> Budget | None:
+        """The budget of a run. Raises InvalidInput: it is in money, and a model has no price."""
+        of_day = caller.quota.cost_per_day if caller.quota else None
+        budget = smallest(
+            [spec.options.budget, caller.budget, options.budget, Budget(cost_per_day=of_day)]
+        )
+        if budget is not None and budget.needs_prices:
+            for name in self._engine.model_names(spec.name):
+                if self._accounts.prices.of(name) is None:
+                    problem = (
+                        f"the crew {spec.name} calls the model {name}, which has no price in "
+                        "PRICES_FILE, so that its cost can't be limited"
+                    )
+                    raise InvalidInput(budget.money_field, problem)
+        return budget
 
     def _admit(self, count: int, crews: Set[str]) -> None:
         if not self.accepting:
@@ -589,11 +629,16 @@ def _as_batch(
     return [replace(batch[0], idempotency_key=idempotency_key), *batch[1:]]
 
 
-def _request(run: NewRun) -> bytes:
-    """The parts of a request in which its repeats with the same idempotency key are equal."""
+def _request(run: NewRun, budget: Budget) -> bytes:
+    """The parts of a request in which its repeats with the same idempotency key are equal.
+
+    `budget` is the request's own.
+    """
     request: list[Any] = [run.crew, run.inputs, run.stream, run.webhooks, run.meta]
     if run.metadata:  # otherwise the digest is that of versions without metadata
         request.append(run.metadata)
+    if budget != Budget():
+        request.append(["budget", budget])
     return msgspec.json.encode(request)
 
 

@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -196,6 +197,57 @@ def test_keys_are_made_listed_and_revoked(crew_capture: RunCommand) -> None:
     refused = crew_capture("keys", "revoke", "nobody")
     assert refused.returncode == 1
     assert "keys list" in refused.stderr
+
+
+def test_limits_of_a_key_are_set_and_removed(crew_capture: RunCommand) -> None:
+    key = crew_capture("keys", "create", "team", "--max-cost", "0.5", "--runs-per-day", "7")
+    key_id = key.stdout.split("_")[1]
+    assert "team  (runs_per_day=7, max_cost=0.5)" in crew_capture("keys", "list").stdout
+    changed = crew_capture(
+        "keys", "set", key_id, "--cost-per-day", "2.5", "--max-tokens", "9", "--unset", "max-cost"
+    )
+    assert changed.returncode == 0, changed.stderr
+    limits = "(runs_per_day=7, cost_per_day=2.5, max_tokens=9)"
+    assert f"team  {limits}" in crew_capture("keys", "list").stdout
+    unknown = crew_capture("keys", "set", "nobody", "--max-tokens", "9")
+    assert (unknown.returncode, "no key has the id nobody" in unknown.stderr) == (1, True)
+    assert crew_capture("keys", "set", key_id).returncode == 2
+    wrong = crew_capture("keys", "set", key_id, "--max-cost", "0")
+    assert wrong.returncode == 2
+    assert "not an amount in USD" in wrong.stderr
+
+
+def test_usage_is_printed_as_a_table(crew_capture: RunCommand, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text("[offline]\ninput = 0\noutput = 0\n")
+    assert crew_capture("run").returncode == 0
+    unknown = crew_capture("usage", "--by", "crew", "--by", "model").stdout.splitlines()
+    heading = ["CREW", "MODEL", "RUNS", "CALLS", "UNPRICED CALLS", "INPUT TOKENS"]
+    heading += ["CACHED TOKENS", "OUTPUT TOKENS", "COST"]
+    assert re.split("  +", unknown[0]) == heading
+    assert [line.split() for line in unknown[1:]] == [
+        ["idea", "offline", "1", "3", "3", "0", "0", "0", "-"]
+    ]
+    shown = crew_capture("run", "--json", PRICES_FILE=str(prices))
+    assert json.loads(shown.stdout)["cost"] == 0
+    known = crew_capture("usage", "--by", "crew", "--crew", "idea").stdout.splitlines()
+    assert [line.split() for line in known[1:]] == [
+        ["idea", "2", "6", "3", "0", "0", "0", "0.000000"]
+    ]
+    assert len(crew_capture("usage", "--to", "2020-01-01").stdout.splitlines()) == 1
+
+
+def test_doctor_names_models_without_a_price(crew_capture: RunCommand, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text("[gpt-4o]\ninput = 1\noutput = 1\n")
+    result = crew_capture("doctor", PRICES_FILE=str(prices))
+    assert result.returncode == 1
+    assert "✓ prices: 1 price(s)" in result.stdout
+    assert "✗ prices: crew idea calls offline, which has no price" in result.stdout
+    prices.write_text("[gpt-4o]\ninput = 1\n")
+    result = crew_capture("doctor", PRICES_FILE=str(prices))
+    assert "✗ prices: PRICES_FILE=" in result.stdout
+    assert '["gpt-4o"] output: field required' in result.stdout
 
 
 def test_each_folder_is_an_installation_of_its_own(

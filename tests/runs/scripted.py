@@ -35,6 +35,7 @@ from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.isolation import Isolation
 from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher
 from app.runs.execution.peer_poller import PeerPoller
+from app.runs.execution.spending import Accounts
 from app.runs.execution.worker import Worker
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.models import UserRun
@@ -282,6 +283,7 @@ async def running_service(
         interval_seconds=3600,
         probability=cleanup_probability,
     )
+    accounts = Accounts(database, name)
     worker = Worker(
         rows=rows,
         queries=queries,
@@ -290,6 +292,7 @@ async def running_service(
         sweeper=sweeper,
         events=events,
         crews=crews,
+        accounts=accounts,
         max_in_flight=max_in_flight,
         timeout_seconds=timeout_seconds,
         keep_messages=keep_messages,
@@ -301,6 +304,7 @@ async def running_service(
         queries=queries,
         worker=worker,
         events=events,
+        accounts=accounts,
         max_runs=max_in_flight + max_queued,
         url_guard=url_guard,
     )

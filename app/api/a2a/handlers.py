@@ -42,7 +42,7 @@ from a2a.utils.errors import (
 )
 
 from app.access.callers import Caller
-from app.api.a2a.messages import HOW_TO_ANSWER, inputs_in, review_in
+from app.api.a2a.messages import HOW_TO_ANSWER, budget_of, inputs_in, review_in
 from app.api.errors import accepted, error_text
 from app.runs import (
     Event,
@@ -177,7 +177,7 @@ class CrewAgents(RequestHandler):
         crew = self._crews.get(context.state["crew"])
         if crew is None:
             raise UnknownCrew(f"no crew is named {context.state['crew']}")
-        options = RunOptions(context_id=message.context_id or None)
+        options = RunOptions(context_id=message.context_id or None, budget=budget_of(message))
         inputs = inputs_in(message, crew)
         run = await self._runs.submit(crew.name, inputs, _caller(context), options)
         return run.run_id, -1

@@ -6,8 +6,11 @@ from uuid import UUID
 import msgspec
 from a2a.helpers import get_data_parts, get_message_text, get_raw_parts, get_url_parts
 from a2a.types import Message
+from google.protobuf.json_format import MessageToDict
 
+from app.api.budget_fields import budget_in
 from app.api.problems import convert
+from app.budgets import Budget
 from app.runs import CrewInfo, InvalidInput, ReviewDecision
 
 HOW_TO_ANSWER = (
@@ -72,6 +75,11 @@ def inputs_in(message: Message, crew: CrewInfo) -> dict[str, Any]:
     if name in given:
         raise InvalidInput(name, "given twice, as data and as text")
     return given | {name: text}
+
+
+def budget_of(message: Message) -> Budget:
+    """The budget in a message's metadata. Raises InvalidInput."""
+    return budget_in(_whole_numbers(MessageToDict(message.metadata)))
 
 
 def _named(inputs: object, crew: CrewInfo) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from app.api.budget_fields import MaxCost, MaxCount
 from app.runs import InvalidInput, Run, RunStatus, Webhook, WebhookKind
 
 
@@ -49,10 +50,16 @@ class WebhookUrls(msgspec.Struct, rename=_platform_name):
 
 
 class Kickoff(WebhookUrls, rename=_platform_name):
-    """A run to submit; each webhook's body repeats `meta`."""
+    """A run to submit; each webhook's body repeats `meta`.
+
+    `max_cost` (USD), `max_model_calls` and `max_tokens` are the run's budget.
+    """
 
     inputs: dict[str, Any] = {}
     meta: dict[str, Any] | None = None
+    max_cost: MaxCost | None = None
+    max_model_calls: MaxCount | None = None
+    max_tokens: MaxCount | None = None
 
 
 class Resume(WebhookUrls, rename=_platform_name, kw_only=True):

@@ -22,6 +22,7 @@ from app.api.dependencies import Runs
 from app.api.links import linked
 from app.api.middleware.auth import CallerRequest
 from app.api.waiting import IdempotencyKey
+from app.budgets import budget
 from app.runs import MissingInputs, ReviewDecision, Run, RunOptions, RunService, UnknownRun
 
 
@@ -63,7 +64,10 @@ async def kickoff(
 ) -> KickoffAnswer:
     """The response means that the run is accepted and will be executed."""
     options = RunOptions(
-        idempotency_key=idempotency_key, webhooks=webhooks_in(data), meta=data.meta
+        idempotency_key=idempotency_key,
+        webhooks=webhooks_in(data),
+        meta=data.meta,
+        budget=budget(data.max_cost, data.max_model_calls, data.max_tokens),
     )
     run = await runs.submit(crew, data.inputs, request.user, options)
     return KickoffAnswer(run.run_id)

@@ -12,8 +12,10 @@ from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from starlette.requests import Request
 
 from app.access.callers import Caller
+from app.api.budget_fields import budget_in
 from app.api.errors import accepted, error_text
 from app.api.problems import convert
+from app.budgets import Budget
 from app.pacer import inherited, turn
 from app.runs import (
     CrewInfo,
@@ -138,7 +140,10 @@ class CrewTools:
         session_id = request.headers.get(MCP_SESSION_ID_HEADER)
         request_id = self.server.request_context.request_id
         key = None if session_id is None else run_key(session_id, request_id)
-        return await self._runs.submit(name, inputs, caller, RunOptions(idempotency_key=key))
+        meta = self.server.request_context.meta
+        budget = budget_in(meta.model_extra or {}) if meta is not None else Budget()
+        options = RunOptions(idempotency_key=key, budget=budget)
+        return await self._runs.submit(name, inputs, caller, options)
 
     async def _resume(self, arguments: dict[str, Any], caller: Caller) -> Run:
         given = convert(arguments, _Answer, "arguments")

@@ -16,11 +16,12 @@ from litestar.middleware import ASGIMiddleware
 from litestar.openapi.spec import Operation
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.access.api_keys import ApiKey, ApiKeys, Role
+from app.access.api_keys import DAILY_LIMITS, RUN_LIMITS, ApiKey, ApiKeys, Role
 from app.access.callers import Caller, Quota
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import RateLimits
 from app.api.middleware.open_requests import KeyRevoked, OpenRequests
+from app.budgets import Budget
 from app.pacer import identify, turn
 
 CallerRequest: TypeAlias = Request[Caller, Any, State]
@@ -121,15 +122,12 @@ class AuthMiddleware(ASGIMiddleware):
         if key.role not in allowed:
             names = " or ".join(sorted(allowed))
             raise PermissionDeniedException(f"the role of this key is {key.role}, not {names}")
-        quota = self._quota
-        if key.runs_per_day is not None or key.tokens_per_day is not None:
-            default = quota or Quota()
-            quota = replace(
-                default,
-                runs_per_day=key.runs_per_day or default.runs_per_day,
-                tokens_per_day=key.tokens_per_day or default.tokens_per_day,
-            )
-        return Caller(key.key_id, is_admin=key.role == Role.ADMIN, address=address, quota=quota)
+        quota, budget = self._quota, None
+        if of_key := key.limits:
+            if daily := {name: of_key[name] for name in DAILY_LIMITS if name in of_key}:
+                quota = replace(quota or Quota(), **daily)
+            budget = Budget(**{name: of_key[name] for name in RUN_LIMITS if name in of_key})
+        return Caller(key.key_id, key.role == Role.ADMIN, address, quota, budget)
 
 
 def encoded_hosts(names: Collection[str] | None) -> Collection[bytes] | None:

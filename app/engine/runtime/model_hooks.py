@@ -45,6 +45,13 @@ def instrument_model(kind: type[BaseLLM]) -> None:
         _instrumented.add(kind)
 
 
+def model_name(model: BaseLLM) -> str:
+    """The name of a model as LLM_MODEL has it."""
+    of_crewai = type(model).__module__.startswith(_CREWAI_MODELS)
+    is_whole = not of_crewai or model.model == model.provider
+    return model.model if is_whole else f"{model.provider}/{model.model}"
+
+
 def count_reported(usage_data: dict[str, Any]) -> None:
     """Add the usage that one of CrewAI's own model classes reported to the current run."""
     run = current_run()
@@ -113,8 +120,9 @@ def _begin_call(
     run.check_cancelled()
     if active_model_call.get() is not None:
         return run, None
-    name = _name(model)
+    name = model_name(model)
     run.add_model(name)
+    max_tokens = model._effective_max_tokens()
     return run, ModelCall(
         task=run.calling_task,
         within=active_tool_call.get(),
@@ -122,6 +130,7 @@ def _begin_call(
         provider=str(model.provider),
         messages=args[0] if args else kwargs.get("messages"),
         tools=args[1] if len(args) > 1 else kwargs.get("tools"),
+        max_tokens=None if max_tokens is None else int(max_tokens),
     )
 
 
@@ -145,10 +154,3 @@ def _add_usage(run: RunContext, metrics: UsageMetrics) -> None:
         call.output_tokens += metrics.completion_tokens
         call.cached_tokens += metrics.cached_prompt_tokens
         call.reasoning_tokens += metrics.reasoning_tokens
-
-
-def _name(model: BaseLLM) -> str:
-    """The name of a model as LLM_MODEL has it."""
-    of_crewai = type(model).__module__.startswith(_CREWAI_MODELS)
-    is_whole = not of_crewai or model.model == model.provider
-    return model.model if is_whole else f"{model.provider}/{model.model}"

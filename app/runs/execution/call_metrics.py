@@ -7,7 +7,7 @@ from app.telemetry import metrics
 class CallMetrics:
     """Counts calls under way, and records those that have ended. Implements CallObserver.
 
-    It keeps no state: one serves all runs.
+    It keeps no state: all runs share one.
     """
 
     def admit(self, call: ModelCall) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from app.engine import ModelCall, ToolCall
+from app.prices import Prices
 from app.runs.call_records import (
     MAX_CALLS_PER_ATTEMPT,
     CallBatch,
@@ -37,7 +38,8 @@ class CallRecorder:
     `MAX_CALLS_PER_ATTEMPT` are not recorded.
     """
 
-    def __init__(self, run_id: UUID, attempt: int) -> None:
+    def __init__(self, run_id: UUID, attempt: int, prices: Prices) -> None:
+        self._prices = prices
         self._run_id = run_id
         self._attempt = attempt
         self._ids = itertools.count(1)
@@ -158,11 +160,8 @@ class CallRecorder:
             finish_reason=reason if reason is None or _WORD.fullmatch(reason) else "other",
             retries=call.retries,
             waited=call.waited,
-            cost=_cost(call),
+            cost=self._prices.cost(
+                call.model, call.input_tokens, call.cached_tokens, call.output_tokens
+            ),
             **common,
         )
-
-
-def _cost(call: ModelCall) -> int | None:
-    """The cost of a call so far in nano-dollars; None if its price is not known."""
-    return None

@@ -8,11 +8,13 @@ from functools import partial
 from typing import Any
 
 from app.engine import OnToken, StepFinished, TaskFinished, TaskStarted
+from app.prices import usd
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
 from app.runs.events.token_buffer import TokenBuffer
 from app.runs.execution.call_recorder import CallRecorder
 from app.runs.execution.progress import Progress
+from app.runs.execution.spending import Spending
 from app.runs.execution.traces import RunTrace
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import ClaimedRun
@@ -30,8 +32,10 @@ class Capture:
         events: EventHub,
         claimed: ClaimedRun,
         calls: CallRecorder,
+        spending: Spending,
         trace: RunTrace | None = None,
     ) -> None:
+        self._spending = spending
         self._store = store
         self._rows = rows
         self._events = events
@@ -44,7 +48,7 @@ class Capture:
         self._seq = EventSeq.first(claimed.attempt)
         self._trace = trace
         self.keys: list[OutputKey] = []
-        self.progress = Progress()
+        self.progress = Progress(spending.total_task_cost)
 
     async def task_started(self, event: TaskStarted) -> None:
         """Report the task's start."""
@@ -65,6 +69,7 @@ class Capture:
             await self._store.persist(key, event.text)
         self.progress.finish(event.index, event.text, finished_at, event.models)
         self._tokens.flush()
+        cost = self._spending.task_cost(event.index)
         self._report(
             EventType.TASK_FINISHED,
             event,
@@ -72,7 +77,8 @@ class Capture:
             started_at=finished_at - (event.finished_at - event.started_at),
             structured=event.structured,
             usage=asdict(event.usage),
-            run_usage=asdict(event.run_usage),
+            run_usage=asdict(event.run_usage) | self._spending.counts,
+            cost=None if cost is None else usd(cost),
             models=event.models,
             # The text is sent with the run's end; webhooks of tasks get it with this event.
             **({"output": replace_surrogates(event.text)} if "task" in self._webhooks else {}),

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from app.engine import CrewDescription, Replay, Review
 from app.runs.events.event import Event, EventType
+from app.runs.execution.progress import task_costs
 from app.runs.human_input import HumanInput
 from app.runs.persistence.queries import RunQueries
 from app.runs.records import UsageCounts
@@ -23,12 +24,14 @@ class Checkpoint:
     """The state that a new attempt continues from.
 
     `replays` are the tasks that are not executed again, by their index. `human_input` holds the
-    reviews so far, `usage` the tokens and calls of all earlier attempts.
+    reviews so far, `usage` the tokens and calls of all earlier attempts, and `task_costs` what
+    their tasks have cost, in nano-dollars.
     """
 
     replays: Mapping[int, Replay] = field(default_factory=dict)
     human_input: HumanInput | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
+    task_costs: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def reviews(self) -> Mapping[int, Sequence[Review]]:
@@ -62,7 +65,7 @@ async def find_checkpoint(
             crew.name,
         )
     if not crew.fingerprint:
-        return Checkpoint(usage=usage_in(events) or {})
+        return Checkpoint(usage=usage_in(events) or {}, task_costs=task_costs(events))
     if human is not None and human.fingerprint != crew.fingerprint:
         human = None
     paused = -1 if human is None else human.attempt
@@ -91,7 +94,7 @@ async def find_checkpoint(
             replay = await _replay(found, finished, store)
             if replay is not None:
                 replays[index] = replay
-    return Checkpoint(replays, human, usage_in(events) or {})
+    return Checkpoint(replays, human, usage_in(events) or {}, task_costs(events))
 
 
 async def _stored(run_id: UUID, store: OutputStore) -> Sequence[FoundOutput]:

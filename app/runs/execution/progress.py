@@ -1,11 +1,13 @@
 """The progress of runs: the tasks of an attempt, and the outputs that are captured so far."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from app.engine import Replay, TaskDescription
+from app.prices import nanos, usd
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.records import Outcome, Run, RunStatus
 from app.runs.texts import replace_surrogates
@@ -17,7 +19,9 @@ Tasks = list[dict[str, Any]]
 class Progress:
     """The tasks of an attempt that this process executes, with their texts."""
 
-    def __init__(self) -> None:
+    def __init__(self, cost_of: Callable[[int], float | None]) -> None:
+        """`cost_of` is the cost of a task by its index, in USD."""
+        self._cost_of = cost_of
         self._tasks: dict[int, dict[str, Any]] = {}
         self._texts: dict[int, str] = {}
 
@@ -55,7 +59,10 @@ class Progress:
 
     def tasks(self, status: RunStatus) -> Tasks:
         """The tasks of a run that ends in this state; a task without a text has failed."""
-        ordered = sorted(self._tasks.items())
+        ordered = [
+            (index, task | {"cost": self._cost_of(index)})
+            for index, task in sorted(self._tasks.items())
+        ]
         blank = {index for index, text in self._texts.items() if not text.strip()}
         tasks = [
             task | {"status": "failed"} if index in blank and status is RunStatus.FAILED else task
@@ -88,6 +95,8 @@ def tasks_of(run: Run, described: Sequence[TaskDescription], events: Sequence[Ev
         if event.data["index"] not in tasks:
             tasks[event.data["index"]] = pending(event.data["name"], event.data["agent"])
     models = {e.data["index"]: e.data["models"] for e in reports if "models" in e.data}
+    for index, cost in task_costs(events).items():
+        tasks[index]["cost"] = usd(cost)
     for index, task in tasks.items():  # saved by an attempt before a retry
         if task["name"] in (run.outputs or {}):
             task.update(status="finished", replayed=True, models=models.get(index, ()))
@@ -112,6 +121,15 @@ def tasks_of(run: Run, described: Sequence[TaskDescription], events: Sequence[Ev
     if run.awaiting is not None:
         tasks.get(run.awaiting.index, {}).update(status="awaiting_human")
     return [task for _, task in sorted(tasks.items())]
+
+
+def task_costs(events: Sequence[Event]) -> Mapping[int, int]:
+    """The cost of each task in all attempts that finished it, in nano-dollars, by its index."""
+    costs: Counter[int] = Counter()
+    for event in events:
+        if event.type == EventType.TASK_FINISHED and event.data.get("cost") is not None:
+            costs[event.data["index"]] += nanos(event.data["cost"])
+    return costs
 
 
 async def stored_outputs(

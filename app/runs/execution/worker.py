@@ -31,6 +31,7 @@ from app.engine import (
 from app.logs import lines_of_run
 from app.pacer import metered, turn
 from app.runs.call_records import MAX_CONTENT_BYTES, CallBatch, CallId, CallRecord
+from app.runs.errors import BudgetExceeded
 from app.runs.events.hub import EventHub
 from app.runs.execution.call_metrics import CallMetrics
 from app.runs.execution.call_recorder import CallRecorder
@@ -39,6 +40,7 @@ from app.runs.execution.capture import Capture
 from app.runs.execution.checkpoints import Checkpoint, find_checkpoint, usage_in
 from app.runs.execution.fair_slots import FairSlots
 from app.runs.execution.progress import Progress, ended, stored_outputs, tasks_of, with_progress
+from app.runs.execution.spending import Accounts, Spending
 from app.runs.execution.traces import RunTrace
 from app.runs.human_input import HumanInput, paused_at
 from app.runs.maintenance.sweeper import Sweeper
@@ -64,8 +66,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("crew_capture.runs")
 
-# The `error_type` in a run's row for each error of the engine.
-_ERROR_TYPES: Mapping[type[EngineError], str] = {
+# The `error_type` in a run's row for each error that ends a crew.
+_ERROR_TYPES: Mapping[type[Exception], str] = {
+    BudgetExceeded: "budget_exceeded",
     NoResult: "no_results",
     ModelError: "model_error",
     CrewFailed: "crew_error",
@@ -80,8 +83,8 @@ class _ActiveRun:
 
     `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs, and `models`
     are the models that it calls; `used_before` are the tokens of earlier attempts. `progress` and
-    `calls` are set once the run is claimed. `error` is an error of the service, and not of the
-    crew, that ended the attempt. `trace` is that of the attempt, if runs have traces.
+    `calls` and `spending` are set once the run is claimed. `error` is an error of the service, and
+    not of the crew, that ended the attempt. `trace` is that of the attempt, if runs have traces.
     """
 
     task: "asyncio.Task[Run | None]"
@@ -94,6 +97,7 @@ class _ActiveRun:
     models: list[str] = field(default_factory=list)
     progress: Progress | None = None
     calls: CallRecorder | None = None
+    spending: Spending | None = None
     error: BaseException | None = None
     trace: RunTrace | None = None
 
@@ -106,6 +110,8 @@ class _ActiveRun:
     def usage(self) -> UsageCounts:
         """The tokens and calls of all attempts so far."""
         used = asdict(self.used)
+        if self.spending is not None:
+            used |= self.spending.counts
         for name, count in self.used_before.items():
             used[name] = used.get(name, 0) + count
         return used
@@ -144,12 +150,14 @@ class Worker:
         sweeper: Sweeper,
         events: EventHub,
         crews: Registry,
+        accounts: Accounts,
         max_in_flight: int,
         timeout_seconds: float,
         keep_messages: bool = False,
         tracing: "Tracing | None" = None,
     ) -> None:
         self._tracing = tracing
+        self._accounts = accounts
         self._rows = rows
         self._queries = queries
         self._store = store
@@ -330,11 +338,15 @@ class Worker:
             return await self._execute_logged(claimed, active)
 
     async def _execute_logged(self, claimed: ClaimedRun, active: _ActiveRun) -> Run | None:
-        active.calls = calls = CallRecorder(claimed.run_id, claimed.attempt)
-        capture = Capture(self._store, self._rows, self._events, claimed, calls, active.trace)
+        calls = CallRecorder(claimed.run_id, claimed.attempt, self._accounts.prices)
+        spending = self._accounts.open(claimed, active.used)
+        active.calls, active.spending = calls, spending
+        capture = Capture(
+            self._store, self._rows, self._events, claimed, calls, spending, active.trace
+        )
         active.progress = capture.progress
         try:
-            outcome = await self._attempt(claimed, capture, active)
+            outcome = await self._attempt(claimed, capture, active, spending)
         except asyncio.CancelledError:  # this process stops
             if (last := calls.last_batch()) is not None:
                 self._rows.append_calls_soon(last)
@@ -349,7 +361,7 @@ class Worker:
         return await self._settle(claimed, outcome, keys, active)
 
     async def _attempt(
-        self, claimed: ClaimedRun, capture: Capture, active: _ActiveRun
+        self, claimed: ClaimedRun, capture: Capture, active: _ActiveRun, spending: Spending
     ) -> Outcome | HumanInput:
         """Run the crew; every error becomes the outcome.
 
@@ -361,12 +373,12 @@ class Worker:
             limit = 0.0
         try:
             async with asyncio.timeout(limit) as active.deadline:
-                return await self._run_crew(claimed, capture, active)
+                return await self._run_crew(claimed, capture, active, spending)
         except TimeoutError:
             if active.is_cancelled:
                 return CANCELLED
             return _failed("run_timeout", f"the run took longer than {limit:g} s")
-        except EngineError as error:
+        except (EngineError, BudgetExceeded) as error:
             return _failed(_ERROR_TYPES.get(type(error), "crew_error"), str(error))
         except StorageError as error:
             active.error = error
@@ -376,12 +388,17 @@ class Worker:
             return _failed("internal_error", "internal error")
         finally:
             active.deadline = None
+            spending.close()
 
     async def _run_crew(
-        self, claimed: ClaimedRun, capture: Capture, active: _ActiveRun
+        self, claimed: ClaimedRun, capture: Capture, active: _ActiveRun, spending: Spending
     ) -> Outcome | HumanInput:
         checkpoint = await self._checkpoint(claimed)
-        active.used_before = checkpoint.usage
+        active.used_before = spending.before = checkpoint.usage
+        spending.task_costs_before = checkpoint.task_costs
+        spending.models_before = frozenset(
+            model for replay in checkpoint.replays.values() for model in replay.models
+        )
         if self._keep_messages and active.calls is not None:
             active.calls.keep_content(await self._content_bytes_left(claimed))
         capture.progress.describe(self._engine.describe(claimed.crew).tasks, checkpoint.replays)
@@ -394,7 +411,7 @@ class Worker:
             on_step=capture.on_step,
             usage=active.used,
             models=active.models,
-            calls=self._call_observers(claimed, active),
+            calls=self._call_observers(active),
             on_guardrail=active.trace.add_guardrail if active.trace is not None else None,
         )
         if isinstance(result, Paused):
@@ -402,15 +419,16 @@ class Worker:
             return paused_at(result, claimed.attempt, fingerprint, checkpoint.human_input)
         if active.trace is not None:
             active.trace.execution_mode = result.execution_mode
-        return _outcome(result, active.usage)
+        return _outcome(result, active.usage, spending)
 
-    def _call_observers(self, claimed: ClaimedRun, active: _ActiveRun) -> CallObservers:
-        observers: list[CallObserver] = [self._call_metrics]
-        if active.calls is not None:
-            observers.append(active.calls)
-        if active.trace is not None:
-            observers.append(active.trace)
-        return CallObservers(observers)
+    def _call_observers(self, active: _ActiveRun) -> CallObservers:
+        observers: list[CallObserver | None] = [
+            self._call_metrics,
+            active.calls,
+            active.spending,
+            active.trace,
+        ]
+        return CallObservers([one for one in observers if one is not None])
 
     def _prompt_inputs(self, claimed: ClaimedRun) -> dict[str, Any]:
         spec = self._crews.get(claimed.crew)
@@ -430,11 +448,16 @@ class Worker:
         crew = self._engine.describe(claimed.crew)
         run = await self._persist(lambda: self._queries.get(claimed.run_id))
         saved = run.outputs if run is not None else None
-        return await self._persist(
+        checkpoint = await self._persist(
             lambda: find_checkpoint(
                 claimed.run_id, crew, self._queries, self._store, claimed.human_input, saved
             )
         )
+        # Events lack what an attempt used after its last finished task; the row has it.
+        counted = (run.usage if run is not None else None) or {}
+        names = {**counted, **checkpoint.usage}
+        usage = {n: max(counted.get(n, 0), checkpoint.usage.get(n, 0)) for n in names}
+        return replace(checkpoint, usage=usage)
 
     async def _pause(self, claimed: ClaimedRun, human: HumanInput, active: _ActiveRun) -> None:
         """Commit that the run awaits a human's review: from then on no worker holds it."""
@@ -555,7 +578,7 @@ class Worker:
         return result
 
 
-def _outcome(result: CrewResult, usage: UsageCounts) -> Outcome:
+def _outcome(result: CrewResult, usage: UsageCounts, spending: Spending) -> Outcome:
     blank = [t.name for t in result.tasks if not t.skipped and not t.text.strip()]
     if blank or not result.tasks:
         return _failed("no_results", f"nothing meaningful came back for {', '.join(blank)}")
@@ -572,8 +595,9 @@ def _outcome(result: CrewResult, usage: UsageCounts) -> Outcome:
                 "started_at": task.started_at,
                 "finished_at": task.finished_at,
                 "models": task.models,
+                "cost": spending.total_task_cost(index),
             }
-            for task in result.tasks
+            for index, task in enumerate(result.tasks)
         ],
         usage=usage,
     )

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, literal_column, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller, Quota
 from app.db import current_time
+from app.prices import usd
 from app.runs.errors import LimitReached
 from app.runs.models import IN_FLIGHT_SQL, CallerUsage, UserRun
 
@@ -36,6 +37,14 @@ class TokenUsage:
     tokens: int
 
 
+class _Today(NamedTuple):
+    """The usage of a caller today; `cost` is in nano-dollars."""
+
+    runs: int
+    tokens: int
+    cost: int
+
+
 async def admit(
     connection: AsyncConnection, requested: Sequence[tuple[Caller, int]]
 ) -> list[LimitReached | None]:
@@ -53,9 +62,9 @@ async def admit(
         if not count:  # repeats of what was accepted before
             refusals.append(None)
             continue
-        runs, tokens = used[caller.name]
+        today = used[caller.name]
         refusal = _in_flight_refusal(caller, in_flight, count) or _daily_refusal(
-            caller.quota or Quota(), runs + started[caller.name], tokens, count, now
+            caller.quota or Quota(), today, started[caller.name] + count, now
         )
         if refusal is None:
             for name in _names(caller):
@@ -111,24 +120,26 @@ def _in_flight_refusal(caller: Caller, in_flight: Counter[str], count: int) -> L
     return LimitReached(problem, limit=limit, retry_after_seconds=_RETRY_SECONDS)
 
 
-def _daily_refusal(
-    quota: Quota, runs: int, tokens: int, count: int, now: datetime
-) -> LimitReached | None:
+def _daily_refusal(quota: Quota, today: _Today, started: int, now: datetime) -> LimitReached | None:
     tomorrow = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
     seconds = int((tomorrow - now).total_seconds()) + 1
-    if quota.runs_per_day is not None and runs + count > quota.runs_per_day:
+    if quota.runs_per_day is not None and today.runs + started > quota.runs_per_day:
         problem = f"at most {quota.runs_per_day} runs may be started in a day (UTC)"
         return LimitReached(problem, limit=quota.runs_per_day, retry_after_seconds=seconds)
-    if quota.tokens_per_day is not None and tokens >= quota.tokens_per_day:
+    if quota.tokens_per_day is not None and today.tokens >= quota.tokens_per_day:
         problem = f"the {quota.tokens_per_day} tokens of this day (UTC) are used"
         return LimitReached(problem, limit=quota.tokens_per_day, retry_after_seconds=seconds)
+    if quota.cost_per_day is not None and today.cost >= quota.cost_per_day:
+        problem = f"the budget of {usd(quota.cost_per_day):g} USD for this day (UTC) is used up"
+        cents = max(1, round(100 * usd(quota.cost_per_day)))  # header fields have whole numbers
+        return LimitReached(problem, limit=cents, retry_after_seconds=seconds)
     return None
 
 
 async def _locked_usage(
     connection: AsyncConnection, names: Collection[str], day: date
-) -> dict[str, tuple[int, int]]:
-    """Runs and tokens of the day. Rows are locked in one order: no deadlock."""
+) -> dict[str, _Today]:
+    """The usage of the day. Rows are locked in one order: no deadlock."""
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     rows = [{"caller": name, "day": day, "runs": 0, "tokens": 0} for name in sorted(names)]
     touch: Any = (
@@ -137,9 +148,9 @@ async def _locked_usage(
         .on_conflict_do_update(
             index_elements=[CallerUsage.caller, CallerUsage.day], set_={"runs": CallerUsage.runs}
         )
-        .returning(CallerUsage.caller, CallerUsage.runs, CallerUsage.tokens)
+        .returning(CallerUsage.caller, CallerUsage.runs, CallerUsage.tokens, CallerUsage.cost)
     )
-    return {name: (runs, tokens) for name, runs, tokens in await connection.execute(touch)}
+    return {name: _Today(*counts) for name, *counts in await connection.execute(touch)}
 
 
 async def _in_flight(connection: AsyncConnection, callers: Sequence[Caller]) -> Counter[str]:

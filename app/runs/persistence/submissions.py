@@ -127,6 +127,7 @@ def _rows(
             "batch_id": run.batch_id,
             "traceparent": run.trace and run.trace.traceparent,
             "tracestate": run.trace and run.trace.tracestate,
+            "budget": run.budget,
             "status": RunStatus.QUEUED,
             "attempt": 0,
             "worker": submission.worker,

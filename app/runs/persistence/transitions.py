@@ -165,6 +165,7 @@ class Claim(Transition):
         UserRun.batch_id,
         UserRun.traceparent,
         UserRun.tracestate,
+        UserRun.budget,
     )
 
     worker: str
@@ -222,6 +223,7 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
         previous_started_at=row.started_at,
         # The lease of a worker that stops is released.
         is_takeover=row.status == RunStatus.RUNNING and row.lease_until is not None,
+        budget=row.budget,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from app.runs.records import RunStatus, WebhookKind
+from app.runs.records import RunStatus, WebhookKind, without_cost
 from app.runs.webhooks.event_snapshot import EventSnapshot
 
 AMP_FIELDS: Final[Mapping[WebhookKind, str]] = {
@@ -45,7 +45,7 @@ def _of_crew(event: EventSnapshot) -> dict[str, Any]:
         "status": "completed" if event.status == RunStatus.SUCCEEDED else "error",
         "result": event.raw_result,
         "error": event.error,
-        "token_usage": event.usage,
+        "token_usage": without_cost(event.usage),
     }
 
 
