@@ -240,6 +240,7 @@ def _open_tracing(stack: AsyncExitStack) -> "Tracing | None":
     if tracing is not None:
         stack.push_async_callback(tracing.aclose)
         set_trace_ids(current_trace_id)
+        stack.callback(set_trace_ids, None)
     return tracing
 
 

@@ -58,10 +58,10 @@ def _no_trace() -> str | None:
 _current_trace_id: Callable[[], str | None] = _no_trace
 
 
-def set_trace_ids(current_trace_id: Callable[[], str | None]) -> None:
-    """Read the trace id of each line within a run from this function."""
+def set_trace_ids(current_trace_id: Callable[[], str | None] | None) -> None:
+    """Read the trace id of each line within a run from this function; None: there are none."""
     global _current_trace_id  # noqa: PLW0603 - one per process, as the handlers of logging
-    _current_trace_id = current_trace_id
+    _current_trace_id = current_trace_id or _no_trace
 
 
 @contextmanager

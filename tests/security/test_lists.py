@@ -75,4 +75,4 @@ async def test_a_batch_lets_other_requests_in_while_it_is_validated(service: Run
         await asyncio.sleep(0)
         turns += 1
     assert turns >= 200
-    assert len(await submitting) == 200
+    assert len((await submitting).run_ids) == 200

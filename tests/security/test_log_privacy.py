@@ -399,6 +399,7 @@ _LOGGED = {
     "driver.location",
     "file.parent.name",
     "location.location",
+    "model",
     "name",
     "error.location",
     "problem",

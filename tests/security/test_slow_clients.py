@@ -8,8 +8,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from app.api.middleware import request_limits
 from app.cli import connections
 from app.cli.connections import BoundedHttpProtocol
+from tests.api.crews import Gate
 from tests.runs.scripted import until
-from tests.serving import JSON, Connect, Running, one_answer
+from tests.serving import JSON, Connect, Running, Serve, one_answer
 
 _DESCRIPTION = b"GET /schema/openapi.json HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
 _BATCH = (
@@ -102,18 +103,23 @@ async def test_unfinished_bodies_share_a_bound(
     assert response.status_code == 202
 
 
-async def test_a_run_survives_a_client_that_closes_its_sending_side(
-    service: Running, connect: Connect
+async def test_an_accepted_run_survives_a_client_that_closes_its_sending_side(
+    serve: Serve, gate: Gate
 ) -> None:
-    reader, writer = await connect()
-    writer.write(
-        b"POST /api/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Content-Length: 2\r\n\r\n{}"
-    )
-    writer.write_eof()
-    assert await asyncio.wait_for(reader.read(), 20) == b""  # it counts as disconnected
+    async with serve(gate.crews, engine="stock") as service:
+        url = service.http.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(
+            b"POST /api/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 2\r\n\r\n{}"
+        )
+        await asyncio.to_thread(gate.called.wait, 20)
+        writer.write_eof()
+        assert await asyncio.wait_for(reader.read(), 20) == b""  # it counts as disconnected
+        writer.close()
+        gate.open.set()
 
-    async def has_succeeded() -> bool:
-        return [row.status for row in await service.rows()] == ["succeeded"]
+        async def has_succeeded() -> bool:
+            return [row.status for row in await service.rows()] == ["succeeded"]
 
-    await until(has_succeeded)
+        await until(has_succeeded)
