@@ -1,9 +1,11 @@
 """`crew-capture top`: a running service at a glance, from its metrics."""
 
 import math
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from threading import Event
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -58,6 +60,18 @@ def top(url: str | None, key: str | None, interval: float, *, once: bool) -> Non
         return
 
 
+def _stopped_by_ctrl_c() -> Event:
+    """An event that Ctrl-C sets: Python drops a KeyboardInterrupt inside a destructor."""
+    stopped = Event()
+
+    def interrupt(*_: object) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    return stopped
+
+
 def _own_url() -> str:
     """The URL of the service that the settings describe."""
     settings = load_settings()
@@ -69,8 +83,9 @@ def _own_url() -> str:
 def _watch(console: Console, url: str, key: str | None, interval: float, first: Scrape) -> None:
     """Show a frame after each interval. A service that does not respond is tried again."""
     scrapes = deque([first])
+    stopped = _stopped_by_ctrl_c()
     with Live(frame(url, scrapes), console=console, screen=True, auto_refresh=False) as live:
-        while True:
+        while not stopped.is_set():
             time.sleep(interval)
             problem = ""
             try:
