@@ -10,16 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from limits import RateLimitItem
 from sqlalchemy import BigInteger, String, delete
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.access.errors import RateLimitExceeded
-from app.db import Base, Database, GroupCommit, UtcDateTime
+from app.db import Base, Database, GroupCommit, UtcDateTime, insert_into
 
 # The share of transactions that also delete the counts of past windows.
 _FORGET_PROBABILITY = 0.01
@@ -60,7 +58,6 @@ class RateLimits:
     def __init__(self, database: Database, rates: Sequence[RateLimitItem]) -> None:
         self._rates = rates
         self._clock = database.clock
-        self._is_sqlite = database.is_sqlite
         self._writes = GroupCommit(database)
 
     async def count(self, callers: Sequence[str]) -> Mapping[str, str]:
@@ -106,7 +103,7 @@ class RateLimits:
             {"name": name, "requests": more[name], "ends_at": datetime.fromtimestamp(end, UTC)}
             for name, end in sorted(ends.items())  # locked in one order: no deadlock
         ]
-        insert: Any = (sqlite if self._is_sqlite else postgresql).insert(RateCount).values(rows)
+        insert = insert_into(connection, RateCount).values(rows)
         added = insert.on_conflict_do_update(
             index_elements=[RateCount.name],
             set_={"requests": RateCount.requests + insert.excluded.requests},

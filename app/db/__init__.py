@@ -3,7 +3,7 @@
 from app.db.batch_loader import BatchLoader
 from app.db.clock import DatabaseClock
 from app.db.group_commit import GroupCommit
-from app.db.inserts import insert_new
+from app.db.inserts import in_parts, insert_into, insert_new
 from app.db.installation import Installation, installation_id
 from app.db.migrate import DatabaseTooNew, migrate
 from app.db.session import (
@@ -30,6 +30,8 @@ __all__ = [
     "InvalidDatabaseUrl",
     "UtcDateTime",
     "current_time",
+    "in_parts",
+    "insert_into",
     "insert_new",
     "installation_id",
     "migrate",

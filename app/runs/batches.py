@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from app.access.callers import Caller
+from app.db import in_parts
 from app.runs.errors import UnknownBatch, UnknownRun
 from app.runs.inputs import clean_text
 from app.runs.persistence.batch_queries import BatchQueries
@@ -50,8 +51,7 @@ class Batches:
 
     async def _cancel_all(self, batch_id: UUID, caller: Caller, reason: str) -> None:
         run_ids = await self._queries.unsettled(batch_id)
-        for start in range(0, len(run_ids), _CANCELLED_AT_ONCE):
-            some = run_ids[start : start + _CANCELLED_AT_ONCE]
+        for some in in_parts(run_ids, _CANCELLED_AT_ONCE):
             await asyncio.gather(*(self._cancel(run_id, caller, reason) for run_id in some))
 
     async def _cancel(self, run_id: UUID, caller: Caller, reason: str) -> None:

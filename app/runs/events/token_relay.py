@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import MAX_IDS_PER_STATEMENT, Database, DatabaseUnavailable, insert_new
+from app.db import MAX_IDS_PER_STATEMENT, Database, DatabaseUnavailable, in_parts, insert_new
 from app.runs.events.event import Event, EventType
 from app.runs.models import RelayedTokens, TokenSubscription, UserRun
 from app.runs.records import RunStatus
@@ -91,8 +91,7 @@ class TokenRelay:
             return
         until = self._database.clock.now() + timedelta(seconds=_SUBSCRIBED_SECONDS)
         async with self._database.write() as connection:
-            for start in range(0, len(old), MAX_IDS_PER_STATEMENT):
-                chunk = old[start : start + MAX_IDS_PER_STATEMENT]
+            for chunk in in_parts(old, MAX_IDS_PER_STATEMENT):
                 mine = TokenSubscription.watcher == self._process
                 await connection.execute(
                     delete(TokenSubscription).where(mine, TokenSubscription.run_id.in_(chunk))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
-from app.db import Database, DatabaseUnavailable
+from app.db import Database, DatabaseUnavailable, in_parts
 from app.runs.execution.worker import Worker
 from app.runs.persistence.leases import Leases
 from app.runs.persistence.queries import RunQueries
@@ -92,8 +92,8 @@ class Isolation:
     def execute_in_groups(self, suspects: Sequence[StalledRun]) -> None:
         """Execute these runs in groups of about the square root of their number."""
         size = max(1, math.ceil(math.sqrt(len(suspects))))
-        for start in range(0, len(suspects), size):
-            self._start(suspects[start : start + size])
+        for group in in_parts(suspects, size):
+            self._start(group)
 
     def execute_alone(self, suspect: StalledRun) -> None:
         """Execute this run in a process of its own."""

@@ -18,10 +18,9 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from sqlalchemy import delete, exists, func, not_, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import Database, GroupCommit, current_time
+from app.db import Database, GroupCommit, current_time, insert_into
 from app.prices import usd
 from app.runs.errors import BudgetExceeded
 from app.runs.models import CallerUsage, CostReservation, UserRun
@@ -59,7 +58,6 @@ class DailyBudgets:
     def __init__(self, database: Database, worker: str) -> None:
         """`worker` is the name of this process, as in the rows of its runs."""
         self._worker = worker
-        self._is_sqlite = database.is_sqlite
         self._writes = GroupCommit(database)
         self._charged: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
@@ -152,7 +150,7 @@ class DailyBudgets:
             {"caller": name, "day": day, "runs": 0, "tokens": 0, "cost": used[name]}
             for name in sorted(callers)
         ]
-        insert: Any = self._dialect.insert(CallerUsage).values(rows)
+        insert = insert_into(connection, CallerUsage).values(rows)
         added = insert.on_conflict_do_update(
             index_elements=[CallerUsage.caller, CallerUsage.day],
             set_={"cost": CallerUsage.cost + insert.excluded.cost},
@@ -176,7 +174,7 @@ class DailyBudgets:
             if amount
         ]
         if rows:
-            insert: Any = self._dialect.insert(CostReservation).values(rows)
+            insert = insert_into(connection, CostReservation).values(rows)
             await connection.execute(
                 insert.on_conflict_do_update(
                     index_elements=[CostReservation.caller, CostReservation.worker],
@@ -192,10 +190,6 @@ class DailyBudgets:
             UserRun.lease_until >= now,
         )
         return or_(CostReservation.worker == self._worker, exists().where(*lease))
-
-    @property
-    def _dialect(self) -> Any:
-        return sqlite if self._is_sqlite else postgresql
 
 
 def _answer(cost: int, reserved: int, request: _Reserve) -> Answer:

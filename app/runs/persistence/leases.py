@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, select, update
 
-from app.db import MAX_IDS_PER_STATEMENT, Database
+from app.db import MAX_IDS_PER_STATEMENT, Database, in_parts
 from app.runs.models import UserRun
 from app.runs.records import IN_FLIGHT
 
@@ -21,9 +21,7 @@ class Leases:
 
     async def renew(self, run_ids: Collection[UUID]) -> None:
         """Renew the leases of those of these runs that this worker holds in the database."""
-        remaining = list(run_ids)
-        for start in range(0, len(remaining), MAX_IDS_PER_STATEMENT):
-            chunk = remaining[start : start + MAX_IDS_PER_STATEMENT]
+        for chunk in in_parts(list(run_ids), MAX_IDS_PER_STATEMENT):
             await self._set(self._database.clock.now() + self._duration, UserRun.run_id.in_(chunk))
 
     async def release(self) -> None:

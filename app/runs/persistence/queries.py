@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Row, Text, cast, func, null, or_, select, tuple_
 
-from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database
+from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database, in_parts
 from app.runs.call_records import (
     CallId,
     CallRecord,
@@ -155,13 +155,11 @@ class RunQueries:
 
     async def unsettled(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Those of the given runs that are not settled yet."""
-        remaining = list(run_ids)
         found: set[UUID] = set()
         async with self._database.read() as connection:
-            for start in range(0, len(remaining), MAX_IDS_PER_STATEMENT):
+            for chunk in in_parts(list(run_ids), MAX_IDS_PER_STATEMENT):
                 query = select(UserRun.run_id).where(
-                    UserRun.run_id.in_(remaining[start : start + MAX_IDS_PER_STATEMENT]),
-                    UserRun.status.in_(UNSETTLED),
+                    UserRun.run_id.in_(chunk), UserRun.status.in_(UNSETTLED)
                 )
                 found.update(await connection.scalars(query))
         return found

@@ -11,11 +11,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, literal_column, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller, Quota
-from app.db import current_time
+from app.db import current_time, insert_into
 from app.prices import usd
 from app.runs.errors import LimitReached
 from app.runs.models import IN_FLIGHT_SQL, CallerUsage, UserRun
@@ -140,10 +139,9 @@ async def _locked_usage(
     connection: AsyncConnection, names: Collection[str], day: date
 ) -> dict[str, _Today]:
     """The usage of the day. Rows are locked in one order: no deadlock."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     rows = [{"caller": name, "day": day, "runs": 0, "tokens": 0} for name in sorted(names)]
-    touch: Any = (
-        dialect.insert(CallerUsage)
+    touch = (
+        insert_into(connection, CallerUsage)
         .values(rows)
         .on_conflict_do_update(
             index_elements=[CallerUsage.caller, CallerUsage.day], set_={"runs": CallerUsage.runs}

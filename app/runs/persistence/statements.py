@@ -5,10 +5,9 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, bindparam, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import insert_new
+from app.db import insert_into, insert_new
 from app.runs.call_records import CallBatch, encode_calls, encode_contents
 from app.runs.events.event import Event
 from app.runs.models import (
@@ -58,8 +57,7 @@ async def insert_runs(
     if not with_keys:
         await connection.execute(insert(UserRun.__table__), rows)  # type: ignore[arg-type]
         return
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(UserRun).on_conflict_do_nothing(
+    statement = insert_into(connection, UserRun).on_conflict_do_nothing(
         index_elements=[UserRun.owner, UserRun.idempotency_key]
     )
     await connection.execute(statement, rows)

@@ -1,14 +1,14 @@
 """Submission: quotas and idempotency keys are checked, and the runs inserted as queued."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller
-from app.db import current_time
+from app.db import current_time, in_parts
 from app.runs.errors import LimitReached
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.persistence.quotas import admit
@@ -21,9 +21,8 @@ from app.runs.persistence.statements import (
 from app.runs.records import AddedRun, NewRun, RunStatus
 
 Added = Sequence[AddedRun]
-T = TypeVar("T")
-
-# A run's inputs may have 1 MB, but those of the runs of a batch 20 KB on average.
+# In one part of a transaction: the event loop is blocked while its rows are encoded. A run's inputs
+# may have 1 MB, but those of the runs of a batch 20 KB on average.
 _MAX_ROWS: Final = 250
 
 
@@ -91,15 +90,15 @@ async def _insert(
         return []
     keys = _keys(submissions)
     rows = [row for one in submissions for row in _rows(connection, one, one.independent)]
-    for part in _parts(rows):
+    for part in in_parts(rows, _MAX_ROWS):
         await insert_runs(connection, part, with_keys=bool(keys))
     known = await runs_by_key(connection, keys)
     added = [_added(one, known) for one in submissions]
     accepted = [one for one, runs in zip(submissions, added, strict=True) if runs[0].is_new]
     rows = [row for one in accepted for row in _rows(connection, one, one.dependent)]
-    for part in _parts(rows):
+    for part in in_parts(rows, _MAX_ROWS):
         await insert_runs(connection, part, with_keys=False)
-    for new in _parts([run for one in accepted for run in one.runs]):
+    for new in in_parts([run for one in accepted for run in one.runs], _MAX_ROWS):
         await store_events(connection, [(_queued_event(run), run.webhooks) for run in new])
     return added
 
@@ -135,11 +134,6 @@ def _rows(
         }
         for run in runs
     ]
-
-
-def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Parts of a transaction: the event loop is blocked while the rows of one are encoded."""
-    return (items[start : start + _MAX_ROWS] for start in range(0, len(items), _MAX_ROWS))
 
 
 def _added(submission: Submission, known: Mapping[IdempotencyKey, AddedRun]) -> Added:

@@ -11,10 +11,9 @@ from datetime import date
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.db import Database
+from app.db import Database, in_parts, insert_into
 from app.runs.background import PeriodicService
 from app.runs.errors import InvalidInput
 from app.runs.models import UsageTotal
@@ -134,10 +133,10 @@ class UsageTotals(PeriodicService):
                 sums[:] = map(int.__add__, sums, counts)
 
     async def _write(self, connection: AsyncConnection, sums: Mapping[_Key, Sequence[int]]) -> None:
-        dialect = sqlite if self._database.is_sqlite else postgresql
-        for part in _parts(sorted(sums.items())):  # locked in one order: no deadlock
+        in_order = sorted(sums.items())  # locked in one order: no deadlock
+        for part in in_parts(in_order, _MAX_ROWS_PER_STATEMENT):
             rows = [{**key._asdict(), **dict(zip(_COUNTS, n, strict=True))} for key, n in part]
-            insert: Any = dialect.insert(UsageTotal).values(rows)
+            insert = insert_into(connection, UsageTotal).values(rows)
             added = {n: getattr(UsageTotal, n) + getattr(insert.excluded, n) for n in _COUNTS}
             await connection.execute(
                 insert.on_conflict_do_update(index_elements=list(_Key._fields), set_=added)
@@ -171,8 +170,3 @@ def _usage_row(group_by: Sequence[str], row: Any) -> UsageRow:
     cost = sums.pop("cost")
     is_known = sums["calls"] > sums["unpriced_calls"]
     return UsageRow(**sums, cost=cost if is_known else None, groups=groups)
-
-
-def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    step = _MAX_ROWS_PER_STATEMENT
-    return (items[start : start + step] for start in range(0, len(items), step))
