@@ -58,18 +58,17 @@ class RunSucceededEvent(_EndEvent):
     """`run.succeeded`: the last event of a run whose outputs are available."""
 
 
-class RunFailedEvent(_EndEvent, kw_only=True):
+class _ErrorEvent(_EndEvent, kw_only=True):
+    error: str | msgspec.UnsetType = msgspec.UNSET
+    error_type: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class RunFailedEvent(_ErrorEvent):
     """`run.failed`: the last event of a run that failed."""
 
-    error: str | msgspec.UnsetType = msgspec.UNSET
-    error_type: str | msgspec.UnsetType = msgspec.UNSET
 
-
-class RunCancelledEvent(_EndEvent, kw_only=True):
+class RunCancelledEvent(_ErrorEvent):
     """`run.cancelled`: the last event of a run that was cancelled."""
-
-    error: str | msgspec.UnsetType = msgspec.UNSET
-    error_type: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class TaskStartedEvent(_TaskEvent, kw_only=True):

@@ -115,7 +115,7 @@ def _phrase(info: inspect.Type) -> str:  # noqa: PLR0911 - one for each kind of 
         case inspect.LiteralType():
             return _either(str(value) for value in info.values)
         case inspect.StrType():
-            return f"a text{_characters(info.min_length, info.max_length)}"
+            return f"a text{_length(info.min_length, info.max_length, 'characters')}"
         case inspect.IntType():
             return f"a whole number{_range(info.ge, info.le)}"
         case inspect.FloatType():
@@ -125,7 +125,7 @@ def _phrase(info: inspect.Type) -> str:  # noqa: PLR0911 - one for each kind of 
         case inspect.UUIDType():
             return "an id such as 5f0c0f6e-5d0c-4a55-9d0b-0a54c8f0a111"
         case inspect.ListType():
-            return f"a list{_items(info.min_length, info.max_length)}"
+            return f"a list{_length(info.min_length, info.max_length, 'items')}"
         case inspect.StructType(tag_field=str(tag)):
             return f"a JSON object with {tag}"
         case inspect.StructType() | inspect.DictType():
@@ -161,20 +161,12 @@ def _item_type(type_: Any) -> Any:
     return item_type
 
 
-def _characters(least: int | None, most: int | None) -> str:
+def _length(least: int | None, most: int | None, unit: str) -> str:
     if least and most:
-        return f" of {least} to {most:,} characters"
+        return f" of {least} to {most:,} {unit}"
     if least:
         return " that is not empty"
-    return f" of at most {most:,} characters" if most else ""
-
-
-def _items(least: int | None, most: int | None) -> str:
-    if least and most:
-        return f" of {least} to {most:,} items"
-    if least:
-        return " that is not empty"
-    return f" of at most {most:,} items" if most else ""
+    return f" of at most {most:,} {unit}" if most else ""
 
 
 def _range(least: float | None, most: float | None) -> str:

@@ -13,10 +13,10 @@ from app.runs.persistence.queries import RunQueries
 from app.settings import SettingsError, load_settings
 from storage import OutputStore, OutputUnavailable
 from tests.api.crews import Gate
+from tests.deeds import create
 from tests.load.stub_model import Failure, StubModel, run_stub
 from tests.runs.scripted import until
 from tests.serving import MakeSettings, Running, Serve
-from tests.telemetry.failing import create
 from tests.telemetry.scraped import Scraped
 
 

@@ -128,7 +128,7 @@ async def one_worker_killed(site: Site, runs: int) -> Figures:
 
 async def poisonous_run(site: Site, runs: int, max_attempts: int) -> Figures:
     """One run of many ends its process, wherever it is executed."""
-    crews = {"crews": "work=tests.faults.poison:create"}
+    crews = {"crews": "work=tests.deeds:create"}
     async with _deployment(site, _pace(runs), max_attempts=max_attempts, **crews) as deployment:
         async with deployment.serving(workers=2) as serving:
             ids = await asyncio.gather(*(_submitted(serving, "stay") for _ in range(runs)))

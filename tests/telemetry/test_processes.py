@@ -20,7 +20,7 @@ from tests.telemetry.scraped import Scraped
 
 _RUNS = 300
 _FAILING = 20
-_CREWS = "work=tests.telemetry.failing:create"
+_CREWS = "work=tests.deeds:create"
 
 
 class Scraper:

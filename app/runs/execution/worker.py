@@ -82,7 +82,7 @@ class _ActiveRun:
     """A dispatched run. It waits for a slot first; `deadline` is set while its crew runs.
 
     `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs, and `models`
-    are the models that it calls; `used_before` are the tokens of earlier attempts. `progress` and
+    are the models that it calls; `used_before` are the tokens of earlier attempts. `progress`,
     `calls` and `spending` are set once the run is claimed. `error` is an error of the service, and
     not of the crew, that ended the attempt. `trace` is that of the attempt, if runs have traces.
     """
@@ -327,17 +327,13 @@ class Worker:
         claimed = await self._persist(lambda: self._rows.claim(run_id))
         if claimed is None:
             return None
-        if self._tracing is None:
-            return await self._execute_claimed(claimed, active)
-        with RunTrace(self._tracing, claimed, active.dispatched_at) as active.trace:
+        if self._tracing is not None:
+            active.trace = RunTrace(self._tracing, claimed, active.dispatched_at)
+        with active.trace or nullcontext(), lines_of_run(run_id, claimed.crew, claimed.attempt):
+            await turn()  # runs are claimed in groups
             return await self._execute_claimed(claimed, active)
 
     async def _execute_claimed(self, claimed: ClaimedRun, active: _ActiveRun) -> Run | None:
-        await turn()  # runs are claimed in groups
-        with lines_of_run(claimed.run_id, claimed.crew, claimed.attempt):
-            return await self._execute_logged(claimed, active)
-
-    async def _execute_logged(self, claimed: ClaimedRun, active: _ActiveRun) -> Run | None:
         calls = CallRecorder(claimed.run_id, claimed.attempt, self._accounts.prices)
         spending = self._accounts.open(claimed, active.used)
         active.calls, active.spending = calls, spending

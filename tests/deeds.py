@@ -1,4 +1,6 @@
-"""A crew whose runs end well, but for those that are to fail."""
+"""A crew whose runs end as their input `deed` says: well, with an error, or with their process."""
+
+import os
 
 from crewai import Agent, Crew, Task
 from crewai.tasks.task_output import TaskOutput
@@ -21,5 +23,7 @@ def create() -> Crew:
 
 
 def _do(output: TaskOutput) -> None:
+    if output.description == "first: exit":
+        os._exit(7)
     if output.description == "second: fail":
         raise ValueError("it was to fail")
