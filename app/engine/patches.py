@@ -19,6 +19,7 @@ from crewai.events.event_bus import CrewAIEventsBus
 from crewai.flow.runtime import Flow
 from crewai.knowledge.source import base_file_knowledge_source, excel_knowledge_source
 from crewai.llms.base_llm import BaseLLM
+from crewai.project import annotations
 from crewai.skills import loader
 from crewai.tasks.task_output import TaskOutput
 from crewai.utilities import constants, file_store, llm_utils
@@ -28,6 +29,7 @@ from crewai.utilities.guardrail import GuardrailResult, process_guardrail
 from crewai.utilities.i18n import I18N_DEFAULT
 
 from app.engine.calls import note_finish_reason, note_token
+from app.engine.compat.memoized import memoize
 from app.engine.compat.models import current_default_model
 from app.engine.compat.paths import KNOWLEDGE, discover_skills
 from app.engine.flows.crew_kickoff import akickoff, kickoff, kickoff_async
@@ -250,6 +252,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (constants, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
     (loader, "discover_skills", discover_skills),
     (Crew.__private_attributes__["_task_output_handler"], "default_factory", NoTaskOutputStorage),
+    (annotations, "memoize", memoize),
     (BaseLLM, "_emit_call_completed_event", _emit_call_completed),
     (BaseLLM, "_emit_stream_chunk_event", _emit_stream_chunk),
     *tool_hooks.INSTRUMENTED,

@@ -5,6 +5,16 @@ from app.pins.pin import Pin
 PINS: tuple[Pin, ...] = (
     # Replaced, once per process (engine/patches.py)
     Pin(
+        "crewai.project.utils:memoize",
+        "cd2ae9ec67cb",
+        "keeps all crews of @CrewBase classes, under the `id` of their instances",
+    ),
+    Pin(
+        "crewai.project.utils:_make_hashable",
+        "e970b5f0ff8a",
+        "the same; is called by the replacement",
+    ),
+    Pin(
         "crewai.utilities.llm_utils:_llm_via_environment_or_fallback",
         "86fee0e217a2",
         "agents without a model get the deployment's, not an OpenAI client",

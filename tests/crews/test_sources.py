@@ -1,7 +1,10 @@
 """The sources of crews: factories and folders, and the errors of those that can't be loaded."""
 
+import asyncio
+import gc
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +99,38 @@ async def test_a_factory_is_a_function_or_a_class_of_crews(factories: str, facto
     assert "topic" in engine.describe("poem").inputs
     result = await engine.run("poem", {"topic": "rain", "country": "Wales"})
     assert "On rain" in result.raw
+
+
+@pytest.mark.parametrize("mode", ["auto", "native", "stock"])
+async def test_a_crew_of_a_class_does_not_outlive_its_run(
+    factories: str, mode: EngineMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CrewAI keeps them all, and gives one to a later instance at the same address."""
+    engine = await engine_of(f"poem={factories}:Poets", mode)
+    poets = sys.modules[factories].Poets
+    built: list[weakref.ref[Crew]] = []
+    crew_of = poets.crew
+
+    def crew(self: object) -> Crew:
+        made = crew_of.__get__(self)()
+        built.append(weakref.ref(made))
+        return made  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(poets, "crew", crew)
+    for topic in ("rain", "snow"):
+        assert f"On {topic}" in (await engine.run("poem", {"topic": topic})).raw
+    await asyncio.sleep(0)  # the last run's asyncio tasks hold it until the loop goes round
+    gc.collect()
+    assert built
+    assert not any(crew() for crew in built)
+
+
+async def test_a_method_of_a_class_is_called_once_for_an_instance(factories: str) -> None:
+    await engine_of(f"poem={factories}:Poets")
+    one, other = sys.modules[factories].Poets(), sys.modules[factories].Poets()
+    assert one.poet() is one.poet()
+    assert one.crew() is one.crew()
+    assert one.poet() is not other.poet()
 
 
 def test_a_flow_class_is_a_factory_of_flows(factories: str) -> None:
