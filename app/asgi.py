@@ -21,6 +21,7 @@ from app.api.mcp.routes import mcp, open_mcp
 from app.api.metrics import MetricsPort, RequestMetrics, get_metrics
 from app.api.middleware.allowed_methods import list_allowed_methods
 from app.api.middleware.auth import AuthMiddleware
+from app.api.middleware.charged_requests import with_charges
 from app.api.middleware.cors import with_cors
 from app.api.middleware.csrf import CsrfGuard
 from app.api.middleware.head import name_head, with_head
@@ -98,7 +99,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         app.asgi_handler = with_cors(app.asgi_handler, settings.origins)
     if settings.access_log:
         app.asgi_handler = AccessLog(app.asgi_handler)
-    app.asgi_handler = RequestMetrics(app.asgi_handler)
+    app.asgi_handler = with_charges(RequestMetrics(app.asgi_handler))
     if settings.metrics_port:
         port, hosts = settings.metrics_port, settings.host_names
         app.asgi_handler = MetricsPort(app.asgi_handler, port, app.state, hosts)

@@ -17,6 +17,10 @@ _HEAVY_SECONDS: Final = 0.1
 # While a light caller is active, heavy callers rest after each step, for this multiple of its time.
 _REST_FACTOR: Final = 2.0
 _MAX_REST_SECONDS: Final = 0.1
+# After a long step of a heavy caller, the loop is free for this time. So requests that have arrived
+# meanwhile are read before the next such step, also those of callers that were not active.
+_LONG_SECONDS: Final = 0.005
+_PAUSE_SECONDS: Final = 0.001
 # So long after a step, its caller is active. A commit, which the caller waits for, lasts so long.
 _ACTIVE_SECONDS: Final = 0.05
 # Event loops round shorter times to none, so that they would be busy with waiting.
@@ -39,7 +43,7 @@ class Pacer:
     Each step is charged to its caller: the time in which it blocked the loop. While light callers
     are active, heavy ones get about a third of the loop. One of their tasks proceeds at a time, of
     the caller with the least use. A rest follows, which is twice as long as its steps. A caller
-    that is alone never rests.
+    that is alone does not rest, but pauses for a millisecond after a long step.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
@@ -50,6 +54,8 @@ class Pacer:
         self._prune_at = _MIN_ACCOUNTS
         self._rest_until = 0.0
         self._active_until = 0.0
+        self._pause_until = 0.0
+        self._is_long = False  # the last step of a heavy caller
         self._proceeding = 0  # in this pass
         self._is_counting = False  # the next pass is scheduled
         self._rest: asyncio.TimerHandle | None = None
@@ -77,6 +83,9 @@ class Pacer:
         else:
             rest_until = max(self._rest_until, now) + _REST_FACTOR * seconds
             self._rest_until = min(rest_until, now + _MAX_REST_SECONDS)
+            self._is_long = seconds > _LONG_SECONDS
+            if self._is_long:
+                self._pause_until = now + _PAUSE_SECONDS
 
     def _use(self, caller: str) -> float:
         account = self._accounts.get(caller)
@@ -94,7 +103,7 @@ class Pacer:
         """How many tasks of heavy callers may proceed in this pass."""
         now = self.now()
         if now >= self._active_until:
-            return _PER_PASS
+            return int(now >= self._pause_until) if self._is_long else _PER_PASS
         return int(now >= self._rest_until)
 
     def _wake_later(self) -> None:
@@ -105,8 +114,9 @@ class Pacer:
                 self._is_counting = True
                 loop.call_soon(self._next_pass)
         elif self._heavy and self._rest is None:
-            rest = min(self._rest_until, self._active_until) - self.now()
-            self._rest = loop.call_later(max(rest, _MIN_TIMER_SECONDS), self._end_rest)
+            rest_until = max(min(self._rest_until, self._active_until), self._pause_until)
+            rest = max(rest_until - self.now(), _MIN_TIMER_SECONDS)
+            self._rest = loop.call_later(rest, self._end_rest)
 
     def _next_pass(self) -> None:
         self._proceeding = 0

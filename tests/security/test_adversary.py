@@ -1,6 +1,7 @@
 """One caller's large or many requests leave the event loop to others, and lose no accepted run."""
 
 import asyncio
+import time
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -116,13 +117,26 @@ async def test_a_caller_becomes_heavy_while_its_tasks_wait() -> None:
     await asyncio.wait_for(done, 20)
 
 
-async def test_a_caller_that_is_alone_never_rests() -> None:
+async def test_a_caller_that_is_alone_does_not_rest() -> None:
     pacer = Pacer(Clock())
     pacer.charge("adversary", 0.5)
+    pacer.charge("adversary", 0.002)  # a short step
     order, done = _proceed_in_order(pacer, ["adversary"] * 2)
     await asyncio.sleep(0)
     assert len(order) == 2
     await done
+
+
+async def test_after_a_long_step_of_a_heavy_caller_requests_are_read_first() -> None:
+    clock = Clock()
+    pacer = Pacer(clock)
+    pacer.charge("adversary", 0.5)
+    order, done = _proceed_in_order(pacer, ["adversary", "adversary"])
+    await _several_passes()
+    assert order == []
+    clock.seconds += 0.002
+    await asyncio.wait_for(done, 20)
+    assert order == ["adversary", "adversary"]
 
 
 async def test_of_heavy_callers_the_one_with_the_least_use_is_next() -> None:
@@ -136,6 +150,29 @@ async def test_of_heavy_callers_the_one_with_the_least_use_is_next() -> None:
     clock.seconds += 1.0
     await asyncio.wait_for(done, 20)
     assert order == ["second", "second", "third", "first"]
+
+
+async def test_the_response_to_an_error_is_charged_to_the_address(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lasts longer than the check of a key."""
+    charged: list[tuple[str, float]] = []
+
+    async def last_long(*_: Any) -> None:
+        time.sleep(0.05)  # noqa: ASYNC251 - a long step
+
+    def charge(_: Pacer, caller: str, seconds: float) -> None:
+        charged.append((caller, seconds))
+
+    monkeypatch.setattr("app.asgi.add_request_id", last_long)
+    async with serve(auth="keys") as service:
+        monkeypatch.setattr(Pacer, "charge", charge)
+        response = await service.http.get(
+            "/api/runs", headers={"Authorization": "Bearer cc_0_wrong"}
+        )
+        assert response.status_code == 401
+        assert max(charged, key=lambda one: one[1])[0] == "127.0.0.1"
+        assert sum(seconds for _, seconds in charged) >= 0.05
 
 
 async def test_the_pacer_forgets_callers() -> None:
@@ -223,7 +260,7 @@ def _bodies(limits: RequestLimits, chunks: list[bytes], caller: str, decoded: li
 
     scope: Any = {"type": "http", "method": "POST", "path": "/", "headers": []}
     scope["user"] = Caller(caller, is_admin=False)
-    return asyncio.create_task(limits.handle(scope, receive, send, handle)), end
+    return asyncio.create_task(metered(None, limits.handle, scope, receive, send, handle)), end
 
 
 async def test_a_caller_has_one_huge_body_at_a_time() -> None:

@@ -13,7 +13,7 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.callers import Caller
-from app.pacer import metered, turn
+from app.pacer import turn
 
 MAX_HEADER_BYTES = 32_768
 _BODY_SECONDS = 60.0
@@ -41,8 +41,8 @@ class RequestLimits(ASGIMiddleware):
     that disconnects before its body has arrived is not logged as an error (400, which no client
     receives). Litestar enforces each handler's own limit on a body's size.
 
-    All steps of a request are charged to its caller, and bodies are decoded in turns. A caller's
-    huge bodies arrive one after another, each after the response to the previous one.
+    Bodies are decoded in turns. A caller's huge bodies arrive one after another, each after the
+    response to the previous one.
     """
 
     def __init__(self) -> None:
@@ -52,9 +52,6 @@ class RequestLimits(ASGIMiddleware):
         self._huge: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        await metered(None, self._handle, scope, receive, send, next_app)
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         # Each header counts with its separators (": ", CRLF), so that many small ones count, too.
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
