@@ -7,6 +7,7 @@ from dataclasses import fields
 from litestar import Litestar, Router
 
 from app.access.callers import Quota
+from app.access.sessions import WebSessions
 from app.api.a2a.routes import a2a_router, create_a2a_app
 from app.api.access_log import AccessLog
 from app.api.amp.errors import in_dialect_of_path
@@ -41,6 +42,9 @@ from app.prices import nanos
 from app.settings import Settings, load_settings
 from app.telemetry import metrics
 from app.telemetry.tracing import is_configured
+from app.web.errors import as_pages
+from app.web.rendering import TEMPLATES
+from app.web.routes import web_router
 
 _MAX_BODY_BYTES = 1_000_000
 
@@ -55,6 +59,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
         async with open_service(settings, crews) as service:
             for part in fields(service):
                 app.state[part.name] = getattr(service, part.name)
+            app.state.web_sessions = WebSessions(service.database, service.api_keys)
             open_requests = app.state.open_requests = OpenRequests(service.api_keys)
             background = [*service.background, open_requests]
             app.state.readiness = Readiness(
@@ -71,8 +76,12 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
                     open_requests.start()
                 yield
 
+    exception_handlers = in_dialect_of_path(EXCEPTION_HANDLERS)
     app = Litestar(
-        [_rest_api(), amp_router, mcp, a2a_router, live, ready, get_metrics],
+        [
+            *(_rest_api(), amp_router, mcp, a2a_router, live, ready, get_metrics),
+            *([web_router] if settings.pages else []),
+        ],
         lifespan=[_recording, lifespan],
         middleware=[
             RequestIds(),
@@ -87,7 +96,8 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
             ),
         ],
         dependencies=DEPENDENCIES,
-        exception_handlers=in_dialect_of_path(EXCEPTION_HANDLERS),
+        exception_handlers=as_pages(exception_handlers) if settings.pages else exception_handlers,
+        template_config=TEMPLATES,
         before_send=[add_security_headers, list_allowed_methods, add_request_id, name_head],
         request_max_body_size=_MAX_BODY_BYTES,
         openapi_config=openapi_config(needs_key=settings.auth == "keys"),

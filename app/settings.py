@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     allowed_hosts: str = ""
     allowed_origins: str = ""
     forwarded_allow_ips: str = ""
+    pages: bool = True
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = 2.0
     shutdown_seconds: Annotated[float, Field(ge=0)] = 30.0
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from litestar import Litestar
 from litestar.datastructures import State
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -110,35 +111,41 @@ def serve(settings: MakeSettings, plans: _Plans, monkeypatch: pytest.MonkeyPatch
 
     @asynccontextmanager
     async def start(crews: Registry | None = None, **values: Any) -> AsyncIterator[Running]:
-        app = create_app(settings(**values), crews)
-        config = uvicorn.Config(
-            app,
-            port=0,
-            http=BoundedHttpProtocol,
-            log_config=None,
-            lifespan="on",
-            backlog=4096,
-            # A connection closed for idling just as the client uses it again is a ReadError.
-            timeout_keep_alive=600,
-        )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            if serving.done():
-                raise RuntimeError("the service did not start; see the log")
-            await asyncio.sleep(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        limits = httpx.Limits(max_connections=None)
-        try:
-            async with httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60, verify=_NO_TLS
-            ) as client:
-                yield Running(client, app.state)
-        finally:
-            server.should_exit = True
-            await serving
+        async with running(create_app(settings(**values), crews)) as service:
+            yield service
 
     return start
+
+
+@asynccontextmanager
+async def running(app: Litestar) -> AsyncIterator[Running]:
+    """The application on a free port, in this event loop."""
+    config = uvicorn.Config(
+        app,
+        port=0,
+        http=BoundedHttpProtocol,
+        log_config=None,
+        lifespan="on",
+        backlog=4096,
+        # A connection closed for idling just as the client uses it again is a ReadError.
+        timeout_keep_alive=600,
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        if serving.done():
+            raise RuntimeError("the service did not start; see the log")
+        await asyncio.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    limits = httpx.Limits(max_connections=None)
+    try:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60, verify=_NO_TLS
+        ) as client:
+            yield Running(client, app.state)
+    finally:
+        server.should_exit = True
+        await serving
 
 
 @pytest.fixture

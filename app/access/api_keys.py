@@ -145,6 +145,10 @@ class ApiKeys:
         right = hmac.compare_digest(_sha256(secret), found.secret_sha256 if found else "")
         return found if right else None
 
+    async def get(self, key_id: str) -> ApiKey | None:
+        """The record of a key by its id; None if the key does not exist or is revoked."""
+        return (await self._fresh()).get(key_id)
+
     async def refresh(self) -> Mapping[str, ApiKey]:
         """Read the valid keys, by id. They are few, so all are read at once."""
         async with self._reading:

@@ -1,5 +1,10 @@
-"""Authentication: the `Caller` of every request, including requests to SDK applications."""
+"""Authentication: the `Caller` of every request, including requests to SDK applications.
 
+A request has an API key in `Authorization`, or the cookie of a browser's session. Requests of a
+session that change state also have its CSRF token, which no page of another site can read.
+"""
+
+import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -20,6 +25,8 @@ from app.access.api_keys import DAILY_LIMITS, RUN_LIMITS, ApiKey, ApiKeys, Role
 from app.access.callers import Caller, Quota
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import RateLimits
+from app.access.sessions import Session, WebSessions
+from app.api.middleware.csrf import SAFE_METHODS
 from app.api.middleware.open_requests import KeyRevoked, OpenRequests
 from app.budgets import Budget
 from app.pacer import identify, turn
@@ -35,6 +42,12 @@ FOR_METRICS = {"roles": frozenset({Role.METRICS, Role.ADMIN})}
 
 RPC = {"rpc": True}
 """The `opt` of a handler whose `read_message` responds to callers beyond their rate limit."""
+
+SESSION_COOKIE = "crew_capture_session"
+"""The cookie with the token of a session."""
+
+CSRF_HEADER = "x-csrf-token"
+"""The header of a session's CSRF token; forms have a field instead."""
 
 _ROLES = frozenset({Role.USER, Role.ADMIN})
 _MAX_ADDRESS_CHARACTERS = 64
@@ -53,6 +66,8 @@ class PublicOperation(Operation):
 
 class AuthMiddleware(ASGIMiddleware):
     """Sets `scope["user"]`, which is `request.user`, to the `Caller`.
+
+    `request.auth` is the `Session` of a request with a session's cookie, otherwise None.
 
     Raises NotAuthorizedException (401), PermissionDeniedException (403), RateLimitExceeded (429)
     and ClientException (400).
@@ -82,6 +97,7 @@ class AuthMiddleware(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         check_host(scope, self._hosts)
         address = _address(scope)
+        scope["auth"] = None
         if scope["route_handler"].opt.get("public"):
             scope["user"] = Caller(None, is_admin=not self._needs_key, address=address)
             await _turn_of(scope["user"])
@@ -172,6 +188,10 @@ async def _key(scope: Scope) -> ApiKey:
     """The API key of a request. Raises NotAuthorizedException."""
     given = _header(scope, b"authorization")
     if given is None:
+        session = await _session(scope)
+        if session is not None:
+            scope["auth"] = session
+            return session.key
         raise _unauthorized("an API key is needed, as Authorization: Bearer KEY")
     scheme, _, key = given.decode("latin-1").partition(" ")
     if scheme.lower() != "bearer":
@@ -182,6 +202,37 @@ async def _key(scope: Scope) -> ApiKey:
     if found is None:
         raise _unauthorized(*_UNKNOWN_KEY)
     return found
+
+
+async def _session(scope: Scope) -> Session | None:
+    """The session of a request without a key. Raises PermissionDeniedException."""
+    token = session_token(scope)
+    if token is None:
+        return None
+    sessions: WebSessions = scope["litestar_app"].state.web_sessions
+    session = await sessions.find(token)
+    is_form = scope["route_handler"].opt.get("form")  # has the token as a field
+    if session is not None and scope.get("method") not in SAFE_METHODS and not is_form:
+        given = (_header(scope, CSRF_HEADER.encode()) or b"").decode("latin-1")
+        check_csrf_token(session, given)
+    return session
+
+
+def session_token(scope: Scope) -> str | None:
+    """The token in the cookie of a session; None without one."""
+    for header in (value for name, value in scope["headers"] if name == b"cookie"):
+        for cookie in header.decode("latin-1").split(";"):
+            name, _, value = cookie.strip().partition("=")
+            if name == SESSION_COOKIE and len(value) <= _MAX_KEY_CHARACTERS:
+                return value
+    return None
+
+
+def check_csrf_token(session: Session, given: str) -> None:
+    """Refuse a state-changing request without the session's token (403)."""
+    if not hmac.compare_digest(given.encode(), session.csrf_token.encode()):
+        problem = "the CSRF token of the session is missing or wrong; load the page again"
+        raise PermissionDeniedException(problem)
 
 
 async def _respond_until_revoked(

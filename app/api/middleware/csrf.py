@@ -12,7 +12,12 @@ from litestar.exceptions import HTTPException
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change no state."""
+
+FORM = {"form": True}
+"""The `opt` of a handler for forms of the service's own pages."""
+
 # Fetch Metadata (W3C): `none` is a request that the user made, not a page.
 _TRUSTED_SITES = frozenset({"same-origin", "none"})
 
@@ -31,10 +36,13 @@ class CsrfGuard(ASGIMiddleware):
         self._allowed = frozenset(origin.lower() for origin in allowed_origins)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        if scope.get("method", "GET") not in _SAFE_METHODS:
+        if scope.get("method", "GET") not in SAFE_METHODS:
             headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
             self._check_origin(headers)
-            _check_content_type(headers)
+            if scope["route_handler"].opt.get("form"):
+                _check_form(headers)
+            else:
+                _check_content_type(headers)
         await next_app(scope, receive, send)
 
     def _check_origin(self, headers: dict[bytes, str]) -> None:
@@ -56,9 +64,20 @@ def _host_of(origin: str) -> str | None:
         return None
 
 
+def _check_form(headers: dict[bytes, str]) -> None:
+    is_own = headers.get(b"sec-fetch-site", "").lower() == "same-origin" or (
+        _host_of(headers.get(b"origin", "")) == headers.get(b"host", "").lower()
+    )
+    if not is_own:
+        raise HTTPException("Origin: forms are for this service's own pages", status_code=403)
+    if _media_type(headers) != "application/x-www-form-urlencoded":
+        problem = "Content-Type: must be application/x-www-form-urlencoded"
+        raise HTTPException(problem, status_code=415)
+
+
 def _check_content_type(headers: dict[bytes, str]) -> None:
     has_body = headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers
-    media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(headers)
     is_json = media_type == "application/json" or (
         media_type.startswith("application/") and media_type.endswith("+json")
     )
@@ -66,3 +85,7 @@ def _check_content_type(headers: dict[bytes, str]) -> None:
         given = f"{media_type[:100]!r}" if media_type else "missing"
         problem = f"Content-Type: {given}; a request body must be application/json"
         raise HTTPException(problem, status_code=415)
+
+
+def _media_type(headers: dict[bytes, str]) -> str:
+    return headers.get(b"content-type", "").partition(";")[0].strip().lower()

@@ -1,0 +1,118 @@
+"""Templates, and the headers of every page."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from litestar import MediaType, Request
+from litestar.plugins.jinja import JinjaTemplateEngine
+from litestar.response import Template
+from litestar.template import TemplateConfig
+
+from app.access.callers import Caller
+from app.access.sessions import Session
+from app.version import VERSION
+from app.web import formats
+from app.web.assets import asset_path
+
+PAGE: Final = {"page": True}
+"""The `opt` of handlers whose responses are pages: their errors are pages, too."""
+
+HEADERS: Final = {
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self'",
+            "connect-src 'self'",
+            "form-action 'self'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    # Browsers name the origin of a form only if it may be its referrer.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+"""The headers of every page. Nothing is loaded from another host, no script or style is inline."""
+
+
+class NavigationItem(NamedTuple):
+    """A link of the navigation: `is_current` marks the section of the page."""
+
+    path: str
+    label: str
+    is_current: bool
+
+
+class _Section(NamedTuple):
+    path: str
+    label: str
+    for_admins: bool = False
+
+
+_SECTIONS: Final = (_Section("/", "New run"),)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "moment": formats.moment,
+        "duration": formats.duration,
+        "money": formats.money,
+        "count": formats.count,
+        "size": formats.size,
+        "state": formats.state,
+    }
+    environment.globals |= {"asset": asset_path, "version": VERSION}
+    return environment
+
+
+TEMPLATES: Final = TemplateConfig(instance=JinjaTemplateEngine.from_environment(_environment()))
+"""The application's template engine."""
+
+
+def page(
+    request: Request[Any, Any, Any],
+    template: str,
+    *,
+    status_code: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **context: Any,
+) -> Template:
+    """A page: the template within the layout, with what the layout needs."""
+    # A request without a route has passed no middleware.
+    caller: Caller | None = request.scope.get("user")
+    session: Session | None = request.scope.get("auth")
+    is_known = caller is not None and (caller.owner is not None or caller.is_admin)
+    return Template(
+        template,
+        status_code=status_code,
+        media_type=MediaType.HTML,
+        headers={**HEADERS, **(headers or {})},
+        context={
+            "navigation": list(_navigation(request, caller)) if caller and is_known else [],
+            "caller": caller,
+            "session": session,
+            "csrf_token": session.csrf_token if session else "",
+            **context,
+        },
+    )
+
+
+def _navigation(request: Request[Any, Any, Any], caller: Caller) -> Iterator[NavigationItem]:
+    path = request.scope["path"]
+    for section in _SECTIONS:
+        if caller.is_admin or not section.for_admins:
+            is_current = path == section.path or (
+                section.path != "/" and path.startswith(f"{section.path}/")
+            )
+            yield NavigationItem(section.path, section.label, is_current)

@@ -1,0 +1,68 @@
+"""Pages beside the API: headers, files, errors, and the setting that leaves them out."""
+
+import re
+
+from tests.serving import Running, Serve
+
+_HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+async def test_pages_have_a_strict_policy_and_the_api_keeps_its_own(service: Running) -> None:
+    page = await service.http.get("/", headers=_HTML)
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert page.headers["Cache-Control"] == "no-store"
+    assert page.headers["X-Frame-Options"] == "DENY"
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=", page.text)
+    api = await service.http.get("/api/runs", headers=_HTML)
+    assert api.headers["Content-Type"] == "application/json"
+    assert api.headers["Content-Security-Policy"].endswith("sandbox")
+
+
+async def test_files_are_kept_by_the_hash_of_their_content(service: Running) -> None:
+    page = await service.http.get("/", headers=_HTML)
+    paths = set(re.findall(r'"(/static/[^"]+)"', page.text))
+    assert {path.rsplit("/")[-1] for path in paths} >= {"app.css", "app.js", "icon.svg"}
+    for path in paths:
+        response = await service.http.get(path)
+        assert response.status_code == 200
+        assert "immutable" in response.headers["Cache-Control"]
+        older = "/".join(["/static/0123456789ab", path.rsplit("/", 1)[1]])
+        assert (await service.http.get(older)).headers["Cache-Control"] == "no-cache"
+    assert (await service.http.get("/static/x/no.css")).status_code == 404
+    assert (await service.http.get("/static/x/..%2fassets.py")).status_code == 404
+
+
+async def test_browsers_get_pages_for_errors_and_clients_get_json(service: Running) -> None:
+    for path in ("/no-such-page", "/runs/none"):
+        page = await service.http.get(path, headers=_HTML)
+        assert page.status_code == 404
+        assert "<h1>Not found</h1>" in page.text
+        assert page.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src")
+        for headers in ({}, {"Accept": "application/json"}, {"Accept": "*/*"}):
+            answer = await service.http.get(path, headers=headers)
+            assert answer.json()["error_type"] == "not_found"
+    for path in ("/api/none", "/crews/none/status/1", "/mcp/none", "/health/none"):
+        response = await service.http.get(path, headers=_HTML)
+        assert response.headers["Content-Type"] == "application/json", path
+
+
+async def test_pages_require_a_key_where_the_api_does(serve: Serve) -> None:
+    async with serve(auth="keys") as service:
+        page = await service.http.get("/?crew=idea", headers=_HTML)
+        assert page.status_code == 303
+        assert page.headers["Location"] == "/login?next=%2F%3Fcrew%3Didea"
+        assert (await service.http.get("/")).status_code == 401
+        login = await service.http.get("/login", headers=_HTML)
+        assert "<nav" not in login.text
+
+
+async def test_without_pages_the_paths_do_not_exist(serve: Serve) -> None:
+    async with serve(pages=False) as service:
+        for path in ("/", "/login", "/static/x/app.css"):
+            response = await service.http.get(path, headers=_HTML)
+            assert response.status_code == 404
+            assert response.json()["error_type"] == "not_found"
