@@ -150,7 +150,7 @@ async def open_service(
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)
         stalled_runs = StalledRunDispatcher(
-            queries, worker, isolation, max_attempts=settings.max_attempts
+            database.clock, queries, worker, isolation, max_attempts=settings.max_attempts
         )
         background: list[PeriodicService] = [
             ProcessGauges(worker, events, engine, store),  # closed last: it has the final numbers
@@ -258,7 +258,7 @@ def execute_isolated(settings: Settings, name: str, runs: Sequence[StalledRun]) 
         with metrics.recording():
             async with open_service(settings, crews, is_one_shot=True, name=name) as service:
                 for run in runs:
-                    service.worker.dispatch(run.run_id, run.owner, run.crew)
+                    service.worker.dispatch(run.run_id, run.owner, run.crew, run.priority)
                 for run in runs:
                     await service.worker.wait(run.run_id)
                 if service.tracing is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from app.api.events import EVENT_DATA, EventsOperation
 from app.api.links import linked, links_to_batch, links_to_run
 from app.api.markdown import HtmlRenderer
 from app.api.middleware.auth import CallerRequest
+from app.api.order_fields import NotBefore, Priority, parse_time
 from app.api.parameters import with_query_prefix
 from app.api.sse import server_sent_events
 from app.api.views import (
@@ -89,7 +89,9 @@ class RunRequest(BudgetFields, forbid_unknown_fields=True):
 
     `webhook_url` receives finished tasks and the end of the run. `metadata` are your own names and
     texts for the run. `max_cost` (USD), `max_model_calls` and `max_tokens` are its budget: a run
-    that needs more fails as `budget_exceeded`, and keeps its finished outputs.
+    that needs more fails as `budget_exceeded`, and keeps its finished outputs. Of your waiting
+    runs, those with the highest `priority` begin first. The run begins at `not_before` (UTC, or
+    with an offset) at the earliest.
     """
 
     crew: str
@@ -97,19 +99,23 @@ class RunRequest(BudgetFields, forbid_unknown_fields=True):
     stream: bool = False
     webhook_url: str | None = None
     metadata: Metadata = msgspec.field(default_factory=dict)
+    priority: Priority = 0
+    not_before: NotBefore = None
 
 
 class BatchRequest(BudgetFields, forbid_unknown_fields=True):
     """Runs of one crew, one for each of the inputs.
 
     `webhook_url` and `metadata` are those of all of them. `max_cost` (USD), `max_model_calls` and
-    `max_tokens` are the budget of each.
+    `max_tokens` are the budget of each. `priority` and `not_before` are those of all of them.
     """
 
     crew: str
     inputs: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
     webhook_url: str | None = None
     metadata: Metadata = msgspec.field(default_factory=dict)
+    priority: Priority = 0
+    not_before: NotBefore = None
 
 
 class HumanAnswer(msgspec.Struct, forbid_unknown_fields=True):
@@ -167,6 +173,8 @@ async def submit_run(
         webhooks=webhooks_at(data.webhook_url),
         metadata=data.metadata,
         budget=data.budget,
+        priority=data.priority,
+        not_before=parse_time("not_before", data.not_before),
     )
     run = await runs.submit(data.crew, data.inputs, request.user, options)
     headers = {"Location": run_location(run.run_id)}
@@ -219,6 +227,8 @@ async def submit_batch(
             webhooks=webhooks_at(data.webhook_url),
             metadata=data.metadata,
             budget=data.budget,
+            priority=data.priority,
+            not_before=parse_time("not_before", data.not_before),
         ),
     )
     return Response(
@@ -257,8 +267,8 @@ async def list_runs(
     run_filter = RunFilter(
         crew=crew and clean_text(crew, "crew", _MAX_CREW_CHARACTERS),
         statuses=tuple(status or ()),
-        created_from=_time("created_from", created_from),
-        created_before=_time("created_before", created_before),
+        created_from=parse_time("created_from", created_from),
+        created_before=parse_time("created_before", created_before),
         idempotency_key=idempotency_key,
         batch_id=batch,
         metadata=_metadata_filter(request),
@@ -449,14 +459,3 @@ def _metadata_filter(request: CallerRequest) -> dict[str, str]:
             if found.setdefault(key, value) != value:
                 raise InvalidInput(f"metadata.{key}", "given with two values; give one")
     return found
-
-
-def _time(name: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
-        return time.astimezone(UTC)
-    except (msgspec.ValidationError, OverflowError):  # in UTC, it may be outside of all years
-        problem = "not a time with its zone, such as 2030-01-31T12:00:00Z"
-        raise InvalidInput(name, problem) from None

@@ -79,7 +79,8 @@ class RunState(msgspec.Struct, kw_only=True):
 
     `metadata` are the names and texts that the client has given it. `batch_id` is the batch in
     which it was submitted. `cost` is in USD, that of the calls whose model has a price; null if
-    none has. `usage` counts the others as `unpriced_calls`.
+    none has. `usage` counts the others as `unpriced_calls`. A queued run whose `not_before` is in
+    the future waits for that time. `waited_seconds` counts from then.
     """
 
     run_id: UUID
@@ -96,6 +97,8 @@ class RunState(msgspec.Struct, kw_only=True):
     cost: float | None
     metadata: dict[str, str]
     batch_id: UUID | None
+    priority: int
+    not_before: datetime | None
 
 
 class RunSummary(RunState, kw_only=True):
@@ -291,4 +294,6 @@ def _state_fields(run: ListedRun) -> dict[str, Any]:
         "cost": run.cost,
         "metadata": dict(run.metadata or {}),
         "batch_id": run.batch_id,
+        "priority": run.priority,
+        "not_before": run.not_before,
     }

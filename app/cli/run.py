@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import aclosing
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -49,6 +50,19 @@ def _inputs(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> di
     return given
 
 
+def _time(_: click.Context, __: click.Parameter, given: str | None) -> datetime | None:
+    if given is None:
+        return None
+    try:
+        at = datetime.fromisoformat(given)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        example = "2030-01-31T08:00:00Z"
+        raise click.BadParameter(f"{given!r} is no time with a zone, such as {example}")
+    return at
+
+
 @click.command()
 @click.option("--crew", default="idea", show_default=True, metavar="NAME", help="The crew to run.")
 @click.option(
@@ -67,17 +81,34 @@ def _inputs(_: click.Context, __: click.Parameter, pairs: tuple[str, ...]) -> di
     help="Write each report to DIR/NAME.md.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the run as JSON and nothing else.")
+@click.option(
+    "--not-before",
+    callback=_time,
+    metavar="TIME",
+    help="Leave the run to a service, which begins it at this time at the earliest, such as "
+    "2030-01-31T08:00:00Z. Prints the id of the run.",
+)
+@click.option(
+    "--priority",
+    type=click.IntRange(-100, 100),
+    metavar="NUMBER",
+    help="With --not-before: among waiting runs, the highest begin first. Default: 0",
+)
 def run(
     crew: str,
     inputs: dict[str, str],
     output_dir: Path | None,
     as_json: bool,
+    not_before: datetime | None,
+    priority: int | None,
     **profile: str | None,
 ) -> None:
     """Run a crew once, here, without a server: the idea crew, or one of CREWS.
 
     The idea crew's inputs are options, too. Ctrl-C cancels the run.
     """
+    if not_before is None and priority is not None:
+        raise click.UsageError("--priority is for runs that wait; use it with --not-before")
     settings = load_settings()
     log_own_warnings(settings.log_format)
     of_profile = {name: value for name, value in profile.items() if value is not None}
@@ -87,11 +118,32 @@ def run(
     given = of_profile | inputs
     with importing():  # outside of the event loop, so that Ctrl-C ends it
         import app.bootstrap  # noqa: F401
+    if not_before is not None:
+        sys.exit(asyncio.run(_submit(settings, crew, given, not_before, priority or 0)))
     code = asyncio.run(_run_once(settings, crew, given, output_dir, as_json=as_json))
     if code == _CANCELLED:  # a tool's thread can't be stopped, and Python would wait for it
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
+
+
+async def _submit(
+    settings: Settings, crew: str, given: dict[str, str], not_before: datetime, priority: int
+) -> int:
+    """Submit a run for a service to execute, and print its id; returns the exit code."""
+    from app.bootstrap import open_service
+    from app.runs import RunError, RunOptions
+
+    options = RunOptions(priority=priority, not_before=not_before)
+    try:
+        async with open_service(settings, is_one_shot=True) as service:
+            inputs = _typed(service.runs.crew(crew), given)
+            submitted = await service.runs.submit(crew, inputs, OPERATOR, options)
+    except RunError as error:
+        click.echo(f"crew-capture: {error}", err=True)
+        return 1
+    click.echo(submitted.run_id)
+    return 0
 
 
 async def _run_once(

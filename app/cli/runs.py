@@ -24,6 +24,8 @@ _SHOWN = (
     "created_at",
     "started_at",
     "finished_at",
+    "priority",
+    "not_before",
     "error_type",
     "error",
 )
@@ -145,7 +147,7 @@ def _details(run: "Run") -> list[str]:
     lines = []
     for name in _SHOWN:
         value = getattr(run, name)
-        if value not in (None, ""):
+        if value not in (None, "") and (name, value) != ("priority", 0):
             shown = _time(value) if isinstance(value, datetime) else value
             lines.append(f"{name}: {shown}")
     for task in run.tasks or []:

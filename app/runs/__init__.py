@@ -31,6 +31,7 @@ from app.runs.human_input import HumanInput
 from app.runs.inputs import check_batch_values, check_bounds, clean_text
 from app.runs.metadata import METADATA_LIMITS
 from app.runs.records import (
+    MAX_PRIORITY,
     UNSETTLED,
     USAGE_COUNTS,
     Batch,
@@ -53,6 +54,7 @@ from app.runs.records import (
 from app.runs.service import RunService
 
 __all__ = [
+    "MAX_PRIORITY",
     "METADATA_LIMITS",
     "UNSETTLED",
     "USAGE_COUNTS",

@@ -33,8 +33,12 @@ from app.runs.records import Webhook, WebhookKind, Webhooks
 IN_FLIGHT_SQL: Final = "status IN ('queued', 'running')"
 """The condition that a run is in flight, in SQL."""
 
+WAITS_FOR_ITS_TIME_SQL: Final = "not_before IS NOT NULL AND status = 'queued'"
+"""The condition that a queued run waits for its time, or has waited for it, in SQL."""
+
 _HAS_METADATA = text("run_metadata IS NOT NULL")
 _IN_A_BATCH = text("batch_id IS NOT NULL")
+_WAITS_FOR_ITS_TIME = text(WAITS_FOR_ITS_TIME_SQL)
 _OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT_SQL}")
 _ADDRESSED_IN_FLIGHT = text(f"address IS NOT NULL AND {IN_FLIGHT_SQL}")
 
@@ -93,6 +97,12 @@ class UserRun(Base):
             postgresql_where=_HAS_METADATA,
         ),
         Index(
+            "user_runs_not_before",
+            "not_before",
+            sqlite_where=_WAITS_FOR_ITS_TIME,
+            postgresql_where=_WAITS_FOR_ITS_TIME,
+        ),
+        Index(
             "user_runs_in_flight_of_owner",
             "owner",
             sqlite_where=_OWNED_IN_FLIGHT,
@@ -134,6 +144,9 @@ class UserRun(Base):
     meta: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
     context_id: Mapped[str | None] = mapped_column(String(255))
     batch_id: Mapped[UUID | None] = mapped_column(Uuid)
+    priority: Mapped[int] = mapped_column(Integer, server_default="0")
+    # Until then no worker holds the run, and its lease ends at this time.
+    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # Not `metadata`, which SQLAlchemy reserves. NULL for none.
     run_metadata: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     # The trace context of the request that submitted the run, as W3C Trace Context has it.

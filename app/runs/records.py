@@ -5,7 +5,7 @@ Rows of the database stay inside `persistence` and `webhooks`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote
@@ -84,7 +84,8 @@ class RunOptions:
     key get the same run. `webhooks`: where events are sent; `meta`: data that is sent with them.
     `context_id`: the client's own name for a group of runs. `metadata`: the client's own names and
     texts, to find the run by. `budget` limits what the run uses, within the budgets of its crew and
-    of its key.
+    of its key. Of its owner's waiting runs, those with the highest `priority` begin first. The run
+    begins at `not_before` at the earliest.
     """
 
     stream: bool = False
@@ -94,7 +95,15 @@ class RunOptions:
     context_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+    priority: int = 0
+    not_before: datetime | None = None
 
+
+MAX_PRIORITY: Final = 100
+"""The highest priority; the lowest is as far below 0."""
+
+MAX_DELAY: Final = timedelta(days=366)
+"""How long after its submission a run begins at the latest, unless it waits for a slot."""
 
 MAX_REASON_CHARACTERS: Final = 500
 """How many characters the reason for a cancellation has at most."""
@@ -122,6 +131,8 @@ class ListedRun:
     error_type: str | None = None
     metadata: Mapping[str, str] | None = None
     batch_id: UUID | None = None
+    priority: int = 0
+    not_before: datetime | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -141,10 +152,13 @@ class ListedRun:
 
     @property
     def waited_seconds(self) -> float | None:
-        """The time from submission to the start of the last attempt; None before the first."""
+        """The time until the start of the last attempt; None before the first.
+
+        It counts from the submission, or from `not_before` if that is later.
+        """
         if self.started_at is None:
             return None
-        return (self.started_at - self.created_at).total_seconds()
+        return waited_seconds(self.created_at, self.not_before, self.started_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,10 +182,22 @@ class Run(ListedRun):
     raw_result: str | None = None
     tasks: list[dict[str, Any]] | None = None
 
+    def is_deferred_at(self, now: datetime) -> bool:
+        """Whether the run, once it is queued, waits for its `not_before`."""
+        return self.not_before is not None and self.not_before > now
+
     @property
     def awaiting(self) -> HumanInput | None:
         """The review that the run waits for now; None if it waits for none."""
         return self.human_input if self.status is RunStatus.AWAITING_HUMAN else None
+
+
+def waited_seconds(
+    created_at: datetime, not_before: datetime | None, started_at: datetime
+) -> float:
+    """How long a run has waited: from its submission, or from `not_before` if that is later."""
+    begin = created_at if not_before is None else max(created_at, not_before)
+    return max(0.0, (started_at - begin).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +225,19 @@ class NewRun:
     batch_id: UUID | None = None
     trace: TraceHeaders | None = None
     budget: Budget | None = None
+    priority: int = 0
+    not_before: datetime | None = None
     stored_inputs: msgspec.Raw = field(init=False, repr=False)
     """The inputs as JSON: the transaction that many runs share does not encode them."""
 
     def __post_init__(self) -> None:
         stored = msgspec.Raw(msgspec.json.encode(self.inputs))
         object.__setattr__(self, "stored_inputs", stored)  # it is frozen
+
+    @property
+    def is_deferred(self) -> bool:
+        """Whether the run waits for its `not_before`."""
+        return self.not_before is not None and self.not_before > self.created_at
 
     def queued(self) -> Run:
         """The run as it stands once it is accepted."""
@@ -222,6 +255,8 @@ class NewRun:
             webhooks=self.webhooks,
             metadata=self.metadata,
             batch_id=self.batch_id,
+            priority=self.priority,
+            not_before=self.not_before,
         )
 
 
@@ -285,6 +320,8 @@ class ClaimedRun:
     previous_started_at: datetime | None = None
     is_takeover: bool = False
     budget: Budget | None = None
+    priority: int = 0
+    not_before: datetime | None = None
 
     def settled(self, outcome: Outcome, finished_at: datetime) -> Run:
         """The run as it stands once this outcome is committed."""
@@ -310,6 +347,8 @@ class ClaimedRun:
             tasks=outcome.tasks,
             metadata=self.metadata,
             batch_id=self.batch_id,
+            priority=self.priority,
+            not_before=self.not_before,
         )
 
 
@@ -323,6 +362,7 @@ class StalledRun(NamedTuple):
     failed_attempts: int
     owner: str
     crew: str
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

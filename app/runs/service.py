@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
@@ -64,6 +65,8 @@ from app.runs.persistence.repository import RunRepository
 from app.runs.records import (
     CANCELLED,
     IN_FLIGHT,
+    MAX_DELAY,
+    MAX_PRIORITY,
     MAX_REASON_CHARACTERS,
     UNSETTLED,
     AcceptedBatch,
@@ -494,15 +497,16 @@ class RunService:
             self._adding -= len(runs)
         for run, accepted in zip(runs, added, strict=True):
             if accepted.is_new:
-                self._worker.dispatch(run.run_id, caller.name, run.crew)
+                if not run.is_deferred:
+                    self._worker.dispatch(run.run_id, caller.name, run.crew, run.priority)
             elif accepted.request_digest != run.request_digest:
                 raise IdempotencyConflict(accepted.run_id)
         return added
 
     async def _retry_and_dispatch(self, run: Run, limited: Caller) -> RunStatus | None:
         retried = await self._rows.retry(run.run_id, limited)
-        if retried.event is not None:
-            self._worker.dispatch(run.run_id, run.owner, run.crew)
+        if retried.event is not None and not run.is_deferred_at(self._rows.now()):
+            self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority)
         return retried.status
 
     async def _resume_and_dispatch(
@@ -510,7 +514,7 @@ class RunService:
     ) -> Event | None:
         resumed = await self._rows.resume(decision, limited)
         if resumed is not None:
-            self._worker.dispatch(run.run_id, run.owner, run.crew)
+            self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority)
         return resumed
 
     async def _check_webhooks(self, webhooks: Webhooks) -> None:
@@ -557,13 +561,15 @@ class RunService:
             check_bounds("meta", options.meta, "meta")
         metadata = check_metadata(options.metadata)
         budget = self._budget(spec, caller, options)
+        now = self._rows.now()
+        _check_times(options, now)
         if options.idempotency_key is not None:
             check_storable(options.idempotency_key, "Idempotency-Key")
         new = NewRun(
             uuid4(),
             crew,
             inputs,
-            self._rows.now(),
+            now,
             caller.owner or "",
             (caller.address or "") if caller.quota else None,
             stream=options.stream,
@@ -575,6 +581,8 @@ class RunService:
             metadata=metadata or None,
             trace=self._tracing.headers_of_request() if self._tracing is not None else None,
             budget=budget,
+            priority=options.priority,
+            not_before=options.not_before,
         )
         if options.idempotency_key is None:
             return new
@@ -610,6 +618,15 @@ class RunService:
             raise Overloaded(str(error)) from None
 
 
+def _check_times(options: RunOptions, now: datetime) -> None:
+    """Check when a run may begin. Raises InvalidInput."""
+    if abs(options.priority) > MAX_PRIORITY:
+        problem = f"{options.priority}; must be from -{MAX_PRIORITY} to {MAX_PRIORITY}"
+        raise InvalidInput("priority", problem)
+    if options.not_before is not None and options.not_before - now > MAX_DELAY:
+        raise InvalidInput("not_before", f"must be within {MAX_DELAY.days} days from now")
+
+
 def _as_batch(
     batch_id: UUID,
     runs: Sequence[NewRun],
@@ -639,6 +656,8 @@ def _request(run: NewRun, budget: Budget) -> bytes:
         request.append(run.metadata)
     if budget != Budget():
         request.append(["budget", budget])
+    if run.priority or run.not_before is not None:
+        request.append(["order", run.priority, run.not_before])
     return msgspec.json.encode(request)
 
 

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,29 @@ def test_run_prints_json_and_nothing_else(crew_capture: RunCommand) -> None:
     assert "goal_type" not in run["assumed_inputs"]
     assert len(run["assumed_inputs"]) == 7
     assert list(run["outputs"]) == REPORTS
+
+
+def test_run_leaves_a_run_with_a_time_to_a_service(
+    crew_capture: RunCommand, tmp_path: Path
+) -> None:
+    at = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
+    result = crew_capture("run", "--not-before", at, "--priority", "5")
+    assert result.returncode == 0, result.stderr
+    (run_id,) = result.stdout.split()
+    shown = json.loads(crew_capture("runs", "show", run_id, "--json").stdout)
+    assert (shown["status"], shown["attempt"], shown["priority"]) == ("queued", 0, 5)
+    assert datetime.fromisoformat(shown["not_before"]) == datetime.fromisoformat(at)
+    assert "not_before: " in crew_capture("runs", "show", run_id).stdout
+    assert crew_capture("runs", "cancel", run_id).returncode == 0
+
+
+def test_run_refuses_a_time_without_a_zone_and_a_priority_alone(crew_capture: RunCommand) -> None:
+    result = crew_capture("run", "--not-before", "2030-01-31T08:00:00")
+    assert result.returncode == 2
+    assert "is no time with a zone, such as 2030-01-31T08:00:00Z" in result.stderr
+    result = crew_capture("run", "--priority", "5")
+    assert result.returncode == 2
+    assert "use it with --not-before" in result.stderr
 
 
 def test_run_leaves_nothing_in_the_backend(crew_capture: RunCommand, tmp_path: Path) -> None:

@@ -310,7 +310,11 @@ async def running_service(
     )
     lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=60)
     stalled_runs = StalledRunDispatcher(
-        queries, worker, cast(Isolation, _NoIsolation(worker)), max_attempts=max_attempts
+        database.clock,
+        queries,
+        worker,
+        cast(Isolation, _NoIsolation(worker)),
+        max_attempts=max_attempts,
     )
     peer_poller = PeerPoller(name, database.clock, worker, events, queries, tokens)
     try:
@@ -349,7 +353,7 @@ class _NoIsolation:
             self.execute_alone(run)
 
     def execute_alone(self, suspect: StalledRun) -> None:
-        self._worker.dispatch(suspect.run_id, suspect.owner, suspect.crew)
+        self._worker.dispatch(suspect.run_id, suspect.owner, suspect.crew, suspect.priority)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:

@@ -206,7 +206,11 @@ async def test_failed_attempts_decide_where_a_run_is_executed(
                 row = update(UserRun).where(UserRun.run_id == run.run_id)
                 await connection.execute(row.values(attempt=attempt, lease_until=None))
         dispatcher = StalledRunDispatcher(
-            parts.queries, parts.worker, cast(Isolation, recorder), max_attempts=max_attempts
+            database.clock,
+            parts.queries,
+            parts.worker,
+            cast(Isolation, recorder),
+            max_attempts=max_attempts,
         )
         await dispatcher.run_once()
         assert parts.worker.run_ids == {runs[attempt].run_id for attempt in in_service}

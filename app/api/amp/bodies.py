@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from app.api.budget_fields import MaxCost, MaxCount
+from app.api.order_fields import NotBefore, Priority
 from app.runs import InvalidInput, Run, RunStatus, Webhook, WebhookKind
 
 
@@ -52,7 +53,8 @@ class WebhookUrls(msgspec.Struct, rename=_platform_name):
 class Kickoff(WebhookUrls, rename=_platform_name):
     """A run to submit; each webhook's body repeats `meta`.
 
-    `max_cost` (USD), `max_model_calls` and `max_tokens` are the run's budget.
+    `max_cost` (USD), `max_model_calls` and `max_tokens` are the run's budget. `priority` and
+    `not_before` say when it begins, as those of `POST /api/runs`.
     """
 
     inputs: dict[str, Any] = {}
@@ -60,6 +62,8 @@ class Kickoff(WebhookUrls, rename=_platform_name):
     max_cost: MaxCost | None = None
     max_model_calls: MaxCount | None = None
     max_tokens: MaxCount | None = None
+    priority: Priority = 0
+    not_before: NotBefore = None
 
 
 class Resume(WebhookUrls, rename=_platform_name, kw_only=True):

@@ -21,6 +21,7 @@ from app.api.amp.errors import PATH, AmpError, amp_responses
 from app.api.dependencies import Runs
 from app.api.links import linked
 from app.api.middleware.auth import CallerRequest
+from app.api.order_fields import parse_time
 from app.api.waiting import IdempotencyKey
 from app.budgets import budget
 from app.runs import MissingInputs, ReviewDecision, Run, RunOptions, RunService, UnknownRun
@@ -68,6 +69,8 @@ async def kickoff(
         webhooks=webhooks_in(data),
         meta=data.meta,
         budget=budget(data.max_cost, data.max_model_calls, data.max_tokens),
+        priority=data.priority,
+        not_before=parse_time("not_before", data.not_before),
     )
     run = await runs.submit(crew, data.inputs, request.user, options)
     return KickoffAnswer(run.run_id)

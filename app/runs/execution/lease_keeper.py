@@ -3,11 +3,12 @@
 A run is stalled when its lease has ended before the run did: its worker was lost.
 """
 
+import asyncio
 import logging
 from time import monotonic
 from typing import Final
 
-from app.db import Database, DatabaseUnavailable
+from app.db import Database, DatabaseClock, DatabaseUnavailable
 from app.logs import lines_of_run
 from app.runs.background import PeriodicService
 from app.runs.execution.isolation import Isolation
@@ -21,6 +22,8 @@ logger = logging.getLogger("crew_capture.runs")
 _INTERVAL_SECONDS: Final = 5.0
 # Enough to keep a worker busy until the next pass.
 _RUNS_PER_PASS: Final = 1000
+# A lease has ended when its end has passed.
+_MARGIN_SECONDS: Final = 0.01
 # One in a group, one alone, and some for services that end meanwhile.
 _MORE_ATTEMPTS: Final = 5
 
@@ -80,6 +83,9 @@ class LeaseKeeper(PeriodicService):
 class StalledRunDispatcher(PeriodicService):
     """Dispatches stalled runs to this worker, and gives up those that stalled too often.
 
+    Runs whose `not_before` has passed are dispatched as well: until then, they have a lease that no
+    worker holds.
+
     Dispatched runs that ended elsewhere are cancelled here, also those whose rows are deleted.
 
     The last of a run's `max_attempts` is isolated, in a group. If the process of the group is lost,
@@ -92,9 +98,16 @@ class StalledRunDispatcher(PeriodicService):
     name = "dispatch of stalled runs"
 
     def __init__(
-        self, queries: RunQueries, worker: Worker, isolation: Isolation, *, max_attempts: int
+        self,
+        clock: DatabaseClock,
+        queries: RunQueries,
+        worker: Worker,
+        isolation: Isolation,
+        *,
+        max_attempts: int,
     ) -> None:
         super().__init__(_INTERVAL_SECONDS)
+        self._clock = clock
         self._queries = queries
         self._worker = worker
         self._isolation = isolation
@@ -125,9 +138,19 @@ class StalledRunDispatcher(PeriodicService):
             elif failed == self._suspect_after:
                 suspects.append(run)
             else:
-                with lines_of_run(run.run_id, run.crew, run.attempt):
-                    logger.info(
-                        "Dispatching stalled run %s after %d attempt(s)", run.run_id, failed
-                    )
-                self._worker.dispatch(run.run_id, run.owner, run.crew)
+                if failed:
+                    with lines_of_run(run.run_id, run.crew, run.attempt):
+                        logger.info(
+                            "Dispatching stalled run %s after %d attempt(s)", run.run_id, failed
+                        )
+                self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority)
         self._isolation.execute_in_groups(suspects)
+        await self._wake_at_next_time()
+
+    async def _wake_at_next_time(self) -> None:
+        """Begin the next pass when the next deferred run may begin, if that is soon."""
+        next_time = await self._queries.next_time()
+        if next_time is not None:
+            seconds = (next_time - self._clock.now()).total_seconds() + _MARGIN_SECONDS
+            if seconds < self.interval_seconds:
+                asyncio.get_running_loop().call_later(max(0.0, seconds), self.wake)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, Text, cast, func, null, or_, select, tuple_
+from sqlalchemy import Row, Text, cast, func, literal_column, null, or_, select, tuple_
 
 from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database, in_parts
 from app.runs.call_records import (
@@ -22,7 +22,13 @@ from app.runs.call_records import (
 )
 from app.runs.errors import InvalidInput
 from app.runs.events.event import Event, EventSeq, EventType
-from app.runs.models import RunCalls, RunEvent, UserRun, WebhookDelivery
+from app.runs.models import (
+    WAITS_FOR_ITS_TIME_SQL,
+    RunCalls,
+    RunEvent,
+    UserRun,
+    WebhookDelivery,
+)
 from app.runs.records import (
     IN_FLIGHT,
     MAX_COUNTED_DELIVERIES,
@@ -60,7 +66,10 @@ _STALLED: Final = (
     UserRun.attempt - UserRun.pauses,  # a paused attempt did end
     UserRun.owner,
     UserRun.crew,
+    UserRun.priority,
 )
+# Literally the condition of the partial index.
+_QUEUED_WITH_A_TIME: Final[Any] = literal_column(WAITS_FOR_ITS_TIME_SQL)
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _DELIVERY: Final = tuple(getattr(WebhookDelivery, name) for name in Delivery.__dataclass_fields__)
 
@@ -128,11 +137,13 @@ class RunQueries:
             return run_id
 
     async def stalled(self, crews: Collection[str], limit: int) -> list[StalledRun]:
-        """Runs in flight of these crews whose lease has ended.
+        """Runs in flight of these crews whose lease has ended, deferred ones among them.
 
-        Each owner's oldest comes first, then each one's second, ...
+        Each owner's first run is followed by each one's second, and so on. An owner's runs are
+        in the order of their priorities, and of their submission.
         """
-        turn = func.row_number().over(partition_by=UserRun.owner, order_by=UserRun.created_at)
+        order = (UserRun.priority.desc(), UserRun.created_at)
+        turn = func.row_number().over(partition_by=UserRun.owner, order_by=order)
         now = self._database.clock.now()
         query = (
             select(*_STALLED)
@@ -146,6 +157,15 @@ class RunQueries:
         )
         async with self._database.read() as connection:
             return [StalledRun(*row) for row in await connection.execute(query)]
+
+    async def next_time(self) -> datetime | None:
+        """The earliest `not_before` that a queued run waits for; None if none waits."""
+        query = select(func.min(UserRun.not_before)).where(
+            UserRun.not_before > self._database.clock.now(), _QUEUED_WITH_A_TIME
+        )
+        async with self._database.read() as connection:
+            found: datetime | None = await connection.scalar(query)
+            return found
 
     async def held(self, worker: str) -> list[StalledRun]:
         """The runs in flight that a worker holds, which is lost: its leases may not have ended."""
@@ -200,10 +220,14 @@ class RunQueries:
             ]
 
     async def backlog(self) -> Backlog:
-        """The work of all processes that is not done yet."""
+        """The work of all processes that is not done yet, and that need not wait for its time."""
+        now = self._database.clock.now()
         runs = (
             select(UserRun.status, func.count())
-            .where(UserRun.status.in_(UNSETTLED))
+            .where(
+                UserRun.status.in_(UNSETTLED),
+                or_(UserRun.not_before.is_(None), UserRun.not_before <= now),
+            )
             .group_by(UserRun.status)
         )
         # Bounded: a receiver that is down for a day may leave any number.
@@ -217,7 +241,7 @@ class RunQueries:
         async with self._database.read() as connection:
             counts = {RunStatus(status): n for status, n in await connection.execute(runs)}
             ((count, oldest),) = await connection.execute(deliveries)
-        age = (self._database.clock.now() - oldest).total_seconds() if oldest else 0.0
+        age = (now - oldest).total_seconds() if oldest else 0.0
         return Backlog(
             {status: counts.get(status, 0) for status in UNSETTLED}, count, max(0.0, age)
         )

@@ -53,6 +53,7 @@ from app.runs.records import (
     Settlement,
     UsageCounts,
     Webhooks,
+    waited_seconds,
 )
 from app.telemetry import metrics
 
@@ -134,9 +135,9 @@ class RunRepository:
         if claimed is not None and applied.row is not None:
             crew = self._crew_label(claimed.crew)
             if claimed.attempt == 1:
-                waited = claimed.started_at - claimed.created_at
-                metrics.RUN_QUEUE_DURATION.observe(waited.total_seconds(), crew)
-            if applied.row.worker != self._worker:
+                waited = waited_seconds(claimed.created_at, claimed.not_before, claimed.started_at)
+                metrics.RUN_QUEUE_DURATION.observe(waited, crew)
+            if applied.row.worker not in (None, self._worker):
                 metrics.RUN_TAKEOVERS.inc(crew)
         return claimed
 

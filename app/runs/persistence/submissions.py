@@ -107,6 +107,7 @@ def _rows(
     connection: AsyncConnection, submission: Submission, runs: Iterable[NewRun]
 ) -> list[dict[str, Any]]:
     lease_until = current_time(connection) + submission.lease
+    # A deferred run has a lease that no worker holds and that ends when the run may begin.
     return [
         {
             "run_id": run.run_id,
@@ -127,10 +128,12 @@ def _rows(
             "traceparent": run.trace and run.trace.traceparent,
             "tracestate": run.trace and run.trace.tracestate,
             "budget": run.budget,
+            "priority": run.priority,
+            "not_before": run.not_before,
             "status": RunStatus.QUEUED,
             "attempt": 0,
-            "worker": submission.worker,
-            "lease_until": lease_until,
+            "worker": None if run.is_deferred else submission.worker,
+            "lease_until": run.not_before if run.is_deferred else lease_until,
         }
         for run in runs
     ]

@@ -166,6 +166,8 @@ class Claim(Transition):
         UserRun.traceparent,
         UserRun.tracestate,
         UserRun.budget,
+        UserRun.priority,
+        UserRun.not_before,
     )
 
     worker: str
@@ -224,6 +226,8 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
         # The lease of a worker that stops is released.
         is_takeover=row.status == RunStatus.RUNNING and row.lease_until is not None,
         budget=row.budget,
+        priority=row.priority,
+        not_before=row.not_before,
     )
 
 
@@ -376,19 +380,22 @@ class Resume(Transition):
 class Retry(Transition):
     """A run that failed or was cancelled is queued again, for this worker, with its outputs.
 
+    If its `not_before` has not passed, no worker holds it until then.
+
     It begins an attempt's range of event numbers, as the end of the run used the last number of the
     range before. Attempts before the retry don't count as failed. `address` is the caller's, if it
     has a quota.
     """
 
     allowed = (RunStatus.FAILED, RunStatus.CANCELLED)
-    columns = ()
+    columns = (UserRun.not_before,)
 
     worker: str
     lease: timedelta
     address: str | None
 
     def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
+        is_deferred = row.not_before is not None and row.not_before > now
         return {
             "status": RunStatus.QUEUED,
             "attempt": row.attempt + 1,
@@ -398,8 +405,8 @@ class Retry(Transition):
             "error_type": None,
             "finished_at": None,
             "address": self.address,
-            "worker": self.worker,
-            "lease_until": now + self.lease,
+            "worker": None if is_deferred else self.worker,
+            "lease_until": row.not_before if is_deferred else now + self.lease,
         }
 
     def event(self, row: Row[Any], now: datetime) -> Event:
