@@ -19,7 +19,13 @@ from app.engine.compat.coverage import (
     check_native_covers,
     check_plan_covers,
 )
-from app.engine.compat.models import CrewModel, configure_models, default_model, models_of
+from app.engine.compat.models import (
+    CrewModel,
+    agents_of,
+    configure_models,
+    default_model,
+    models_of,
+)
 from app.engine.compat.paths import configure_paths, paths_from
 from app.engine.compat.silence import silence
 from app.engine.description import (
@@ -439,6 +445,10 @@ def _configure(crew: Crew, model: CrewModel) -> None:
     silence(crew)
     # Callers need the whole result; CrewAI's streaming would also change shared models.
     crew.stream = False
+    # A run continues from the outputs that the service keeps; CrewAI writes files of the machine.
+    crew.checkpoint = None
+    for agent in agents_of(crew):
+        agent.checkpoint = None
 
 
 def _models(crew: Crew) -> tuple[BaseLLM, ...]:

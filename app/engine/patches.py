@@ -32,6 +32,8 @@ from app.engine.calls import note_finish_reason, note_token
 from app.engine.compat.memoized import memoize
 from app.engine.compat.models import current_default_model
 from app.engine.compat.paths import KNOWLEDGE, discover_skills
+from app.engine.compat.silence import silence_process
+from app.engine.compat.tracing import UNTRACED
 from app.engine.flows.crew_kickoff import akickoff, kickoff, kickoff_async
 from app.engine.flows.isolation import attach_usage, detach_usage, isolate_flows
 from app.engine.native.executor import NativeExecutor
@@ -48,6 +50,7 @@ _own_emit_stream_chunk = BaseLLM._emit_stream_chunk_event
 _own_execute_core = Task._execute_core
 _own_aexecute_core = Task._aexecute_core
 _own_ainvoke_guardrail = Task._ainvoke_guardrail_function
+_own_aexport_output = Task._aexport_output
 _own_create_manager_agent = Crew._create_manager_agent
 _own_emit = CrewAIEventsBus.emit
 _own_run_sync = file_store._run_sync
@@ -171,6 +174,14 @@ async def _ainvoke_guardrail(self: Task, *args: Any, **kwargs: Any) -> TaskOutpu
     return await run.threads.run(self._invoke_guardrail_function, *args, **kwargs)
 
 
+async def _aexport_output(self: Task, result: Any) -> Any:
+    """Call a task's own converter in a thread: its methods that CrewAI awaits are CrewAI's own."""
+    run = current_run()
+    if run is None or run.use_native_executor is None or self.converter_cls is None:
+        return await _own_aexport_output(self, result)
+    return await run.threads.run(self._export_output, result, step="its converter")
+
+
 def _process_guardrail(*args: Any, **options: Any) -> GuardrailResult:
     run = current_run()
     if run is None or run.on_guardrail is None:
@@ -235,6 +246,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (Task, "_execute_core", _execute_core),
     (Task, "_aexecute_core", _aexecute_core),
     (Task, "_ainvoke_guardrail_function", _ainvoke_guardrail),
+    (Task, "_aexport_output", _aexport_output),
     (task_module, "process_guardrail", _process_guardrail),
     (Crew, "_create_manager_agent", _create_manager_agent),
     (agent_executor, "get_llm_response", _get_llm_response),
@@ -255,6 +267,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (annotations, "memoize", memoize),
     (BaseLLM, "_emit_call_completed_event", _emit_call_completed),
     (BaseLLM, "_emit_stream_chunk_event", _emit_stream_chunk),
+    *UNTRACED,
     *tool_hooks.INSTRUMENTED,
     *thread_fields.INSTRUMENTED,
 )
@@ -264,6 +277,7 @@ _originals: dict[tuple[int, str], Any] = {}
 def apply() -> None:
     """Install all replacements. A second call has no effect."""
     isolate_flows()
+    silence_process()
     for owner, name, replacement in _REPLACEMENTS:
         key = (id(owner), name)
         if key not in _originals:

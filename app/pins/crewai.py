@@ -75,6 +75,21 @@ PINS: tuple[Pin, ...] = (
         "runs in that thread",
     ),
     Pin(
+        "crewai.task:Task._aexport_output",
+        "995de937c06a",
+        "awaits a converter's asynchronous methods; a converter of a task runs in a thread",
+    ),
+    Pin(
+        "crewai.task:Task._export_output",
+        "c1d9d9cc4737",
+        "runs in that thread",
+    ),
+    Pin(
+        "crewai.llms.base_llm:BaseLLM.acall",
+        "08dc1e254584",
+        "raises NotImplementedError: such a model is called in a thread",
+    ),
+    Pin(
         "crewai.utilities.guardrail:process_guardrail",
         "2e1663f6816a",
         "reports each round of a guardrail",
@@ -151,9 +166,35 @@ PINS: tuple[Pin, ...] = (
         "prints an event if `verbose`, which is always False in ours",
     ),
     Pin(
+        "crewai_core.printer:should_suppress_console_output",
+        "5cbeaa3ace72",
+        "a context variable that silences printers: set within a run",
+    ),
+    Pin(
+        "crewai.llms.base_llm:BaseLLM.get_input_tokens_count",
+        "1006ff534518",
+        "warns in each run that it estimates tokens: ours lets one line pass",
+    ),
+    Pin(
         "crewai.events.event_context:EventContextConfig",
         "16a6034f8aae",
         "its defaults print a line for each event without a start: ours are silent",
+    ),
+    # Tracing (compat/tracing.py)
+    Pin(
+        "crewai.execution:_tracing_disabled",
+        "ddb0c6de0e36",
+        "decides whether a kickoff collects traces: ours never does",
+    ),
+    Pin(
+        "crewai.execution:begin_execution",
+        "4c2024936912",
+        "starts tracing unless that function forbids it",
+    ),
+    Pin(
+        "crewai.events.listeners.tracing.utils:should_enable_tracing",
+        "2f1be62b3689",
+        "marks a crew's or flow's context as traced",
     ),
     # The environment (compat/environment.py)
     Pin(

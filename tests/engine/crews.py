@@ -1,18 +1,20 @@
 """Crews for the conformance suite: each a feature that CrewAI users rely on."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from crewai import Agent, Crew, Process, Task
 from crewai.llms.base_llm import BaseLLM
 from crewai.tasks.conditional_task import ConditionalTask
 from crewai.tasks.task_output import TaskOutput
 from crewai.tools import tool
-from pydantic import BaseModel
+from crewai.utilities.converter import Converter
+from pydantic import BaseModel, PrivateAttr, model_validator
 
-from tests.engine.recording import Answer, Request, hashed
+from tests.engine.recording import Answer, RecordingLLM, Request, SyncLLM, hashed
 
 ExecutionMode = Literal["plan", "native", "stock"]
 INPUTS: Mapping[str, Any] = {"topic": "tea", "year": 2031}
@@ -33,6 +35,7 @@ class Case:
     inputs: Mapping[str, Any] = field(default_factory=lambda: INPUTS)
     answer: Answer = hashed
     model: Mapping[str, Any] = field(default_factory=dict)
+    kind: type[SyncLLM] = RecordingLLM
 
 
 def agent(model: BaseLLM, number: int = 1, **options: Any) -> Agent:
@@ -235,7 +238,7 @@ def hierarchical(**options: Any) -> Callable[[BaseLLM], Crew]:
     def build(model: BaseLLM) -> Crew:
         a, b = agent(model, 1), agent(model, 2)
         tasks = [task(a, 1), Task(description="Free {topic}", expected_output="Any")]
-        manager: dict[str, Any] = {"manager_llm": model}
+        manager: dict[str, Any] = {"manager_llm": options.get("manager_llm", model)}
         if options.get("own_manager"):
             manager = {
                 "manager_agent": Agent(
@@ -376,12 +379,57 @@ def changes_messages(request: Request, nth: int) -> Any:
 
 
 class OwnAgent(Agent):
-    """An agent with a mind of its own."""
+    """An agent with code of its own, where CrewAI calls none of it."""
+
+    team: str = "{topic} team"
+    goal: str = "Know all about {topic}"
+    _seen: int = PrivateAttr(default=0)
+
+    @model_validator(mode="after")
+    def check_team(self) -> Self:
+        self._seen += len(self.team)
+        return self
+
+    def greet(self) -> str:
+        return f"hello from {self.team}"
 
 
-def own_agent(model: BaseLLM) -> Crew:
-    expert = OwnAgent(role="r {topic}", goal="g {year}", backstory="b", llm=model)
+class OwnTask(Task):
+    """A task with other defaults."""
+
+    markdown: bool | None = True
+
+
+class OwnCrew(Crew):
+    """A crew with a constructor of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(name="our crew", **options)
+
+
+class HastyAgent(Agent):
+    """An agent that replaces code of CrewAI's."""
+
+    def execute_task(self, task: Task, context: str | None = None, tools: Any = None) -> Any:
+        return super().execute_task(task, f"{context} in haste", tools)
+
+
+def subclasses(model: BaseLLM, **agent_options: Any) -> Crew:
+    expert = OwnAgent(role="r {topic}", backstory="b", llm=model, **agent_options)
+    first = OwnTask(description="Do {topic}", expected_output="It", agent=expert)
+    return OwnCrew(agents=[expert], tasks=[first, task(expert, 2)])
+
+
+def hasty(model: BaseLLM) -> Crew:
+    expert = HastyAgent(role="r {topic}", goal="g {year}", backstory="b", llm=model)
     return Crew(agents=[expert], tasks=[task(expert)])
+
+
+class ShoutingConverter(Converter):
+    """A converter that a task names."""
+
+    def to_pydantic(self, current_attempt: int = 1) -> BaseModel:
+        return Report(title=self.text.upper(), points=[])
 
 
 CASES = [
@@ -420,6 +468,20 @@ CASES = [
     Case("an answer with white space", two(), answer=final("\n  DIGEST \n\n")),
     Case("an action without input", two(), answer=final("Thought: t\nAction: shout DIGEST")),
     Case("answers with braces", three, answer=final("{topic {x} DIGEST {{}}")),
+    Case(
+        "code execution",
+        one({"allow_code_execution": True, "code_execution_mode": "unsafe"}),
+    ),
+    Case("tracing", two(crew_options={"tracing": True})),
+    Case("subclasses", subclasses),
+    Case("checkpoints", two(crew_options={"checkpoint": True})),
+    Case(
+        "settings without an effect on a run",
+        one(
+            {"guardrail": "be polite", "guardrail_max_retries": 5},
+            crew_options={"share_crew": True},
+        ),
+    ),
     # Runs that a plan hands over
     Case("no inputs", one(), inputs={}, ends="native"),
     Case("a missing input", one(), inputs={"topic": "tea"}, ends="native", fails=True),
@@ -682,7 +744,45 @@ CASES = [
         "native",
         answer=lambda a, n: '{"valid": true, "feedback": null}' if not a.task else hashed(a, n),
     ),
+    Case(
+        "code execution with a tool",
+        one({"tools": [shout], "allow_code_execution": True}),
+        "native",
+        answer=react("shout"),
+    ),
+    Case(
+        "tracing with a tool",
+        one({"tools": [shout]}, crew_options={"tracing": True}),
+        "native",
+        answer=react("shout"),
+    ),
+    Case(
+        "a subclass with a tool",
+        functools.partial(subclasses, tools=[shout]),
+        "native",
+        answer=react("shout"),
+    ),
+    Case(
+        "checkpoints with a tool",
+        one({"tools": [shout]}, crew_options={"checkpoint": True}),
+        "native",
+        answer=react("shout"),
+    ),
+    Case("a model without acall", three, "native", kind=SyncLLM),
+    Case(
+        "a model without acall, with a tool",
+        one({"tools": [shout], "max_iter": 2}),
+        "native",
+        kind=SyncLLM,
+        answer=react("shout", 99),
+    ),
+    Case("a model without acall that fails", two(), "native", kind=SyncLLM, answer=fails_times(2)),
+    Case(
+        "a converter",
+        one(task_options={"output_pydantic": Report, "converter_cls": ShoutingConverter}),
+        "native",
+    ),
     # What is left to stock
     Case("a limit of requests", one({"max_rpm": 100}), "stock"),
-    Case("a subclass of Agent", own_agent, "stock"),
+    Case("a subclass of Agent that replaces its code", hasty, "stock"),
 ]

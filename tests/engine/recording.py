@@ -54,10 +54,10 @@ def hashed(request: Request, nth: int) -> str:
     return f"answer {request.digest}"
 
 
-class RecordingLLM(BaseLLM):
+class SyncLLM(BaseLLM):
     """Answers by `answer(request, nth)`, where `nth` counts this task's calls of this agent from 0.
 
-    An exception that it returns is raised.
+    An exception that it returns is raised. As the first models that users write, it has no `acall`.
     """
 
     native_tools: bool = False
@@ -118,6 +118,13 @@ class RecordingLLM(BaseLLM):
         # As CrewAI's OpenAI client does.
         return self._apply_stop_words(answer) if isinstance(answer, str) else answer
 
+
+class RecordingLLM(SyncLLM):
+    """The same with `acall`."""
+
+    def __init__(self, answer: Answer = hashed, **options: Any) -> None:
+        super().__init__(answer, **options)
+
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         await asyncio.sleep(0)
         return self.call(*args, **kwargs)
@@ -167,16 +174,14 @@ def _plain(model: BaseModel | None) -> Any:
 
 
 def run_reference(
-    build: Callable[[BaseLLM], Crew], model: RecordingLLM, inputs: Mapping[str, Any]
+    build: Callable[[BaseLLM], Crew], model: SyncLLM, inputs: Mapping[str, Any]
 ) -> Ran:
     """Stock `crew.kickoff()`, without our patches."""
     with removed():
         return contextvars.Context().run(_kickoff, build, model, inputs)
 
 
-def _kickoff(
-    build: Callable[[BaseLLM], Crew], model: RecordingLLM, inputs: Mapping[str, Any]
-) -> Ran:
+def _kickoff(build: Callable[[BaseLLM], Crew], model: SyncLLM, inputs: Mapping[str, Any]) -> Ran:
     crew = build(model)
     try:
         output = crew.kickoff(inputs=dict(inputs))
@@ -187,7 +192,7 @@ def _kickoff(
 
 async def run_engine(
     build: Callable[[BaseLLM], Crew],
-    model: RecordingLLM,
+    model: SyncLLM,
     inputs: Mapping[str, Any],
     mode: Any,
     *,

@@ -2,11 +2,14 @@
 
 import asyncio
 import copy
+from typing import Any
 
 import pytest
+from crewai.llms.base_llm import BaseLLM
+from crewai.utilities import llm_utils
 
-from tests.engine.crews import CASES, Case
-from tests.engine.recording import RecordingLLM, run_engine, run_reference
+from tests.engine.crews import CASES, Case, delegates, hierarchical, one, two
+from tests.engine.recording import SyncLLM, run_engine, run_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -33,5 +36,43 @@ async def test_a_crew_runs_as_stock_does(case: Case) -> None:
             assert ours.execution_mode == "stock"
 
 
-def _model(case: Case) -> RecordingLLM:
-    return RecordingLLM(case.answer, **copy.deepcopy(dict(case.model)))
+NAMED = [
+    Case(
+        "a manager",
+        hierarchical(manager_llm="openai/manager"),
+        "native",
+        answer=delegates,
+    ),
+    Case("a model of an agent", one({"llm": "openai/agent"})),
+    Case("a model of the crew for function calls", two(crew_options={"function_calling_llm": "a"})),
+    Case("models that no run calls", two(crew_options={"chat_llm": "a", "manager_llm": "b"})),
+]
+
+
+@pytest.mark.parametrize("case", NAMED, ids=[case.name for case in NAMED])
+async def test_a_model_that_a_crew_names_is_that_of_stock(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[SyncLLM] = []
+
+    class Named(BaseLLM):
+        """CrewAI's LLM class; for each name, it gives the model of the test."""
+
+        def __new__(cls, model: str) -> Any:
+            return models[-1]
+
+        def call(self, *args: Any, **kwargs: Any) -> str:
+            raise AssertionError
+
+    monkeypatch.setattr(llm_utils, "LLM", Named)
+    models.append(_model(case))
+    reference = await asyncio.to_thread(run_reference, case.build, models[-1], case.inputs)
+    assert reference.error is None
+    models.append(_model(case))
+    ours = await run_engine(case.build, models[-1], case.inputs, "auto")
+    assert (ours.calls, ours.output) == (reference.calls, reference.output)
+    assert ours.execution_mode == case.execution_mode
+
+
+def _model(case: Case) -> SyncLLM:
+    return case.kind(case.answer, **copy.deepcopy(dict(case.model)))

@@ -18,12 +18,13 @@ from crewai.hooks.dispatch import InterceptionPoint, register, unregister
 from crewai.llm_overlay import llm_overlay
 from crewai.llms.base_llm import BaseLLM
 from crewai.memory.unified_memory import Memory
+from pydantic import PrivateAttr
 
 from app.engine import Engine
 from app.engine.compat import coverage
 from app.engine.compat.coverage import Unsupported, check_native_covers, check_plan_covers
 from app.engine.compat.models import default_model
-from tests.engine.crews import INPUTS, Report, agent, one, shout, task, three
+from tests.engine.crews import INPUTS, Report, agent, hasty, one, shout, task, three
 from tests.engine.recording import RecordingLLM, Source, run_engine, run_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -61,9 +62,7 @@ _UNPLANNED: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ("reasoning", {"reasoning": True}, {}, {}),
     ("planning", {"planning": True}, {}, {}),
     ("multimodal", {"multimodal": True}, {}, {}),
-    ("allow_code_execution", {"allow_code_execution": True}, {}, {}),
     ("memory", {"memory": Memory(llm="none")}, {}, {}),
-    ("guardrail", {"guardrail": _guards}, {}, {}),
     ("apps", {"apps": ["gmail"]}, {}, {}),
     ("mcps", {"mcps": ["https://127.0.0.1/mcp"]}, {}, {}),
     ("embedder", {"embedder": {"provider": "ollama", "config": {"model_name": "m"}}}, {}, {}),
@@ -90,8 +89,6 @@ _UNPLANNED: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ("output_log_file", {}, {}, {"output_log_file": "log.txt"}),
     ("trained_agents_file", {}, {}, {"trained_agents_file": "trained.pkl"}),
     ("cache", {}, {}, {"cache": True}),
-    ("share_crew", {}, {}, {"share_crew": True}),
-    ("tracing", {}, {}, {"tracing": True}),
     ("stream", {}, {}, {"stream": True}),
     ("process", {}, {}, {"process": Process.hierarchical, "manager_llm": RecordingLLM()}),
 ]
@@ -122,21 +119,46 @@ def test_a_field_of_a_coming_release_rules_out_both_faster_modes(monkeypatch: An
 
 
 class _OwnTask(Task):
-    pass
+    @property
+    def key(self) -> str:
+        return "own"
 
 
 class _OwnCrew(Crew):
+    _logger: Any = PrivateAttr(default=None)
+
+
+class _Kicks:
+    def kickoff(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+class _MixedCrew(_Kicks, Crew):
     pass
 
 
-def test_subclasses_are_left_to_stock() -> None:
+class _RememberingAgent(Agent):
+    memory: Any = True
+
+
+def test_a_subclass_that_replaces_code_of_crewai_is_left_to_stock() -> None:
     model = RecordingLLM()
     a = agent(model)
     own_task = _OwnTask(description="d", expected_output="e", agent=a)
-    for crew in (Crew(agents=[a], tasks=[own_task]), _OwnCrew(agents=[a], tasks=[task(a)])):
+    for crew, replaced in (
+        (Crew(agents=[a], tasks=[own_task]), "_OwnTask, a subclass of Task with its own key"),
+        (_OwnCrew(agents=[a], tasks=[task(a)]), "with its own _logger"),
+        (_MixedCrew(agents=[a], tasks=[task(a)]), "with its own kickoff"),
+        (hasty(model), "with its own execute_task"),
+    ):
         for check in (check_plan_covers, check_native_covers):
-            with pytest.raises(Unsupported, match="_Own"):
+            with pytest.raises(Unsupported, match=replaced):
                 check(crew)
+
+
+def test_the_defaults_of_a_subclass_are_values_of_its_objects() -> None:
+    a = _RememberingAgent(role="r", goal="g", backstory="b", llm=RecordingLLM())
+    with pytest.raises(Unsupported, match=r"agent r\.memory"):
+        check_plan_covers(Crew(agents=[a], tasks=[task(a)]))
 
 
 def test_one_agent_in_two_asynchronous_tasks_at_once_is_left_to_stock() -> None:
@@ -160,11 +182,26 @@ class _NoAcall(BaseLLM):
         return "only in threads"
 
 
-async def test_a_model_without_acall_is_left_to_stock() -> None:
+class _NoAcallAfterAll(_NoAcall):
+    """As CrewAI's model of a provider whose package for asynchronous calls is not installed."""
+
+    async def acall(self, *args: Any, **kwargs: Any) -> str:
+        raise NotImplementedError("install a package")
+
+
+async def test_no_plan_covers_a_model_without_acall() -> None:
     model = _NoAcall(model="m")
     mode, ran, reason = await _run_once(lambda: one()(model), model)
-    assert (mode, ran) == ("stock", "stock")
-    assert "_NoAcall" in reason
+    assert (mode, ran) == ("native", "native")
+    assert "a model without acall" in reason
+
+
+async def test_a_model_whose_acall_is_not_implemented_is_called_in_a_thread() -> None:
+    model = _NoAcallAfterAll(model="m")
+    mode, ran, _ = await _run_once(lambda: one()(model), model)
+    assert (mode, ran) == ("plan", "plan")
+    mode, ran, _ = await _run_once(lambda: one()(model), model)
+    assert (mode, ran) == ("native", "native")
 
 
 async def test_the_idea_crew_is_planned_and_equal_to_stock() -> None:

@@ -21,6 +21,8 @@ from crewai.tasks.conditional_task import ConditionalTask
 from crewai.utilities.constants import CREWAI_TRAINED_AGENTS_FILE_ENV, TRAINED_AGENTS_DATA_FILE
 from pydantic import BaseModel
 
+from app.engine.compat.models import has_acall
+
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -28,11 +30,15 @@ def _names(text: str) -> frozenset[str]:
 
 # CrewAI sets these in every object that it builds; they are not part of the definition.
 _OWN = _names("id i18n tools_handler cache_handler security_config")
+# These have no effect in a run of a registered crew: CrewAI reads them when it builds an object,
+# for `Agent.kickoff`, or for its own platform; or the engine clears them.
+_NO_EFFECT = _names("config from_repository guardrail_max_retries share_crew tracing checkpoint")
 _PLAN_AGENT = _names(
     """
     role goal backstory llm system_template prompt_template response_template
     use_system_prompt verbose max_iter max_retry_limit max_tokens respect_context_window
     use_better_compaction cache date_format callbacks function_calling_llm step_callback
+    guardrail allow_code_execution code_execution_mode
     """
 )
 _PLAN_TASK = _names(
@@ -43,7 +49,7 @@ _PLAN_TASK = _names(
 )
 _PLAN_CREW = _names(
     """
-    agents tasks name chat_llm manager_llm planning_llm prompt_file verbose
+    agents tasks name chat_llm manager_llm planning_llm function_calling_llm prompt_file verbose
     after_kickoff_callbacks
     """
 )
@@ -55,7 +61,7 @@ _NATIVE_AGENT = _PLAN_AGENT | _names(
 _NATIVE_TASK = _PLAN_TASK | _names(
     """
     tools callback guardrail guardrails max_retries output_json output_pydantic response_model
-    tool_failure_policy condition allow_crewai_trigger_context human_input
+    tool_failure_policy condition allow_crewai_trigger_context human_input converter_cls
     """
 )
 _NATIVE_CREW = _PLAN_CREW | _names(
@@ -72,7 +78,9 @@ class Unsupported(Exception):
 
 def check_plan_covers(crew: Crew) -> None:
     """Raise Unsupported for a crew that a recorded plan does not cover."""
-    _check_types(crew, (Task,))
+    _check_types(crew)
+    if any(isinstance(task, ConditionalTask) for task in crew.tasks):
+        raise Unsupported("a conditional task")
     _check_fields(crew, "crew", _PLAN_CREW)
     for callback in crew.after_kickoff_callbacks:
         if not _closes_mcp_servers(callback):
@@ -81,7 +89,8 @@ def check_plan_covers(crew: Crew) -> None:
         _check_fields(agent, f"agent {agent.role.strip()}", _PLAN_AGENT)
         if agent.max_iter < 1:
             raise Unsupported(f"agent {agent.role.strip()}.max_iter")
-        _check_async(agent.llm)
+        if not isinstance(agent.llm, BaseLLM) or not has_acall(type(agent.llm)):
+            raise Unsupported("a model without acall")
     for number, task in enumerate(crew.tasks, start=1):
         _check_fields(task, f"task {number}", _PLAN_TASK)
         if not any(task.agent is agent for agent in crew.agents):
@@ -94,16 +103,13 @@ def check_plan_covers(crew: Crew) -> None:
 
 def check_native_covers(crew: Crew) -> None:
     """Raise Unsupported for a crew that our executor would run differently from CrewAI's."""
-    _check_types(crew, (Task, ConditionalTask))
+    _check_types(crew)
     _check_fields(crew, "crew", _NATIVE_CREW)
     agents = list(crew.agents)
     if crew.manager_agent is not None:
         agents.append(crew.manager_agent)
     for agent in agents:
         _check_fields(agent, f"agent {agent.role.strip()}", _NATIVE_AGENT)
-        _check_async(agent.llm)
-    if crew.process is Process.hierarchical and crew.manager_llm is not None:
-        _check_async(crew.manager_llm)
     for number, task in enumerate(crew.tasks, start=1):
         _check_fields(task, f"task {number}", _NATIVE_TASK)
     _check_agents_are_alone(crew)
@@ -157,21 +163,60 @@ def _is_crewais(function: Any) -> bool:
     return str(getattr(function, "__module__", "")).split(".")[0] == "crewai"
 
 
-def _check_types(crew: Crew, tasks: tuple[type[Task], ...]) -> None:
-    if type(crew) is not Crew:
-        raise Unsupported(f"{type(crew).__name__}, a subclass of Crew")
+def _check_types(crew: Crew) -> None:
+    """Raise Unsupported for an object whose class replaces code of CrewAI's."""
     agents: Iterable[BaseAgent | None] = [*crew.agents, crew.manager_agent]
-    for agent in agents:
-        if agent is not None and type(agent) is not Agent:
-            raise Unsupported(f"{type(agent).__name__}, which is not CrewAI's Agent")
-    for task in crew.tasks:
-        if type(task) not in tasks:
-            raise Unsupported(f"{type(task).__name__}, which is not CrewAI's Task")
+    for thing in (crew, *agents, *crew.tasks):
+        if thing is None:
+            continue
+        kind, base = type(thing), _base(thing)
+        if base is None:
+            raise Unsupported(f"{kind.__name__}, which is not CrewAI's Agent")
+        if kind not in _replaced:
+            _replaced[kind] = _replaced_by(kind, base)
+        if _replaced[kind]:
+            raise Unsupported(
+                f"{kind.__name__}, a subclass of {base.__name__} with its own {_replaced[kind]}"
+            )
+
+
+def _base(thing: BaseModel) -> type[BaseModel] | None:
+    """CrewAI's class of a crew, agent or task; None for an agent of another framework."""
+    bases = (Crew, Agent, ConditionalTask, Task)
+    return next((base for base in type(thing).__mro__ if base in bases), None)
+
+
+# The names of CrewAI's attributes that a class replaces.
+_replaced: dict[type, str] = {}
+
+
+def _replaced_by(kind: type[BaseModel], base: type[BaseModel]) -> str:
+    """The methods and attributes of `base` that its subclass replaces.
+
+    Fields are not among them, since an object holds its own values. Neither are special methods:
+    constructors run before any execution mode, and each mode uses the others as Python does.
+    """
+    known = {*dir(base), *base.model_fields, *base.__private_attributes__}
+    names: set[str] = set()
+    for ours in kind.__mro__[: kind.__mro__.index(base)]:
+        private = vars(ours).get("__private_attributes__", {})
+        inherited = base.__private_attributes__
+        names.update(name for name in private if private[name] is not inherited.get(name))
+        names.update(
+            name
+            for name, attribute in vars(ours).items()
+            # Pydantic repeats a descriptor for each deprecated field.
+            if not (name.startswith("__") or type(attribute).__module__.startswith("pydantic"))
+        )
+    return ", ".join(sorted((names & known) - _SET_BY_PYDANTIC))
+
+
+_SET_BY_PYDANTIC = _names("_abc_impl model_config model_post_init")
 
 
 def _check_fields(thing: BaseModel, name: str, covered: frozenset[str]) -> None:
     values = thing.__dict__
-    for field, default in _defaults(type(thing)).items():
+    for field, default in _defaults(_base(thing) or type(thing)).items():
         if field in covered:
             continue
         value = values.get(field, default)
@@ -189,16 +234,9 @@ def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
         _known_defaults[kind] = {
             name: None if field.is_required() else field.get_default(call_default_factory=True)
             for name, field in kind.model_fields.items()
-            if name not in _OWN
+            if name not in _OWN | _NO_EFFECT
         }
     return _known_defaults[kind]
-
-
-def _check_async(llm: object) -> None:
-    if not isinstance(llm, BaseLLM):
-        raise Unsupported("an agent without a model object")
-    if type(llm).acall is BaseLLM.acall:
-        raise Unsupported(f"{type(llm).__name__}, a model without acall")
 
 
 def _check_agents_are_alone(crew: Crew) -> None:

@@ -4,17 +4,22 @@ import contextvars
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from crewai import Crew
+from crewai import Agent, Crew, Process
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.llms.base_llm import BaseLLM
+from crewai.utilities.llm_utils import create_llm
 
 from app.engine.llm import pooled
 
 _default: contextvars.ContextVar[BaseLLM | None] = contextvars.ContextVar(
     "crew_capture_default_model", default=None
 )
+
+
+WITHOUT_ACALL: Final[set[type[BaseLLM]]] = set()
+"""The instrumented classes whose models can only be called in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,16 @@ def current_default_model() -> BaseLLM | None:
     return _default.get()
 
 
+def has_acall(kind: type[BaseLLM]) -> bool:
+    """Whether models of this class can be awaited, as far as it is known before the first call."""
+    return kind.acall is not BaseLLM.acall and kind not in WITHOUT_ACALL
+
+
 def configure_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
     """Configure the models of a newly built crew, and return them.
 
     The planner gets `model` if it has none; everything gets it if `model` replaces all others.
+    Models that are given by name are created here, as CrewAI does later in the run.
     Models that speak OpenAI's API use the process's connection pool, with all their settings.
     """
     if crew.planning and crew.planning_llm is None:
@@ -53,27 +64,54 @@ def configure_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
     configured: dict[int, BaseLLM] = {}
 
     def configure(llm: Any) -> Any:
+        if llm is None:
+            return None
+        llm = model.llm if model.replaces else create_llm(llm)
         if not isinstance(llm, BaseLLM):
             return llm
-        if model.replaces:
-            llm = model.llm
         if id(llm) not in configured:
             configured[id(llm)] = pooled(llm)
         return configured[id(llm)]
 
-    for agent in _agents(crew):
+    for agent in agents_of(crew):
         agent.llm = configure(agent.llm)
-    for field in ("manager_llm", "planning_llm"):
-        setattr(crew, field, configure(getattr(crew, field)))
+        if isinstance(agent, Agent):
+            # Of its deprecated field: an access would warn.
+            vars(agent)["function_calling_llm"] = configure(vars(agent)["function_calling_llm"])
+            if (planning := agent.planning_config) is not None and planning.llm is not None:
+                # A copy: agents of all runs may share the configuration.
+                agent.planning_config = planning.model_copy(update={"llm": configure(planning.llm)})
+    for field in _models_in_use(crew):
+        vars(crew)[field] = configure(vars(crew)[field])
     return list(configured.values())
 
 
 def models_of(crew: Crew) -> list[BaseLLM]:
     """The models of a configured crew, each once."""
-    held = [agent.llm for agent in _agents(crew)] + [crew.manager_llm, crew.planning_llm]
+    held = [agent.llm for agent in agents_of(crew)]
+    held += [vars(crew)[field] for field in _models_in_use(crew)]
+    held += [
+        agent.planning_config.llm
+        for agent in agents_of(crew)
+        if isinstance(agent, Agent) and agent.planning_config is not None
+    ]
     return list({id(llm): llm for llm in held if isinstance(llm, BaseLLM)}.values())
 
 
-def _agents(crew: Crew) -> list[BaseAgent]:
+def _models_in_use(crew: Crew) -> list[str]:
+    """The fields of the crew itself whose models its runs call.
+
+    A name in another field needs no model: CrewAI would require its package and key.
+    """
+    fields = ["function_calling_llm"]
+    if crew.process is Process.hierarchical and crew.manager_agent is None:
+        fields.append("manager_llm")
+    if crew.planning:
+        fields.append("planning_llm")
+    return fields
+
+
+def agents_of(crew: Crew) -> list[BaseAgent]:
+    """The agents of a crew, of its tasks, and its manager, each once."""
     holders = [crew.manager_agent, *crew.agents, *(task.agent for task in crew.tasks)]
     return list({id(agent): agent for agent in holders if agent is not None}.values())

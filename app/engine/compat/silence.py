@@ -1,12 +1,36 @@
-"""Crews log nothing of their own: CrewAI's logs would show users' inputs and outputs.
+"""Runs print nothing and log nothing of their own: CrewAI's output would show users' data.
 
-This holds for the console and for the file that `output_log_file` names.
+Silence belongs to the run. A crew that another run's tool builds with `verbose=True`, or that a
+slow factory builds beside it, prints nothing either. That includes the file that `output_log_file`
+names.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
 from crewai import Crew
+from crewai.agents.agent_executor import AgentExecutor
 from crewai.events import event_context
+from crewai.events.event_bus import crewai_event_bus
 from crewai.events.event_listener import EventListener
 from crewai.events.utils.console_formatter import ConsoleFormatter
+from crewai.llms import base_llm
+from crewai_core.printer import set_suppress_console_output, should_suppress_console_output
+from rich.console import Console
+
+from app.engine.compat.models import agents_of
+
+
+class _RunConsole(Console):
+    """Prints nothing within a run."""
+
+    quiet = property(lambda _: should_suppress_console_output(), lambda _, __: None)
+
+
+CONSOLE: Final = _RunConsole(width=None)
+"""The console of all of CrewAI's executors and formatters."""
 
 
 class _SilentFormatter(ConsoleFormatter):
@@ -14,22 +38,56 @@ class _SilentFormatter(ConsoleFormatter):
 
     verbose = property(lambda _: False, lambda _, __: None)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = CONSOLE
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Within this, CrewAI prints nothing, in this context and in its threads and tasks."""
+    token: Any = set_suppress_console_output(True)
+    try:
+        yield
+    finally:
+        token.var.reset(token)
+
+
+def silence_process() -> None:
+    """Silence what CrewAI configures once per process, by the crew that was built last."""
+    listener = EventListener()
+    if isinstance(listener.formatter, _SilentFormatter):
+        return
+    listener.verbose = False
+    listener.formatter = event_context._console = crewai_event_bus._console = _SilentFormatter()
+    AgentExecutor.__private_attributes__["_console"].default_factory = lambda: CONSOLE
+    # Of failed calls whose start no listener reported.
+    config = event_context._default_config
+    config.mismatch_behavior = config.empty_pop_behavior = event_context.MismatchBehavior.SILENT
+    logging.getLogger(base_llm.__name__).addFilter(_Once())
+
 
 def silence(crew: Crew) -> None:
     """Silence a newly built crew, whatever its `verbose` and `output_log_file` are."""
     crew.verbose = False
     crew.output_log_file = None
     crew._logger.verbose = False
-    holders = [crew.manager_agent, *crew.agents, *(task.agent for task in crew.tasks)]
-    for agent in holders:
-        if agent is not None:
-            agent.verbose = False
-            agent._logger.verbose = False
-    # CrewAI has one per process and configures it by the crew that was built last.
-    listener = EventListener()
-    listener.verbose = False
-    if not isinstance(listener.formatter, _SilentFormatter):
-        listener.formatter = _SilentFormatter()
-    # Of failed calls whose start no listener reported.
-    config = event_context._default_config
-    config.mismatch_behavior = config.empty_pop_behavior = event_context.MismatchBehavior.SILENT
+    for agent in agents_of(crew):
+        agent.verbose = False
+        agent._logger.verbose = False
+
+
+class _Once(logging.Filter):
+    """Lets one line for each model pass: CrewAI repeats in each run that it estimates tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[Any] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith("Using an approximate input token count"):
+            return True
+        if record.args in self._seen:
+            return False
+        self._seen.add(record.args)
+        return True

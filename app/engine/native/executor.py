@@ -65,7 +65,7 @@ class NativeExecutor(AgentExecutor):
         while True:
             route = self.check_max_iterations()
             if route == "force_final_answer":
-                await self._force_final_answer()
+                await threads.run(self.ensure_force_final_answer)
                 break
             if route == "continue_reasoning_native":
                 label = await self._with_answer(self.call_llm_native_tools)
@@ -146,15 +146,6 @@ class NativeExecutor(AgentExecutor):
         index = run.index_of(self.task) if self.task is not None else None
         await run.finish_step(index, getattr(self.agent, "role", ""), **step)
 
-    async def _force_final_answer(self) -> None:
-        """The step calls the model itself in its thread; the call is made on the event loop."""
-        model = self.llm
-        object.__setattr__(self, "llm", _OnLoop(model))
-        try:
-            await _current_run().threads.run(self.ensure_force_final_answer)
-        finally:
-            object.__setattr__(self, "llm", model)
-
     async def _with_answer(self, step: Callable[[], str]) -> str:
         """Run a step that calls the model: up to the call, then again with the answer."""
         try:
@@ -210,19 +201,6 @@ class NativeExecutor(AgentExecutor):
         return _validate_and_finalize_llm_response(
             answer, executor_context, printer, verbose=verbose
         )
-
-
-class _OnLoop:
-    """A model for code in a thread. Its calls run on the event loop and can be cancelled."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        return _current_run().on_loop(self._model.acall(*args, **kwargs))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
 
 
 def _is_first_request(messages: list[Any]) -> bool:

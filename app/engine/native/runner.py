@@ -9,6 +9,7 @@ from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.crews.crew_output import CrewOutput
 
 from app.engine.compat.coverage import foreign_listeners, hooks_are_set
+from app.engine.compat.models import agents_of
 from app.engine.native.executor import NativeExecutor
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.signals import ReviewRequired, exits_contained
@@ -30,7 +31,7 @@ async def run_natively(
     run.tasks_to_review = frozenset(i for i, task in enumerate(crew.tasks) if task.human_input)
     for task in crew.tasks:
         task.human_input = False  # CrewAI would read from the server's terminal
-    for agent in _agents(crew):
+    for agent in agents_of(crew):
         use_native_executor(agent)
     run.suppress_events = not foreign_listeners()
     _call_callbacks_in_threads(crew, run.threads)
@@ -92,13 +93,6 @@ async def _kick_off(crew: Crew, inputs: Any) -> Any:
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _agents(crew: Crew) -> list[BaseAgent]:
-    agents = [*crew.agents, *(task.agent for task in crew.tasks if task.agent is not None)]
-    if crew.manager_agent is not None:
-        agents.append(crew.manager_agent)
-    return agents
 
 
 def _call_callbacks_in_threads(crew: Crew, threads: WorkThreads) -> None:

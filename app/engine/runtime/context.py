@@ -19,6 +19,7 @@ from crewai.tasks.task_output import TaskOutput
 from crewai.types.usage_metrics import UsageMetrics
 
 from app.engine.calls import CallObserver, GuardrailRound, ModelCall, OnGuardrail, ToolCall
+from app.engine.compat.silence import silent
 from app.engine.description import PLACEHOLDER, TaskDescription, task_descriptions
 from app.engine.llm import listener_of_call
 from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS
@@ -135,7 +136,8 @@ class RunContext:
         """Within this, `current_run` returns this run."""
         token = _current.set(self)
         try:
-            yield
+            with silent():
+                yield
         finally:
             _current.reset(token)
 
@@ -177,6 +179,10 @@ class RunContext:
             self.usage.add(metrics)
             if task is not None:
                 task.usage.add(metrics)
+
+    def may_block(self) -> bool:
+        """Whether this is a thread of a native run, which may wait for the engine's event loop."""
+        return self.use_native_executor is not None and _running_loop() is not self._loop
 
     def usage_metrics(self) -> UsageMetrics:
         """The usage in CrewAI's form."""

@@ -12,6 +12,7 @@ from crewai.llms.base_llm import BaseLLM, LLMCallBlockedError
 from crewai.types.usage_metrics import UsageMetrics
 
 from app.engine.calls import ModelCall, active_model_call, active_tool_call
+from app.engine.compat.models import WITHOUT_ACALL, has_acall
 from app.engine.runtime.context import RunContext, current_run
 
 # Their models know the provider. That of a user's class may be CrewAI's default.
@@ -35,9 +36,10 @@ def instrument_model(kind: type[BaseLLM]) -> None:
     with _instrumenting:
         if kind in _instrumented:
             return
+        if not has_acall(kind):
+            WITHOUT_ACALL.add(kind)
         kind.call = _instrumented_call(kind.call)  # type: ignore[method-assign]
-        if kind.acall is not BaseLLM.acall:
-            kind.acall = _instrumented_acall(kind.acall)  # type: ignore[method-assign]
+        kind.acall = _instrumented_acall(kind.acall)  # type: ignore[method-assign]
         if "_track_token_usage_internal" in vars(kind):
             kind._track_token_usage_internal = _instrumented_usage(  # type: ignore[method-assign]
                 kind._track_token_usage_internal
@@ -64,6 +66,15 @@ def count_reported(usage_data: dict[str, Any]) -> None:
 def _instrumented_call(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def instrumented(self: BaseLLM, *args: Any, **kwargs: Any) -> Any:
+        run = current_run()
+        if (
+            run is not None
+            and active_model_call.get() is None
+            and has_acall(type(self))
+            and run.may_block()
+        ):
+            # On the event loop, where the call is pooled and cancelled with the run.
+            return run.on_loop(self.acall(*args, **kwargs))
         run, made = _begin_call(self, args, kwargs)
         if run is None or made is None:
             return call(self, *args, **kwargs)
@@ -85,7 +96,12 @@ def _instrumented_acall(
             return await acall(self, *args, **kwargs)
         await run.admit(made)
         with _observed(run, made):
-            made.answer = await acall(self, *args, **kwargs)
+            try:
+                made.answer = await acall(self, *args, **kwargs)
+            except NotImplementedError:
+                # CrewAI's base class, and models that lack a package for asynchronous calls.
+                WITHOUT_ACALL.add(type(self))
+                made.answer = await run.threads.run(self.call, *args, step="its model", **kwargs)
             return made.answer
 
     return instrumented
