@@ -41,6 +41,7 @@ from app.api.waiting import (
     preferred_wait,
     wait_for_end,
 )
+from app.prices import nanos
 from app.runs import (
     METADATA_LIMITS,
     InvalidInput,
@@ -57,7 +58,8 @@ from app.runs import (
 from storage import OutputKey
 
 _HEARTBEAT_SECONDS = 15.0
-_MAX_CREW_CHARACTERS = 100
+_MAX_NAME_CHARACTERS = 100
+_MAX_LIST = 200
 _MAX_EVENT_ID = 10**18 - 1
 
 _METADATA_PREFIX = "metadata."
@@ -82,6 +84,9 @@ Metadata = Annotated[dict[str, str], msgspec.Meta(description=METADATA_LIMITS)]
 
 # A string, because a datetime would also accept a number, and a time without its zone.
 _Time = Annotated[str | None, QueryParameter(schema_extra={"format": "date-time"})]
+
+
+_Amount = Annotated[float | None, QueryParameter(ge=0, le=1e9)]
 
 
 class RunRequest(BudgetFields, forbid_unknown_fields=True):
@@ -253,24 +258,43 @@ async def list_runs(
     created_from: _Time = None,
     created_before: _Time = None,
     batch: FromQuery[UUID | None] = None,
+    key: FromQuery[str | None] = None,
+    error_type: FromQuery[str | None] = None,
+    cost_from: _Amount = None,
+    cost_to: _Amount = None,
+    seconds_from: _Amount = None,
+    seconds_to: _Amount = None,
+    run_id: Annotated[list[UUID] | None, QueryParameter(max_items=_MAX_LIST)] = None,
     idempotency_key: Annotated[
         str | None, QueryParameter(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_CHARACTERS)
     ] = None,
     cursor: FromQuery[str | None] = None,
-    limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
+    limit: Annotated[int, QueryParameter(ge=1, le=_MAX_LIST)] = 50,
 ) -> RunList:
     """`metadata.KEY=VALUE` lists the runs with this metadata; give it once for each key.
+
+    `key` is the id of the API key that submitted the runs, for admins. `cost_from` and `cost_to`
+    are in USD. `seconds_from` and `seconds_to` bound the time from the start of the last attempt
+    to the run's end. Runs without a cost or an end match no such bound. `run_id` selects runs by
+    their ids; repeat it for several.
 
     `idempotency_key` finds the run, or the first run of the batch, that your request with this key
     submitted.
     """
     run_filter = RunFilter(
-        crew=crew and clean_text(crew, "crew", _MAX_CREW_CHARACTERS),
+        crew=crew and clean_text(crew, "crew", _MAX_NAME_CHARACTERS),
         statuses=tuple(status or ()),
         created_from=parse_time("created_from", created_from),
         created_before=parse_time("created_before", created_before),
         idempotency_key=idempotency_key,
         batch_id=batch,
+        owner=key and clean_text(key, "key", _MAX_NAME_CHARACTERS),
+        error_type=error_type and clean_text(error_type, "error_type", _MAX_NAME_CHARACTERS),
+        cost_from=None if cost_from is None else nanos(cost_from),
+        cost_to=None if cost_to is None else nanos(cost_to),
+        seconds_from=seconds_from,
+        seconds_to=seconds_to,
+        run_ids=tuple(run_id or ()),
         metadata=_metadata_filter(request),
     )
     page = await runs.page(run_filter, cursor, limit, request.user)

@@ -12,6 +12,7 @@ from app.runs import (
     CallRecord,
     Delivery,
     DeliveryStatus,
+    HumanInput,
     ListedRun,
     Run,
     RunService,
@@ -27,10 +28,12 @@ class BatchAnswer(msgspec.Struct):
 
 
 class AwaitingView(msgspec.Struct):
-    """The task for a human to review, and its output."""
+    """The task for a human to review, its agent, its output, and when that was finished."""
 
     task: str
+    agent: str
     output: str
+    since: datetime
 
 
 class TaskView(msgspec.Struct):
@@ -80,7 +83,8 @@ class RunState(msgspec.Struct, kw_only=True):
     `metadata` are the names and texts that the client has given it. `batch_id` is the batch in
     which it was submitted. `cost` is in USD, that of the calls whose model has a price; null if
     none has. `usage` counts the others as `unpriced_calls`. A queued run whose `not_before` is in
-    the future waits for that time. `waited_seconds` counts from then.
+    the future waits for that time. `waited_seconds` counts from then. `key` is
+    the id of the API key that submitted it; null without one.
     """
 
     run_id: UUID
@@ -99,6 +103,7 @@ class RunState(msgspec.Struct, kw_only=True):
     batch_id: UUID | None
     priority: int
     not_before: datetime | None
+    key: str | None
 
 
 class RunSummary(RunState, kw_only=True):
@@ -214,10 +219,14 @@ async def run_view(runs: RunService, run: Run) -> RunView:
         inputs=run.inputs,
         assumed_inputs=list(run.assumed_inputs),
         outputs=dict(outputs) if (outputs := await runs.outputs(run)) else None,
-        awaiting=AwaitingView(human.task, human.output) if human is not None else None,
+        awaiting=_awaiting_view(human) if human is not None else None,
         tasks=tasks,
         webhooks=webhooks,
     )
+
+
+def _awaiting_view(human: HumanInput) -> AwaitingView:
+    return AwaitingView(human.task, human.agent, human.output, human.finished_at)
 
 
 def call_list(page: CallPage) -> CallList:
@@ -296,4 +305,5 @@ def _state_fields(run: ListedRun) -> dict[str, Any]:
         "batch_id": run.batch_id,
         "priority": run.priority,
         "not_before": run.not_before,
+        "key": run.owner or None,
     }

@@ -39,6 +39,7 @@ WAITS_FOR_ITS_TIME_SQL: Final = "not_before IS NOT NULL AND status = 'queued'"
 _HAS_METADATA = text("run_metadata IS NOT NULL")
 _IN_A_BATCH = text("batch_id IS NOT NULL")
 _WAITS_FOR_ITS_TIME = text(WAITS_FOR_ITS_TIME_SQL)
+_HAS_ERROR = text("error_type IS NOT NULL")
 _OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT_SQL}")
 _ADDRESSED_IN_FLIGHT = text(f"address IS NOT NULL AND {IN_FLIGHT_SQL}")
 
@@ -101,6 +102,14 @@ class UserRun(Base):
             "not_before",
             sqlite_where=_WAITS_FOR_ITS_TIME,
             postgresql_where=_WAITS_FOR_ITS_TIME,
+        ),
+        Index(
+            "user_runs_newest_with_error",
+            "error_type",
+            "created_at",
+            "run_id",
+            sqlite_where=_HAS_ERROR,
+            postgresql_where=_HAS_ERROR,
         ),
         Index(
             "user_runs_in_flight_of_owner",

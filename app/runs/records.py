@@ -115,7 +115,8 @@ MAX_LISTED_CHARACTERS: Final = 2000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedRun:
     """A run as lists show it: without outputs, and with no more than `MAX_LISTED_CHARACTERS` each
-    of inputs, as JSON, and of the error. `inputs` is None if they are larger.
+    of inputs, as JSON, and of the error. `inputs` is None if they are larger. `owner` is '' where
+    no API key submitted it.
     """
 
     run_id: UUID
@@ -133,6 +134,7 @@ class ListedRun:
     batch_id: UUID | None = None
     priority: int = 0
     not_before: datetime | None = None
+    owner: str = ""
 
     @property
     def is_settled(self) -> bool:
@@ -166,13 +168,12 @@ class Run(ListedRun):
     """A run as it stands.
 
     `assumed_inputs` are the inputs that were not given and have their defaults.
-    `owner` is '' where no API key submitted it. `address` is set only for callers with a quota, and
-    only until the run is settled. `human_input` is what the run has kept since its last pause.
+    `address` is set only for callers with a quota, and only until the run is settled. `human_input`
+    is what the run has kept since its last pause.
     """
 
     inputs: dict[str, Any]
     assumed_inputs: tuple[str, ...] = ()
-    owner: str = ""
     address: str | None = None
     context_id: str | None = None
     webhooks: Webhooks = field(default_factory=dict)
@@ -385,12 +386,19 @@ class RunFilter:
     """The runs that a list holds; no `statuses` stand for all of them.
 
     `created_from` is inclusive, `created_before` is not. A run has all of `metadata`, and perhaps
-    more.
+    more. `cost_from` and `cost_to` are in nano-dollars. `seconds_from` and `seconds_to` bound the
+    time from the start of the last attempt to the end of a settled run. They are inclusive, too.
     """
 
+    run_ids: Sequence[UUID] = ()
     owner: str | None = None
     crew: str | None = None
     statuses: Sequence[RunStatus] = ()
+    error_type: str | None = None
+    cost_from: int | None = None
+    cost_to: int | None = None
+    seconds_from: float | None = None
+    seconds_to: float | None = None
     created_from: datetime | None = None
     created_before: datetime | None = None
     idempotency_key: str | None = None

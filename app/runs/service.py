@@ -251,6 +251,8 @@ class RunService:
         if matching.idempotency_key is not None:
             check_storable(matching.idempotency_key, "idempotency_key")
         if matching.idempotency_key is not None or not caller.is_admin:
+            if matching.owner not in (None, caller.owner or ""):
+                return RunPage([], None)
             matching = replace(matching, owner=caller.owner or "")
         matching = replace(matching, metadata=check_metadata(matching.metadata))
         async with self.list_slot(caller):

@@ -101,7 +101,8 @@ def test_unknown_query_parameters_are_refused(client: TestClient[Any], descripti
     assert _text(response) == (
         "curser: unknown query parameter, did you mean cursor?; "
         f"{'x' * 100}...: unknown query parameter, allowed are crew, status, created_from, "
-        "created_before, batch, idempotency_key, cursor, limit"
+        "created_before, batch, key, error_type, cost_from, cost_to, seconds_from, seconds_to, "
+        "run_id, idempotency_key, cursor, limit"
     )
     assert client.get("/api/runs", params={"metadata.order": "7"}).status_code == 200
 

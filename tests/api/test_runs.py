@@ -248,7 +248,7 @@ async def test_lists_can_be_filtered(serve: Serve, gate: Gate, database_url: str
         await service.http.post(f"/api/runs/{first['run_id']}/cancel")
         second = await _start(service)
 
-        async def listed(**params: str) -> list[str]:
+        async def listed(**params: Any) -> list[str]:
             response = await service.http.get("/api/runs", params=params)
             assert response.status_code == 200, response.text
             return [run["run_id"] for run in response.json()["runs"]]
@@ -258,6 +258,11 @@ async def test_lists_can_be_filtered(serve: Serve, gate: Gate, database_url: str
         assert await listed(crew="other") == []
         assert await listed(created_from=second["created_at"]) == [second["run_id"]]
         assert await listed(created_before=second["created_at"]) == [first["run_id"]]
+        assert await listed(error_type="cancelled") == [first["run_id"]]
+        assert await listed(seconds_from="3600") == []
+        assert await listed(cost_from="0") == []
+        assert await listed(run_id=second["run_id"]) == [second["run_id"]]
+        assert await listed(key="anna") == []
         gate.open.set()
 
 
@@ -269,10 +274,18 @@ async def test_lists_can_be_filtered(serve: Serve, gate: Gate, database_url: str
         ({"limit": "201"}, "limit"),
         ({"cursor": "abc"}, "cursor"),
         ({"created_from": "yesterday"}, "created_from"),
+        ({"cost_from": "-1"}, "cost_from"),
+        ({"cost_to": "nan"}, "cost_to"),
+        ({"seconds_from": "1h"}, "seconds_from"),
+        ({"seconds_to": "inf"}, "seconds_to"),
+        ({"error_type": "a\0"}, "error_type"),
+        ({"key": "x" * 101}, "key"),
+        ({"run_id": "7"}, "run_id"),
+        ({"run_id": [str(uuid4()) for _ in range(201)]}, "run_id"),
     ],
 )
 async def test_a_wrong_filter_is_named(
-    service: Running, params: dict[str, str], named: str
+    service: Running, params: dict[str, Any], named: str
 ) -> None:
     response = await service.http.get("/api/runs", params=params)
     assert response.status_code == 400

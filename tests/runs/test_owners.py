@@ -73,6 +73,10 @@ async def test_lists_hold_the_callers_own_runs(parts: Parts) -> None:
     assert await owners(ANNA) == ["anna", "anna"]
     assert await owners(BERTA) == ["berta"]
     assert await owners(OPERATOR) == ["", "anna", "berta", "anna"]
+    of_anna = RunFilter(owner="anna")
+    assert len((await parts.runs.page(of_anna, None, 10, OPERATOR)).runs) == 2
+    assert len((await parts.runs.page(of_anna, None, 10, ANNA)).runs) == 2
+    assert (await parts.runs.page(of_anna, None, 10, BERTA)).runs == []
 
 
 async def test_idempotency_keys_belong_to_their_owner(parts: Parts) -> None:

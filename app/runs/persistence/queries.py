@@ -3,14 +3,27 @@
 import base64
 import binascii
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, Text, cast, func, literal_column, null, or_, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    Text,
+    cast,
+    extract,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    tuple_,
+)
 
 from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database, in_parts
 from app.runs.call_records import (
@@ -30,6 +43,7 @@ from app.runs.models import (
     WebhookDelivery,
 )
 from app.runs.records import (
+    COST,
     IN_FLIGHT,
     MAX_COUNTED_DELIVERIES,
     MAX_LISTED_CHARACTERS,
@@ -70,6 +84,7 @@ _STALLED: Final = (
 )
 # Literally the condition of the partial index.
 _QUEUED_WITH_A_TIME: Final[Any] = literal_column(WAITS_FOR_ITS_TIME_SQL)
+_cost: Final[ColumnElement[Any]] = cast(UserRun.usage[COST].as_string(), BigInteger)
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _DELIVERY: Final = tuple(getattr(WebhookDelivery, name) for name in Delivery.__dataclass_fields__)
 
@@ -99,25 +114,7 @@ class RunQueries:
             .order_by(UserRun.created_at.desc(), UserRun.run_id.desc())
             .limit(limit + 1)
         )
-        if matching.owner is not None:
-            query = query.where(UserRun.owner == matching.owner)
-        if matching.crew is not None:
-            query = query.where(UserRun.crew == matching.crew)
-        if matching.statuses:
-            query = query.where(UserRun.status.in_(matching.statuses))
-        if matching.created_from is not None:
-            query = query.where(UserRun.created_at >= matching.created_from)
-        if matching.created_before is not None:
-            query = query.where(UserRun.created_at < matching.created_before)
-        if matching.idempotency_key is not None:
-            query = query.where(UserRun.idempotency_key == matching.idempotency_key)
-        if matching.batch_id is not None:
-            query = query.where(UserRun.batch_id == matching.batch_id)
-        if matching.metadata:
-            # The condition of the partial index. Runs that have metadata are read from the newest.
-            query = query.where(UserRun.run_metadata.is_not(null()))
-        for key, value in matching.metadata.items():
-            query = query.where(UserRun.run_metadata[key].as_string() == value)
+        query = query.where(*_conditions(matching, self._seconds))
         if cursor is not None:
             position = tuple_(UserRun.created_at, UserRun.run_id)
             query = query.where(position < _decode(cursor))
@@ -126,6 +123,14 @@ class RunQueries:
         more = len(runs) > limit
         runs = runs[:limit]
         return RunPage(runs, _encode(runs[-1]) if more else None)
+
+    @property
+    def _seconds(self) -> ColumnElement[Any]:
+        """How long a settled run lasted."""
+        if self._database.is_sqlite:
+            days = func.julianday(UserRun.finished_at) - func.julianday(UserRun.started_at)
+            return days * 86_400.0
+        return extract("epoch", UserRun.finished_at - UserRun.started_at)
 
     async def with_key(self, owner: str, idempotency_key: str) -> UUID | None:
         """The owner's run that was accepted with this idempotency key."""
@@ -283,6 +288,39 @@ class RunQueries:
         query = select(func.sum(RunCalls.content_bytes)).where(RunCalls.run_id == run_id)
         async with self._database.read() as connection:
             return int(await connection.scalar(query) or 0)
+
+
+def _conditions(matching: RunFilter, seconds: ColumnElement[Any]) -> Iterator[ColumnElement[bool]]:
+    """The conditions of a filter; `seconds` is how long a settled run lasted."""
+    for column, value in (
+        (UserRun.owner, matching.owner),
+        (UserRun.crew, matching.crew),
+        (UserRun.error_type, matching.error_type),
+        (UserRun.idempotency_key, matching.idempotency_key),
+        (UserRun.batch_id, matching.batch_id),
+    ):
+        if value is not None:
+            yield column == value
+    if matching.run_ids:
+        yield UserRun.run_id.in_(matching.run_ids)
+    if matching.statuses:
+        yield UserRun.status.in_(matching.statuses)
+    if matching.created_before is not None:
+        yield UserRun.created_at < matching.created_before
+    for number, least, most in (
+        (UserRun.created_at, matching.created_from, None),
+        (_cost, matching.cost_from, matching.cost_to),
+        (seconds, matching.seconds_from, matching.seconds_to),
+    ):
+        if least is not None:
+            yield number >= least
+        if most is not None:
+            yield number <= most
+    if matching.metadata:
+        # The condition of the partial index. Runs that have metadata are read from the newest.
+        yield UserRun.run_metadata.is_not(null())
+    for key, value in matching.metadata.items():
+        yield UserRun.run_metadata[key].as_string() == value
 
 
 class _StoredRun:
