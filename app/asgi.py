@@ -17,6 +17,7 @@ from app.api.crews import crews_router
 from app.api.dependencies import DEPENDENCIES
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import Readiness, live, ready
+from app.api.keys import keys_router
 from app.api.markdown import HtmlRenderer
 from app.api.mcp.routes import mcp, open_mcp
 from app.api.metrics import MetricsPort, RequestMetrics, get_metrics
@@ -31,6 +32,7 @@ from app.api.middleware.request_ids import RequestIds, add_request_id
 from app.api.middleware.request_limits import RequestLimits, add_security_headers
 from app.api.middleware.request_traces import RequestTraces
 from app.api.openapi import ClosedObjects, openapi_config
+from app.api.operations import OperationsFeed, operations_router
 from app.api.parameters import refuse_unknown_parameters
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
@@ -65,6 +67,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
             app.state.readiness = Readiness(
                 service.runs, service.database, service.store, background
             )
+            app.state.operations = OperationsFeed(service.sampler, app.state.readiness)
             app.state.needs_key = settings.auth == "keys"
             app.state.a2a_app = create_a2a_app(service.runs)
             async with (
@@ -126,7 +129,15 @@ def _rest_api() -> Router:
     """The routes below `/api`."""
     return Router(
         "/",
-        route_handlers=[run_idea_crew, runs_router, batches_router, crews_router, usage_router],
+        route_handlers=[
+            run_idea_crew,
+            runs_router,
+            batches_router,
+            crews_router,
+            usage_router,
+            keys_router,
+            operations_router,
+        ],
         before_request=refuse_unknown_parameters,
     )
 

@@ -21,6 +21,7 @@ from app.engine.llm import close_models
 from app.gauges import ProcessGauges, SharedGauges
 from app.logs import configure_logging, set_trace_ids
 from app.model_setup import configured_model, models_of_crews, unusable_models
+from app.operations import OperationsSampler
 from app.prices import Prices, read_prices, unpriced_models
 from app.resources import open_database, open_store
 from app.runs.background import PeriodicService
@@ -80,6 +81,8 @@ class Service:
     api_keys: ApiKeys
     rate_limits: RateLimits
     gauges: SharedGauges
+    sampler: OperationsSampler
+    sweeper: Sweeper
     background: Sequence[PeriodicService]
     tracing: "Tracing | None"
 
@@ -152,6 +155,9 @@ async def open_service(
         stalled_runs = StalledRunDispatcher(
             database.clock, queries, worker, isolation, max_attempts=settings.max_attempts
         )
+        gauges = SharedGauges(queries, store)
+        stack.push_async_callback(gauges.aclose)
+        sampler = OperationsSampler(gauges, queries, accounts.totals)
         background: list[PeriodicService] = [
             ProcessGauges(worker, events, engine, store),  # closed last: it has the final numbers
             sweeper,
@@ -160,7 +166,7 @@ async def open_service(
             PeerPoller(name, database.clock, worker, events, queries, tokens),
         ]
         if not is_one_shot:
-            background.append(stalled_runs)
+            background += [stalled_runs, sampler]
         if settings.retention_days and not is_one_shot:
             background.append(Retention(database, days=settings.retention_days))
         url_guard = None
@@ -181,8 +187,6 @@ async def open_service(
             url_guard=url_guard,
             tracing=tracing,
         )
-        gauges = SharedGauges(queries, store)
-        stack.push_async_callback(gauges.aclose)
         rate_limits = RateLimits(database, settings.rates)
         stack.push_async_callback(rate_limits.aclose)
 
@@ -213,6 +217,8 @@ async def open_service(
             ApiKeys(database),
             rate_limits,
             gauges,
+            sampler,
+            sweeper,
             background,
             tracing,
         )

@@ -97,6 +97,7 @@ class ProcessGauges(PeriodicService):
         for outcome, count in now.sweeps.items():
             if more := count - before.sweeps.get(outcome, 0):
                 metrics.SWEEPS.inc(outcome.name.lower(), by=more)
+                metrics.LAST_SWEEP.set(time.time(), outcome.name.lower())
         self._counted = replace(now, sweeps=dict(now.sweeps))
 
     def _publish_process(self) -> None:
@@ -173,9 +174,13 @@ class SharedGauges:
             if backend != "memory"
         ]
 
-    async def refresh(self) -> None:
-        """Query what is not kept any more. Raises nothing: the metrics show what is away."""
-        tasks = [fact.begin() for fact in (self._database, *self._stores)]
+    async def refresh(self, *, stores: bool = True) -> None:
+        """Query what is not kept any more. Raises nothing: the metrics show what is away.
+
+        Without `stores`, backends are not listed.
+        """
+        facts = (self._database, *(self._stores if stores else ()))
+        tasks = [fact.begin() for fact in facts]
         await asyncio.wait(tasks, timeout=self._wait_seconds)
         if not tasks[0].done():
             _publish_database_away()

@@ -29,6 +29,9 @@ DEPENDENCIES = {
         "a2a_app",
         "needs_key",
         "gauges",
+        "api_keys",
+        "operations",
+        "sweeper",
     )
 }
 """Names that every handler can have as parameters: attributes of the application's state."""

@@ -7,7 +7,8 @@ from litestar.response import Stream
 
 from app.runs import Event, EventType, output_path
 
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+EVENT_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""The headers of every stream: no proxy keeps or collects its events."""
 
 
 def server_sent_events(
@@ -18,7 +19,7 @@ def server_sent_events(
         _encoded(batches),
         status_code=200,
         media_type="text/event-stream",
-        headers={**_HEADERS, **(headers or {})},
+        headers={**EVENT_STREAM_HEADERS, **(headers or {})},
     )
 
 

@@ -13,9 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.scrape import Scrape, ScrapeFailed, increase, metrics_url, quantile, scrape
+from app.cli.scrape import Scrape, ScrapeFailed, metrics_url, scrape
 from app.settings import load_settings
 from app.telemetry import metrics
+from app.telemetry.estimates import increase, quantile
 from app.telemetry.instruments import Gauge
 
 # Rates and quantiles of the last seconds: long enough to be steady, short enough to follow.

@@ -29,6 +29,7 @@ from app.runs.errors import (
 from app.runs.events.event import Event, EventType
 from app.runs.human_input import HumanInput
 from app.runs.inputs import check_batch_values, check_bounds, clean_text
+from app.runs.maintenance.sweeper import Sweeper
 from app.runs.metadata import METADATA_LIMITS
 from app.runs.records import (
     MAX_PRIORITY,
@@ -92,6 +93,7 @@ __all__ = [
     "RunStatus",
     "RunUnsettled",
     "ShuttingDown",
+    "Sweeper",
     "UnknownBatch",
     "UnknownCrew",
     "UnknownOutput",

@@ -366,6 +366,14 @@ class StalledRun(NamedTuple):
     priority: int = 0
 
 
+class LeaseHolder(NamedTuple):
+    """A process that holds leases: its worker's name, its runs, and when its last lease ends."""
+
+    worker: str
+    runs: int
+    lease_until: datetime | None
+
+
 @dataclass(frozen=True, slots=True)
 class ReviewDecision:
     """A human's decision on the output that a run awaits a review of.

@@ -352,6 +352,14 @@ def render(accept: str) -> tuple[bytes, str]:
     return encode(_Families()), content_type
 
 
+def read_numbers() -> "Numbers":
+    """The numbers of all processes, combined, by name, labels and part.
+
+    Blocks for some milliseconds: it reads files. This process must record.
+    """
+    return _numbers(_recorder.folder)
+
+
 class _Families:
     """The metric families of all processes, as encoders read them."""
 

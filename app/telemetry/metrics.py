@@ -14,13 +14,23 @@ from app.telemetry.instruments import (
     Histogram,
     Instrument,
     Labels,
+    Numbers,
     leave_shared_folder,
+    read_numbers,
     recording,
     render,
     shared_folder,
 )
 
-__all__ = ["TABLE", "leave_shared_folder", "recording", "render", "shared_folder"]
+__all__ = [
+    "TABLE",
+    "Numbers",
+    "leave_shared_folder",
+    "read_numbers",
+    "recording",
+    "render",
+    "shared_folder",
+]
 
 TABLE: Final = Instrument.table
 """All metrics by name."""
@@ -178,6 +188,12 @@ SWEEPS = Counter(
     "crewcapture_storage_sweeps_total",
     "Sweeps. Unless the result is done, a location was left as it was.",
     ("result",),
+)
+LAST_SWEEP = Gauge(
+    "crewcapture_storage_last_sweep_timestamp_seconds",
+    "Time of the last sweep with this result, in Unix time.",
+    ("result",),
+    "max",
 )
 SWEPT_OUTPUTS = Counter("crewcapture_storage_swept_outputs_total", "Outputs that sweeps removed.")
 SWEPT_BYTES = Counter(

@@ -15,9 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from rich.console import Console
 
-from app.cli.scrape import ScrapeFailed, increase, metrics_url, parse, quantile, scrape
+from app.cli.scrape import ScrapeFailed, metrics_url, parse, scrape
 from app.cli.top import frame
 from app.telemetry import metrics
+from app.telemetry.estimates import increase, quantile
 from tests.commands import RunCommand
 from tests.servers import free_ports
 from tests.serving import Serve

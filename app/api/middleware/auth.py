@@ -40,6 +40,9 @@ PUBLIC = {"public": True}
 FOR_METRICS = {"roles": frozenset({Role.METRICS, Role.ADMIN})}
 """The `opt` of a handler for keys that may read metrics. Others are for users and admins."""
 
+FOR_ADMINS = {"roles": frozenset({Role.ADMIN})}
+"""The `opt` of a handler for keys of admins alone."""
+
 RPC = {"rpc": True}
 """The `opt` of a handler whose `read_message` responds to callers beyond their rate limit."""
 

@@ -51,6 +51,7 @@ from app.runs.records import (
     Backlog,
     Delivery,
     DeliveryStatus,
+    LeaseHolder,
     ListedRun,
     Run,
     RunFilter,
@@ -177,6 +178,17 @@ class RunQueries:
         query = select(*_STALLED).where(UserRun.worker == worker, UserRun.status.in_(IN_FLIGHT))
         async with self._database.read() as connection:
             return [StalledRun(*row) for row in await connection.execute(query)]
+
+    async def holders(self) -> list[LeaseHolder]:
+        """The processes that hold leases of runs in flight, by name."""
+        query = (
+            select(UserRun.worker, func.count(), func.max(UserRun.lease_until))
+            .where(UserRun.status.in_(IN_FLIGHT), UserRun.worker.is_not(None))
+            .group_by(UserRun.worker)
+            .order_by(UserRun.worker)
+        )
+        async with self._database.read() as connection:
+            return [LeaseHolder(*row) for row in await connection.execute(query)]
 
     async def unsettled(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Those of the given runs that are not settled yet."""
