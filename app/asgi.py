@@ -37,6 +37,7 @@ from app.api.parameters import refuse_unknown_parameters
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
 from app.api.usage import usage_router
+from app.api.workers import workers_router
 from app.bootstrap import open_service
 from app.crews.registry import Registry
 from app.logs import configure_logging
@@ -137,6 +138,7 @@ def _rest_api() -> Router:
             usage_router,
             keys_router,
             operations_router,
+            workers_router,
         ],
         before_request=refuse_unknown_parameters,
     )

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,11 +26,13 @@ from app.prices import Prices, read_prices, unpriced_models
 from app.resources import open_database, open_store
 from app.runs.background import PeriodicService
 from app.runs.batches import Batches
+from app.runs.crew_info import crew_info
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.isolation import START_FAILED, Isolation
 from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher
 from app.runs.execution.peer_poller import PeerPoller
+from app.runs.execution.presence import Presence
 from app.runs.execution.spending import Accounts
 from app.runs.execution.worker import Worker
 from app.runs.maintenance.retention import Retention
@@ -38,6 +40,7 @@ from app.runs.maintenance.sweeper import Sweeper
 from app.runs.persistence.batch_queries import BatchQueries
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.runs.persistence.workers import WorkerRepository
 from app.runs.records import StalledRun
 from app.runs.service import RunService
 from app.runs.webhooks.outbox import Outbox
@@ -68,6 +71,9 @@ class Service:
     `stop` accepts no more runs, waits that many seconds for runs that execute, releases the others
     to other workers and ends all subscriptions. You may call it again, with a shorter wait.
     Subscriptions remain open for at least `drain_seconds`, its second argument.
+
+    `drain` accepts and claims no more runs, and waits until those of this process have ended.
+    `presence` says when an operator requests it.
     """
 
     runs: RunService
@@ -85,6 +91,38 @@ class Service:
     sweeper: Sweeper
     background: Sequence[PeriodicService]
     tracing: "Tracing | None"
+    presence: Presence
+    drain: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a service ends: its stop, and its drain."""
+
+    runs: RunService
+    worker: Worker
+    isolation: Isolation
+    stalled_runs: StalledRunDispatcher
+    presence: Presence
+    events: EventHub
+
+    async def drain(self) -> None:
+        await self._accept_no_more()
+        await asyncio.gather(self.worker.wait_until_idle(), self.isolation.wait_until_idle())
+
+    async def stop(self, seconds: float, drain_seconds: float = 0.0) -> None:
+        await self._accept_no_more()
+        # Submissions that were admitted before are dispatched meanwhile.
+        await asyncio.sleep(drain_seconds)
+        remaining = max(seconds - drain_seconds, 0.0)
+        await asyncio.gather(self.worker.drain(remaining), self.isolation.drain(remaining))
+        self.events.close()
+
+    async def _accept_no_more(self) -> None:
+        self.runs.accepting = False
+        self.presence.is_draining = True
+        self.presence.wake()
+        await self.stalled_runs.aclose()
 
 
 @asynccontextmanager
@@ -126,7 +164,8 @@ async def open_service(
             lease_seconds=settings.lease_seconds,
         )
         stack.push_async_callback(rows.aclose)
-        queries = RunQueries(database)
+        queries, workers = RunQueries(database), WorkerRepository(database)
+        crew_infos = {crew.name: crew_info(crew, engine.describe(crew.name)) for crew in crews}
         tokens = TokenRelay(database, name)
         sweeper = Sweeper(
             store,
@@ -165,8 +204,11 @@ async def open_service(
             accounts.totals,
             PeerPoller(name, database.clock, worker, events, queries, tokens),
         ]
+        presence = Presence(
+            workers, worker, crew_infos, name=name, lease_seconds=settings.lease_seconds
+        )
         if not is_one_shot:
-            background += [stalled_runs, sampler]
+            background += [stalled_runs, sampler, presence]
         if settings.retention_days and not is_one_shot:
             background.append(Retention(database, days=settings.retention_days))
         url_guard = None
@@ -176,10 +218,11 @@ async def open_service(
             outbox = Outbox(database, lease_seconds=LEASE_SECONDS)
             background.append(WebhookSender(database.clock, outbox, url_guard, secret=secret))
         runs = RunService(
-            crews=crews,
-            engine=engine,
+            crews=crew_infos,
+            check_state=engine.check_inputs,
             rows=rows,
             queries=queries,
+            workers=workers,
             worker=worker,
             events=events,
             accounts=accounts,
@@ -190,27 +233,19 @@ async def open_service(
         rate_limits = RateLimits(database, settings.rates)
         stack.push_async_callback(rate_limits.aclose)
 
-        async def stop(seconds: float, drain_seconds: float = 0.0) -> None:
-            runs.accepting = False
-            await stalled_runs.aclose()
-            # Submissions that were admitted before are dispatched meanwhile.
-            await asyncio.sleep(drain_seconds)
-            remaining = max(seconds - drain_seconds, 0.0)
-            await asyncio.gather(worker.drain(remaining), isolation.drain(remaining))
-            events.close()
-
+        ending = _Ending(runs, worker, isolation, stalled_runs, presence, events)
         metrics.prepare_crews(worker.crews)
         for periodic in background:
             stack.push_async_callback(periodic.aclose)
             periodic.start()
         # Last, so that it happens first: leases are renewed while runs are waited for.
-        stack.push_async_callback(stop, settings.shutdown_seconds)
+        stack.push_async_callback(ending.stop, settings.shutdown_seconds)
         yield Service(
             runs,
             Batches(runs, BatchQueries(database)),
             worker,
             events,
-            stop,
+            ending.stop,
             engine,
             store,
             database,
@@ -221,6 +256,8 @@ async def open_service(
             sweeper,
             background,
             tracing,
+            presence,
+            ending.drain,
         )
 
 

@@ -10,13 +10,23 @@ from uuid import UUID
 
 from app.access.callers import OPERATOR
 from app.resources import open_database, open_store
-from app.runs import CallRecord, Run, RunFilter, RunPage, RunStatus, UsageFilter, UsageRow
+from app.runs import (
+    CallRecord,
+    LiveWorker,
+    Run,
+    RunFilter,
+    RunPage,
+    RunStatus,
+    UsageFilter,
+    UsageRow,
+)
 from app.runs.events.hub import EventHub
 from app.runs.execution.checkpoints import usage_in
 from app.runs.maintenance.retention import purge
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.persistence.usage_totals import UsageTotals
+from app.runs.persistence.workers import WorkerRepository
 from app.runs.records import CANCELLED
 from app.settings import Settings, load_settings
 from storage import SweepReport
@@ -101,6 +111,18 @@ async def retry_by_hand(settings: Settings, run_id: UUID) -> tuple[RunStatus | N
     async with _open_rows(settings) as (_, rows):
         retried = await rows.retry(run_id, OPERATOR)
         return retried.status, retried.event is not None
+
+
+async def find_workers(settings: Settings) -> Sequence[LiveWorker]:
+    """The live workers of all machines."""
+    async with open_database(settings) as database:
+        return await WorkerRepository(database).live()
+
+
+async def drain_by_hand(settings: Settings, worker: str) -> bool:
+    """Make a worker drain; False if no live worker has this name."""
+    async with open_database(settings) as database:
+        return await WorkerRepository(database).drain(worker)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from app.runs import (
     DeliveryStatus,
     HumanInput,
     ListedRun,
+    QueueReason,
     Run,
     RunService,
     RunStatus,
@@ -122,13 +123,17 @@ class RunView(RunState, kw_only=True):
 
     `assumed_inputs` are the inputs that were not given and have their defaults.
     `outputs` has the output of each finished task, also if the run failed or was cancelled.
-    `awaiting` has a value while it waits for a human.
+    `awaiting` has a value while it waits for a human. `queue_reason` says why a run is queued.
+    `not_before`: that time is in the future. `no_worker`: no live worker has the run's crew.
+    `no_slot`: the workers that have it have no free slot. Null: the run is about to start, or is
+    not queued.
     """
 
     inputs: dict[str, Any]
     assumed_inputs: list[str]
     outputs: dict[str, str] | None
     awaiting: AwaitingView | None
+    queue_reason: QueueReason | None
     tasks: list[TaskView]
     webhooks: list[DeliveryView]
 
@@ -220,6 +225,7 @@ async def run_view(runs: RunService, run: Run) -> RunView:
         assumed_inputs=list(run.assumed_inputs),
         outputs=dict(outputs) if (outputs := await runs.outputs(run)) else None,
         awaiting=_awaiting_view(human) if human is not None else None,
+        queue_reason=await runs.queue_reason(run),
         tasks=tasks,
         webhooks=webhooks,
     )

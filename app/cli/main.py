@@ -21,6 +21,7 @@ from app.cli.serve import serve
 from app.cli.sweep import sweep
 from app.cli.top import top
 from app.cli.usage import usage
+from app.cli.workers import workers
 from app.settings import SettingsError
 
 
@@ -58,5 +59,5 @@ def cli() -> None:
     """
 
 
-for command in (serve, run, runs, usage, sweep, purge, keys, backup, doctor, top, demo):
+for command in (serve, run, runs, workers, usage, sweep, purge, keys, backup, doctor, top, demo):
     cli.add_command(command)

@@ -150,7 +150,9 @@ class _Process:
         self._drain_seconds = drain_seconds
         self._shutdown_seconds = shutdown_seconds
         self._signalled_at = -math.inf
+        # Kept here, because the loop has only weak references to tasks.
         self._stops: list[asyncio.Task[None]] = []
+        self._draining: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
@@ -160,6 +162,7 @@ class _Process:
         async def send_unless_failed(message: Any) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._stop_on_signals()
+                self._draining = asyncio.create_task(self._end_once_drained())
                 _tune_garbage_collection()
                 sys.setswitchinterval(_SWITCH_SECONDS)
             if message["type"] != "lifespan.startup.failed":
@@ -203,8 +206,13 @@ class _Process:
             stop = self._end(end, self._shutdown_seconds, _SECONDS_TO_CLOSE)
         else:
             stop = self._drain(end)
-        # Kept here, because the loop has only a weak reference to a task.
         self._stops.append(asyncio.create_task(stop))
+
+    async def _end_once_drained(self) -> None:
+        """Wait until an operator drains this process and its runs have ended; then stop it."""
+        await self._app.state.presence.drain_requested.wait()
+        await self._app.state.drain()
+        signal.raise_signal(signal.SIGTERM)
 
     async def _drain(self, end: Callable[[], None]) -> None:
         """Stop the service, then the server: clients watch and poll their runs until the end."""

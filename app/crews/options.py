@@ -31,6 +31,15 @@ _PYTHON_TYPES: Mapping[str, tuple[type, ...]] = {
 }
 
 
+def is_of_type(type_: InputType | None, value: object) -> bool:
+    """Whether a value is of a type; None allows any."""
+    if type_ is None:
+        return True
+    if isinstance(value, bool):  # a number in Python
+        return type_ == "boolean"
+    return isinstance(value, _PYTHON_TYPES[type_])
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,11 +59,7 @@ class InputOptions(_Table):
 
     def allows(self, value: object) -> bool:
         """Whether a value is of the declared type."""
-        if self.type is None:
-            return True
-        if isinstance(value, bool):  # a number in Python
-            return self.type == "boolean"
-        return isinstance(value, _PYTHON_TYPES[self.type])
+        return is_of_type(self.type, value)
 
     @model_validator(mode="after")
     def _default_of_its_type(self) -> Self:

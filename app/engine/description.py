@@ -61,6 +61,8 @@ class CrewDescription:
     only `result`. `reason` explains why the execution mode is not a faster one; it is empty for
     plans and flows. `fingerprint` changes with the crew's visible definition; it is empty for a
     flow, whose runs always start from the beginning. `about` is the docstring of a flow's class.
+    `state_schema` is the JSON Schema of a flow's state, if it is a model of Pydantic that has one.
+    `models` are the names of the models that a crew calls; those of a flow are not known.
     """
 
     name: str
@@ -71,6 +73,8 @@ class CrewDescription:
     fingerprint: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     about: str = ""
+    state_schema: Mapping[str, Any] | None = None
+    models: tuple[str, ...] = ()
 
 
 def flow_docstring(flow: "Flow[Any]") -> str:

@@ -47,6 +47,7 @@ from app.engine.flows.context import FlowContext
 from app.engine.flows.runner import (
     check_flow_inputs,
     flow_defaults,
+    flow_state_schema,
     refuse_sharing_flows,
     refuse_unsupported_flow,
     result_description,
@@ -160,7 +161,7 @@ class Engine:
 
     def model_names(self, name: str) -> tuple[str, ...]:
         """The names of a registered crew's models, as its calls have them. Raises CrewUnknown."""
-        return tuple(dict.fromkeys(map(model_name, self.models(name))))
+        return self.describe(name).models
 
     def fingerprint(self, name: str) -> str | None:
         """The crew's fingerprint, empty for a flow; None if no crew of this name is registered."""
@@ -311,6 +312,7 @@ class Engine:
             execution_mode=mode,
             reason=reason,
             fingerprint=fingerprint(crew),
+            models=tuple(dict.fromkeys(map(model_name, models_of(crew)))),
         )
         return _RegisteredCrew(
             source,
@@ -334,6 +336,7 @@ class Engine:
             fingerprint="",
             defaults=flow_defaults(flow),
             about=flow_docstring(flow),
+            state_schema=flow_state_schema(flow),
         )
         return _RegisteredCrew(source, description, flow=flow)
 

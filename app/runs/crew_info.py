@@ -1,9 +1,11 @@
-"""A registered crew as clients see it, at every entry point."""
+"""A crew as a process must know it to accept runs of it: for clients, and to validate inputs."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from app.crews.options import InputOptions, InputType
+from app.budgets import Budget
+from app.crews.options import InputOptions, InputType, is_of_type
 from app.crews.registry import CrewSpec
 from app.engine import CrewDescription, ExecutionMode, TaskDescription
 
@@ -13,7 +15,8 @@ class CrewInput:
     """An input: an empty or missing one becomes its default, or is refused if it is required.
 
     `type` is None where any type is allowed. Texts in it have at most `max_chars` characters.
-    `examples` are values to suggest; others are allowed.
+    `examples` are values to suggest; others are allowed. An input that the deployment or the crew's
+    project declares `is_declared`; a flow itself has the defaults of the others.
     """
 
     name: str
@@ -23,11 +26,25 @@ class CrewInput:
     help: str
     max_chars: int
     examples: tuple[Any, ...]
+    is_declared: bool = True
+
+    def allows(self, value: object) -> bool:
+        """Whether a value is of the input's type."""
+        return is_of_type(self.type, value)
 
 
 @dataclass(frozen=True, slots=True)
 class CrewInfo:
-    """A crew with its inputs and its outputs, one for each task."""
+    """A crew with its inputs and its outputs, one for each task.
+
+    `named_inputs` are those that the crew's texts, or a flow's state, name. Texts in inputs that
+    are not among `inputs` have at most `max_input_chars` characters. `budget` is that of each run,
+    and `models` are the names of the models that the crew calls. `state_schema` is the JSON Schema
+    of a flow's state.
+
+    Workers of one version store it, and accepting processes of another version read it: new fields
+    have defaults.
+    """
 
     name: str
     description: str
@@ -35,6 +52,12 @@ class CrewInfo:
     outputs: tuple[TaskDescription, ...]
     execution_mode: ExecutionMode
     allow_extra_inputs: bool
+    fingerprint: str = ""
+    named_inputs: tuple[str, ...] = ()
+    max_input_chars: int = 4000
+    budget: Budget = field(default_factory=Budget)
+    models: tuple[str, ...] = ()
+    state_schema: Mapping[str, Any] | None = None
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -44,7 +67,11 @@ class CrewInfo:
     @property
     def defaults(self) -> dict[str, Any]:
         """The values of empty or missing inputs."""
-        return {input_.name: input_.default for input_ in self.inputs if input_.default is not None}
+        return {
+            input_.name: input_.default
+            for input_ in self.inputs
+            if input_.is_declared and input_.default is not None
+        }
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -79,6 +106,12 @@ def crew_info(spec: CrewSpec, crew: CrewDescription) -> CrewInfo:
         outputs=crew.tasks,
         execution_mode=crew.execution_mode,
         allow_extra_inputs=crew.execution_mode == "flow" or spec.accepts_extra_inputs,
+        fingerprint=crew.fingerprint,
+        named_inputs=tuple(found),
+        max_input_chars=spec.max_input_chars,
+        budget=spec.options.budget,
+        models=crew.models,
+        state_schema=crew.state_schema,
     )
 
 
@@ -92,6 +125,7 @@ def _input(name: str, spec: CrewSpec, crew: CrewDescription) -> CrewInput:
         help=declared.help,
         max_chars=declared.max_chars or spec.max_input_chars,
         examples=declared.examples,
+        is_declared=name in spec.inputs,
     )
 
 

@@ -5,8 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
-from app.crews.options import InputOptions
-from app.crews.registry import CrewSpec
+from app.runs.crew_info import CrewInfo, CrewInput
 from app.runs.errors import InvalidInput, InvalidInputs, MissingInputs
 
 MAX_DEPTH: Final = 64
@@ -22,16 +21,13 @@ MAX_NAME_CHARACTERS: Final = 200
 # Of one run, in one error.
 _MAX_ERRORS: Final = 20
 
-_ANY = InputOptions()
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOT_STORABLE = re.compile(r"[\x00\ud800-\udfff]")
 # Of the path to a value, in an error.
 _MAX_PATH_CHARACTERS: Final = 200
 
 
-def validate_inputs(
-    spec: CrewSpec, required: Iterable[str], given: Mapping[str, Any]
-) -> dict[str, Any]:
+def validate_inputs(crew: CrewInfo, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs that a run of the crew gets: the given ones, completed with defaults.
 
     A default replaces an empty or missing input. Values are those that CrewAI accepts: strings,
@@ -46,50 +42,49 @@ def validate_inputs(
             `MAX_VALUES` or `MAX_CHARACTERS`. The error names the input.
     """
     validation = _Validation()
+    declared = {input_.name: input_ for input_ in crew.inputs}
     inputs: dict[str, Any] = {}
     errors: list[InvalidInput] = []
     for name, value in given.items():
         try:
-            inputs[name] = _validated(validation, spec, name, value)
+            inputs[name] = _validated(validation, crew, declared.get(name), name, value)
         except InvalidInput as error:
             errors.append(error)
             if len(errors) == _MAX_ERRORS:
                 break
     if errors:
         raise errors[0] if len(errors) == 1 else InvalidInputs(errors)
-    for name, default in spec.defaults.items():
+    for name, default in crew.defaults.items():
         if _is_empty(inputs.get(name)):
             inputs[name] = default
-    if missing := [name for name in required if inputs.get(name) is None]:
+    if missing := [name for name in crew.required if inputs.get(name) is None]:
         it = "it" if len(missing) == 1 else "them"
-        raise MissingInputs(missing, f"missing; the crew {spec.name} needs {it}")
+        raise MissingInputs(missing, f"missing; the crew {crew.name} needs {it}")
     return inputs
 
 
-def check_names(spec: CrewSpec, named: Collection[str], given: Iterable[str]) -> None:
-    """Raise InvalidInput for an input that the crew does not have; it names the nearest one.
-
-    `named` are the inputs that the crew's texts name; those that `spec` declares are known, too.
-    """
-    if spec.accepts_extra_inputs:
+def check_names(crew: CrewInfo, given: Iterable[str]) -> None:
+    """Raise InvalidInput for an input that the crew does not have; it names the nearest one."""
+    if crew.allow_extra_inputs:
         return
+    known = {input_.name for input_ in crew.inputs}
     for name in given:
-        if name not in named and name not in spec.inputs:
+        if name not in known:
             clean_text(name, "inputs", MAX_NAME_CHARACTERS)
-            raise InvalidInput(name, _unknown(spec, name, {*named, *spec.inputs}))
+            raise InvalidInput(name, _unknown(crew, name, known))
 
 
-def _unknown(spec: CrewSpec, name: str, known: Collection[str]) -> str:
-    problem = f"the crew {spec.name} has no such input"
+def _unknown(crew: CrewInfo, name: str, known: Collection[str]) -> str:
+    problem = f"the crew {crew.name} has no such input"
     if nearest := get_close_matches(name, sorted(known), 1):
         return f"{problem}; did you mean {nearest[0]}?"
     inputs = ", ".join(sorted(known))
     return f"{problem}; its inputs are {inputs}" if inputs else f"{problem}; it has no inputs"
 
 
-def assumed_inputs(spec: CrewSpec, given: Mapping[str, Any]) -> tuple[str, ...]:
+def assumed_inputs(crew: CrewInfo, given: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the inputs that are empty or missing, so that their defaults apply."""
-    return tuple(name for name in spec.defaults if _is_empty(given.get(name)))
+    return tuple(name for name in crew.defaults if _is_empty(given.get(name)))
 
 
 def clean_text(text: str, field: str, max_chars: int) -> str:
@@ -139,14 +134,17 @@ def check_storable(text: str, field: str) -> None:
         raise InvalidInput(field, problem)
 
 
-def _validated(validation: "_Validation", spec: CrewSpec, name: str, value: object) -> Any:
+def _validated(
+    validation: "_Validation", crew: CrewInfo, declared: CrewInput | None, name: str, value: object
+) -> Any:
     clean_text(name, "inputs", MAX_NAME_CHARACTERS)
-    declared = spec.inputs.get(name, _ANY)
+    if declared is None:
+        return validation.clean(name, value, crew.max_input_chars)
     if _is_empty(value) and declared.type not in (None, "string"):
         return None  # a form's field that was left empty
     if value is not None and not declared.allows(value):
         raise InvalidInput(name, f"must be of type {declared.type}")
-    return validation.clean(name, value, declared.max_chars or spec.max_input_chars)
+    return validation.clean(name, value, declared.max_chars)
 
 
 def _is_empty(value: object) -> bool:

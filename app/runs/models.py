@@ -280,6 +280,43 @@ class UsageTotal(Base):
     cost: Mapped[int] = mapped_column(BigInteger)
 
 
+class WorkerRow(Base):
+    """A process that executes runs. It is lost if it has not renewed `alive_until`.
+
+    `crews` maps the names of its crews to their fingerprints. While `is_draining`, it claims no
+    more runs.
+    """
+
+    __tablename__ = "workers"
+
+    # As in the rows of its runs.
+    worker: Mapped[str] = mapped_column(String(64), primary_key=True)
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int] = mapped_column(Integer)
+    version: Mapped[str] = mapped_column(String(40))
+    crews: Mapped[dict[str, str]] = mapped_column(JSON)
+    slots: Mapped[int] = mapped_column(Integer)
+    free_slots: Mapped[int] = mapped_column(Integer)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    alive_until: Mapped[datetime] = mapped_column(UtcDateTime)
+    is_draining: Mapped[bool] = mapped_column(Boolean)
+
+
+class CrewDescriptionRow(Base):
+    """A crew as processes must know it to accept runs of it: `CrewInfo` as JSON.
+
+    The worker that started last with the crew has stored it. `last_seen_at` is a time, within an
+    hour, at which a worker had the crew.
+    """
+
+    __tablename__ = "crew_descriptions"
+
+    crew: Mapped[str] = mapped_column(String(100), primary_key=True)
+    description: Mapped[dict[str, Any]] = mapped_column(JSON)
+    last_seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class WebhookDelivery(Base):
     """A delivery in the transactional outbox: the event `seq` for the webhook of kind `role`.
 

@@ -374,6 +374,32 @@ class LeaseHolder(NamedTuple):
     lease_until: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveWorker:
+    """A process that executes runs, as it was when it was last seen.
+
+    `crews` maps the names of its crews to their fingerprints. While it `is_draining`, it claims no
+    more runs, and it ends once its runs have ended.
+    """
+
+    worker: str
+    host: str
+    pid: int
+    version: str
+    crews: Mapping[str, str]
+    slots: int
+    free_slots: int
+    started_at: datetime
+    last_seen_at: datetime
+    is_draining: bool
+
+
+QueueReason = Literal["not_before", "no_worker", "no_slot"]
+"""Why a run is queued. Its time is in the future, no live worker has its crew, or those that have
+it have no free slot.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class ReviewDecision:
     """A human's decision on the output that a run awaits a review of.

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from datetime import datetime
@@ -19,7 +19,6 @@ import msgspec
 
 from app.access.callers import Caller
 from app.budgets import Budget, smallest
-from app.crews.registry import CrewSpec, Registry
 from app.engine import InputRefused, ThreadsExhausted
 from app.pacer import next_step, turn
 from app.runs.batch_ids import new_batch_id, run_id_in
@@ -32,7 +31,7 @@ from app.runs.call_records import (
     call_id,
     content_of,
 )
-from app.runs.crew_info import CrewInfo, crew_info
+from app.runs.crew_info import CrewInfo
 from app.runs.errors import (
     AwaitingHuman,
     IdempotencyConflict,
@@ -62,6 +61,7 @@ from app.runs.inputs import (
 from app.runs.metadata import check_metadata
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.runs.persistence.workers import WorkerRepository
 from app.runs.records import (
     CANCELLED,
     IN_FLIGHT,
@@ -72,7 +72,9 @@ from app.runs.records import (
     AcceptedBatch,
     AddedRun,
     Delivery,
+    LiveWorker,
     NewRun,
+    QueueReason,
     ReviewDecision,
     Run,
     RunFilter,
@@ -88,12 +90,12 @@ from app.runs.webhooks.payloads import FIELDS
 from app.runs.webhooks.url_guard import UrlGuard
 
 if TYPE_CHECKING:
-    from app.engine import Engine
     from app.telemetry.sdk import Tracing
 
 logger = logging.getLogger("crew_capture.runs")
 
 _HEARTBEAT_SECONDS: Final = 60.0
+_KEEP_WORKERS_SECONDS: Final = 1.0
 # Of one caller at a time: a list reads the whole inputs of its runs, and holds a connection.
 _MAX_LISTS: Final = 2
 _CALL_CURSOR: Final = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
@@ -107,10 +109,11 @@ class RunService:
     def __init__(
         self,
         *,
-        crews: Registry,
-        engine: "Engine",
+        crews: Mapping[str, CrewInfo],
+        check_state: Callable[[str, Mapping[str, Any]], None],
         rows: RunRepository,
         queries: RunQueries,
+        workers: WorkerRepository,
         worker: Worker,
         events: EventHub,
         accounts: Accounts,
@@ -118,11 +121,13 @@ class RunService:
         url_guard: UrlGuard | None = None,
         tracing: "Tracing | None" = None,
     ) -> None:
+        """`check_state` raises InputRefused for an input that the state of a flow can't hold."""
         self._accounts = accounts
         self._crews = crews
-        self._engine = engine
+        self._check_state = check_state
         self._rows = rows
         self._queries = queries
+        self._workers = workers
         self._worker = worker
         self._events = events
         self._max_runs = max_runs
@@ -137,21 +142,18 @@ class RunService:
     @property
     def abandoned_threads(self) -> int:
         """The number of this process's threads that still execute code of runs that have ended."""
-        return self._engine.abandoned_threads
+        return self._worker.abandoned_threads
 
     def crews(self) -> list[CrewInfo]:
-        """The registered crews, as clients see them."""
-        return [crew_info(spec, self._engine.describe(spec.name)) for spec in self._crews]
+        """The available crews."""
+        return list(self._crews.values())
 
     def crew(self, name: str) -> CrewInfo:
-        """A registered crew. Raises UnknownCrew."""
-        return crew_info(self._spec(name), self._engine.describe(name))
-
-    def inputs(self, crew: str) -> Sequence[str]:
-        """The names of a crew's inputs. Raises UnknownCrew."""
-        self._spec(crew)
-        described = self._engine.describe(crew)
-        return [*described.inputs, *described.defaults]
+        """An available crew. Raises UnknownCrew."""
+        crew = self._crews.get(name)
+        if crew is None:
+            raise UnknownCrew(f"no crew is named {name}")
+        return crew
 
     async def submit(
         self,
@@ -342,8 +344,8 @@ class RunService:
         run = await self.get(decision.run_id, caller)
         if run.status is not RunStatus.AWAITING_HUMAN:
             raise NotAwaitingHuman(f"run {run.run_id} is {run.status} and waits for no human")
-        spec = self._registered(run, "the review")
-        feedback = clean_text(decision.feedback, "feedback", spec.max_input_chars)
+        crew = self._registered(run, "the review")
+        feedback = clean_text(decision.feedback, "feedback", crew.max_input_chars)
         await self._check_webhooks(decision.webhooks)
         self._admit(1, {run.crew})
         # The run counts for its own owner and address, also if an admin reviews it.
@@ -375,15 +377,36 @@ class RunService:
         """
         if run.tasks is not None:
             return run.tasks
-        is_described = run.crew in self._crews
-        described = self._engine.describe(run.crew).tasks if is_described else ()
+        crew = self._crews.get(run.crew)
+        described = crew.outputs if crew is not None else ()
         if run.attempt == 0:
             return tasks_of(run, described, ())
         # Tasks before a retry, or of a crew that is not described, are those of earlier attempts.
-        needs_all = run.outputs is not None or not is_described
+        needs_all = run.outputs is not None or crew is None
         first_seq = -1 if needs_all else EventSeq.first(run.attempt)
         events = await self._queries.history(run.run_id, after_seq=first_seq)
         return tasks_of(run, described, events)
+
+    async def workers(self) -> Sequence[LiveWorker]:
+        """The processes that execute runs. Raises DatabaseUnavailable."""
+        return await self._workers.live()
+
+    async def queue_reason(self, run: Run) -> QueueReason | None:
+        """Why a run is queued; None if it is not, or is about to be claimed.
+
+        Of workers elsewhere, it is known within seconds. Raises DatabaseUnavailable.
+        """
+        if run.status is not RunStatus.QUEUED:
+            return None
+        if run.is_deferred_at(self._rows.now()):
+            return "not_before"
+        if run.run_id in self._worker:
+            return "no_slot" if self._worker.lacks_slot(run.run_id, run.crew) else None
+        live = await self._workers.live(max_age_seconds=_KEEP_WORKERS_SECONDS)
+        capable = [one for one in live if run.crew in one.crews and not one.is_draining]
+        if not capable:
+            return "no_worker"
+        return None if any(one.free_slots for one in capable) else "no_slot"
 
     async def outputs(self, run: Run) -> Mapping[str, str] | None:
         """The outputs of the run's finished tasks by their names; None without any.
@@ -526,31 +549,25 @@ class RunService:
                 raise InvalidInput(FIELDS[kind], problem)
             await self._url_guard.check(webhook.url, FIELDS[kind])
 
-    def _spec(self, crew: str) -> CrewSpec:
-        spec = self._crews.get(crew)
-        if spec is None:
-            raise UnknownCrew(f"no crew is named {crew}")
-        return spec
-
-    def _registered(self, run: Run, request: str) -> CrewSpec:
-        spec = self._crews.get(run.crew)
-        if spec is None:
+    def _registered(self, run: Run, request: str) -> CrewInfo:
+        crew = self._crews.get(run.crew)
+        if crew is None:
             raise UnknownCrew(
                 f"run {run.run_id} is of the crew {run.crew}, which is not registered here; "
                 f"send {request} to a service that has it"
             )
-        return spec
+        return crew
 
     def _new_run(
-        self, crew: str, given: Mapping[str, Any], caller: Caller, options: RunOptions, prefix: str
+        self, name: str, given: Mapping[str, Any], caller: Caller, options: RunOptions, prefix: str
     ) -> NewRun:
         """A run to accept. Raises InvalidInput; its field begins with `prefix`."""
+        crew = self.crew(name)
         try:
-            spec, described = self._spec(crew), self._engine.describe(crew)
-            if described.execution_mode != "flow":  # the state of a flow has rules of its own
-                check_names(spec, described.inputs, given)
-            inputs = validate_inputs(spec, described.inputs, given)
-            self._engine.check_inputs(crew, inputs)
+            check_names(crew, given)
+            inputs = validate_inputs(crew, given)
+            if crew.execution_mode == "flow":
+                self._check_state(name, inputs)
         except InputRefused as error:
             raise InvalidInput(f"{prefix}{error.field}", error.problem) from None
         except InvalidInput as error:
@@ -562,14 +579,14 @@ class RunService:
         if options.meta is not None:
             check_bounds("meta", options.meta, "meta")
         metadata = check_metadata(options.metadata)
-        budget = self._budget(spec, caller, options)
+        budget = self._budget(crew, caller, options)
         now = self._rows.now()
         _check_times(options, now)
         if options.idempotency_key is not None:
             check_storable(options.idempotency_key, "Idempotency-Key")
         new = NewRun(
             uuid4(),
-            crew,
+            name,
             inputs,
             now,
             caller.owner or "",
@@ -579,7 +596,7 @@ class RunService:
             webhooks=options.webhooks,
             meta=options.meta,
             context_id=options.context_id,
-            assumed_inputs=assumed_inputs(spec, given),
+            assumed_inputs=assumed_inputs(crew, given),
             metadata=metadata or None,
             trace=self._tracing.headers_of_request() if self._tracing is not None else None,
             budget=budget,
@@ -592,17 +609,15 @@ class RunService:
             new, request_digest=hashlib.sha256(_request(new, options.budget)).hexdigest()
         )
 
-    def _budget(self, spec: CrewSpec, caller: Caller, options: RunOptions) -> Budget | None:
+    def _budget(self, crew: CrewInfo, caller: Caller, options: RunOptions) -> Budget | None:
         """The budget of a run. Raises InvalidInput: it is in money, and a model has no price."""
         of_day = caller.quota.cost_per_day if caller.quota else None
-        budget = smallest(
-            [spec.options.budget, caller.budget, options.budget, Budget(cost_per_day=of_day)]
-        )
+        budget = smallest([crew.budget, caller.budget, options.budget, Budget(cost_per_day=of_day)])
         if budget is not None and budget.needs_prices:
-            for name in self._engine.model_names(spec.name):
+            for name in crew.models:
                 if self._accounts.prices.of(name) is None:
                     problem = (
-                        f"the crew {spec.name} calls the model {name}, which has no price in "
+                        f"the crew {crew.name} calls the model {name}, which has no price in "
                         "PRICES_FILE, so that its cost can't be limited"
                     )
                     raise InvalidInput(budget.money_field, problem)
@@ -615,7 +630,7 @@ class RunService:
             raise Overloaded(f"at most {self._max_runs} runs are under way or wait at a time")
         try:
             for crew in crews:
-                self._engine.check_threads(crew)
+                self._worker.check_threads(crew)
         except ThreadsExhausted as error:
             raise Overloaded(str(error)) from None
 

@@ -30,6 +30,7 @@ from app.engine import (
     ToolCall,
     Usage,
 )
+from app.runs.crew_info import crew_info
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.isolation import Isolation
@@ -41,6 +42,7 @@ from app.runs.maintenance.sweeper import Sweeper
 from app.runs.models import UserRun
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.runs.persistence.workers import WorkerRepository
 from app.runs.records import Run, RunOptions, StalledRun
 from app.runs.service import RunService
 from app.runs.webhooks.url_guard import UrlGuard
@@ -298,10 +300,11 @@ async def running_service(
         keep_messages=keep_messages,
     )
     runs = RunService(
-        crews=crews,
-        engine=cast(Engine, engine),
+        crews={crew.name: crew_info(crew, engine.describe(crew.name)) for crew in crews},
+        check_state=engine.check_inputs,
         rows=rows,
         queries=queries,
+        workers=WorkerRepository(database),
         worker=worker,
         events=events,
         accounts=accounts,

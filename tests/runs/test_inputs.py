@@ -6,6 +6,8 @@ import pytest
 
 from app.crews.options import CrewOptions, InputOptions
 from app.crews.registry import CrewSpec
+from app.engine import CrewDescription
+from app.runs.crew_info import CrewInfo, crew_info
 from app.runs.errors import InvalidInput
 from app.runs.inputs import check_names, validate_inputs
 
@@ -17,14 +19,19 @@ def _no_crew() -> Any:
 SPEC = CrewSpec("poem", _no_crew, inputs={"tone": InputOptions(default="calm")}, max_input_chars=10)
 
 
+def _crew(*named: str, spec: CrewSpec = SPEC) -> CrewInfo:
+    """The crew of `spec`, whose texts name these inputs."""
+    return crew_info(spec, CrewDescription("poem", named, (), "plan", "", ""))
+
+
 @pytest.mark.parametrize("given", [{}, {"tone": ""}, {"tone": " \n\t"}, {"tone": None}])
 def test_an_empty_or_missing_input_becomes_the_default(given: dict[str, Any]) -> None:
-    assert validate_inputs(SPEC, ["tone"], given) == {"tone": "calm"}
+    assert validate_inputs(_crew("tone"), given) == {"tone": "calm"}
 
 
 def test_a_required_input_without_default_must_be_there() -> None:
     with pytest.raises(InvalidInput, match="topic: missing") as refused:
-        validate_inputs(SPEC, ["topic", "tone"], {"tone": "loud"})
+        validate_inputs(_crew("topic", "tone"), {"tone": "loud"})
     assert refused.value.field == "topic"
 
 
@@ -32,11 +39,11 @@ def test_a_required_input_without_default_must_be_there() -> None:
     "value", ["a\nb\tc", "ünï 🚀", "{tone}", "", 0, False, 1.5, [], {"a": [1]}]
 )
 def test_values_that_crewai_accepts_are_accepted_as_they_are(value: Any) -> None:
-    assert validate_inputs(SPEC, ["topic"], {"topic": value})["topic"] == value
+    assert validate_inputs(_crew("topic"), {"topic": value})["topic"] == value
 
 
 def test_windows_line_ends_become_newlines() -> None:
-    assert validate_inputs(SPEC, [], {"topic": "a\r\nb"})["topic"] == "a\nb"
+    assert validate_inputs(_crew(), {"topic": "a\r\nb"})["topic"] == "a\nb"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +63,7 @@ def test_windows_line_ends_become_newlines() -> None:
 )
 def test_a_wrong_value_is_refused_by_name(value: Any, problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem) as refused:
-        validate_inputs(SPEC, [], {"topic": value})
+        validate_inputs(_crew(), {"topic": value})
     assert refused.value.field.startswith("topic")
 
 
@@ -70,7 +77,7 @@ def test_a_wrong_value_is_refused_by_name(value: Any, problem: str) -> None:
 )
 def test_an_unknown_input_is_refused_with_the_nearest_name(name: str, problem: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        check_names(SPEC, ["topic"], {"topic": "rain", name: "x"})
+        check_names(_crew("topic"), {"topic": "rain", name: "x"})
     assert (refused.value.field, refused.value.problem) == (name, problem)
 
 
@@ -80,11 +87,11 @@ def test_a_crew_may_allow_extra_inputs(by: str) -> None:
         spec = CrewSpec("poem", _no_crew, allow_extra_inputs=True)
     else:
         spec = CrewSpec("poem", _no_crew, options=CrewOptions(allow_extra_inputs=True))
-    check_names(spec, ["topic"], {"colour": "red"})
+    check_names(_crew("topic", spec=spec), {"colour": "red"})
 
 
 def test_a_deployment_may_refuse_extra_inputs_that_the_crew_allows() -> None:
     options = CrewOptions(allow_extra_inputs=False)
     spec = CrewSpec("poem", _no_crew, options=options, allow_extra_inputs=True)
     with pytest.raises(InvalidInput, match="colour: the crew poem has no such input"):
-        check_names(spec, [], {"colour": "red"})
+        check_names(_crew(spec=spec), {"colour": "red"})

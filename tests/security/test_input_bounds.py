@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from app.crews.registry import CrewSpec
+from app.engine import CrewDescription
+from app.runs.crew_info import crew_info
 from app.runs.errors import InvalidInput
 from app.runs.inputs import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES, validate_inputs
 
@@ -15,7 +17,10 @@ def _no_crew() -> Any:
     raise AssertionError("inputs are validated without building the crew")
 
 
-SPEC = CrewSpec("poem", _no_crew, max_input_chars=4000)
+CREW = crew_info(
+    CrewSpec("poem", _no_crew, max_input_chars=4000),
+    CrewDescription("poem", (), (), "plan", "", ""),
+)
 
 
 def _nested(depth: int, *, name: str = "a", inside: Any = 0) -> Any:
@@ -43,11 +48,11 @@ def _calls(function: Callable[[], object]) -> int:
 
 def test_inputs_at_their_bounds_are_accepted() -> None:
     deepest = _nested(MAX_DEPTH)
-    assert validate_inputs(SPEC, [], {"a": deepest}) == {"a": deepest}
+    assert validate_inputs(CREW, {"a": deepest}) == {"a": deepest}
     most = [0] * (MAX_VALUES - 1)
-    assert validate_inputs(SPEC, [], {"a": most}) == {"a": most}
+    assert validate_inputs(CREW, {"a": most}) == {"a": most}
     longest = ["x" * 4000] * (MAX_CHARACTERS // 4000)
-    assert validate_inputs(SPEC, [], {"a": longest}) == {"a": longest}
+    assert validate_inputs(CREW, {"a": longest}) == {"a": longest}
 
 
 @pytest.mark.parametrize(
@@ -66,14 +71,14 @@ def test_inputs_beyond_a_bound_are_refused_by_name(
     inputs: dict[str, Any], field: str, problem: str
 ) -> None:
     with pytest.raises(InvalidInput, match=problem) as refused:
-        validate_inputs(SPEC, [], inputs)
+        validate_inputs(CREW, inputs)
     assert refused.value.field.startswith(field)
 
 
 def test_an_error_names_a_long_path_by_its_beginning() -> None:
     inputs = _nested(60, name="n" * 4000, inside="\0")
     with pytest.raises(InvalidInput, match="control character") as refused:
-        validate_inputs(SPEC, [], {"a": inputs})
+        validate_inputs(CREW, {"a": inputs})
     assert refused.value.field.startswith("a.nnn")
     assert len(str(refused.value)) < 400
 
@@ -84,8 +89,8 @@ def test_long_names_around_many_values_are_cheap() -> None:
     many = {"a": _nested(60, name="n" * 4000, inside=[0] * 1100)}
     rendered = [size for size in (few, many) if _renders(size)]
     assert not rendered
-    growth = _calls(lambda: validate_inputs(SPEC, [], many)) - _calls(
-        lambda: validate_inputs(SPEC, [], few)
+    growth = _calls(lambda: validate_inputs(CREW, many)) - _calls(
+        lambda: validate_inputs(CREW, few)
     )
     assert growth <= 1000 * 2
 
@@ -94,5 +99,5 @@ def _renders(inputs: dict[str, Any]) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         calls: list[object] = []
         patch.setattr("app.runs.inputs._rendered", calls.append)
-        validate_inputs(SPEC, [], inputs)
+        validate_inputs(CREW, inputs)
         return bool(calls)

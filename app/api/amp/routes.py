@@ -45,7 +45,7 @@ _STATUS_LINK = Link(
     responses=amp_responses(404),
 )
 async def crew_inputs(crew: FromPath[str], runs: Runs) -> InputsAnswer:
-    return InputsAnswer(list(runs.inputs(crew)))
+    return InputsAnswer(list(runs.crew(crew).named_inputs))
 
 
 @post(

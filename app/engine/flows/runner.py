@@ -41,6 +41,17 @@ def flow_defaults(flow: Flow[Any]) -> dict[str, Any]:
     return {**from_json(_state_as_json(flow)), _TRIGGER: None}
 
 
+def flow_state_schema(flow: Flow[Any]) -> dict[str, Any] | None:
+    """The JSON Schema of a flow's state; None for a dict, and for fields that have no schema."""
+    if not isinstance(flow.state, BaseModel):
+        return None
+    try:
+        with exits_contained():
+            return type(flow.state).model_json_schema()
+    except Exception:  # such as of a field of a class of its own
+        return None
+
+
 def refuse_unsupported_flow(name: str, flow: Flow[Any]) -> None:
     """Raise CrewBroken for a flow that would wait for input at the server's terminal."""
     for method, definition in flow._definition.methods.items():

@@ -54,6 +54,11 @@ class FairSlots:
         """The number of slots that are held."""
         return self.count - self._free
 
+    @property
+    def free(self) -> int:
+        """The number of slots that are not held."""
+        return self._free
+
     @asynccontextmanager
     async def slot(self, owner: str, priority: int = 0) -> AsyncIterator[None]:
         """Hold a slot for the length of the block; entered when it is this owner's turn."""

@@ -109,12 +109,16 @@ class Isolation:
         if run.attempt > begun[run.run_id]:
             group.kill()
 
+    async def wait_until_idle(self) -> None:
+        """Wait until no run is isolated."""
+        while self._tasks:  # the end of a group may start others
+            await asyncio.wait(self._tasks)
+
     async def drain(self, seconds: float) -> None:
         """Wait for the isolated runs, then end their processes and release what remains."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._tasks:  # the end of a group may start others
-                    await asyncio.wait(self._tasks)
+                await self.wait_until_idle()
         while self._tasks:
             for group in set(self._groups.values()):
                 group.kill()

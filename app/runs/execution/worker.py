@@ -195,6 +195,16 @@ class Worker:
         return self._slots
 
     @property
+    def abandoned_threads(self) -> int:
+        """The number of threads that still execute code of runs that have ended."""
+        return self._engine.abandoned_threads
+
+    def check_threads(self, crew: str) -> None:
+        """Raise ThreadsExhausted if a run of a crew would not begin here for lack of threads."""
+        if crew in self.crews:
+            self._engine.check_threads(crew)
+
+    @property
     def run_ids(self) -> set[UUID]:
         """The dispatched runs."""
         return set(self._active)
@@ -251,6 +261,12 @@ class Worker:
             return None
         return active.with_progress(outcome)
 
+    def lacks_slot(self, run_id: UUID, crew: str) -> bool:
+        """Whether a dispatched run waits because all slots are held, of the process or the crew."""
+        active = self._active.get(run_id)
+        slots = (self._slots, self._slots_of_crews.get(crew, self._slots))
+        return active is not None and active.waits_for_slot and not all(one.free for one in slots)
+
     def models(self, run_id: UUID) -> Sequence[str]:
         """The models that a run has called here; none for a run that is not dispatched here."""
         active = self._active.get(run_id)
@@ -290,6 +306,11 @@ class Worker:
         tasks = ended(tasks_of(run, described, events), outcome.status)
         outputs = await stored_outputs(run, events, self._store)
         return with_progress(replace(outcome, usage=usage_in(events)), outputs, tasks)
+
+    async def wait_until_idle(self) -> None:
+        """Wait until no run is dispatched."""
+        while self._active:
+            await asyncio.wait([active.task for active in self._active.values()])
 
     async def drain(self, seconds: float) -> None:
         """Wait for the runs under way, then stop those that remain.

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0019"
-down_revision = "0017"
+down_revision = "0018"
 
 _WAITS_FOR_ITS_TIME = sa.text("not_before IS NOT NULL AND status = 'queued'")
 
