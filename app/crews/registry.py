@@ -1,15 +1,15 @@
 """The available crews, by name."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.crews.idea import advisor
 from app.crews.idea.profile import ASSUMED_MARK, FIELDS
 from app.crews.options import CrewOptions, InputOptions, read_options
 from app.crews.sources import SourceError, open_source
+from app.projects import Project
 from app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 class CrewSpec:
     """One crew or flow: its factory and its inputs.
 
-    `folder` is the project's folder, in which relative paths of the definition are resolved.
+    `project` are the surroundings of its code, if it has any of its own.
     `static` means that every call of `build` gives the same definition (it comes from YAML).
+    `build` requires the inputs in `parameters` as arguments; with these values at start. A run
+    needs the inputs in `required`.
     `inputs` are the declared inputs; texts in other inputs have at most `max_input_chars`
     characters. `offline_answer` writes the crew's reports if no model is configured. It receives
     the text of a prompt and returns the answer, or None for a prompt of another crew. `options` are
@@ -34,8 +36,8 @@ class CrewSpec:
     """
 
     name: str
-    build: "Callable[[], Crew | Flow[Any]]"
-    folder: Path | None = None
+    build: "Callable[..., Crew | Flow[Any]]"
+    project: Project | None = None
     static: bool = False
     description: str = ""
     inputs: Mapping[str, InputOptions] = field(default_factory=dict)
@@ -44,6 +46,8 @@ class CrewSpec:
     options: CrewOptions = field(default_factory=CrewOptions)
     assumed_mark: str = ""
     allow_extra_inputs: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    required: Sequence[str] = ()
 
     @property
     def accepts_extra_inputs(self) -> bool:
@@ -119,10 +123,12 @@ def _crew(name: str, where: str) -> CrewSpec:
     return CrewSpec(
         name,
         code.build,
-        folder=code.folder,
+        project=code.project,
         static=code.static,
         description=code.description,
-        inputs={input_: InputOptions(default=value) for input_, value in code.defaults.items()},
+        inputs=code.inputs,
+        parameters=code.parameters,
+        required=code.required,
     )
 
 

@@ -1,14 +1,15 @@
 """Descriptions of crews and flows: names, required inputs and output names."""
 
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import cleandoc
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from app.engine.errors import CrewBroken
 from app.engine.results import ExecutionMode
+from app.projects import Project
 
 if TYPE_CHECKING:  # the import of CrewAI lasts seconds
     from crewai import Crew
@@ -21,9 +22,9 @@ _MAX_NAME_CHARACTERS = 80
 
 
 class CrewSource(Protocol):
-    """The source of a crew or flow. Each call of `build` returns a new one.
+    """The source of a crew or flow. `build` is called in threads of its own and may block.
 
-    `build` must not block when it builds a crew; flows are built in threads of their own.
+    Each call returns a new crew, or one that the engine copies.
     """
 
     @property
@@ -34,10 +35,21 @@ class CrewSource(Protocol):
         """True if two calls of `build` can't differ, as for a crew from YAML files, read once."""
 
     @property
-    def folder(self) -> Path | None:
-        """The base of relative paths in the definition; None for the working directory."""
+    def project(self) -> Project | None:
+        """The surroundings of its code, if it has any of its own."""
 
-    def build(self) -> "Crew | Flow[Any]": ...
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The inputs that `build` has as parameters, with values for the build at start.
+
+        None leaves one out.
+        """
+
+    @property
+    def required(self) -> Sequence[str]:
+        """The inputs that its code needs."""
+
+    def build(self, **inputs: Any) -> "Crew | Flow[Any]": ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,8 @@ class TaskDescription:
 class CrewDescription:
     """A crew or flow as it was when the engine started.
 
-    `inputs` are a crew's required placeholders, sorted. `defaults` are a flow's inputs with their
+    `inputs` are the required inputs, sorted: the placeholders of a crew, and those that its code
+    needs. `defaults` are a flow's inputs with their
     default values; all of them are optional. `tasks` are the tasks known before a run: of a flow
     only `result`. `reason` explains why the execution mode is not a faster one; it is empty for
     plans and flows. `fingerprint` changes with the crew's visible definition; it is empty for a

@@ -13,6 +13,7 @@ from crewai.llms.base_llm import BaseLLM
 
 from app.engine import patches
 from app.engine.calls import CallObserver, OnGuardrail
+from app.engine.compat.copying import copy_crew
 from app.engine.compat.coverage import (
     Unsupported,
     check_environment,
@@ -26,7 +27,7 @@ from app.engine.compat.models import (
     default_model,
     models_of,
 )
-from app.engine.compat.paths import configure_paths, paths_from
+from app.engine.compat.paths import configure_paths
 from app.engine.compat.silence import silence
 from app.engine.description import (
     CrewDescription,
@@ -78,6 +79,7 @@ from app.engine.runtime.threads import (
     WorkThreads,
 )
 from app.engine.stock import StockThreads
+from app.projects import within
 
 EngineMode = Literal["auto", "native", "stock"]
 
@@ -134,6 +136,8 @@ class Engine:
         self._stock_threads = StockThreads(max_stock_threads, self._abandoned)
         self._work_threads = WorkThreads(max_stock_threads, self._abandoned)
         self._crews: dict[str, _RegisteredCrew] = {}
+        # The crews whose code builds them once, so that each run needs a copy.
+        self._copied: set[str] = set()
         self._closed = False
         patches.apply()
 
@@ -230,9 +234,8 @@ class Engine:
             run.usage = usage
         if models is not None:
             run.models = models
-        folder = registered.source.folder
         model = self._model_of(name).llm
-        with run.activate(), default_model(model), paths_from(folder):
+        with run.activate(), default_model(model), within(registered.source.project):
             try:
                 output, mode = await self._execute(registered, inputs, run)
                 run.check_cancelled()
@@ -301,13 +304,16 @@ class Engine:
         crew = await self._build_in_thread(source)
         if isinstance(crew, Flow):
             return await self._prepare_flow(source, crew)
-        _refuse_sharing(source.name, crew, await self._build_crew(source))
+        if _shares(crew, await self._build_crew(source)):
+            self._copied.add(source.name)
+            crew = await self._build_crew(source)
+            _refuse_sharing(source.name, crew, await self._build_crew(source))
         plan, mode, reason = await self._choose(source, crew)
         if mode == "stock":
             refuse_human_input(source.name, crew, reason)
         description = CrewDescription(
             name=source.name,
-            inputs=required_inputs(crew),
+            inputs=tuple(sorted({*required_inputs(crew), *source.required})),
             tasks=task_descriptions(crew),
             execution_mode=mode,
             reason=reason,
@@ -329,7 +335,7 @@ class Engine:
         instrument_model(type(self._model_of(source.name).llm))
         description = CrewDescription(
             name=source.name,
-            inputs=(),
+            inputs=tuple(sorted(source.required)),
             tasks=(result_description(flow),),
             execution_mode="flow",
             reason="",
@@ -347,6 +353,8 @@ class Engine:
         reasons = []
         if self._mode == "auto":
             try:
+                if source.parameters:
+                    raise Unsupported("a factory with parameters")
                 check_environment()
                 plan = await record_plan(
                     lambda: self._build_crew(source), self._stock_threads.kick_off
@@ -368,14 +376,17 @@ class Engine:
         self, registered: _RegisteredCrew, inputs: Mapping[str, object], run: RunContext
     ) -> tuple[CrewOutput, ExecutionMode]:
         source = registered.source
+        arguments = {name: inputs[name] for name in source.parameters if name in inputs}
+        inputs = {name: value for name, value in inputs.items() if name not in arguments}
         if isinstance(run, FlowContext):
             await self._abandoned.wait_below_limit()
             # In the flow's own thread, as all of its code.
-            build = partial(self._build_flow, source)
+            build = partial(self._build_flow, source, arguments)
             return await run_flow(build, inputs, run, self._stock_threads), "flow"
         if registered.plan is None:
             await self._abandoned.wait_below_limit()
-        crew = None if registered.plan and source.static else await self._build_crew(source)
+        is_needed = registered.plan is None or not source.static
+        crew = await self._build_crew(source, arguments) if is_needed else None
         if (plan := registered.plan) is not None:
             try:
                 models = registered.models if crew is None else _models_as_planned(plan, crew)
@@ -385,7 +396,7 @@ class Engine:
                 run.journal.fell_back = True
                 run.suppress_events = False
                 await self._abandoned.wait_below_limit()
-        crew = crew or await self._build_crew(source)
+        crew = crew or await self._build_crew(source, arguments)
         if registered.description.execution_mode != "stock":
             try:
                 check_native_covers(crew)
@@ -396,12 +407,18 @@ class Engine:
         refuse_human_input(source.name, crew, "this run is stock CrewAI's")
         return await self._stock_threads.run(crew, inputs, run), "stock"
 
-    def _build(self, source: CrewSource) -> Crew | Flow[Any]:
+    def _build(
+        self, source: CrewSource, arguments: Mapping[str, object] | None = None
+    ) -> Crew | Flow[Any]:
         model = self._model_of(source.name)
+        if arguments is None:
+            arguments = {k: value for k, value in source.parameters.items() if value is not None}
         try:
-            with default_model(model.llm), deferred_clients(), paths_from(source.folder):
-                built = source.build()
+            with default_model(model.llm), deferred_clients(), within(source.project):
+                built = source.build(**arguments)
                 if isinstance(built, Crew):
+                    if source.name in self._copied:
+                        built = copy_crew(built)
                     _configure(built, model)
         except BaseException as error:  # a factory may call exit()
             raise CrewBroken(f"crew {source.name} can't be built: {one_line(error)}") from error
@@ -410,19 +427,27 @@ class Engine:
             raise CrewBroken(f"crew {source.name}: its factory returns a {kind}, not a crew")
         return built
 
-    async def _build_in_thread(self, source: CrewSource) -> Crew | Flow[Any]:
-        return await self._build_threads.run(source.name, partial(self._build, source))
+    async def _build_in_thread(
+        self, source: CrewSource, arguments: Mapping[str, object] | None = None
+    ) -> Crew | Flow[Any]:
+        """Build a crew or flow; without arguments, with the values for the build at start."""
+        build = partial(self._build, source, arguments)
+        return await self._build_threads.run(source.name, build)
 
-    async def _build_crew(self, source: CrewSource) -> Crew:
-        built = await self._build_in_thread(source)
+    async def _build_crew(
+        self, source: CrewSource, arguments: Mapping[str, object] | None = None
+    ) -> Crew:
+        built = await self._build_in_thread(source, arguments)
         if not isinstance(built, Crew):
             raise CrewBroken(
                 f"crew {source.name}: its factory returned a crew at start and now a flow"
             )
         return built
 
-    def _build_flow(self, source: CrewSource) -> Flow[Any]:
-        return _as_flow(source.name, self._build(source))
+    def _build_flow(
+        self, source: CrewSource, arguments: Mapping[str, object] | None = None
+    ) -> Flow[Any]:
+        return _as_flow(source.name, self._build(source, arguments))
 
     def _model_of(self, name: str) -> CrewModel:
         return self._models_of_crews.get(name, self._model)
@@ -469,11 +494,16 @@ def _models_as_planned(plan: Plan, crew: Crew) -> tuple[BaseLLM, ...]:
     return _models(crew)
 
 
-def _refuse_sharing(name: str, one: Crew, other: Crew) -> None:
-    """Raise CrewBroken for a factory that returns shared objects: runs share no agent or task."""
+def _shares(one: Crew, other: Crew) -> bool:
+    """Whether two crews have an agent or a task in common, or are the same."""
     ours = {id(thing) for thing in (one, *one.agents, *one.tasks)}
-    if any(id(thing) in ours for thing in (other, *other.agents, *other.tasks)):
+    return any(id(thing) in ours for thing in (other, *other.agents, *other.tasks))
+
+
+def _refuse_sharing(name: str, one: Crew, other: Crew) -> None:
+    """Raise CrewBroken for a crew whose copies share objects: runs share no agent or task."""
+    if _shares(one, other):
         raise CrewBroken(
-            f"crew {name}: its factory returned the same objects twice; build agents, tasks and "
-            "the crew inside the factory"
+            f"crew {name}: its factory returned the same objects twice, and they can't be copied; "
+            "build agents, tasks and the crew inside the factory"
         )

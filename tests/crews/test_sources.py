@@ -16,6 +16,7 @@ from app.crews.registry import load_crews
 from app.crews.sources import open_source
 from app.engine import CrewBroken, Engine, EngineMode
 from app.engine.llm import ModelSettings, create_model
+from app.projects import Project, within
 from app.settings import SettingsError, load_settings
 
 FACTORIES = '''
@@ -65,6 +66,7 @@ class Recital(Flow):
 
 
 SHARED = build()
+TEXT = "a poem"
 
 
 def number():
@@ -119,10 +121,12 @@ async def test_a_crew_of_a_class_does_not_outlive_its_run(
     monkeypatch.setattr(poets, "crew", crew)
     for topic in ("rain", "snow"):
         assert f"On {topic}" in (await engine.run("poem", {"topic": topic})).raw
-    await asyncio.sleep(0)  # the last run's asyncio tasks hold it until the loop goes round
-    gc.collect()
     assert built
-    assert not any(crew() for crew in built)
+    async with asyncio.timeout(30):
+        # The last run's thread and asyncio tasks hold it until they end.
+        while any(crew() for crew in built):
+            await asyncio.sleep(0.01)
+            gc.collect()
 
 
 async def test_a_method_of_a_class_is_called_once_for_an_instance(factories: str) -> None:
@@ -225,30 +229,35 @@ async def test_knowledge_is_looked_for_in_the_projects_own_folder(
 ) -> None:
     from crewai.knowledge.source.text_file_knowledge_source import TextFileKnowledgeSource
 
-    from app.engine.compat.paths import paths_from
-
     await engine_of("")
     monkeypatch.chdir(tmp_path)
-    with paths_from(classic_project):
+    with within(Project("research", classic_project)):
         source = TextFileKnowledgeSource(file_paths=["user_preference.txt"])
     assert source.safe_file_paths == [classic_project / "knowledge/user_preference.txt"]
     with pytest.raises(FileNotFoundError):
         TextFileKnowledgeSource(file_paths=["user_preference.txt"])
 
 
-def test_a_folders_environment_adds_but_never_overrides(
+def test_a_folders_environment_is_for_its_project_and_never_overrides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(os, "environ", {**os.environ, "SERPER_API_KEY": "of the service"})
+    monkeypatch.setenv("SERPER_API_KEY", "of the service")
     (tmp_path / "crew.jsonc").write_text('{"agents": [], "tasks": []}')
     (tmp_path / ".env").write_text(
         "SERPER_API_KEY=secret-of-the-folder\nWEATHER_KEY=w\nDATABASE_URL=sqlite:///other.db\n"
         "MODEL=gpt-4o\nOPENAI_API_KEY=YOUR_API_KEY\nAWS_PROFILE=other\nEMPTY=\n"
     )
-    before = set(os.environ)
-    open_source("weather", str(tmp_path))
-    assert set(os.environ) - before == {"WEATHER_KEY"}
-    assert os.environ["SERPER_API_KEY"] == "of the service"
+    before = dict(os.environ)
+    project = open_source("weather", str(tmp_path)).project
+    assert dict(os.environ) == before
+    with within(project):
+        own = {name: os.environ[name] for name in os.environ if name not in before}
+        assert own == {
+            "WEATHER_KEY": "w",
+            "DATABASE_URL": "sqlite:///other.db",
+            "AWS_PROFILE": "other",
+        }
+        assert os.environ["SERPER_API_KEY"] == "of the service"
     assert "SERPER_API_KEY" in caplog.text
     assert "secret-of-the-folder" not in caplog.text
 
@@ -264,11 +273,11 @@ def test_a_folders_environment_adds_but_never_overrides(
         ("poem=nowhere/at/all", "neither a folder nor package.module:factory"),
         ("poem=no_such_package.crew:build", "there is no module no_such_package; install"),
         ("poem={factories}:rhyme", "has no rhyme"),
-        ("poem={factories}:SHARED", "SHARED is neither a function that builds a crew"),
+        ("poem={factories}:TEXT", "TEXT is neither a function that builds a crew"),
         ("poem={factories}:Crew", "Crew is neither a function that builds a crew"),
-        ("poem={folder}", "has neither crew.jsonc nor src/*/crew.py nor src/*/main.py"),
+        ("poem={folder}/empty", "has neither crew.jsonc nor a Python file"),
         ("poem={folder}/broken_code", "src/p/crew.py: SyntaxError"),
-        ("poem={folder}/no_class", "src/p/crew.py has no class with @CrewBase"),
+        ("poem={folder}/no_class", "no file of its code has a class with @CrewBase"),
         ("poem={folder}/no_json", "crew.jsonc: "),
         ("poem={folder}/needs_more", "src/p/crew.py: there is no module no_such_tools; install"),
         ("poem={folder}/lost_definition", "definition = 'gone.jsonc', which is no file"),
@@ -280,10 +289,11 @@ async def test_a_crew_that_cant_be_loaded_is_reported_in_one_line(
     for name, text in {
         "broken_code": "class:",
         "no_class": "",
-        "needs_more": "import no_such_tools",
+        "needs_more": "import no_such_tools\nfrom crewai import Crew\ncrew = Crew()",
     }.items():
         (tmp_path / name / "src/p").mkdir(parents=True)
         (tmp_path / name / "src/p/crew.py").write_text(text)
+    (tmp_path / "empty").mkdir()
     (tmp_path / "no_json").mkdir()
     (tmp_path / "no_json/crew.jsonc").write_text("{")
     (tmp_path / "lost_definition").mkdir()

@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from crewai import Crew
@@ -17,6 +16,7 @@ from pydantic import BaseModel, PrivateAttr
 
 from app.engine import Engine, RunFailed
 from app.engine.patches import removed
+from app.projects import Project
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,11 @@ class Source:
     """A crew or a flow for the engine."""
 
     name: str
-    build: Callable[[], Crew | Flow[Any]]
+    build: Callable[..., Crew | Flow[Any]]
     static: bool = False
-    folder: Path | None = None
+    project: Project | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
 
 
 def grouped(request: list[Request]) -> dict[tuple[str, str], list[Request]]:

@@ -363,14 +363,39 @@ async def test_a_crew_that_cannot_be_built_is_reported_in_one_line() -> None:
     await engine.aclose()
 
 
-async def test_a_factory_that_hands_out_the_same_objects_is_refused() -> None:
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_crew_that_is_built_once_is_copied_for_each_run(mode: Any) -> None:
     model = RecordingLLM()
-    crew, shared = one()(model), agent(model)
+    crew, shared = two()(model), agent(model)
+    built_once = {
+        "crew": (lambda: crew, two()),
+        "agent": (lambda: Crew(agents=[shared], tasks=[task(shared)]), one()),
+    }
+    engine = Engine(model=model, mode=mode, max_stock_threads=20)
+    await engine.start([Source(name, build) for name, (build, _) in built_once.items()])
+    for name, (_, build) in built_once.items():
+        anew = await _started(model, lambda build=build: build(model), mode)
+        inputs = [{**INPUTS, "topic": f"topic {number}"} for number in range(20)]
+        results = await asyncio.gather(*(engine.run(name, given) for given in inputs))
+        for given, result in zip(inputs, results, strict=True):
+            assert result.raw == (await anew.run("crew", given)).raw
+        await anew.aclose()
+    # The objects that the project's code holds are as they were.
+    assert crew.agents[0].agent_executor is None
+    assert "{topic}" in crew.tasks[1].description
+    assert "{topic}" in shared.role
+    await engine.aclose()
+
+
+async def test_a_crew_whose_copies_share_objects_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = RecordingLLM()
+    crew = one()(model)
+    monkeypatch.setattr("app.engine.engine.copy_crew", lambda crew: crew)
     engine = Engine(model=model, mode="auto", max_stock_threads=1)
     with pytest.raises(CrewBroken, match="same objects"):
         await engine.start([Source("one", lambda: crew)])
-    with pytest.raises(CrewBroken, match="same objects"):
-        await engine.start([Source("two", lambda: Crew(agents=[shared], tasks=[task(shared)]))])
     await engine.aclose()
 
 
@@ -433,7 +458,7 @@ def test_importing_the_engine_writes_nothing_to_the_home_or_the_working_director
         "    def call(self, messages, **options): return 'fine'\n"
         "    async def acall(self, messages, **options): return 'fine'\n"
         "class Source:\n"
-        "    name, static, folder = 'crew', False, None\n"
+        "    name, static, project, parameters, required = 'crew', False, None, {}, ()\n"
         "    def build(self):\n"
         "        a = Agent(role='r', goal='g', backstory='b')\n"
         "        t = Task(description='d', expected_output='e', agent=a, output_file='o.md')\n"

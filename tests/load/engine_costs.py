@@ -19,7 +19,7 @@ import pstats
 import time
 import warnings
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import psutil
 
@@ -57,12 +57,14 @@ class Source:
     """The crew; `static` says whether it is built anew for each run."""
 
     name = "crew"
-    folder = None
+    project = None
+    parameters: ClassVar[dict[str, Any]] = {}
+    required = ()
 
     def __init__(self, *, static: bool) -> None:
         self.static = static
 
-    def build(self) -> Crew:
+    def build(self, **_: object) -> Crew:
         agents = [
             Agent(
                 role=f"Expert {number} for {{topic}}",

@@ -28,8 +28,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# CrewAI sets these in every object that it builds; they are not part of the definition.
-_OWN = _names("id i18n tools_handler cache_handler security_config")
+# CrewAI sets these in every object that it builds or has run; they are not part of the definition.
+_OWN = _names("id i18n tools_handler cache_handler security_config usage_metrics token_usage")
 # These have no effect in a run of a registered crew: CrewAI reads them when it builds an object,
 # for `Agent.kickoff`, or for its own platform; or the engine clears them.
 _NO_EFFECT = _names("config from_repository guardrail_max_retries share_crew tracing checkpoint")

@@ -9,9 +9,11 @@ from typing import Any, Final
 from crewai import Agent, Crew, Process
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.llms.base_llm import BaseLLM
+from crewai.tasks.llm_guardrail import LLMGuardrail
 from crewai.utilities.llm_utils import create_llm
 
 from app.engine.llm import pooled
+from app.projects.pending_model import PendingModel
 
 _default: contextvars.ContextVar[BaseLLM | None] = contextvars.ContextVar(
     "crew_capture_default_model", default=None
@@ -66,7 +68,8 @@ def configure_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
     def configure(llm: Any) -> Any:
         if llm is None:
             return None
-        llm = model.llm if model.replaces else create_llm(llm)
+        replaced = model.replaces or isinstance(llm, PendingModel)
+        llm = model.llm if replaced else create_llm(llm)
         if not isinstance(llm, BaseLLM):
             return llm
         if id(llm) not in configured:
@@ -83,13 +86,16 @@ def configure_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
                 agent.planning_config = planning.model_copy(update={"llm": configure(planning.llm)})
     for field in _models_in_use(crew):
         vars(crew)[field] = configure(vars(crew)[field])
+    for guardrail in _guardrails(crew):
+        guardrail.llm = configure(guardrail.llm)
     return list(configured.values())
 
 
 def models_of(crew: Crew) -> list[BaseLLM]:
     """The models of a configured crew, each once."""
-    held = [agent.llm for agent in agents_of(crew)]
+    held: list[Any] = [agent.llm for agent in agents_of(crew)]
     held += [vars(crew)[field] for field in _models_in_use(crew)]
+    held += [guardrail.llm for guardrail in _guardrails(crew)]
     held += [
         agent.planning_config.llm
         for agent in agents_of(crew)
@@ -115,3 +121,9 @@ def agents_of(crew: Crew) -> list[BaseAgent]:
     """The agents of a crew, of its tasks, and its manager, each once."""
     holders = [crew.manager_agent, *crew.agents, *(task.agent for task in crew.tasks)]
     return list({id(agent): agent for agent in holders if agent is not None}.values())
+
+
+def _guardrails(crew: Crew) -> list[LLMGuardrail]:
+    """The guardrails that are texts, which a model checks."""
+    found = [guard for task in crew.tasks for guard in (task._guardrail, *task._guardrails)]
+    return [guard for guard in found if isinstance(guard, LLMGuardrail)]

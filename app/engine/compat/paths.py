@@ -3,9 +3,6 @@
 CrewAI resolves them in the working directory, of which a process has only one.
 """
 
-import contextvars
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +10,9 @@ from crewai import Crew
 from crewai.skills import loader
 from crewai.utilities.constants import KNOWLEDGE_DIRECTORY
 
-_folder: contextvars.ContextVar[Path | None] = contextvars.ContextVar(
-    "crew_capture_folder", default=None
-)
+from app.projects import current_project
+
 _own_discover_skills = loader.discover_skills
-
-
-@contextmanager
-def paths_from(folder: Path | None) -> Iterator[None]:
-    """Within this, knowledge, skills and prompt files are resolved in `folder`, if there is one.
-
-    Paths that a crew's own code opens are unchanged.
-    """
-    token = _folder.set(folder)
-    try:
-        yield
-    finally:
-        _folder.reset(token)
 
 
 def configure_paths(crew: Crew) -> None:
@@ -56,5 +39,5 @@ KNOWLEDGE = _KnowledgeDirectory(KNOWLEDGE_DIRECTORY)
 
 
 def _located(path: Path) -> Path:
-    folder = _folder.get()
-    return path if folder is None else folder / path
+    project = current_project()
+    return path if project is None else project.cwd / path

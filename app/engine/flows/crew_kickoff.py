@@ -19,6 +19,7 @@ from app.engine.flows.crew_locks import acquire, acquire_async, release, restore
 from app.engine.native.runner import run_natively
 from app.engine.runtime.signals import exits_contained
 from app.engine.runtime.threads import in_own_thread
+from app.projects.context import kickoff_inputs
 
 _logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def kickoff(self: Crew, inputs: Given = None, *args: Any, **more: Any) -> Any:
     flow = current_flow()
     if flow is None:
         return _own_kickoff(self, inputs, *args, **more)  # type: ignore[arg-type]
+    inputs = kickoff_inputs(inputs)
     if self.stream:
         return _streamed(lambda: _kickoff(flow, self, inputs, args, more))
     return _kickoff(flow, self, inputs, args, more)
@@ -51,6 +53,7 @@ async def akickoff(self: Crew, inputs: Given = None, *args: Any, **more: Any) ->
     flow = current_flow()
     if flow is None:
         return await _own_akickoff(self, inputs, *args, **more)  # type: ignore[arg-type]
+    inputs = kickoff_inputs(inputs)
     if self.stream:
         return _astreamed(lambda: _akickoff(flow, self, inputs, args, more))
     return await _akickoff(flow, self, inputs, args, more)

@@ -126,6 +126,8 @@ def _run(build: Callable[[], Flow[Any]], inputs: Mapping[str, Any], run: FlowCon
                 methods = ThreadPoolExecutor(_MAX_METHOD_THREADS, thread_name_prefix="crew-flow")
                 runner.get_loop().set_default_executor(methods)
                 value = runner.run(_kick_off(flow, inputs, run))
+            if value is None and run.task_outputs and getattr(flow, "returns_last_output", False):
+                value = run.task_outputs[-1]
             return _as_text(value, flow)
     except asyncio.CancelledError:
         if run.cancelled:

@@ -1,6 +1,6 @@
-"""Threads that the code of crews starts: their log lines have the fields of the run.
+"""Threads that the code of crews starts have the log fields of the run, and the project.
 
-A thread begins with an empty context. Outside of runs, threads start as always.
+A thread begins with an empty context. Outside of crews, threads start as always.
 """
 
 import threading
@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from app.logs import run_fields, with_run_fields
+from app.projects import current_project, within
+from app.projects.context import is_code_of_crews
 
 _T = TypeVar("_T")
 
@@ -22,15 +24,30 @@ _SHARED: Final = ("aiosqlite.core", "concurrent.futures.thread")
 
 def _start(self: threading.Thread) -> None:
     code = getattr(self, "_target", None) or type(self)
-    if run_fields.get() is not None and getattr(code, "__module__", None) not in _SHARED:
-        vars(self)["run"] = with_run_fields(self.run)
+    if getattr(code, "__module__", None) not in _SHARED:
+        if is_code_of_crews():
+            vars(self)["run"] = _within_project(self.run)
+        if run_fields.get() is not None:
+            vars(self)["run"] = with_run_fields(self.run)
     _own_start(self)
 
 
 def _submit(
     self: ThreadPoolExecutor, fn: Callable[..., _T], /, *args: Any, **kwargs: Any
 ) -> "Future[_T]":
+    if is_code_of_crews():
+        fn = _within_project(fn)
     return _own_submit(self, with_run_fields(fn), *args, **kwargs)
+
+
+def _within_project(function: Callable[..., _T]) -> Callable[..., _T]:
+    project = current_project()
+
+    def call(*args: Any, **kwargs: Any) -> _T:
+        with within(project):
+            return function(*args, **kwargs)
+
+    return call
 
 
 INSTRUMENTED: Final = (
