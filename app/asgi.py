@@ -146,10 +146,16 @@ def _rest_api() -> Router:
 
 def _quota(settings: Settings) -> Quota | None:
     """The default quota of each caller; None if nothing is limited."""
+    of_end_user = Quota(
+        settings.max_runs_per_end_user,
+        settings.runs_per_day_per_end_user,
+        settings.tokens_per_day_per_end_user,
+    )
     quota = Quota(
         settings.max_runs_per_caller,
         settings.runs_per_day,
         settings.tokens_per_day,
         None if settings.cost_per_day is None else nanos(settings.cost_per_day),
+        None if of_end_user == Quota() else of_end_user,
     )
     return None if quota == Quota() else quota

@@ -301,7 +301,9 @@ def execute_isolated(settings: Settings, name: str, runs: Sequence[StalledRun]) 
         with metrics.recording():
             async with open_service(settings, crews, is_one_shot=True, name=name) as service:
                 for run in runs:
-                    service.worker.dispatch(run.run_id, run.owner, run.crew, run.priority)
+                    service.worker.dispatch(
+                        run.run_id, run.owner, run.crew, run.priority, run.end_user
+                    )
                 for run in runs:
                     await service.worker.wait(run.run_id)
                 if service.tracing is not None:

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     max_runs_per_caller: Count | None = None
     runs_per_day: Count | None = None
     tokens_per_day: Count | None = None
+    max_runs_per_end_user: Count | None = None
+    runs_per_day_per_end_user: Count | None = None
+    tokens_per_day_per_end_user: Count | None = None
     cost_per_day: Annotated[float, Field(gt=0, le=1e9)] | None = None
     prices_file: Path | None = None
 

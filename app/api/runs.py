@@ -16,6 +16,7 @@ from app.api.batch_request import MAX_BATCH, MAX_BATCH_BODY_BYTES, BatchHttpRequ
 from app.api.budget_fields import BudgetFields
 from app.api.dependencies import Runs
 from app.api.disconnects import OnDisconnect, cancelled_on_disconnect, until_disconnected
+from app.api.end_users import EndUser, on_behalf_of
 from app.api.errors import accepted, error_responses, run_location
 from app.api.events import EVENT_DATA, EventsOperation
 from app.api.links import linked, links_to_batch, links_to_run
@@ -106,6 +107,7 @@ class RunRequest(BudgetFields, forbid_unknown_fields=True):
     metadata: Metadata = msgspec.field(default_factory=dict)
     priority: Priority = 0
     not_before: NotBefore = None
+    user: EndUser = None
 
 
 class BatchRequest(BudgetFields, forbid_unknown_fields=True):
@@ -121,6 +123,7 @@ class BatchRequest(BudgetFields, forbid_unknown_fields=True):
     metadata: Metadata = msgspec.field(default_factory=dict)
     priority: Priority = 0
     not_before: NotBefore = None
+    user: EndUser = None
 
 
 class HumanAnswer(msgspec.Struct, forbid_unknown_fields=True):
@@ -181,7 +184,8 @@ async def submit_run(
         priority=data.priority,
         not_before=parse_time("not_before", data.not_before),
     )
-    run = await runs.submit(data.crew, data.inputs, request.user, options)
+    caller = on_behalf_of(request.user, data.user)
+    run = await runs.submit(data.crew, data.inputs, caller, options)
     headers = {"Location": run_location(run.run_id)}
     if streams:
         return await _stream(runs, run.run_id, request, -1, headers, cancels=cancels)
@@ -190,7 +194,7 @@ async def submit_run(
         wait = preferred
     if wait:
         with cancelled_on_disconnect(request, runs, run.run_id) if cancels else nullcontext():
-            run = await wait_for_end(runs, run, request.user, wait)
+            run = await wait_for_end(runs, run, caller, wait)
     # A repeat of a key gets 202 as well, unless it waits.
     status_code = 200 if wait and run.is_settled else 202
     with accepted(run.run_id):
@@ -226,7 +230,7 @@ async def submit_batch(
     batch = await runs.submit_many(
         data.crew,
         data.inputs,
-        request.user,
+        on_behalf_of(request.user, data.user),
         RunOptions(
             idempotency_key=idempotency_key,
             webhooks=webhooks_at(data.webhook_url),

@@ -85,7 +85,8 @@ class RunState(msgspec.Struct, kw_only=True):
     which it was submitted. `cost` is in USD, that of the calls whose model has a price; null if
     none has. `usage` counts the others as `unpriced_calls`. A queued run whose `not_before` is in
     the future waits for that time. `waited_seconds` counts from then. `key` is
-    the id of the API key that submitted it; null without one.
+    the id of the API key that submitted it; null without one. `user` is the end user that the
+    client has named.
     """
 
     run_id: UUID
@@ -105,6 +106,7 @@ class RunState(msgspec.Struct, kw_only=True):
     priority: int
     not_before: datetime | None
     key: str | None
+    user: str | None
 
 
 class RunSummary(RunState, kw_only=True):
@@ -312,4 +314,5 @@ def _state_fields(run: ListedRun) -> dict[str, Any]:
         "priority": run.priority,
         "not_before": run.not_before,
         "key": run.owner or None,
+        "user": run.end_user or None,
     }

@@ -29,7 +29,7 @@ class Batches:
 
     async def get(self, batch_id: UUID, caller: Caller) -> Batch:
         """The batch as it stands. Raises UnknownBatch, DatabaseUnavailable."""
-        batch = await self._queries.get(batch_id, _owner(caller))
+        batch = await self._queries.get(batch_id, caller)
         if batch is None:
             raise UnknownBatch(batch_id)
         return batch
@@ -37,7 +37,7 @@ class Batches:
     async def page(self, cursor: str | None, limit: int, caller: Caller) -> BatchPage:
         """Batches, newest first. Raises InvalidInput for a wrong cursor, DatabaseUnavailable."""
         async with self._runs.list_slot(caller):
-            return await self._queries.page(cursor, limit, _owner(caller))
+            return await self._queries.page(cursor, limit, caller)
 
     async def cancel(self, batch_id: UUID, caller: Caller, reason: str = "") -> None:
         """Cancel all runs of the batch that are not settled. Repeats are safe.
@@ -57,8 +57,3 @@ class Batches:
     async def _cancel(self, run_id: UUID, caller: Caller, reason: str) -> None:
         with suppress(UnknownRun):  # deleted since
             await self._runs.cancel(run_id, caller, reason)
-
-
-def _owner(caller: Caller) -> str | None:
-    """The owner of the batches that a caller sees; None for an admin, who sees all."""
-    return None if caller.is_admin else caller.owner or ""

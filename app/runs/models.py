@@ -37,10 +37,12 @@ WAITS_FOR_ITS_TIME_SQL: Final = "not_before IS NOT NULL AND status = 'queued'"
 """The condition that a queued run waits for its time, or has waited for it, in SQL."""
 
 _HAS_METADATA = text("run_metadata IS NOT NULL")
+_OF_AN_END_USER = text("end_user != ''")
 _IN_A_BATCH = text("batch_id IS NOT NULL")
 _WAITS_FOR_ITS_TIME = text(WAITS_FOR_ITS_TIME_SQL)
 _HAS_ERROR = text("error_type IS NOT NULL")
 _OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT_SQL}")
+_OF_AN_END_USER_IN_FLIGHT = text(f"end_user != '' AND {IN_FLIGHT_SQL}")
 _ADDRESSED_IN_FLIGHT = text(f"address IS NOT NULL AND {IN_FLIGHT_SQL}")
 
 
@@ -76,6 +78,15 @@ class UserRun(Base):
         Index("user_runs_idempotency_key", "owner", "idempotency_key", unique=True),
         Index("user_runs_newest", "created_at", "run_id"),
         Index("user_runs_newest_of_owner", "owner", "created_at", "run_id"),
+        Index(
+            "user_runs_newest_of_end_user",
+            "owner",
+            "end_user",
+            "created_at",
+            "run_id",
+            sqlite_where=_OF_AN_END_USER,
+            postgresql_where=_OF_AN_END_USER,
+        ),
         Index("user_runs_of_worker", "worker", "status"),
         Index(
             "user_runs_of_batch",
@@ -118,6 +129,12 @@ class UserRun(Base):
             postgresql_where=_OWNED_IN_FLIGHT,
         ),
         Index(
+            "user_runs_in_flight_of_end_user",
+            "end_user",
+            sqlite_where=_OF_AN_END_USER_IN_FLIGHT,
+            postgresql_where=_OF_AN_END_USER_IN_FLIGHT,
+        ),
+        Index(
             "user_runs_in_flight_of_address",
             "address",
             sqlite_where=_ADDRESSED_IN_FLIGHT,
@@ -128,6 +145,8 @@ class UserRun(Base):
     run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     # '' without an API key, not NULL: for a unique index two NULLs are different.
     owner: Mapped[str] = mapped_column(String(40), server_default="")
+    # The client's own id of its user; '' where it named none.
+    end_user: Mapped[str] = mapped_column(String(200), server_default="")
     # Only of callers with a quota, and only until the run is settled.
     address: Mapped[str | None] = mapped_column(String(64))
     crew: Mapped[str] = mapped_column(String(100))

@@ -116,7 +116,7 @@ MAX_LISTED_CHARACTERS: Final = 2000
 class ListedRun:
     """A run as lists show it: without outputs, and with no more than `MAX_LISTED_CHARACTERS` each
     of inputs, as JSON, and of the error. `inputs` is None if they are larger. `owner` is '' where
-    no API key submitted it.
+    no API key submitted it, `end_user` is '' where the client named none.
     """
 
     run_id: UUID
@@ -135,6 +135,7 @@ class ListedRun:
     priority: int = 0
     not_before: datetime | None = None
     owner: str = ""
+    end_user: str = ""
 
     @property
     def is_settled(self) -> bool:
@@ -228,6 +229,7 @@ class NewRun:
     budget: Budget | None = None
     priority: int = 0
     not_before: datetime | None = None
+    end_user: str = ""
     stored_inputs: msgspec.Raw = field(init=False, repr=False)
     """The inputs as JSON: the transaction that many runs share does not encode them."""
 
@@ -258,6 +260,7 @@ class NewRun:
             batch_id=self.batch_id,
             priority=self.priority,
             not_before=self.not_before,
+            end_user=self.end_user,
         )
 
 
@@ -323,6 +326,7 @@ class ClaimedRun:
     budget: Budget | None = None
     priority: int = 0
     not_before: datetime | None = None
+    end_user: str = ""
 
     def settled(self, outcome: Outcome, finished_at: datetime) -> Run:
         """The run as it stands once this outcome is committed."""
@@ -350,6 +354,7 @@ class ClaimedRun:
             batch_id=self.batch_id,
             priority=self.priority,
             not_before=self.not_before,
+            end_user=self.end_user,
         )
 
 
@@ -364,6 +369,7 @@ class StalledRun(NamedTuple):
     owner: str
     crew: str
     priority: int = 0
+    end_user: str = ""
 
 
 class LeaseHolder(NamedTuple):
@@ -426,6 +432,7 @@ class RunFilter:
 
     run_ids: Sequence[UUID] = ()
     owner: str | None = None
+    end_user: str | None = None
     crew: str | None = None
     statuses: Sequence[RunStatus] = ()
     error_type: str | None = None

@@ -219,7 +219,7 @@ class RunService:
             AwaitingHuman: the run continues only after a human's review.
             RunMoved: this process stops or lost the run; another executes it.
         """
-        if not caller.may_see(run.owner):
+        if not caller.may_see(run.owner, run.end_user):
             raise UnknownRun(run.run_id)
         ended = await self._worker.wait(run.run_id)
         if ended is None:  # cancelled before it was claimed, or it does not end in this process
@@ -233,7 +233,7 @@ class RunService:
     async def get(self, run_id: UUID, caller: Caller) -> Run:
         """The run as it stands. Raises UnknownRun, DatabaseUnavailable."""
         run = await self._queries.get(run_id)
-        if run is None or not caller.may_see(run.owner):
+        if run is None or not caller.may_see(run.owner, run.end_user):
             raise UnknownRun(run_id)
         return run
 
@@ -252,10 +252,13 @@ class RunService:
         """
         if matching.idempotency_key is not None:
             check_storable(matching.idempotency_key, "idempotency_key")
-        if matching.idempotency_key is not None or not caller.is_admin:
-            if matching.owner not in (None, caller.owner or ""):
+        owner = caller.visible_owner if matching.idempotency_key is None else caller.owner or ""
+        if owner is not None:
+            if matching.owner not in (None, owner):
                 return RunPage([], None)
-            matching = replace(matching, owner=caller.owner or "")
+            matching = replace(matching, owner=owner)
+        if caller.end_user:
+            matching = replace(matching, end_user=caller.end_user)
         matching = replace(matching, metadata=check_metadata(matching.metadata))
         async with self.list_slot(caller):
             return await self._queries.page(matching, cursor, limit)
@@ -322,7 +325,7 @@ class RunService:
         self._registered(run, "a retry")
         self._admit(1, {run.crew})
         # The run counts for its own owner, also if an admin retries it.
-        limited = replace(caller, owner=run.owner or None)
+        limited = replace(caller, owner=run.owner or None, end_user=run.end_user)
         status = await shielded(self._retry_and_dispatch, run, limited)
         if status is None:
             raise UnknownRun(run_id)
@@ -349,7 +352,12 @@ class RunService:
         await self._check_webhooks(decision.webhooks)
         self._admit(1, {run.crew})
         # The run counts for its own owner and address, also if an admin reviews it.
-        limited = replace(caller, owner=run.owner or None, address=run.address or None)
+        limited = replace(
+            caller,
+            owner=run.owner or None,
+            address=run.address or None,
+            end_user=run.end_user,
+        )
         decision = replace(decision, feedback=feedback)
         resumed = await shielded(
             self._resume_and_dispatch, run, decision, limited if caller.quota else None
@@ -523,7 +531,9 @@ class RunService:
         for run, accepted in zip(runs, added, strict=True):
             if accepted.is_new:
                 if not run.is_deferred:
-                    self._worker.dispatch(run.run_id, caller.name, run.crew, run.priority)
+                    self._worker.dispatch(
+                        run.run_id, caller.name, run.crew, run.priority, run.end_user
+                    )
             elif accepted.request_digest != run.request_digest:
                 raise IdempotencyConflict(accepted.run_id)
         return added
@@ -531,7 +541,7 @@ class RunService:
     async def _retry_and_dispatch(self, run: Run, limited: Caller) -> RunStatus | None:
         retried = await self._rows.retry(run.run_id, limited)
         if retried.event is not None and not run.is_deferred_at(self._rows.now()):
-            self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority)
+            self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
         return retried.status
 
     async def _resume_and_dispatch(
@@ -539,7 +549,7 @@ class RunService:
     ) -> Event | None:
         resumed = await self._rows.resume(decision, limited)
         if resumed is not None:
-            self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority)
+            self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
         return resumed
 
     async def _check_webhooks(self, webhooks: Webhooks) -> None:
@@ -602,6 +612,7 @@ class RunService:
             budget=budget,
             priority=options.priority,
             not_before=options.not_before,
+            end_user=caller.end_user,
         )
         if options.idempotency_key is None:
             return new
@@ -675,6 +686,8 @@ def _request(run: NewRun, budget: Budget) -> bytes:
         request.append(["budget", budget])
     if run.priority or run.not_before is not None:
         request.append(["order", run.priority, run.not_before])
+    if run.end_user:
+        request.append(["end_user", run.end_user])
     return msgspec.json.encode(request)
 
 

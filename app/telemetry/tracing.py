@@ -63,6 +63,7 @@ class Key:
     RUN_STATUS: Final = "crewcapture.run.status"
     EXECUTION_MODE: Final = "crewcapture.execution_mode"
     CONVERSATION: Final = "gen_ai.conversation.id"
+    END_USER: Final = "user.id"
     # Runs, tasks and calls
     OPERATION: Final = "gen_ai.operation.name"
     AGENT: Final = "gen_ai.agent.name"

@@ -36,6 +36,25 @@ async def test_owners_get_slots_in_turn_and_each_ones_runs_keep_their_order() ->
     assert "".join(begun) == "aabcabaa"
 
 
+async def test_the_end_users_of_an_owner_get_its_slots_in_turn() -> None:
+    turns = FairSlots(1)
+    begun: list[str] = []
+
+    async def run(owner: str, end_user: str, priority: int = 0) -> None:
+        await turns.acquire(owner, priority, end_user)
+        begun.append(owner + end_user)
+        await asyncio.sleep(0)
+        turns.release()
+
+    waiting = [("a", "1")] * 3 + [("a", "2"), ("b", "1"), ("a", "3")]
+    runs = [asyncio.create_task(run(*one)) for one in waiting]
+    runs.append(asyncio.create_task(run("a", "4", 1)))
+    await asyncio.sleep(0)
+    runs[2].cancel()
+    await asyncio.gather(*runs, return_exceptions=True)
+    assert begun == ["a1", "a4", "b1", "a1", "a2", "a3"]
+
+
 async def test_as_many_run_at_once_as_there_are_slots() -> None:
     turns, running, most = FairSlots(3), 0, 0
 

@@ -226,3 +226,22 @@ async def test_who_has_no_quota_is_not_counted(database: Database, store: Output
             settled = await parts.run("poem", INPUTS, caller)
             assert (await parts.runs.get(settled.run_id, OPERATOR)).address is None
             assert await _used(parts, caller.name) is None
+
+
+async def test_tokens_of_a_day_are_counted_for_each_end_user(
+    database: Database, store: OutputStore
+) -> None:
+    anna = replace(ANNA, quota=Quota(of_end_user=QUOTA), end_user="anna")
+    berta = replace(anna, end_user="berta")
+    async with running_service(database, store, _use_sixty_tokens) as parts:
+        for _ in range(2):
+            await parts.run("poem", INPUTS, anna)
+
+        async def counted() -> bool:
+            return await _used(parts, anna.end_user_name or "") == 120
+
+        await until(counted)
+        with pytest.raises(LimitReached, match="of an end user"):
+            await parts.submit("poem", INPUTS, anna)
+        await parts.run("poem", INPUTS, berta)
+        await parts.run("poem", INPUTS, replace(BERTA, end_user="anna"))

@@ -208,16 +208,16 @@ async def test_stalled_are_the_runs_in_flight_that_no_worker_holds(
     assert await queries.stalled(["idea"], 10) == []
     await _end_leases(database)
     assert await queries.stalled(["idea"], 10) == [
-        (queued, 0, 0, "", "idea", 0),
-        (running.run_id, 1, 1, "", "idea", 0),
+        (queued, 0, 0, "", "idea", 0, ""),
+        (running.run_id, 1, 1, "", "idea", 0, ""),
     ]
-    assert await queries.stalled(["idea"], 1) == [(queued, 0, 0, "", "idea", 0)]
+    assert await queries.stalled(["idea"], 1) == [(queued, 0, 0, "", "idea", 0, "")]
     await a.renew_leases({queued, running.run_id})
     assert await queries.stalled(["idea"], 10) == []
     await a.release()
     assert await queries.stalled(["idea"], 10) == [
-        (queued, 0, 0, "", "idea", 0),
-        (running.run_id, 1, 1, "", "idea", 0),
+        (queued, 0, 0, "", "idea", 0, ""),
+        (running.run_id, 1, 1, "", "idea", 0, ""),
     ]
 
 

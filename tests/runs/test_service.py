@@ -318,7 +318,7 @@ async def test_a_stop_waits_for_runs_and_hands_back_what_is_left(
         rows = [await parts.queries.get(run_id) for run_id in (quick, slow)]
         assert [row and row.status for row in rows] == ["succeeded", "running"]
         assert len(await store.find(slow)) == 1
-        assert await parts.queries.stalled(["poem"], 10) == [(slow, 1, 1, "", "poem", 0)]
+        assert await parts.queries.stalled(["poem"], 10) == [(slow, 1, 1, "", "poem", 0, "")]
 
 
 async def test_a_stalled_run_is_claimed_and_leaves_nothing_of_any_attempt(

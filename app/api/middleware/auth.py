@@ -26,6 +26,7 @@ from app.access.callers import Caller, Quota
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import RateLimits
 from app.access.sessions import Session, WebSessions
+from app.api.end_users import end_user_of_header
 from app.api.middleware.csrf import SAFE_METHODS
 from app.api.middleware.open_requests import KeyRevoked, OpenRequests
 from app.budgets import Budget
@@ -105,7 +106,10 @@ class AuthMiddleware(ASGIMiddleware):
             scope["user"] = Caller(None, is_admin=not self._needs_key, address=address)
             await _turn_of(scope["user"])
         else:
-            scope["user"] = caller = await self._caller(scope, address)
+            caller = await self._caller(scope, address)
+            if (end_user := _header(scope, b"x-end-user")) is not None:
+                caller = replace(caller, end_user=end_user_of_header(end_user))
+            scope["user"] = caller
             await _turn_of(caller)
             if self._is_rate_limited:
                 send = await self._count(scope, send, caller.owner, address)
@@ -143,7 +147,8 @@ class AuthMiddleware(ASGIMiddleware):
             raise PermissionDeniedException(f"the role of this key is {key.role}, not {names}")
         quota, budget = self._quota, None
         if of_key := key.limits:
-            if daily := {name: of_key[name] for name in DAILY_LIMITS if name in of_key}:
+            daily: dict[str, Any] = {n: of_key[n] for n in DAILY_LIMITS if n in of_key}
+            if daily:
                 quota = replace(quota or Quota(), **daily)
             budget = Budget(**{name: of_key[name] for name in RUN_LIMITS if name in of_key})
         return Caller(key.key_id, key.role == Role.ADMIN, address, quota, budget)

@@ -13,8 +13,8 @@ _PREFLIGHT_HEADERS: Final = [
     (b"access-control-allow-methods", b"GET, HEAD, POST, DELETE"),
     (
         b"access-control-allow-headers",
-        b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-Request-ID, "
-        b"A2A-Version, Mcp-Protocol-Version, Mcp-Session-Id",
+        b"Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, X-End-User, "
+        b"X-Request-ID, A2A-Version, Mcp-Protocol-Version, Mcp-Session-Id",
     ),
     (b"access-control-max-age", b"600"),
 ]

@@ -6,41 +6,53 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+_Turns = OrderedDict[asyncio.Future[None], None]
+
 
 class _Queue:
-    """The waiting runs of one owner: those of the highest priority first, in their order."""
+    """The waiting runs of one owner: those of the highest priority first.
+
+    Among these, its end users are in turn, each with its oldest run.
+    """
 
     def __init__(self) -> None:
-        self._by_priority: dict[int, OrderedDict[asyncio.Future[None], None]] = {}
+        self._by_priority: dict[int, OrderedDict[str, _Turns]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_priority.values()))
+        return sum(len(t) for of_users in self._by_priority.values() for t in of_users.values())
 
-    def add(self, turn: asyncio.Future[None], priority: int) -> None:
-        self._by_priority.setdefault(priority, OrderedDict())[turn] = None
+    def add(self, turn: asyncio.Future[None], priority: int, end_user: str) -> None:
+        of_users = self._by_priority.setdefault(priority, OrderedDict())
+        of_users.setdefault(end_user, OrderedDict())[turn] = None
 
     def pop(self) -> asyncio.Future[None]:
         """Remove the first run, and return its turn."""
         priority = max(self._by_priority)
-        turn, _ = self._by_priority[priority].popitem(last=False)
-        self._drop_if_empty(priority)
+        of_users = self._by_priority[priority]
+        end_user, turns = of_users.popitem(last=False)
+        turn, _ = turns.popitem(last=False)
+        if turns:
+            of_users[end_user] = turns  # behind the others
+        if not of_users:
+            del self._by_priority[priority]
         return turn
 
-    def remove(self, turn: asyncio.Future[None], priority: int) -> None:
-        if priority in self._by_priority:
-            self._by_priority[priority].pop(turn, None)
-            self._drop_if_empty(priority)
-
-    def _drop_if_empty(self, priority: int) -> None:
-        if not self._by_priority[priority]:
-            del self._by_priority[priority]
+    def remove(self, turn: asyncio.Future[None], priority: int, end_user: str) -> None:
+        of_users: dict[str, _Turns] = self._by_priority.get(priority, OrderedDict())
+        if end_user in of_users:
+            of_users[end_user].pop(turn, None)
+            if not of_users[end_user]:
+                del of_users[end_user]
+            if not of_users:
+                del self._by_priority[priority]
 
 
 class FairSlots:
     """A number of slots. Each owner's runs wait in order; owners get freed slots in turn.
 
-    An owner's runs are in the order of their priorities, and of their arrival. So a run waits for
-    at most one run of each other owner before it is the first of its own.
+    An owner's runs are in the order of their priorities. Among equal ones its end users are in
+    turn, each with its runs in the order of their arrival. So a run waits for at most one run of
+    each other owner before it is the first of its own.
     """
 
     def __init__(self, slots: int) -> None:
@@ -60,26 +72,26 @@ class FairSlots:
         return self._free
 
     @asynccontextmanager
-    async def slot(self, owner: str, priority: int = 0) -> AsyncIterator[None]:
+    async def slot(self, owner: str, priority: int = 0, end_user: str = "") -> AsyncIterator[None]:
         """Hold a slot for the length of the block; entered when it is this owner's turn."""
-        await self.acquire(owner, priority)
+        await self.acquire(owner, priority, end_user)
         try:
             yield
         finally:
             self.release()
 
-    async def acquire(self, owner: str, priority: int = 0) -> None:
+    async def acquire(self, owner: str, priority: int = 0, end_user: str = "") -> None:
         """Wait for this owner's turn, and hold a slot until `release`."""
         if self._free:  # then no run waits
             self._free -= 1
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(owner, _Queue()).add(turn, priority)
+        self._waiting.setdefault(owner, _Queue()).add(turn, priority, end_user)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._remove(owner, turn, priority)
+                self._remove(owner, turn, priority, end_user)
             else:  # it got its slot all the same
                 self.release()
             raise
@@ -96,10 +108,10 @@ class FairSlots:
                 return
         self._free += 1
 
-    def _remove(self, owner: str, turn: asyncio.Future[None], priority: int) -> None:
+    def _remove(self, owner: str, turn: asyncio.Future[None], priority: int, end_user: str) -> None:
         """Remove a cancelled turn, so that it keeps no memory until slots are released."""
         queue = self._waiting.get(owner)
         if queue is not None:
-            queue.remove(turn, priority)
+            queue.remove(turn, priority, end_user)
             if not queue:
                 del self._waiting[owner]

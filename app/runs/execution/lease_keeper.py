@@ -143,7 +143,7 @@ class StalledRunDispatcher(PeriodicService):
                         logger.info(
                             "Dispatching stalled run %s after %d attempt(s)", run.run_id, failed
                         )
-                self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority)
+                self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
         self._isolation.execute_in_groups(suspects)
         await self._wake_at_next_time()
 

@@ -234,6 +234,8 @@ def _attributes(claimed: ClaimedRun, attempt: int) -> dict[str, Any]:
     }
     if claimed.context_id is not None:
         attributes[Key.CONVERSATION] = claimed.context_id
+    if claimed.end_user:
+        attributes[Key.END_USER] = claimed.end_user
     return attributes
 
 

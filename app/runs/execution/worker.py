@@ -209,14 +209,17 @@ class Worker:
         """The dispatched runs."""
         return set(self._active)
 
-    def dispatch(self, run_id: UUID, owner: str, crew: str, priority: int = 0) -> None:
+    def dispatch(
+        self, run_id: UUID, owner: str, crew: str, priority: int = 0, end_user: str = ""
+    ) -> None:
         """Execute an accepted run as soon as a slot is free, unless it is dispatched already.
 
-        Owners whose runs wait get slots in turn, each for its run with the highest priority.
+        Owners whose runs wait get slots in turn, each for its run with the highest priority. Among
+        an owner's runs of one priority, its end users get slots in turn.
         """
         if run_id not in self._active:
             task = asyncio.create_task(
-                metered(owner, self._execute_in_slot, run_id, owner, crew, priority)
+                metered(owner, self._execute_in_slot, run_id, owner, crew, priority, end_user)
             )
             active = self._active[run_id] = _ActiveRun(task)
             task.add_done_callback(lambda _: self._forget(run_id, crew, active))
@@ -338,14 +341,14 @@ class Worker:
                 logger.error("Run %s was not settled", run_id, exc_info=error)
 
     async def _execute_in_slot(
-        self, run_id: UUID, owner: str, crew: str, priority: int
+        self, run_id: UUID, owner: str, crew: str, priority: int, end_user: str
     ) -> Run | None:
         # The crew's own slot first: a run that waits for it keeps no slot from other crews.
         of_crew = self._slots_of_crews.get(crew)
         with lines_of_run(run_id, crew):
             async with (
-                of_crew.slot(owner, priority) if of_crew else nullcontext(),
-                self._slots.slot(owner, priority),
+                of_crew.slot(owner, priority, end_user) if of_crew else nullcontext(),
+                self._slots.slot(owner, priority, end_user),
             ):
                 return await self._execute(run_id, self._active[run_id])
 

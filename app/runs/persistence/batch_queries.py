@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import ColumnElement, Row, func, select
 
+from app.access.callers import Caller
 from app.db import Database
 from app.runs.errors import InvalidInput
 from app.runs.models import UserRun
@@ -26,7 +27,7 @@ _COUNTS: Final = select(
 
 
 class BatchQueries:
-    """With an owner, only that owner's batches.
+    """The batches that a caller sees.
 
     Every method raises DatabaseUnavailable when the database can't be queried.
     """
@@ -34,26 +35,22 @@ class BatchQueries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def get(self, batch_id: UUID, owner: str | None) -> Batch | None:
+    async def get(self, batch_id: UUID, caller: Caller) -> Batch | None:
         """The batch as it stands, or None if no run of it exists."""
-        query = _COUNTS.where(UserRun.batch_id == batch_id)
-        if owner is not None:
-            query = query.where(UserRun.owner == owner)
+        query = _COUNTS.where(UserRun.batch_id == batch_id, *_visible_to(caller))
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
         return _batch(rows) if rows else None
 
-    async def page(self, cursor: str | None, limit: int, owner: str | None) -> BatchPage:
+    async def page(self, cursor: str | None, limit: int, caller: Caller) -> BatchPage:
         """Batches, newest first. Raises InvalidInput for a wrong cursor."""
         newest = (
             select(UserRun.batch_id)
-            .where(UserRun.batch_id.is_not(None))
+            .where(UserRun.batch_id.is_not(None), *_visible_to(caller))
             .distinct()
             .order_by(UserRun.batch_id.desc())  # ids grow with time
             .limit(limit + 1)
         )
-        if owner is not None:
-            newest = newest.where(UserRun.owner == owner)
         if cursor is not None:
             newest = newest.where(UserRun.batch_id < _decode(cursor))
         async with self._database.read() as connection:
@@ -78,6 +75,16 @@ class BatchQueries:
         )
         async with self._database.read() as connection:
             return list(await connection.scalars(query))
+
+
+def _visible_to(caller: Caller) -> list[ColumnElement[bool]]:
+    """The conditions of the runs that the caller sees."""
+    conditions = []
+    if caller.visible_owner is not None:
+        conditions.append(UserRun.owner == caller.visible_owner)
+    if caller.visible_end_user is not None:
+        conditions.append(UserRun.end_user == caller.visible_end_user)
+    return conditions
 
 
 def _batch(rows: Sequence[Row[Any]]) -> Batch:

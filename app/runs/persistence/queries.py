@@ -82,6 +82,7 @@ _STALLED: Final = (
     UserRun.owner,
     UserRun.crew,
     UserRun.priority,
+    UserRun.end_user,
 )
 # Literally the condition of the partial index.
 _QUEUED_WITH_A_TIME: Final[Any] = literal_column(WAITS_FOR_ITS_TIME_SQL)
@@ -313,6 +314,10 @@ def _conditions(matching: RunFilter, seconds: ColumnElement[Any]) -> Iterator[Co
     ):
         if value is not None:
             yield column == value
+    if matching.end_user is not None:
+        # The second condition is that of the partial index.
+        yield UserRun.end_user == matching.end_user
+        yield UserRun.end_user != ""
     if matching.run_ids:
         yield UserRun.run_id.in_(matching.run_ids)
     if matching.statuses:

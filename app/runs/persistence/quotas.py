@@ -5,7 +5,7 @@ All processes share the counts. Nothing is counted for callers without a quota.
 
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, delete, func, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.access.callers import Caller, Quota
+from app.access.callers import Caller, Quota, counted_name
 from app.db import current_time, insert_into
 from app.prices import usd
 from app.runs.errors import LimitReached
@@ -29,9 +29,9 @@ _FORGET_PROBABILITY = 0.001
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """The tokens used by a run of this caller that was accepted on this day."""
+    """The tokens used by a run that was accepted on this day: of a caller, and of its end user."""
 
-    caller: str
+    callers: Sequence[str]
     day: date
     tokens: int
 
@@ -61,10 +61,11 @@ async def admit(
         if not count:  # repeats of what was accepted before
             refusals.append(None)
             continue
-        today = used[caller.name]
-        refusal = _in_flight_refusal(caller, in_flight, count) or _daily_refusal(
-            caller.quota or Quota(), today, started[caller.name] + count, now
-        )
+        refusal = _in_flight_refusal(caller, in_flight, count)
+        for name, quota, subject in _daily_quotas(caller):
+            refusal = refusal or _daily_refusal(
+                quota, used[name], started[name] + count, now, subject
+            )
         if refusal is None:
             for name in _names(caller):
                 started[name] += count
@@ -100,33 +101,53 @@ async def record_usage(connection: AsyncConnection, usages: Sequence[TokenUsage]
     """Charge tokens to the day on which their run was accepted."""
     used: Counter[tuple[str, date]] = Counter()
     for usage in usages:
-        used[usage.caller, usage.day] += usage.tokens
+        for caller in usage.callers:
+            used[caller, usage.day] += usage.tokens
     changes = [{"c": c, "d": day, "tokens": n} for (c, day), n in sorted(used.items())]
     await connection.execute(_add_to(CallerUsage.tokens, "tokens"), changes)
     return [None] * len(usages)
 
 
 def _names(caller: Caller) -> list[str]:
-    """The names that a caller is counted by: its key and its address."""
+    """The names that a caller is counted by: its key, its address and its end user."""
+    end_user = caller.end_user_name if caller.quota and caller.quota.of_end_user else None
+    return [*_own_names(caller), *([end_user] if end_user else [])]
+
+
+def _own_names(caller: Caller) -> list[str]:
     return [name for name in (caller.owner, caller.address) if name] or [""]
 
 
+def _daily_quotas(caller: Caller) -> Iterator[tuple[str, Quota, str]]:
+    """The names that daily quotas count, with their quota and what it is of."""
+    quota = caller.quota or Quota()
+    yield caller.name, quota, ""
+    if quota.of_end_user and caller.end_user_name:
+        yield caller.end_user_name, quota.of_end_user, " of an end user"
+
+
 def _in_flight_refusal(caller: Caller, in_flight: Counter[str], count: int) -> LimitReached | None:
-    limit = caller.quota.runs_in_flight if caller.quota else None
-    if limit is None or max(in_flight[name] for name in _names(caller)) + count <= limit:
-        return None
-    problem = f"at most {limit} runs of a caller are queued or running at a time"
-    return LimitReached(problem, limit=limit, retry_after_seconds=_RETRY_SECONDS)
+    quota = caller.quota or Quota()
+    limits = [(name, quota.runs_in_flight, "a caller") for name in _own_names(caller)]
+    if quota.of_end_user and caller.end_user_name:
+        limits.append((caller.end_user_name, quota.of_end_user.runs_in_flight, "an end user"))
+    for name, limit, subject in limits:
+        if limit is not None and in_flight[name] + count > limit:
+            problem = f"at most {limit} runs of {subject} are queued or running at a time"
+            return LimitReached(problem, limit=limit, retry_after_seconds=_RETRY_SECONDS)
+    return None
 
 
-def _daily_refusal(quota: Quota, today: _Today, started: int, now: datetime) -> LimitReached | None:
+def _daily_refusal(
+    quota: Quota, today: _Today, started: int, now: datetime, subject: str
+) -> LimitReached | None:
     tomorrow = datetime.combine(now.date() + timedelta(days=1), time(), UTC)
     seconds = int((tomorrow - now).total_seconds()) + 1
     if quota.runs_per_day is not None and today.runs + started > quota.runs_per_day:
-        problem = f"at most {quota.runs_per_day} runs may be started in a day (UTC)"
+        problem = f"at most {quota.runs_per_day} runs{subject} may be started in a day (UTC)"
         return LimitReached(problem, limit=quota.runs_per_day, retry_after_seconds=seconds)
     if quota.tokens_per_day is not None and today.tokens >= quota.tokens_per_day:
-        problem = f"the {quota.tokens_per_day} tokens of this day (UTC) are used"
+        problem = f"the {quota.tokens_per_day} tokens{subject} of this day (UTC) are used"
         return LimitReached(problem, limit=quota.tokens_per_day, retry_after_seconds=seconds)
     if quota.cost_per_day is not None and today.cost >= quota.cost_per_day:
         problem = f"the budget of {usd(quota.cost_per_day):g} USD for this day (UTC) is used up"
@@ -167,7 +188,34 @@ async def _in_flight(connection: AsyncConnection, callers: Sequence[Caller]) -> 
             )
             for name, count in await connection.execute(query):
                 found[name] = count
+    await _count_end_users(connection, callers, found)
     return found
+
+
+async def _count_end_users(
+    connection: AsyncConnection, callers: Sequence[Caller], found: Counter[str]
+) -> None:
+    """Count the runs in flight of the callers' end users, if they are limited."""
+    limited = [
+        caller
+        for caller in callers
+        if caller.end_user
+        and caller.quota
+        and caller.quota.of_end_user
+        and caller.quota.of_end_user.runs_in_flight is not None
+    ]
+    if not limited:
+        return
+    query = (
+        select(UserRun.owner, UserRun.address, UserRun.end_user, func.count())
+        .where(
+            UserRun.end_user.in_({caller.end_user for caller in limited}),
+            literal_column(f"end_user != '' AND {IN_FLIGHT_SQL}"),
+        )
+        .group_by(UserRun.owner, UserRun.address, UserRun.end_user)
+    )
+    for owner, address, end_user, count in await connection.execute(query):
+        found[counted_name(owner or address or "", end_user)] += count
 
 
 async def _add_runs(connection: AsyncConnection, started: Counter[str], day: date) -> None:

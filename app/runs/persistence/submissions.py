@@ -112,6 +112,7 @@ def _rows(
         {
             "run_id": run.run_id,
             "owner": run.owner,
+            "end_user": run.end_user,
             "address": run.address,
             "crew": run.crew,
             "inputs": run.stored_inputs,

@@ -24,7 +24,7 @@ import msgspec
 from sqlalchemy import Row, Text, cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.access.callers import Caller
+from app.access.callers import Caller, counted_name
 from app.db import current_time
 from app.runs.call_records import CallBatch
 from app.runs.errors import LimitReached
@@ -157,6 +157,7 @@ class Claim(Transition):
         UserRun.created_at,
         UserRun.started_at,
         UserRun.owner,
+        UserRun.end_user,
         UserRun.context_id,
         UserRun.stream,
         UserRun.human_input,
@@ -214,6 +215,7 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
         created_at=row.created_at,
         started_at=event.at,
         owner=row.owner,
+        end_user=row.end_user,
         address=row.address,
         context_id=row.context_id,
         stream=bool(row.stream),
@@ -243,6 +245,7 @@ class Settle(Transition):
     allowed = UNSETTLED
     columns = (
         UserRun.owner,
+        UserRun.end_user,
         UserRun.address,
         UserRun.crew,
         UserRun.created_at,
@@ -303,6 +306,7 @@ class Pause(Transition):
     columns = (
         UserRun.pauses,
         UserRun.owner,
+        UserRun.end_user,
         UserRun.address,
         UserRun.created_at,
         UserRun.usage,
@@ -461,6 +465,7 @@ class AddProgress(Transition):
     allowed = (RunStatus.CANCELLED,)
     columns = (
         UserRun.owner,
+        UserRun.end_user,
         UserRun.created_at,
         UserRun.usage,
         UserRun.outputs,
@@ -509,7 +514,9 @@ def _charge(row: Row[Any], address: str | None, used: UsageCounts | None) -> Tok
     tokens = _total(used) - _total(row.usage)
     if address is None or tokens <= 0:
         return None
-    return TokenUsage(row.owner or address, row.created_at.date(), tokens)
+    caller = row.owner or address
+    callers = [caller, *([counted_name(caller, row.end_user)] if row.end_user else [])]
+    return TokenUsage(callers, row.created_at.date(), tokens)
 
 
 def _total(used: UsageCounts | None) -> int:
