@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from litestar import Litestar, Router
 
-from app.access.callers import Quota
+from app.access.callers import default_quota
 from app.access.sessions import WebSessions
 from app.api.a2a.routes import a2a_router, create_a2a_app
 from app.api.access_log import AccessLog
@@ -36,12 +36,12 @@ from app.api.operations import OperationsFeed, operations_router
 from app.api.parameters import refuse_unknown_parameters
 from app.api.run import run_idea_crew
 from app.api.runs import runs_router
+from app.api.schedules import schedules_router
 from app.api.usage import usage_router
 from app.api.workers import workers_router
 from app.bootstrap import open_service
 from app.crews.registry import Registry
 from app.logs import configure_logging
-from app.prices import nanos
 from app.settings import Settings, load_settings
 from app.telemetry import metrics
 from app.telemetry.tracing import is_configured
@@ -95,7 +95,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
             AuthMiddleware(
                 needs_key=settings.auth == "keys",
                 allowed_hosts=settings.host_names,
-                quota=_quota(settings),
+                quota=default_quota(settings),
                 is_rate_limited=bool(settings.rates),
             ),
         ],
@@ -134,6 +134,7 @@ def _rest_api() -> Router:
             run_idea_crew,
             runs_router,
             batches_router,
+            schedules_router,
             crews_router,
             usage_router,
             keys_router,
@@ -142,20 +143,3 @@ def _rest_api() -> Router:
         ],
         before_request=refuse_unknown_parameters,
     )
-
-
-def _quota(settings: Settings) -> Quota | None:
-    """The default quota of each caller; None if nothing is limited."""
-    of_end_user = Quota(
-        settings.max_runs_per_end_user,
-        settings.runs_per_day_per_end_user,
-        settings.tokens_per_day_per_end_user,
-    )
-    quota = Quota(
-        settings.max_runs_per_caller,
-        settings.runs_per_day,
-        settings.tokens_per_day,
-        None if settings.cost_per_day is None else nanos(settings.cost_per_day),
-        None if of_end_user == Quota() else of_end_user,
-    )
-    return None if quota == Quota() else quota

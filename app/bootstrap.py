@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
 from app.access.api_keys import ApiKeys
+from app.access.callers import default_quota
 from app.access.rate_limits import RateLimits
 from app.crews.registry import Registry, load_crews
 from app.db import Database
@@ -46,6 +47,10 @@ from app.runs.service import RunService
 from app.runs.webhooks.outbox import Outbox
 from app.runs.webhooks.sender import LEASE_SECONDS, WebhookSender
 from app.runs.webhooks.url_guard import UrlGuard
+from app.schedules import ScheduleService
+from app.schedules.callers import ScheduleCallers
+from app.schedules.dispatcher import ScheduleDispatcher
+from app.schedules.repository import ScheduleRepository
 from app.settings import Settings
 from app.telemetry import metrics
 from app.telemetry.tracing import current_trace_id, open_tracing
@@ -78,6 +83,7 @@ class Service:
 
     runs: RunService
     batches: Batches
+    schedules: ScheduleService
     worker: Worker
     events: EventHub
     stop: Stop
@@ -207,8 +213,6 @@ async def open_service(
         presence = Presence(
             workers, worker, crew_infos, name=name, lease_seconds=settings.lease_seconds
         )
-        if not is_one_shot:
-            background += [stalled_runs, sampler, presence]
         if settings.retention_days and not is_one_shot:
             background.append(Retention(database, days=settings.retention_days))
         url_guard = None
@@ -230,6 +234,9 @@ async def open_service(
             url_guard=url_guard,
             tracing=tracing,
         )
+        api_keys = ApiKeys(database)
+        schedules, dispatcher = _schedules(settings, database, runs, api_keys, crews)
+        background += [] if is_one_shot else [stalled_runs, sampler, presence, dispatcher]
         rate_limits = RateLimits(database, settings.rates)
         stack.push_async_callback(rate_limits.aclose)
 
@@ -243,13 +250,14 @@ async def open_service(
         yield Service(
             runs,
             Batches(runs, BatchQueries(database)),
+            schedules,
             worker,
             events,
             ending.stop,
             engine,
             store,
             database,
-            ApiKeys(database),
+            api_keys,
             rate_limits,
             gauges,
             sampler,
@@ -259,6 +267,19 @@ async def open_service(
             presence,
             ending.drain,
         )
+
+
+def _schedules(
+    settings: Settings, database: Database, runs: RunService, api_keys: ApiKeys, crews: Registry
+) -> tuple[ScheduleService, ScheduleDispatcher]:
+    """The service of schedules, and the part that submits their runs."""
+    rows = ScheduleRepository(database)
+    callers = ScheduleCallers(api_keys, default_quota(settings))
+    names = frozenset(crew.name for crew in crews)
+    return (
+        ScheduleService(database.clock, runs, rows, callers),
+        ScheduleDispatcher(database.clock, runs, rows, callers, names),
+    )
 
 
 async def _start_engine(stack: AsyncExitStack, settings: Settings, crews: Registry) -> Engine:

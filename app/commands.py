@@ -28,6 +28,8 @@ from app.runs.persistence.repository import RunRepository
 from app.runs.persistence.usage_totals import UsageTotals
 from app.runs.persistence.workers import WorkerRepository
 from app.runs.records import CANCELLED
+from app.schedules import Schedule, SchedulePage
+from app.schedules.repository import ScheduleRepository
 from app.settings import Settings, load_settings
 from storage import SweepReport
 
@@ -90,6 +92,38 @@ async def find_usage(
     """The usage of all owners' runs by these groups."""
     async with open_database(settings) as database:
         return await UsageTotals(database).query(matching, group_by)
+
+
+async def find_schedules(settings: Settings, limit: int) -> SchedulePage:
+    """The newest schedules of all owners, at most `limit`."""
+    async with open_database(settings) as database:
+        return await ScheduleRepository(database).page(OPERATOR, None, limit)
+
+
+async def find_schedule(settings: Settings, schedule_id: UUID) -> Schedule | None:
+    """The schedule as it stands; None if there is none."""
+    async with open_database(settings) as database:
+        return await ScheduleRepository(database).get(schedule_id)
+
+
+async def set_paused(settings: Settings, schedule_id: UUID, *, paused: bool) -> Schedule | None:
+    """Pause or resume a schedule; returns it as it stands then, None if there is none."""
+    async with open_database(settings) as database:
+        schedules = ScheduleRepository(database)
+        await schedules.set_paused(schedule_id, paused=paused)
+        return await schedules.get(schedule_id)
+
+
+async def request_schedule(settings: Settings, schedule_id: UUID) -> bool:
+    """Make a schedule due now; False if it is paused or unknown."""
+    async with open_database(settings) as database:
+        return await ScheduleRepository(database).request(schedule_id)
+
+
+async def delete_schedule(settings: Settings, schedule_id: UUID) -> bool:
+    """Delete a schedule; False if there is none."""
+    async with open_database(settings) as database:
+        return await ScheduleRepository(database).delete(schedule_id)
 
 
 async def cancel_by_hand(settings: Settings, run_id: UUID) -> RunStatus | None:

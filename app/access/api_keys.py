@@ -11,14 +11,17 @@ import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import BigInteger, String, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.access.callers import Caller, Quota
+from app.budgets import Budget
 from app.db import Base, Database, UtcDateTime
 
 # How long a revoked key may still be accepted, and a new key may not be accepted yet.
@@ -68,6 +71,17 @@ class ApiKey(Base):
     def limits(self) -> dict[str, int]:
         """The limits that the key has, by name; those in money are in nano-dollars."""
         return {name: n for name in LIMITS if (n := getattr(self, name)) is not None}
+
+
+def caller_of(key: ApiKey, address: str | None, default: Quota | None) -> Caller:
+    """The caller with this key; the key's limits override those of the default quota."""
+    quota, budget = default, None
+    if of_key := key.limits:
+        daily: dict[str, Any] = {name: of_key[name] for name in DAILY_LIMITS if name in of_key}
+        if daily:
+            quota = replace(quota or Quota(), **daily)
+        budget = Budget(**{name: of_key[name] for name in RUN_LIMITS if name in of_key})
+    return Caller(key.key_id, key.role == Role.ADMIN, address, quota, budget)
 
 
 class ApiKeys:

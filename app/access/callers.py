@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import dataclass
 
 from app.budgets import Budget
+from app.prices import nanos
+from app.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,23 @@ class Quota:
     tokens_per_day: int | None = None
     cost_per_day: int | None = None
     of_end_user: "Quota | None" = None
+
+
+def default_quota(settings: Settings) -> Quota | None:
+    """The default quota of each caller; None if nothing is limited."""
+    of_end_user = Quota(
+        settings.max_runs_per_end_user,
+        settings.runs_per_day_per_end_user,
+        settings.tokens_per_day_per_end_user,
+    )
+    quota = Quota(
+        settings.max_runs_per_caller,
+        settings.runs_per_day,
+        settings.tokens_per_day,
+        None if settings.cost_per_day is None else nanos(settings.cost_per_day),
+        None if of_end_user == Quota() else of_end_user,
+    )
+    return None if quota == Quota() else quota
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ DEPENDENCIES = {
     for name in (
         "runs",
         "batches",
+        "schedules",
         "readiness",
         "renderer",
         "mcp_app",

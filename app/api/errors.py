@@ -43,6 +43,7 @@ from app.runs import (
     UnknownOutput,
     UnknownRun,
 )
+from app.schedules import OwnerGone, UnknownSchedule
 
 logger = logging.getLogger("crew_capture.api")
 
@@ -216,7 +217,8 @@ def _invalid_input(_: Request[Any, Any, Any], error: InvalidInput) -> Response[E
 
 
 def _not_found(
-    _: Request[Any, Any, Any], error: UnknownBatch | UnknownCrew | UnknownRun | UnknownOutput
+    _: Request[Any, Any, Any],
+    error: UnknownBatch | UnknownCrew | UnknownRun | UnknownOutput | UnknownSchedule,
 ) -> Response[ErrorAnswer]:
     return error_response(404, "not_found", str(error))
 
@@ -232,6 +234,10 @@ def _conflict(
     error: AwaitingHuman | IdempotencyConflict | NotRetryable | OutputElsewhere | RunUnsettled,
 ) -> Response[ErrorAnswer]:
     return error_response(409, "conflict", str(error), error.run_id)
+
+
+def _owner_gone(_: Request[Any, Any, Any], error: OwnerGone) -> Response[ErrorAnswer]:
+    return error_response(409, "conflict", str(error))
 
 
 def _limit_reached(
@@ -362,12 +368,14 @@ EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[Any]]]
     UnknownRun: _not_found,
     UnknownBatch: _not_found,
     UnknownOutput: _not_found,
+    UnknownSchedule: _not_found,
     NotAwaitingHuman: _not_awaiting_human,
     RunUnsettled: _conflict,
     AwaitingHuman: _conflict,
     NotRetryable: _conflict,
     OutputElsewhere: _conflict,
     IdempotencyConflict: _conflict,
+    OwnerGone: _owner_gone,
     LimitReached: _limit_reached,
     RateLimitExceeded: _limit_reached,
     MessageRefused: _message_refused,

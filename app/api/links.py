@@ -16,6 +16,15 @@ _OF_RUN = (
     "delete_run",
 )
 _OF_BATCH = ("get_batch", "cancel_batch")
+_OF_SCHEDULE = (
+    "get_schedule",
+    "list_schedule_times",
+    "update_schedule",
+    "pause_schedule",
+    "resume_schedule",
+    "run_schedule",
+    "delete_schedule",
+)
 
 
 @dataclass
@@ -43,6 +52,11 @@ def links_to_run(pointer: str) -> dict[str, Link]:
 def links_to_batch(pointer: str) -> dict[str, Link]:
     """Links to the operations on a batch, whose id is at this JSON pointer in the response."""
     return _links(_OF_BATCH, "batch_id", pointer)
+
+
+def links_to_schedule(pointer: str) -> dict[str, Link]:
+    """Links to the operations on a schedule, whose id is at this JSON pointer in the response."""
+    return _links(_OF_SCHEDULE, "schedule_id", pointer)
 
 
 def _links(operations: Iterable[str], parameter: str, pointer: str) -> dict[str, Link]:

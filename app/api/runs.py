@@ -269,6 +269,7 @@ async def list_runs(
     seconds_from: _Amount = None,
     seconds_to: _Amount = None,
     run_id: Annotated[list[UUID] | None, QueryParameter(max_items=_MAX_LIST)] = None,
+    schedule: FromQuery[UUID | None] = None,
     idempotency_key: Annotated[
         str | None, QueryParameter(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_CHARACTERS)
     ] = None,
@@ -299,6 +300,7 @@ async def list_runs(
         seconds_from=seconds_from,
         seconds_to=seconds_to,
         run_ids=tuple(run_id or ()),
+        schedule_id=schedule,
         metadata=_metadata_filter(request),
     )
     page = await runs.page(run_filter, cursor, limit, request.user)

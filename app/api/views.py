@@ -84,9 +84,9 @@ class RunState(msgspec.Struct, kw_only=True):
     `metadata` are the names and texts that the client has given it. `batch_id` is the batch in
     which it was submitted. `cost` is in USD, that of the calls whose model has a price; null if
     none has. `usage` counts the others as `unpriced_calls`. A queued run whose `not_before` is in
-    the future waits for that time. `waited_seconds` counts from then. `key` is
-    the id of the API key that submitted it; null without one. `user` is the end user that the
-    client has named.
+    the future waits for that time. `waited_seconds` counts from then. `key` is the id of the API
+    key that submitted it; null without one. `user` is the end user that the client has named.
+    `schedule_id` is the schedule that submitted it, for the time `due_at`.
     """
 
     run_id: UUID
@@ -107,6 +107,8 @@ class RunState(msgspec.Struct, kw_only=True):
     not_before: datetime | None
     key: str | None
     user: str | None
+    schedule_id: UUID | None
+    due_at: datetime | None
 
 
 class RunSummary(RunState, kw_only=True):
@@ -315,4 +317,6 @@ def _state_fields(run: ListedRun) -> dict[str, Any]:
         "not_before": run.not_before,
         "key": run.owner or None,
         "user": run.end_user or None,
+        "schedule_id": run.schedule_id,
+        "due_at": run.due_at,
     }

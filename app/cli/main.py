@@ -17,6 +17,7 @@ from app.cli.listener import AddressUnusable
 from app.cli.purge import purge
 from app.cli.run import run
 from app.cli.runs import runs
+from app.cli.schedules import schedules
 from app.cli.serve import serve
 from app.cli.sweep import sweep
 from app.cli.top import top
@@ -59,5 +60,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, run, runs, workers, usage, sweep, purge, keys, backup, doctor, top, demo):
+for group in (runs, schedules, workers, keys):
+    cli.add_command(group)
+for command in (serve, run, usage, sweep, purge, backup, doctor, top, demo):
     cli.add_command(command)

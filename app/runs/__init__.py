@@ -4,6 +4,7 @@ Entry points (`app.api`, `app.cli`) import from here; only the composition root 
 """
 
 from app.runs.background import PeriodicService
+from app.runs.batch_ids import time_ordered_id
 from app.runs.batches import Batches
 from app.runs.call_records import CallContent, CallPage, CallRecord
 from app.runs.crew_info import CrewInfo, CrewInput
@@ -47,6 +48,7 @@ from app.runs.records import (
     RunOptions,
     RunPage,
     RunStatus,
+    ScheduledRun,
     UsageFilter,
     UsageRow,
     Webhook,
@@ -96,6 +98,7 @@ __all__ = [
     "RunService",
     "RunStatus",
     "RunUnsettled",
+    "ScheduledRun",
     "ShuttingDown",
     "Sweeper",
     "UnknownBatch",
@@ -110,5 +113,6 @@ __all__ = [
     "check_bounds",
     "clean_text",
     "output_path",
+    "time_ordered_id",
     "webhooks_at",
 ]

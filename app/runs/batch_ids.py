@@ -1,4 +1,4 @@
-"""The ids of batches and of their runs."""
+"""The ids of batches and of their runs, and other ids that grow with time."""
 
 import secrets
 from datetime import datetime
@@ -10,8 +10,8 @@ def run_id_in(batch_id: UUID, index: int) -> UUID:
     return uuid5(batch_id, str(index))
 
 
-def new_batch_id(now: datetime) -> UUID:
-    """A random UUID of version 7: the ids of batches grow with time."""
+def time_ordered_id(now: datetime) -> UUID:
+    """A random UUID of version 7: later ones are larger."""
     milliseconds = int(now.timestamp() * 1000)
     random = secrets.randbits(80) & ~(0xF << 76) & ~(0x3 << 62)
     return UUID(int=milliseconds << 80 | 0x7 << 76 | 0x2 << 62 | random)

@@ -41,6 +41,7 @@ _OF_AN_END_USER = text("end_user != ''")
 _IN_A_BATCH = text("batch_id IS NOT NULL")
 _WAITS_FOR_ITS_TIME = text(WAITS_FOR_ITS_TIME_SQL)
 _HAS_ERROR = text("error_type IS NOT NULL")
+_OF_A_SCHEDULE = text("schedule_id IS NOT NULL")
 _OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT_SQL}")
 _OF_AN_END_USER_IN_FLIGHT = text(f"end_user != '' AND {IN_FLIGHT_SQL}")
 _ADDRESSED_IN_FLIGHT = text(f"address IS NOT NULL AND {IN_FLIGHT_SQL}")
@@ -123,6 +124,14 @@ class UserRun(Base):
             postgresql_where=_HAS_ERROR,
         ),
         Index(
+            "user_runs_of_schedule",
+            "schedule_id",
+            "due_at",
+            unique=True,
+            sqlite_where=_OF_A_SCHEDULE,
+            postgresql_where=_OF_A_SCHEDULE,
+        ),
+        Index(
             "user_runs_in_flight_of_owner",
             "owner",
             sqlite_where=_OWNED_IN_FLIGHT,
@@ -175,6 +184,9 @@ class UserRun(Base):
     priority: Mapped[int] = mapped_column(Integer, server_default="0")
     # Until then no worker holds the run, and its lease ends at this time.
     not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # Of a run that a schedule has submitted. `due_at` is NULL for a run that was requested by hand.
+    schedule_id: Mapped[UUID | None] = mapped_column(Uuid)
+    due_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # Not `metadata`, which SQLAlchemy reserves. NULL for none.
     run_metadata: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
     # The trace context of the request that submitted the run, as W3C Trace Context has it.

@@ -76,6 +76,13 @@ def webhooks_at(url: str | None) -> Webhooks:
     return {} if url is None else {"run": Webhook(url)}
 
 
+class ScheduledRun(NamedTuple):
+    """The schedule of a run, and the time at which it was due; None if it was requested by hand."""
+
+    schedule_id: UUID
+    due_at: datetime | None
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """The options of a submission, beside the inputs.
@@ -85,7 +92,7 @@ class RunOptions:
     `context_id`: the client's own name for a group of runs. `metadata`: the client's own names and
     texts, to find the run by. `budget` limits what the run uses, within the budgets of its crew and
     of its key. Of its owner's waiting runs, those with the highest `priority` begin first. The run
-    begins at `not_before` at the earliest.
+    begins at `not_before` at the earliest. `scheduled` names the schedule that submits it.
     """
 
     stream: bool = False
@@ -97,6 +104,7 @@ class RunOptions:
     budget: Budget = field(default_factory=Budget)
     priority: int = 0
     not_before: datetime | None = None
+    scheduled: ScheduledRun | None = None
 
 
 MAX_PRIORITY: Final = 100
@@ -136,6 +144,8 @@ class ListedRun:
     not_before: datetime | None = None
     owner: str = ""
     end_user: str = ""
+    schedule_id: UUID | None = None
+    due_at: datetime | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -230,6 +240,8 @@ class NewRun:
     priority: int = 0
     not_before: datetime | None = None
     end_user: str = ""
+    schedule_id: UUID | None = None
+    due_at: datetime | None = None
     stored_inputs: msgspec.Raw = field(init=False, repr=False)
     """The inputs as JSON: the transaction that many runs share does not encode them."""
 
@@ -261,6 +273,8 @@ class NewRun:
             priority=self.priority,
             not_before=self.not_before,
             end_user=self.end_user,
+            schedule_id=self.schedule_id,
+            due_at=self.due_at,
         )
 
 
@@ -327,6 +341,8 @@ class ClaimedRun:
     priority: int = 0
     not_before: datetime | None = None
     end_user: str = ""
+    schedule_id: UUID | None = None
+    due_at: datetime | None = None
 
     def settled(self, outcome: Outcome, finished_at: datetime) -> Run:
         """The run as it stands once this outcome is committed."""
@@ -355,6 +371,8 @@ class ClaimedRun:
             priority=self.priority,
             not_before=self.not_before,
             end_user=self.end_user,
+            schedule_id=self.schedule_id,
+            due_at=self.due_at,
         )
 
 
@@ -444,6 +462,7 @@ class RunFilter:
     created_before: datetime | None = None
     idempotency_key: str | None = None
     batch_id: UUID | None = None
+    schedule_id: UUID | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -21,7 +21,7 @@ from app.access.callers import Caller
 from app.budgets import Budget, smallest
 from app.engine import InputRefused, ThreadsExhausted
 from app.pacer import next_step, turn
-from app.runs.batch_ids import new_batch_id, run_id_in
+from app.runs.batch_ids import run_id_in, time_ordered_id
 from app.runs.call_records import (
     MAX_CONTENT_BYTES_PER_PAGE,
     CallContent,
@@ -61,6 +61,7 @@ from app.runs.inputs import (
 from app.runs.metadata import check_metadata
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.runs.persistence.submissions import Condition
 from app.runs.persistence.workers import WorkerRepository
 from app.runs.records import (
     CANCELLED,
@@ -178,6 +179,30 @@ class RunService:
         (added,) = await self._accept([new], caller)
         return new.queued() if added.is_new else await self.get(added.run_id, caller)
 
+    async def submit_if(
+        self,
+        condition: Condition,
+        crew: str,
+        given: Mapping[str, Any],
+        caller: Caller,
+        options: RunOptions,
+    ) -> Run | None:
+        """Accept and dispatch a run if `condition` is true in the transaction that commits it.
+
+        None if it is false. Raises what `submit` raises. After LimitReached, changes that the
+        condition has made are committed. After DatabaseUnavailable, the outcome is unknown.
+        """
+        new = self._new_run(crew, given, caller, options, "")
+        await self._check_webhooks(options.webhooks)
+        return new.queued() if await self._accept([new], caller, condition) else None
+
+    async def check(
+        self, crew: str, given: Mapping[str, Any], caller: Caller, options: RunOptions
+    ) -> None:
+        """Check a request for a run without accepting one. Raises UnknownCrew, InvalidInput."""
+        self._new_run(crew, given, caller, options, "")
+        await self._check_webhooks(options.webhooks)
+
     async def submit_many(
         self,
         crew: str,
@@ -201,7 +226,7 @@ class RunService:
                 digest.update(_request(new[-1], options.budget))
             await next_step()  # large inputs need milliseconds each
         await self._check_webhooks(options.webhooks)
-        batch_id = new_batch_id(self._rows.now())
+        batch_id = time_ordered_id(self._rows.now())
         new = _as_batch(batch_id, new, key, digest.hexdigest() if key else None)
         first, *_ = await self._accept(new, caller)
         if not first.is_new:  # its request was equal to this one, so that it is of a batch
@@ -510,7 +535,13 @@ class RunService:
                     elif (await self.get(run_id, caller)).awaiting is not None:
                         return  # otherwise it was reviewed since
 
-    async def _accept(self, runs: Sequence[NewRun], caller: Caller) -> Sequence[AddedRun]:
+    async def unsettled_of_schedule(self, schedule_id: UUID) -> set[UUID]:
+        """The runs of a schedule that are not settled yet. Raises DatabaseUnavailable."""
+        return await self._queries.unsettled_of_schedule(schedule_id)
+
+    async def _accept(
+        self, runs: Sequence[NewRun], caller: Caller, condition: Condition | None = None
+    ) -> Sequence[AddedRun]:
         """Commit and dispatch runs, also if the caller's request is cancelled meanwhile.
 
         Large runs of a caller are added one after another, so that other callers' runs share the
@@ -519,16 +550,18 @@ class RunService:
         is_large = sum(len(run.stored_inputs) for run in runs) > _LARGE_BYTES
         lock = self._large.setdefault(caller.name, asyncio.Lock()) if is_large else nullcontext()
         async with lock:
-            return await shielded(self._add_and_dispatch, runs, caller)
+            return await shielded(self._add_and_dispatch, runs, caller, condition)
 
-    async def _add_and_dispatch(self, runs: Sequence[NewRun], caller: Caller) -> Sequence[AddedRun]:
+    async def _add_and_dispatch(
+        self, runs: Sequence[NewRun], caller: Caller, condition: Condition | None
+    ) -> Sequence[AddedRun]:
         self._admit(len(runs), {run.crew for run in runs})
         self._adding += len(runs)
         try:
-            added = await self._rows.add(runs, caller)
+            added = await self._rows.add(runs, caller, condition)
         finally:
             self._adding -= len(runs)
-        for run, accepted in zip(runs, added, strict=True):
+        for run, accepted in zip(runs, added, strict=bool(added)):
             if accepted.is_new:
                 if not run.is_deferred:
                     self._worker.dispatch(
@@ -613,6 +646,8 @@ class RunService:
             priority=options.priority,
             not_before=options.not_before,
             end_user=caller.end_user,
+            schedule_id=options.scheduled.schedule_id if options.scheduled else None,
+            due_at=options.scheduled.due_at if options.scheduled else None,
         )
         if options.idempotency_key is None:
             return new

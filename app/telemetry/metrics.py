@@ -98,6 +98,11 @@ LEASE_RENEWALS = Counter(
 RUN_TAKEOVERS = Counter(
     "crewcapture_run_takeovers_total", "Runs claimed that another process had held.", ("crew",)
 )
+SCHEDULES_DISPATCHED = Counter(
+    "crewcapture_schedules_dispatched_total",
+    "Due times of schedules: submitted, skipped, postponed, failed.",
+    ("result",),
+)
 ATTEMPTS_DROPPED = Counter(
     "crewcapture_attempts_dropped_total",
     "Attempts whose outcome was dropped, because another attempt had begun.",

@@ -102,7 +102,7 @@ def test_unknown_query_parameters_are_refused(client: TestClient[Any], descripti
         "curser: unknown query parameter, did you mean cursor?; "
         f"{'x' * 100}...: unknown query parameter, allowed are crew, status, created_from, "
         "created_before, batch, key, error_type, cost_from, cost_to, seconds_from, seconds_to, "
-        "run_id, idempotency_key, cursor, limit"
+        "run_id, schedule, idempotency_key, cursor, limit"
     )
     assert client.get("/api/runs", params={"metadata.order": "7"}).status_code == 200
 
@@ -145,8 +145,8 @@ def test_one_error_has_all_problems_of_a_body(client: TestClient[Any]) -> None:
         "inputs: must be a JSON object",
         "stream: must be true or false",
         "webhook: unknown field, did you mean webhook_url?",
-        "zz: unknown field, allowed are crew, inputs, stream, webhook_url, metadata, max_cost, "
-        "max_model_calls, max_tokens",
+        "zz: unknown field, allowed are crew, inputs, stream, webhook_url, metadata, priority, "
+        "not_before, user, max_cost, max_model_calls, max_tokens",
     ]
     human = {"url": 3, "authentication": {"strategy": "basic", "username": 3}}
     assert _text(client.post("/crews/idea/kickoff", json={"humanInputWebhook": human})) == (

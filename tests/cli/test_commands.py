@@ -3,6 +3,7 @@
 `run` and `demo`, which itself starts `serve`, are started anew; the others are forks.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -14,10 +15,14 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from app.cli.reports import first_sections
+from app.db import Database
+from app.schedules import Misfire, Overlap, Schedule
+from app.schedules.repository import ScheduleRepository
 from tests.commands import Command, ForkServer, RunCommand
 
 REPORTS = ["profile_analysis", "startup_ideas_research", "personalized_recommendations"]
@@ -71,6 +76,53 @@ def test_run_refuses_a_time_without_a_zone_and_a_priority_alone(crew_capture: Ru
     result = crew_capture("run", "--priority", "5")
     assert result.returncode == 2
     assert "use it with --not-before" in result.stderr
+
+
+def test_schedules_are_listed_shown_paused_run_and_deleted(
+    crew_capture: RunCommand, tmp_path: Path
+) -> None:
+    def done(*words: str) -> str:
+        result = crew_capture("schedules", *words)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert done("list").startswith("SCHEDULE ")
+    schedule = Schedule(
+        schedule_id=uuid4(),
+        name="ideas",
+        crew="idea",
+        inputs={"interest_area": "Food"},
+        cron="30 9 * * *",
+        time_zone="Europe/Berlin",
+        misfire=Misfire.SKIP,
+        overlap=Overlap.ALLOW,
+        created_at=datetime.now(UTC),
+    )
+
+    async def add() -> None:
+        database = Database(f"sqlite:///{tmp_path}/crew_capture.db")
+        await ScheduleRepository(database).add(schedule)
+        await database.aclose()
+
+    asyncio.run(add())
+    id_ = str(schedule.schedule_id)
+    assert done("list").splitlines()[1].startswith(id_)
+    assert done("resume", id_).startswith(f"schedule {id_} is due next at 2")
+    assert "\nnext_due: 2" in done("show", id_)
+    assert json.loads(done("show", id_, "--json"))["inputs"] == {"interest_area": "Food"}
+    lines = done("times", id_, "--count", "2").splitlines()
+    assert len(lines) == 2
+    assert all(" 09:30 CE" in line for line in lines)
+    assert done("run", id_) == f"schedule {id_} is due now\n"
+    assert done("pause", id_) == f"schedule {id_} is paused\n"
+    assert "paused" in done("list")
+    refused = crew_capture("schedules", "run", id_)
+    assert refused.returncode == 1
+    assert "is paused; resume it first" in refused.stderr
+    assert done("delete", id_) == f"schedule {id_} is deleted\n"
+    unknown = crew_capture("schedules", "show", id_)
+    assert unknown.returncode == 1
+    assert f"no schedule has the id {id_}" in unknown.stderr
 
 
 def test_run_leaves_nothing_in_the_backend(crew_capture: RunCommand, tmp_path: Path) -> None:

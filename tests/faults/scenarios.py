@@ -12,14 +12,17 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
 import aiohttp
 import psutil
-from sqlalchemy import text
+from sqlalchemy import select, text, update
 
+from app.runs.models import UserRun
 from app.runs.records import UNSETTLED
+from app.schedules.models import ScheduleRow
 from tests.faults.deployment import LEASE_SECONDS, Deployment, Serving, Site, deployed, until
 from tests.load.generator import REPORTS
 
@@ -124,6 +127,49 @@ async def one_worker_killed(site: Site, runs: int) -> Figures:
         "all taken over after s": recovered_after,
         "all done after s": done,
     }
+
+
+async def killed_at_a_due_time(site: Site, runs: int) -> Figures:
+    """Of three services that share as many schedules, one dies as it submits their runs."""
+    async with _deployment(site, _Pace(0.2, 0.0)) as deployment, AsyncExitStack() as stack:
+        services = [await stack.enter_async_context(deployment.serving()) for _ in range(3)]
+        await asyncio.gather(*(_scheduled(services[0]) for _ in range(runs)))
+        due = datetime.now(UTC) + timedelta(seconds=1)
+        async with deployment.database.write() as connection:
+            await connection.execute(update(ScheduleRow).values(next_due=due))
+        await until(lambda: _has_runs(deployment, 1), 30)
+        first = next(iter((await deployment.rows()).values()))
+        (victim,) = [one for one in services if one.workers()[0].pid == _pid(first.worker)]
+        await victim.kill()
+        killed, missing = datetime.now(UTC), runs - len(await deployment.rows())
+        await until(lambda: _has_runs(deployment, runs), _END_SECONDS)
+        submitted = datetime.now(UTC)
+        await deployment.settled(_END_SECONDS)
+        query = select(UserRun.schedule_id, UserRun.due_at)
+        async with deployment.database.read() as connection:
+            submitted_for = Counter(await connection.execute(query))
+            schedules = set(await connection.scalars(select(ScheduleRow.schedule_id)))
+        assert len(schedules) == runs
+        assert submitted_for == {(schedule_id, due): 1 for schedule_id in schedules}
+        await deployment.every_run_succeeded_once()
+        for one in services:
+            if one is not victim:
+                await one.stop()
+    return {
+        "not submitted at the kill": missing,
+        "all submitted after s": (submitted - killed).total_seconds(),
+    }
+
+
+async def _scheduled(serving: Serving) -> None:
+    """Create a schedule whose own times are far away."""
+    body = {"crew": "idea", "cron": "0 0 29 2 *"}
+    async with aiohttp.request("POST", f"{serving.url}/api/schedules", json=body) as response:
+        assert response.status == 201, await response.text()
+
+
+async def _has_runs(deployment: Deployment, count: int) -> bool:
+    return len(await deployment.rows()) >= count
 
 
 async def poisonous_run(site: Site, runs: int, max_attempts: int) -> Figures:

@@ -47,6 +47,9 @@ def cases() -> Iterator[Case]:
         yield Case("process_killed", scenarios.process_killed, database, backend, runs)
     for database, backend in everywhere:
         yield Case("one_worker_killed", scenarios.one_worker_killed, database, backend, 300)
+    for database, backend in on_local:
+        scenario = scenarios.killed_at_a_due_time
+        yield Case("killed_at_a_due_time", scenario, database, backend, 120)
     for database, backend in everywhere:
         poisonous = partial(scenarios.poisonous_run, max_attempts=3)
         yield Case("poisonous_run", poisonous, database, backend, 30)

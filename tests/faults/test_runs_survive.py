@@ -35,6 +35,13 @@ async def test_a_killed_worker_s_runs_continue_in_the_other(site: MakeSite) -> N
     await scenarios.one_worker_killed(site("postgresql", "memory+s3"), RUNS)
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+async def test_each_due_time_has_one_run_though_a_process_dies(
+    site: MakeSite, database: str
+) -> None:
+    await scenarios.killed_at_a_due_time(site(database, "local"), 120)
+
+
 async def test_a_run_that_ends_its_process_fails_alone(site: MakeSite) -> None:
     await scenarios.poisonous_run(site("sqlite", "local"), RUNS, max_attempts=2)
 

@@ -21,7 +21,7 @@ from litestar.middleware import ASGIMiddleware
 from litestar.openapi.spec import Operation
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.access.api_keys import DAILY_LIMITS, RUN_LIMITS, ApiKey, ApiKeys, Role
+from app.access.api_keys import ApiKey, ApiKeys, Role, caller_of
 from app.access.callers import Caller, Quota
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import RateLimits
@@ -29,7 +29,6 @@ from app.access.sessions import Session, WebSessions
 from app.api.end_users import end_user_of_header
 from app.api.middleware.csrf import SAFE_METHODS
 from app.api.middleware.open_requests import KeyRevoked, OpenRequests
-from app.budgets import Budget
 from app.pacer import identify, turn
 
 CallerRequest: TypeAlias = Request[Caller, Any, State]
@@ -145,13 +144,7 @@ class AuthMiddleware(ASGIMiddleware):
         if key.role not in allowed:
             names = " or ".join(sorted(allowed))
             raise PermissionDeniedException(f"the role of this key is {key.role}, not {names}")
-        quota, budget = self._quota, None
-        if of_key := key.limits:
-            daily: dict[str, Any] = {n: of_key[n] for n in DAILY_LIMITS if n in of_key}
-            if daily:
-                quota = replace(quota or Quota(), **daily)
-            budget = Budget(**{name: of_key[name] for name in RUN_LIMITS if name in of_key})
-        return Caller(key.key_id, key.role == Role.ADMIN, address, quota, budget)
+        return caller_of(key, address, self._quota)
 
 
 def encoded_hosts(names: Collection[str] | None) -> Collection[bytes] | None:

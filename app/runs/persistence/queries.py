@@ -202,6 +202,14 @@ class RunQueries:
                 found.update(await connection.scalars(query))
         return found
 
+    async def unsettled_of_schedule(self, schedule_id: UUID) -> set[UUID]:
+        """The runs of a schedule that are not settled yet."""
+        query = select(UserRun.run_id).where(
+            UserRun.schedule_id == schedule_id, UserRun.status.in_(UNSETTLED)
+        )
+        async with self._database.read() as connection:
+            return set(await connection.scalars(query))
+
     async def cancelled(self, worker: str, since: datetime) -> set[UUID]:
         """The runs of this worker that were cancelled since then."""
         query = select(UserRun.run_id).where(
@@ -311,6 +319,7 @@ def _conditions(matching: RunFilter, seconds: ColumnElement[Any]) -> Iterator[Co
         (UserRun.error_type, matching.error_type),
         (UserRun.idempotency_key, matching.idempotency_key),
         (UserRun.batch_id, matching.batch_id),
+        (UserRun.schedule_id, matching.schedule_id),
     ):
         if value is not None:
             yield column == value

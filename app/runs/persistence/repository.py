@@ -26,7 +26,7 @@ from app.runs.persistence.end_line import report_end
 from app.runs.persistence.leases import Leases
 from app.runs.persistence.quotas import TokenUsage, record_usage
 from app.runs.persistence.statements import append_calls, append_events, delete_runs, locked
-from app.runs.persistence.submissions import Submission, add
+from app.runs.persistence.submissions import Condition, Submission, add
 from app.runs.persistence.transitions import (
     AddProgress,
     Applied,
@@ -103,18 +103,25 @@ class RunRepository:
         """The database's time, as in all rows."""
         return self._clock.now()
 
-    async def add(self, runs: Sequence[NewRun], caller: Caller | None = None) -> Sequence[AddedRun]:
+    async def add(
+        self,
+        runs: Sequence[NewRun],
+        caller: Caller | None = None,
+        condition: Condition | None = None,
+    ) -> Sequence[AddedRun]:
         """Commit new runs as queued, held by this worker: all of them, or none.
+
+        Without any result, `condition` was false in their transaction, and none is added.
 
         Of an owner's runs with one idempotency key only the first is added, ever; the others get
         that one. Raises LimitReached: the caller's quota does not allow so many more.
         """
         limited = caller if caller is not None and caller.quota is not None else None
-        submission = Submission(runs, self._worker, self._lease, limited)
+        submission = Submission(runs, self._worker, self._lease, limited, condition)
         added = await self._writes.submit(add, submission)
         if isinstance(added, LimitReached):
             raise added
-        for run, one in zip(runs, added, strict=True):
+        for run, one in zip(runs, added, strict=bool(added)):
             if one.is_new:
                 metrics.RUNS_SUBMITTED.inc(self._crew_label(run.crew))
         return added

@@ -1,6 +1,6 @@
 """Submission: quotas and idempotency keys are checked, and the runs inserted as queued."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -21,6 +21,9 @@ from app.runs.persistence.statements import (
 from app.runs.records import AddedRun, NewRun, RunStatus
 
 Added = Sequence[AddedRun]
+Condition = Callable[[AsyncConnection], Awaitable[bool]]
+"""Decides in the transaction that would add a run whether it is added."""
+
 # In one part of a transaction: the event loop is blocked while its rows are encoded. A run's inputs
 # may have 1 MB, but those of the runs of a batch 20 KB on average.
 _MAX_ROWS: Final = 250
@@ -31,13 +34,14 @@ class Submission:
     """Runs that are added together, for a worker; `limited` is the caller if it has a quota.
 
     Only the first run can have an idempotency key, which is that of all: with a known key, none is
-    added.
+    added. The transaction that adds them awaits `condition`, which may change other rows.
     """
 
     runs: Sequence[NewRun]
     worker: str
     lease: timedelta
     limited: Caller | None
+    condition: Condition | None = None
 
     @property
     def key(self) -> IdempotencyKey | None:
@@ -59,18 +63,28 @@ class Submission:
 async def add(
     connection: AsyncConnection, submissions: Sequence[Submission]
 ) -> Sequence[Added | LimitReached]:
-    """Add the runs of each submission, or refuse them: an operation of group commits."""
-    refused = await _refused(connection, submissions)
-    accepted = [one for index, one in enumerate(submissions) if index not in refused]
-    added = iter(await _insert(connection, accepted))
-    return [refused.get(index) or next(added) for index in range(len(submissions))]
+    """Add the runs of each submission, or refuse them: an operation of group commits.
+
+    Nothing is added for a submission whose condition is false. Changes of a condition that was true
+    are committed, also if the runs are refused.
+    """
+    results: dict[int, Added | LimitReached] = {}
+    for index, one in enumerate(submissions):
+        if one.condition is not None and not await one.condition(connection):
+            results[index] = ()
+    requested = {index: one for index, one in enumerate(submissions) if index not in results}
+    refused = await _refused(connection, requested)
+    accepted = {index: one for index, one in requested.items() if index not in refused}
+    added = await _insert(connection, list(accepted.values()))
+    results |= refused | dict(zip(accepted, added, strict=True))
+    return [results[index] for index in range(len(submissions))]
 
 
 async def _refused(
-    connection: AsyncConnection, submissions: Sequence[Submission]
+    connection: AsyncConnection, submissions: Mapping[int, Submission]
 ) -> dict[int, LimitReached]:
     """The refusals of submissions beyond their caller's quota, by their index."""
-    limited = [(index, one) for index, one in enumerate(submissions) if one.limited]
+    limited = [(index, one) for index, one in submissions.items() if one.limited]
     if not limited:
         return {}
     known = await runs_by_key(connection, _keys([one for _, one in limited]))
@@ -131,6 +145,8 @@ def _rows(
             "budget": run.budget,
             "priority": run.priority,
             "not_before": run.not_before,
+            "schedule_id": run.schedule_id,
+            "due_at": run.due_at,
             "status": RunStatus.QUEUED,
             "attempt": 0,
             "worker": None if run.is_deferred else submission.worker,

@@ -169,6 +169,8 @@ class Claim(Transition):
         UserRun.budget,
         UserRun.priority,
         UserRun.not_before,
+        UserRun.schedule_id,
+        UserRun.due_at,
     )
 
     worker: str
@@ -230,6 +232,8 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
         budget=row.budget,
         priority=row.priority,
         not_before=row.not_before,
+        schedule_id=row.schedule_id,
+        due_at=row.due_at,
     )
 
 

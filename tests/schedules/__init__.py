@@ -1,0 +1,1 @@
+"""Tests of schedules: times, rules, and processes that share them."""
