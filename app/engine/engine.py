@@ -1,7 +1,9 @@
 """The engine: registers crews, chooses the execution mode of each, and runs them."""
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
@@ -20,6 +22,7 @@ from app.engine.compat.coverage import (
     check_native_covers,
     check_plan_covers,
 )
+from app.engine.compat.executors import keep_memory_and_knowledge
 from app.engine.compat.models import (
     CrewModel,
     agents_of,
@@ -54,8 +57,11 @@ from app.engine.flows.runner import (
     result_description,
     run_flow,
 )
-from app.engine.llm import deferred_clients
+from app.engine.llm import OfflineModel, deferred_clients
 from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS
+from app.engine.llm.embeddings import Embedder, HashEmbedder
+from app.engine.memory.embedders import CrewEmbedder, embedder_of_service
+from app.engine.memory.remembered import memory_of_factory
 from app.engine.native.runner import run_natively
 from app.engine.replay.plan import Plan
 from app.engine.replay.recorder import definition, fingerprint, record_plan
@@ -114,7 +120,8 @@ class Engine:
     `max_stock_threads` limits the stock and flow runs at a time. `models_of_crews` holds the models
     of crews that do not use `model`, by the name of the crew. `max_output_chars` limits the text of
     each output: a longer one fails its run. While `max_abandoned_threads` threads of ended runs
-    still execute, no run begins in an execution mode other than "plan".
+    still execute, no run begins in an execution mode other than "plan". `embedder` embeds memories
+    and knowledge of crews without an embedder of their own; None: by hashes of words.
     """
 
     def __init__(
@@ -126,7 +133,9 @@ class Engine:
         models_of_crews: Mapping[str, CrewModel] | None = None,
         max_output_chars: int = MAX_OUTPUT_CHARS,
         max_abandoned_threads: int = MAX_ABANDONED_THREADS,
+        embedder: Embedder | None = None,
     ) -> None:
+        self._embedder = embedder or HashEmbedder()
         self._max_output_chars = max_output_chars
         self._model = CrewModel(model)
         self._models_of_crews = models_of_crews or {}
@@ -234,12 +243,15 @@ class Engine:
             run.usage = usage
         if models is not None:
             run.models = models
-        model = self._model_of(name).llm
-        with run.activate(), default_model(model), within(registered.source.project):
+        with run.activate(), self._models(name), within(registered.source.project):
             try:
                 output, mode = await self._execute(registered, inputs, run)
+                await run.end_background(cancel=False)
                 run.check_cancelled()
                 run.check_length("of the crew", output.raw)
+            except asyncio.CancelledError:
+                run.memory = None  # a cancelled run stores nothing
+                raise
             except ReviewRequired:
                 if run.stop_error is not None:
                     raise run.stop_error from None
@@ -250,7 +262,10 @@ class Engine:
                     raise
                 raise failure from error
             finally:
+                await run.end_background(cancel=True)
                 await run.journal.aclose()
+                if run.memory is not None:
+                    await run.memory.store()
         output.token_usage = run.usage_metrics()
         return CrewResult(
             raw=output.raw,
@@ -414,7 +429,12 @@ class Engine:
         if arguments is None:
             arguments = {k: value for k, value in source.parameters.items() if value is not None}
         try:
-            with default_model(model.llm), deferred_clients(), within(source.project):
+            with (
+                self._models(source.name),
+                memory_of_factory(),
+                deferred_clients(),
+                within(source.project),
+            ):
                 built = source.build(**arguments)
                 if isinstance(built, Crew):
                     if source.name in self._copied:
@@ -449,6 +469,15 @@ class Engine:
     ) -> Flow[Any]:
         return _as_flow(source.name, self._build(source, arguments))
 
+    @contextmanager
+    def _models(self, name: str) -> Iterator[None]:
+        """Within this, the crew gets its model and embedder where it names none itself."""
+        model = self._model_of(name)
+        # Without a network, an embedder of the crew's own fails.
+        replaces = model.replaces or isinstance(model.llm, OfflineModel)
+        with default_model(model.llm), embedder_of_service(CrewEmbedder(self._embedder, replaces)):
+            yield
+
     def _model_of(self, name: str) -> CrewModel:
         return self._models_of_crews.get(name, self._model)
 
@@ -471,6 +500,7 @@ def _configure(crew: Crew, model: CrewModel) -> None:
     for llm in configure_models(crew, model):
         instrument_model(type(llm))
     silence(crew)
+    keep_memory_and_knowledge(crew)
     # Callers need the whole result; CrewAI's streaming would also change shared models.
     crew.stream = False
     # A run continues from the outputs that the service keeps; CrewAI writes files of the machine.

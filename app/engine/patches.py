@@ -36,12 +36,14 @@ from app.engine.compat.silence import silence_process
 from app.engine.compat.tracing import UNTRACED
 from app.engine.flows.crew_kickoff import akickoff, kickoff, kickoff_async
 from app.engine.flows.isolation import attach_usage, detach_usage, isolate_flows
+from app.engine.memory import embedders, knowledge, pipelines
 from app.engine.native.executor import NativeExecutor
 from app.engine.results import Replay, Review
 from app.engine.runtime import thread_fields, tool_hooks
 from app.engine.runtime.context import current_run
 from app.engine.runtime.model_hooks import count_reported
 from app.engine.runtime.signals import ContextTooLong, exits_contained
+from app.engine.runtime.waiting import suspendable
 
 _own_fallback = llm_utils._llm_via_environment_or_fallback
 _own_track_usage = BaseLLM._track_token_usage_internal
@@ -125,7 +127,7 @@ async def _aexecute_core(
         await run.start_task(index, role)
         # An asyncio task that ends by SystemExit ends its event loop.
         with run.listening(index, role), exits_contained(may_be_cancelled=True):
-            output = await _own_aexecute_core(self, agent, context, tools)
+            output = await suspendable(_own_aexecute_core(self, agent, context, tools))
         await run.finish_task(index, role, output.raw, _structured(output))
     run.require_review(index)
     return output
@@ -268,6 +270,9 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (BaseLLM, "_emit_call_completed_event", _emit_call_completed),
     (BaseLLM, "_emit_stream_chunk_event", _emit_stream_chunk),
     *UNTRACED,
+    *embedders.INSTRUMENTED,
+    *pipelines.INSTRUMENTED,
+    *knowledge.INSTRUMENTED,
     *tool_hooks.INSTRUMENTED,
     *thread_fields.INSTRUMENTED,
 )

@@ -38,15 +38,8 @@ class StockThreads:
         `step` names the thread in the log if it is abandoned.
         """
         context = contextvars.copy_context()
-
-        def work_and_forget() -> _T:
-            try:
-                return work()
-            finally:
-                run.forget_memory()
-
         try:
-            thread = self._pool.submit(context.run, work_and_forget)
+            thread = self._pool.submit(context.run, work)
             return await self._abandoned.result_of(thread, step)
         except BaseException:
             # Other threads of the run may still be active.

@@ -553,7 +553,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.memory.storage.factory:resolve_memory_storage",
         "695eebb6df22",
-        "where a flow's memory is stored: with the run",
+        "where memories are stored: with the run",
     ),
     # Around the pooled model clients (llm/)
     Pin(
@@ -640,5 +640,101 @@ PINS: tuple[Pin, ...] = (
         "crewai.events.stream_context:publish_stream_event",
         "1091e1ae5380",
         "publishes streamed pieces only if it has listeners",
+    ),
+    # Memory and knowledge (engine/memory/)
+    Pin(
+        "crewai.memory.recall_flow:RecallFlow",
+        "8f8a6958e7d2",
+        "its steps recall memories, in this order",
+    ),
+    Pin(
+        "crewai.memory.encoding_flow:EncodingFlow",
+        "76a92d8956d7",
+        "its steps save memories, in this order",
+    ),
+    Pin(
+        "crewai.memory.unified_memory:Memory",
+        "ec88919585fc",
+        "opens its storage, saves in a thread of its own, builds its embedder",
+    ),
+    Pin(
+        "crewai.memory.unified_memory:_default_embedder",
+        "f16ee707d933",
+        "memories without an embedder get the deployment's",
+    ),
+    Pin(
+        "crewai.memory.unified_memory:_non_streaming_analysis_llm",
+        "ae456b7e6eca",
+        "the model of a memory is a copy of an agent's",
+    ),
+    Pin(
+        "crewai.memory.types:embed_text",
+        "ba7e9c58f670",
+        "calls an embedder, which may block",
+    ),
+    Pin(
+        "crewai.memory.types:embed_texts",
+        "4f74f07b8ee8",
+        "calls an embedder, which may block",
+    ),
+    Pin(
+        "crewai.rag.embeddings.factory:build_embedder",
+        "89c83a8a243f",
+        "builds the embedder that a crew defines",
+    ),
+    Pin(
+        "crewai.crew:Crew._drain_memory_writes",
+        "fc02c126b9cf",
+        "waits for saves at the end of a crew",
+    ),
+    Pin(
+        "crewai.crew:Crew.create_crew_memory",
+        "5bf75abdaf1f",
+        "runs whenever a crew is validated: for each executor",
+    ),
+    Pin(
+        "crewai.crew:Crew.create_crew_knowledge",
+        "22d1a35b82cf",
+        "runs whenever a crew is validated: for each executor",
+    ),
+    Pin(
+        "crewai.agent.core:Agent.set_knowledge",
+        "069d12d15ecb",
+        "reads and embeds an agent's sources on the event loop",
+    ),
+    Pin(
+        "crewai.agent.core:Agent._retrieve_memory_context",
+        "4fb0a1fcb36c",
+        "recalls on the event loop, in suspendable code",
+    ),
+    Pin(
+        "crewai.agent.utils:ahandle_knowledge_retrieval",
+        "e8480b275b27",
+        "calls a model on the event loop, in suspendable code",
+    ),
+    Pin(
+        "crewai.knowledge.knowledge:Knowledge.add_sources",
+        "dd248e08a0d4",
+        "binds sources to a storage: crews share those of modules",
+    ),
+    Pin(
+        "crewai.knowledge.storage.factory:resolve_knowledge_storage",
+        "cfe0fd6adae9",
+        "where the texts of sources are kept",
+    ),
+    Pin(
+        "crewai.knowledge.storage.knowledge_storage:KnowledgeStorage.search",
+        "84f525caf195",
+        "joins the query, and returns nothing if it fails",
+    ),
+    Pin(
+        "crewai.rag.chromadb.utils:_convert_distance_to_score",
+        "9a08a51dc85e",
+        "the score of a text; ours is equal",
+    ),
+    Pin(
+        "crewai.llms.providers.openai.completion:OpenAICompletion._get_sync_client",
+        "300ef96b089a",
+        "the deployment's embedder uses it",
     ),
 )

@@ -76,6 +76,10 @@ def test_every_replacement_of_crewai_is_listed() -> None:
     known_by_another_name = {
         "default_factory": "TaskOutputStorageHandler",
         "KNOWLEDGE_DIRECTORY": "convert_to_path",
+        "ThreadPoolExecutor": "RecallFlow",
+        "as_completed": "RecallFlow",
+        "model_post_init": "Memory",
+        "_factory": "resolve_knowledge_storage",
     }
     for name in replaced:
         assert known_by_another_name.get(name, name) in listed, name

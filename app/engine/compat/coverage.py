@@ -56,6 +56,7 @@ _PLAN_CREW = _names(
 _NATIVE_AGENT = _PLAN_AGENT | _names(
     """
     tools tools_results allow_delegation max_execution_time inject_date tool_failure_policy
+    memory embedder knowledge_sources knowledge knowledge_config
     """
 )
 _NATIVE_TASK = _PLAN_TASK | _names(
@@ -67,7 +68,7 @@ _NATIVE_TASK = _PLAN_TASK | _names(
 _NATIVE_CREW = _PLAN_CREW | _names(
     """
     process manager_agent before_kickoff_callbacks step_callback task_callback cache
-    tool_failure_policy trained_agents_file
+    tool_failure_policy trained_agents_file memory embedder knowledge_sources knowledge
     """
 )
 

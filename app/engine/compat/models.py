@@ -9,6 +9,7 @@ from typing import Any, Final
 from crewai import Agent, Crew, Process
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.llms.base_llm import BaseLLM
+from crewai.memory.unified_memory import Memory, _non_streaming_analysis_llm
 from crewai.tasks.llm_guardrail import LLMGuardrail
 from crewai.utilities.llm_utils import create_llm
 
@@ -88,6 +89,10 @@ def configure_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
         vars(crew)[field] = configure(vars(crew)[field])
     for guardrail in _guardrails(crew):
         guardrail.llm = configure(guardrail.llm)
+    for memory in _memories(crew):
+        if "llm" not in memory.model_fields_set:
+            memory.llm = model.llm  # CrewAI's default is a name
+        memory._llm_instance = _non_streaming_analysis_llm(configure(memory.llm))
     return list(configured.values())
 
 
@@ -115,6 +120,13 @@ def _models_in_use(crew: Crew) -> list[str]:
     if crew.planning:
         fields.append("planning_llm")
     return fields
+
+
+def _memories(crew: Crew) -> list[Memory]:
+    """The memories that the crew and its agents use, directly or through a scope or slice."""
+    held = [crew._memory, *(getattr(agent, "memory", None) for agent in agents_of(crew))]
+    memories = [getattr(memory, "_memory", None) or memory for memory in held]
+    return list({id(found): found for found in memories if isinstance(found, Memory)}.values())
 
 
 def agents_of(crew: Crew) -> list[BaseAgent]:

@@ -65,6 +65,8 @@ def silence_process() -> None:
     config = event_context._default_config
     config.mismatch_behavior = config.empty_pop_behavior = event_context.MismatchBehavior.SILENT
     logging.getLogger(base_llm.__name__).addFilter(_Once())
+    # Its warnings about answers that are no JSON show parts of them.
+    logging.getLogger("crewai.memory").setLevel(logging.ERROR)
 
 
 def silence(crew: Crew) -> None:

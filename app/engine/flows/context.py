@@ -175,6 +175,7 @@ class CrewContext(RunContext):
         )
         self.model_errors = flow.model_errors
         self.flow_states = flow.flow_states
+        self.remembering = flow
         self.models = flow.models
         self._flow = flow
         self._first = first

@@ -1,11 +1,10 @@
-"""The environment of a flow, apart for each run: `@persist` states, memory, and human input.
+"""The environment of a flow, apart for each run: `@persist` states and human input.
 
-The memory of crews is separated likewise. By default, CrewAI stores the states and memories
-of all runs of a machine together, and reads input from the terminal.
+By default, CrewAI stores the states of all runs of a machine together, and reads input from the
+terminal.
 """
 
 import logging
-from tempfile import mkdtemp
 from typing import Any
 
 from crewai.flow.async_feedback.providers import ConsoleProvider
@@ -14,28 +13,23 @@ from crewai.flow.persistence.base import FlowPersistence
 from crewai.flow.persistence.factory import set_flow_persistence_factory
 from crewai.flow.persistence.sqlite import SQLiteFlowPersistence
 from crewai.flow.runtime import Flow
-from crewai.memory.storage.factory import set_memory_storage_factory
 from crewai.types.usage_metrics import UsageMetrics
-from crewai_core.paths import db_storage_path
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from app.engine.errors import CrewBroken
 from app.engine.flows.context import current_flow
-from app.engine.runtime.context import RunContext, current_run
+from app.engine.runtime.context import current_run
 
 _logger = logging.getLogger(__name__)
 
 _own_attach = Flow._attach_usage_aggregation_listener
 _own_detach = Flow._detach_usage_aggregation_listener
 
-_DEFAULT_MEMORY = "lancedb"
-
 
 def isolate_flows() -> None:
     """Install the replacements in this process. Outside of runs, CrewAI's defaults apply."""
     set_flow_persistence_factory(StatesOfTheRun)
-    set_memory_storage_factory(_memory_of_the_run)
     flow_config.input_provider = flow_config.input_provider or NoTerminal()
     flow_config.hitl_provider = flow_config.hitl_provider or NoTerminal()
 
@@ -62,37 +56,6 @@ class StatesOfTheRun(FlowPersistence):
             return SQLiteFlowPersistence().load_state(flow_uuid)
         kept = run.flow_states.get(flow_uuid)
         return None if kept is None else from_json(kept)
-
-
-class _MemoryOfTheRun:
-    """CrewAI's memory storage, opened on first use: every flow has one."""
-
-    def __init__(self, run: RunContext) -> None:
-        self._run = run
-        self._opened: Any = None
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        with self._run.memory_lock:  # memories are saved in threads of their own
-            if self._opened is None:
-                self._opened = self._open()
-        return getattr(self._opened, name)
-
-    def _open(self) -> Any:
-        from crewai.memory.storage.lancedb_storage import LanceDBStorage  # noqa: PLC0415
-
-        run = self._run
-        if run.memory_folder is None:
-            run.memory_folder = mkdtemp(prefix="memory_of_a_run_", dir=db_storage_path())
-        return LanceDBStorage(path=run.memory_folder)
-
-
-def _memory_of_the_run(storage: str) -> Any:
-    run = current_flow() or current_run()
-    if run is None or storage != _DEFAULT_MEMORY:
-        return None
-    return _MemoryOfTheRun(run)
 
 
 class NoTerminal:

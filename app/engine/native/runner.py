@@ -14,6 +14,7 @@ from app.engine.native.executor import NativeExecutor
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.signals import ReviewRequired, exits_contained
 from app.engine.runtime.threads import WorkThreads
+from app.engine.runtime.waiting import suspendable
 from app.pacer import inherited
 
 
@@ -87,7 +88,7 @@ async def _run_and_clear(crew: Crew, inputs: Any, run: RunContext) -> Any:
 
 async def _kick_off(crew: Crew, inputs: Any) -> Any:
     with exits_contained(may_be_cancelled=True):
-        return await crew.akickoff(inputs=inputs)
+        return await suspendable(crew.akickoff(inputs=inputs))
 
 
 def _is_cancelled() -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from app.engine.compat.silence import silent
 from app.engine.description import PLACEHOLDER, TaskDescription, task_descriptions
 from app.engine.llm import listener_of_call
 from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS
+from app.engine.memory_store import MemoryStore
 from app.engine.results import (
     OnStep,
     OnToken,
@@ -86,6 +86,7 @@ class RunContext:
         max_output_chars: int = MAX_OUTPUT_CHARS,
         calls: CallObserver | None = None,
         on_guardrail: OnGuardrail | None = None,
+        memory_store: MemoryStore | None = None,
     ) -> None:
         """`loop` is the engine's event loop, by default the running one."""
         self.calls = calls
@@ -111,9 +112,15 @@ class RunContext:
         self.cancelled = False
         # The states that `@persist` stores by default, as JSON, by the id of a flow's state.
         self.flow_states: dict[str, bytes] = {}
-        # The folder of the memory that CrewAI would keep for all runs; None until it is used.
-        self.memory_folder: str | None = None
-        self.memory_lock = threading.Lock()
+        # The run's memories; None until they are used. Without a store, they end with the run.
+        self.memory_store = memory_store
+        self.memory: Any = None
+        # The run whose memory this one uses: of a crew inside a flow, the flow.
+        self.remembering: RunContext | None = None
+        # Saves of memories, and other code that CrewAI executes in threads of its own.
+        self.background: set[asyncio.Task[Any]] = set()
+        # A lock for each of CrewAI's memories: it saves in order.
+        self.save_locks: dict[int, asyncio.Lock] = {}
         # Without listeners, CrewAI's events of this run need not be dispatched.
         self.suppress_events = False
         # Of a native run: the function that makes an agent run on the event loop; the asyncio task
@@ -141,10 +148,27 @@ class RunContext:
         finally:
             _current.reset(token)
 
-    def forget_memory(self) -> None:
-        """Remove the run's memory, unless the crew stores it elsewhere."""
-        if self.memory_folder is not None:
-            shutil.rmtree(self.memory_folder, ignore_errors=True)
+    def is_on_loop(self) -> bool:
+        """Whether the calling code runs on the engine's event loop."""
+        return _running_loop() is self._loop
+
+    def call_on_loop(self, function: Callable[[], object]) -> None:
+        """Call `function` on the engine's event loop: now, or soon if this is another thread."""
+        if self.is_on_loop():
+            function()
+        else:
+            self._loop.call_soon_threadsafe(function)
+
+    async def end_background(self, *, cancel: bool) -> None:
+        """Wait for the run's work in the background, or cancel it."""
+        while self.background:
+            if cancel:
+                self.cancel_background()
+            await asyncio.wait(self.background)
+
+    def cancel_background(self) -> None:
+        for task in self.background:
+            task.cancel()
 
     def cancel(self) -> None:
         """Stop the run at its next model call or task, and ignore what its threads still report."""
@@ -214,7 +238,7 @@ class RunContext:
         if (waiting := self._begin_admission(call)) is None:
             return
         try:
-            if _running_loop() is self._loop:
+            if self.is_on_loop():
                 await waiting
             else:  # on the event loop of a flow
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, self._loop))
@@ -225,7 +249,7 @@ class RunContext:
         """The same, and block this thread until the call is admitted."""
         if (waiting := self._begin_admission(call)) is None:
             return
-        if _running_loop() is self._loop:
+        if self.is_on_loop():
             # A call that blocks the engine's event loop can't wait for anything on it.
             self._admissions.add(asyncio.ensure_future(waiting))
             return
@@ -282,7 +306,7 @@ class RunContext:
 
         def listener_on_loop() -> OnToken | None:
             listener = self.token_listener(index, agent)
-            if listener is None or _running_loop() is self._loop:
+            if listener is None or self.is_on_loop():
                 return listener
 
             def forward(piece: str) -> None:

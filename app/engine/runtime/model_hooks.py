@@ -14,6 +14,7 @@ from crewai.types.usage_metrics import UsageMetrics
 from app.engine.calls import ModelCall, active_model_call, active_tool_call
 from app.engine.compat.models import WITHOUT_ACALL, has_acall
 from app.engine.runtime.context import RunContext, current_run
+from app.engine.runtime.waiting import is_suspendable, offload, wait_for
 
 # Their models know the provider. That of a user's class may be CrewAI's default.
 _CREWAI_MODELS = ("crewai.llms.providers.", "app.engine.llm.")
@@ -67,14 +68,12 @@ def _instrumented_call(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def instrumented(self: BaseLLM, *args: Any, **kwargs: Any) -> Any:
         run = current_run()
-        if (
-            run is not None
-            and active_model_call.get() is None
-            and has_acall(type(self))
-            and run.may_block()
-        ):
-            # On the event loop, where the call is pooled and cancelled with the run.
-            return run.on_loop(self.acall(*args, **kwargs))
+        if run is not None and active_model_call.get() is None:
+            if has_acall(type(self)) and (is_suspendable() or run.may_block()):
+                # On the event loop, where the call is pooled and cancelled with the run.
+                return wait_for(self.acall(*args, **kwargs))
+            if is_suspendable():
+                return offload(functools.partial(self.call, *args, **kwargs))
         run, made = _begin_call(self, args, kwargs)
         if run is None or made is None:
             return call(self, *args, **kwargs)
