@@ -11,7 +11,6 @@ _OF_RUN = (
     "run_events",
     "list_run_calls",
     "get_output",
-    "get_outputs",
     "cancel_run",
     "resume_run",
     "delete_run",

@@ -132,28 +132,28 @@ async def _round_trip(store: "OutputStore") -> str:
 
 async def _check_crews_and_models(settings: Settings, examination: _Examination) -> None:
     """Register all crews, and call each model that they name, once."""
-    from app.crews.registry import load_crews
+    from app.crews.registry import Registry, idea_crew, load_crews
     from app.engine import Engine
     from app.engine.llm import close_models
     from app.model_setup import configured_model, models_of_crews, unusable_models
+    from app.projects import within
 
-    crews = None
-    with examination.of("crews", "see the crew's own definition, CREWS and CREWS_FILE"):
-        crews = load_crews(settings)
-    if crews is None:
-        examination.skipped("model", "it needs the crews")
-        return
     model = None
+    # Before the code of any crew is imported, which may change how models are called.
     with examination.of("model", "are LLM_MODEL, LLM_BASE_URL and LLM_API_KEY right?"):
-        model = configured_model(settings, crews)
+        model = configured_model(settings, Registry([idea_crew()]))
         await _call(model, settings)
         examination.passed(f"{settings.llm_model} answers")
     if model is None:
         examination.skipped("crews", "they need LLM_MODEL")
+        await close_models()
         return
     called = {id(model)}
     try:
         with examination.of("crews", "see the crew's own definition, CREWS and CREWS_FILE"):
+            crews = load_crews(settings)
+            model = configured_model(settings, crews)
+            called.add(id(model))
             engine = Engine(
                 model=model,
                 models_of_crews=models_of_crews(settings, crews),
@@ -178,7 +178,8 @@ async def _check_crews_and_models(settings: Settings, examination: _Examination)
                 for llm in engine.models(crew.name):
                     if id(llm) not in called:
                         called.add(id(llm))
-                        await _check_model_of(crew.name, llm, settings, examination)
+                        with within(crew.project):
+                            await _check_model_of(crew.name, llm, settings, examination)
     finally:
         await close_models()
 

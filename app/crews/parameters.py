@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.crews.options import InputOptions, InputType
+from app.projects.secrets import is_secret
 
 _TYPES: Final[Mapping[type, InputType]] = {
     str: "string",
@@ -85,7 +86,7 @@ def _parameter(parameter: inspect.Parameter) -> Parameter | None:
     if kind is None and default is not None:
         kind = _TYPES[type(default)]
     declared = InputOptions(type=kind)
-    if default is not None and declared.allows(default):
+    if default is not None and declared.allows(default) and not is_secret(parameter.name, default):
         declared = InputOptions(type=kind, default=default)
     return Parameter(parameter.name, required, declared)
 

@@ -10,6 +10,7 @@ from app.crews.discovery import SourceFile
 from app.crews.options import InputOptions
 from app.crews.parameters import Parameter
 from app.projects.context import answers, program_inputs
+from app.projects.secrets import is_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,8 @@ def flow_of(
     for call in calls:
         inputs.setdefault(call.name, InputOptions(help=call.prompt))
     for input_, value in file.kickoff_inputs().items():
-        inputs.setdefault(input_, InputOptions(default=value))
+        default = None if is_secret(input_, value) else value
+        inputs.setdefault(input_, InputOptions(default=default))
     answered = {(str(file.path), call.line): call.name for call in calls}
     required = [one.name for one in parameters if one.required]
     required += [call.name for call in calls if is_file or call.function == name]

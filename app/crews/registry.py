@@ -41,7 +41,7 @@ class CrewSpec:
     static: bool = False
     description: str = ""
     inputs: Mapping[str, InputOptions] = field(default_factory=dict)
-    max_input_chars: int = 4000
+    max_input_chars: int = 100_000
     offline_answer: Callable[[str], str | None] | None = None
     options: CrewOptions = field(default_factory=CrewOptions)
     assumed_mark: str = ""
@@ -162,6 +162,7 @@ def idea_crew() -> CrewSpec:
             )
             for field in FIELDS
         },
+        max_input_chars=4000,
         offline_answer=advisor.answer,
         assumed_mark=ASSUMED_MARK,
     )

@@ -29,6 +29,7 @@ from app.crews.parameters import Parameter, ParameterError, parameters_of
 from app.crews.programs import flow_of
 from app.projects import Project, current_project, within
 from app.projects.importing import execute, import_from
+from app.projects.secrets import is_secret
 from app.projects.terminal import NoTerminal
 
 if TYPE_CHECKING:
@@ -330,7 +331,7 @@ def _from_kickoff(project: Project, kicked_off: KickedOff, line: str) -> CrewCod
     defaults = {
         name: InputOptions(default=value)
         for name, value in kicked_off.inputs.items()
-        if type(value) in (str, int, float, bool, list, dict)
+        if type(value) in (str, int, float, bool, list, dict) and not is_secret(name, value)
     }
     return CrewCode(lambda: crew, project, static=True, inputs=defaults)
 

@@ -74,6 +74,7 @@ class CrewDescription:
     only `result`. `reason` explains why the execution mode is not a faster one; it is empty for
     plans and flows. `fingerprint` changes with the crew's visible definition; it is empty for a
     flow, whose runs always start from the beginning. `about` is the docstring of a flow's class.
+    With `allow_extra_inputs`, the state of a flow keeps inputs that it does not name.
     `state_schema` is the JSON Schema of a flow's state, if it is a model of Pydantic that has one.
     `models` are the names of the models that a crew calls; those of a flow are not known.
     """
@@ -87,6 +88,7 @@ class CrewDescription:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     about: str = ""
     state_schema: Mapping[str, Any] | None = None
+    allow_extra_inputs: bool = False
     models: tuple[str, ...] = ()
 
 

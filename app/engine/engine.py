@@ -49,6 +49,7 @@ from app.engine.errors import (
 )
 from app.engine.flows.context import FlowContext
 from app.engine.flows.runner import (
+    accepts_any_input,
     check_flow_inputs,
     flow_defaults,
     flow_state_schema,
@@ -158,7 +159,8 @@ class Engine:
         for source in crews:
             if source.name in self._crews:
                 raise CrewBroken(f"crew {source.name}: two crews have this name")
-            registered = await self._prepare(source)
+            with within(source.project):
+                registered = await self._prepare(source)
             self._crews[source.name] = registered
             mode, reason = registered.description.execution_mode, registered.description.reason
             why = f" ({reason})" if reason else ""
@@ -358,6 +360,7 @@ class Engine:
             defaults=flow_defaults(flow),
             about=flow_docstring(flow),
             state_schema=flow_state_schema(flow),
+            allow_extra_inputs=accepts_any_input(flow),
         )
         return _RegisteredCrew(source, description, flow=flow)
 

@@ -42,8 +42,8 @@ class CrewInfo:
     and `models` are the names of the models that the crew calls. `state_schema` is the JSON Schema
     of a flow's state.
 
-    `description` is `about` with a list of the tasks. Workers of one version store it, and
-    accepting processes of another version read it: new fields have defaults.
+    Workers of one version store it, and accepting processes of another version read it: new fields
+    have defaults.
     """
 
     name: str
@@ -54,11 +54,10 @@ class CrewInfo:
     allow_extra_inputs: bool
     fingerprint: str = ""
     named_inputs: tuple[str, ...] = ()
-    max_input_chars: int = 4000
+    max_input_chars: int = 100_000
     budget: Budget = field(default_factory=Budget)
     models: tuple[str, ...] = ()
     state_schema: Mapping[str, Any] | None = None
-    about: str = ""
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -106,14 +105,13 @@ def crew_info(spec: CrewSpec, crew: CrewDescription) -> CrewInfo:
         inputs=tuple(_input(name, spec, crew) for name in names),
         outputs=crew.tasks,
         execution_mode=crew.execution_mode,
-        allow_extra_inputs=crew.execution_mode == "flow" or spec.accepts_extra_inputs,
+        allow_extra_inputs=crew.allow_extra_inputs or spec.accepts_extra_inputs,
         fingerprint=crew.fingerprint,
         named_inputs=tuple(found),
         max_input_chars=spec.max_input_chars,
         budget=spec.options.budget,
         models=crew.models,
         state_schema=crew.state_schema,
-        about=about,
     )
 
 

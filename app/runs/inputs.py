@@ -196,6 +196,8 @@ class _Validation:
     def _clean_text(self, text: str, max_chars: int) -> str:
         text = text.replace("\r\n", "\n")
         if problem := _problem_of(text, max_chars):
+            if len(text) > max_chars:
+                problem += " (max_chars of the input in CREWS_FILE)"
             raise self._refused(problem)
         return self._counted(text)
 

@@ -197,8 +197,9 @@ async def test_the_flow_that_crewai_creates_runs_unchanged(
     state = json.loads(run["outputs"]["result"])
     assert state["topic"] == "rain"
     assert state["final_post"] == run["outputs"]["post"]
-    # Its own code writes this, wherever the service runs: the last run's is left.
-    assert (tmp_path / "output" / "post.md").read_text() == state["final_post"]
+    # Its own code writes this into its project's folder, wherever the service runs.
+    assert (flow_project / "output" / "post.md").read_text() == state["final_post"]
+    assert not (tmp_path / "output").exists()
 
 
 async def test_the_declared_flow_that_crewai_creates_runs_unchanged(

@@ -109,7 +109,7 @@ async def test_each_crew_is_a_tool_with_its_inputs(serve: Serve) -> None:
     }
     assert idea.inputSchema["required"] == []
     assert poem.inputSchema["required"] == ["topic"]
-    assert poem.inputSchema["properties"] == {"topic": {"type": "string", "maxLength": 4000}}
+    assert poem.inputSchema["properties"] == {"topic": {"type": "string", "maxLength": 100_000}}
     assert poem.inputSchema["additionalProperties"] is False
     assert poem.outputSchema is not None
 
@@ -165,7 +165,7 @@ _STEPS = ("started", "finished")
     ("tool", "arguments", "error"),
     [
         ("poem", {}, "topic: missing; the crew poem needs it"),
-        ("poem", {"topic": "x" * 5000}, "topic: 5000 characters; at most 4000 are allowed"),
+        ("poem", {"topic": "x" * 100_001}, "topic: 100001 characters; at most 100000 are allowed"),
         ("idea", {"work_style": "\x00"}, "work_style: control character U+0000 at position 0"),
         ("nothing", {}, "no crew is named nothing"),
     ],

@@ -248,6 +248,19 @@ def test_doctor_says_what_to_fix(
     assert "Traceback" not in result.stdout + result.stderr
 
 
+def test_doctor_examines_the_model_if_a_crew_is_broken(
+    crew_capture: RunCommand, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text(
+        "raise ValueError('a fault of the crew')\nfrom crewai import Crew\ncrew = Crew()\n"
+    )
+    result = crew_capture("doctor", CREWS=f"broken={tmp_path / 'broken.py'}")
+    assert result.returncode == 1
+    assert "✓ model: offline answers" in result.stdout
+    assert "✗ crews: CREWS=broken=" in result.stdout
+    assert "a fault of the crew" in result.stdout
+
+
 def test_demo_leaves_nothing_but_its_reports(new_crew_capture: RunCommand, tmp_path: Path) -> None:
     result = new_crew_capture("demo", TMPDIR=str(tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.crews.registry import load_crews
-from app.engine import Engine
+from app.engine import CrewFailed, Engine
 from app.engine.llm import close_models
 from app.model_setup import configured_model, models_of_crews
 from app.settings import Settings, load_settings
@@ -21,6 +21,13 @@ def build(**of_agent):
 
 def own():
     return build(llm="openai/gpt-4o")
+
+def guarded():
+    agent = Agent(role="Poet", goal="Rhyme", backstory="None", llm="openai/gpt-4o")
+    task = Task(
+        description="A poem", expected_output="A poem", agent=agent, guardrail="It must rhyme"
+    )
+    return Crew(agents=[agent], tasks=[task])
 """
 
 
@@ -33,7 +40,7 @@ def _crews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def settings_with(folder: Path, table: str, **settings: object) -> Settings:
     file = folder / "crews.toml"
     file.write_text(table)
-    crews = "poem=crews_with_models:build,own=crews_with_models:own"
+    crews = ",".join(f"{name}=crews_with_models:{name}" for name in ("build", "own", "guarded"))
     return load_settings(crews=crews, crews_file=file, **settings)
 
 
@@ -60,10 +67,10 @@ async def test_a_crews_own_model_goes_before_the_deployments(
     stub = StubModel(delay_seconds=0, record=True)
     async with run_stub(stub) as base_url:
         table = (
-            "[poem]\nmodel = 'of-the-crew'\ntemperature = 0.25\napi_key_env = 'POEM_KEY'\n"
+            "[build]\nmodel = 'of-the-crew'\ntemperature = 0.25\napi_key_env = 'POEM_KEY'\n"
             f"base_url = '{base_url}'\n"
         )
-        answer = await run(settings_with(tmp_path, table, llm_model="offline"), "poem")
+        answer = await run(settings_with(tmp_path, table, llm_model="offline"), "build")
     (body,) = stub.bodies
     headers = {name.lower(): value for name, value in stub.headers[0].items()}
     assert body["model"] == "of-the-crew"
@@ -79,12 +86,12 @@ async def test_a_crews_model_of_the_same_provider_uses_the_deployments_server(
     async with run_stub(stub) as base_url:
         settings = settings_with(
             tmp_path,
-            "[poem]\nmodel = 'larger'\n",
+            "[build]\nmodel = 'larger'\n",
             llm_model="small",
             llm_base_url=base_url,
             llm_api_key="key-of-the-service",
         )
-        await run(settings, "poem")
+        await run(settings, "build")
     (body,) = stub.bodies
     headers = {name.lower(): value for name, value in stub.headers[0].items()}
     assert body["model"] == "larger"
@@ -97,12 +104,12 @@ async def test_another_provider_is_not_given_the_deployments_key(
     monkeypatch.setenv("DEEPSEEK_API_KEY", "key-of-deepseek")
     settings = settings_with(
         tmp_path,
-        "[poem]\nmodel = 'deepseek/deepseek-chat'\n",
+        "[build]\nmodel = 'deepseek/deepseek-chat'\n",
         llm_model="small",
         llm_base_url="http://127.0.0.1:9/v1",
         llm_api_key="key-of-the-service",
     )
-    model = models_of_crews(settings, load_crews(settings))["poem"].llm
+    model = models_of_crews(settings, load_crews(settings))["build"].llm
     assert model.api_key == "key-of-deepseek"
     assert model.base_url != settings.llm_base_url
 
@@ -115,3 +122,15 @@ async def test_an_agents_own_model_stays_unless_all_are_replaced(tmp_path: Path)
     assert [body["model"] for body in stub.bodies] == ["of-the-crew"]
     offline = settings_with(tmp_path, "[own]\nreplace_models = true\n")
     assert "offline model" in await run(offline, "own")
+
+
+async def test_the_model_of_a_guardrail_in_words_is_replaced_as_well(tmp_path: Path) -> None:
+    stub = StubModel(delay_seconds=0, record=True)
+    async with run_stub(stub) as base_url:
+        replaced = "[guarded]\nmodel = 'of-the-crew'\nreplace_models = true\n"
+        settings = settings_with(tmp_path, f"{replaced}base_url = '{base_url}'\n")
+        # The stub's answer is no verdict of a guardrail, so the crew fails after its retries.
+        with pytest.raises(CrewFailed):
+            await run(settings, "guarded")
+    assert any("Guardrail" in str(body["messages"]) for body in stub.bodies)
+    assert {body["model"] for body in stub.bodies} == {"of-the-crew"}

@@ -24,6 +24,7 @@ from app.engine.errors import CrewBroken, InputRefused, NoResult, one_line
 from app.engine.flows.context import RESULT, FlowContext
 from app.engine.runtime.signals import RunCancelled, exits_contained
 from app.engine.stock import StockThreads
+from app.projects.secrets import is_secret, without_secrets
 
 _TRIGGER = "crewai_trigger_payload"
 _ID = "id"
@@ -37,17 +38,31 @@ def result_description(flow: Flow[Any]) -> TaskDescription:
 
 
 def flow_defaults(flow: Flow[Any]) -> dict[str, Any]:
-    """A flow's inputs with their defaults: the fields of its state and a trigger's payload."""
-    return {**from_json(_state_as_json(flow)), _TRIGGER: None}
+    """A flow's inputs with their defaults: the fields of its state and a trigger's payload.
+
+    A secret default is not among them: the flow's own state has it.
+    """
+    fields = from_json(_state_as_json(flow)).items()
+    defaults = {name: None if is_secret(name, value) else value for name, value in fields}
+    return {**defaults, _TRIGGER: None}
+
+
+def accepts_any_input(flow: Flow[Any]) -> bool:
+    """Whether the flow's state keeps inputs that it does not name."""
+    state = flow.state
+    return not isinstance(state, BaseModel) or state.model_config.get("extra") == "allow"
 
 
 def flow_state_schema(flow: Flow[Any]) -> dict[str, Any] | None:
-    """The JSON Schema of a flow's state; None for a dict, and for fields that have no schema."""
+    """The JSON Schema of a flow's state; None for a dict, and for fields that have no schema.
+
+    It has no defaults that are secret.
+    """
     if not isinstance(flow.state, BaseModel):
         return None
     try:
         with exits_contained():
-            return type(flow.state).model_json_schema()
+            return without_secrets(type(flow.state).model_json_schema())
     except Exception:  # such as of a field of a class of its own
         return None
 

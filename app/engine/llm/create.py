@@ -1,6 +1,7 @@
 """Creates the model that the settings name."""
 
 import logging
+import os
 from collections.abc import Sequence
 
 from crewai import LLM
@@ -39,7 +40,11 @@ def create_model(
         return OfflineModel(offline_answers)
     logging.getLogger().addFilter(_is_no_usage_line)
     with deferred_clients():
-        return pooled(_crewai_model(settings))
+        llm: BaseLLM = _crewai_model(settings)
+    if isinstance(llm, OpenAICompletion) and llm.base_url is None and llm.api_base is None:
+        # CrewAI reads it at the first call, in the environment of the project that makes the call.
+        llm.base_url = os.getenv("OPENAI_BASE_URL") or os.getenv("OPENAI_API_BASE")
+    return pooled(llm)
 
 
 def pooled(llm: BaseLLM) -> BaseLLM:

@@ -75,15 +75,12 @@ function showTimes() {
   }
 }
 
-// A button with data-copy copies the text of the element with that id, one with data-copy-url the
-// text at that address. One with data-print prints.
+// A button with data-copy copies the text of the element with that id.
 document.addEventListener("click", async (event) => {
-  if (event.target.closest("[data-print]")) print();
-  const button = event.target.closest("[data-copy], [data-copy-url]");
+  const button = event.target.closest("[data-copy]");
   if (!button) return;
-  const { copy, copyUrl } = button.dataset;
-  const text = copy ? document.getElementById(copy).textContent : await (await fetch(copyUrl)).text();
-  await navigator.clipboard.writeText(text);
+  const source = document.getElementById(button.dataset.copy);
+  await navigator.clipboard.writeText(source.value ?? source.textContent);
   announce("Copied");
   const label = button.textContent;
   button.textContent = "Copied";
