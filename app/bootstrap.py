@@ -32,6 +32,7 @@ from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.isolation import START_FAILED, Isolation
 from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher
+from app.runs.execution.model_limits import ModelLimits
 from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.presence import Presence
 from app.runs.execution.spending import Accounts
@@ -194,6 +195,7 @@ async def open_service(
             timeout_seconds=settings.run_timeout_seconds,
             keep_messages=settings.keep_messages,
             tracing=tracing,
+            model_limits=_model_limits(stack, settings, database),
         )
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)
@@ -280,6 +282,18 @@ def _schedules(
         ScheduleService(database.clock, runs, rows, callers),
         ScheduleDispatcher(database.clock, runs, rows, callers, names),
     )
+
+
+def _model_limits(
+    stack: AsyncExitStack, settings: Settings, database: Database
+) -> ModelLimits | None:
+    """The shared limits of models until the end of the stack, if any are configured."""
+    limits = (settings.llm_requests_per_minute, settings.llm_tokens_per_minute)
+    if limits == (None, None):
+        return None
+    model_limits = ModelLimits(database, *limits)
+    stack.push_async_callback(model_limits.aclose)
+    return model_limits
 
 
 async def _start_engine(stack: AsyncExitStack, settings: Settings, crews: Registry) -> Engine:

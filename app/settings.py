@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     llm_api_key: SecretStr | None = None
     llm_timeout_seconds: Seconds = 120.0
     llm_max_concurrency: Count = 4000
+    llm_requests_per_minute: Count | None = None
+    llm_tokens_per_minute: Count | None = None
     max_output_chars: Count = 1_000_000
 
     crews: str = ""

@@ -104,11 +104,15 @@ class TaskStepEvent(_TaskEvent, kw_only=True):
 
 
 class TaskTokensEvent(_RunEvent, kw_only=True):
-    """`task.tokens`: a part of the text that a model streams; never stored."""
+    """`task.tokens`: a part of the text that a model streams; never stored.
+
+    `so_far` is only present, and true, if `text` is all that was streamed in the task until then.
+    """
 
     index: int
     name: str
     text: str
+    so_far: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 EVENTS: dict[EventType, type[_RunEvent]] = {

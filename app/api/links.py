@@ -11,6 +11,7 @@ _OF_RUN = (
     "run_events",
     "list_run_calls",
     "get_output",
+    "get_outputs",
     "cancel_run",
     "resume_run",
     "delete_run",

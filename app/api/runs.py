@@ -1,5 +1,6 @@
 """`/api/runs`: runs as a resource: submit, list, inspect, follow, cancel, resume, delete."""
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Annotated, Any, Literal
@@ -23,6 +24,7 @@ from app.api.links import linked, links_to_batch, links_to_run
 from app.api.markdown import HtmlRenderer
 from app.api.middleware.auth import CallerRequest
 from app.api.order_fields import NotBefore, Priority, parse_time
+from app.api.output_files import archive, document
 from app.api.parameters import with_query_prefix
 from app.api.sse import server_sent_events
 from app.api.views import (
@@ -63,6 +65,7 @@ _MAX_NAME_CHARACTERS = 100
 _MAX_LIST = 200
 _MAX_EVENT_ID = 10**18 - 1
 
+_ZIP = "application/zip"
 _METADATA_PREFIX = "metadata."
 
 _UNKNOWN = "There is no such run"
@@ -401,6 +404,31 @@ async def get_output(
 
 
 @get(
+    "/{run_id:uuid}/outputs",
+    summary="Get all outputs of a run so far, as one file",
+    media_type=MediaType.TEXT,
+    responses=error_responses({404: "There is no such run, or it has no output"}),
+)
+async def get_outputs(
+    run_id: FromPath[UUID],
+    runs: Runs,
+    request: CallerRequest,
+    as_: Annotated[Literal["markdown", "zip"], QueryParameter(name="as")] = "markdown",
+) -> Response[bytes]:
+    """A markdown document, or a zip archive with a markdown file for each output."""
+    run = await runs.get(run_id, request.user)
+    outputs = await runs.outputs(run)
+    if not outputs:
+        raise UnknownOutput(f"run {run_id} is {run.status} and has no output")
+    if as_ == "zip":
+        content, media_type, ending = await asyncio.to_thread(archive, outputs), _ZIP, "zip"
+    else:
+        content, media_type, ending = document(run, outputs).encode(), "text/markdown", "md"
+    headers = {"Content-Disposition": f'attachment; filename="{run_id}.{ending}"'}
+    return Response(content, media_type=media_type, headers=headers)
+
+
+@get(
     "/{run_id:uuid}/events",
     summary="Follow a run's events, as server-sent events",
     operation_class=EventsOperation,
@@ -413,15 +441,19 @@ async def run_events(
     last_event_id: Annotated[
         int | None, HeaderParameter(name="Last-Event-ID", ge=0, le=_MAX_EVENT_ID)
     ] = None,
+    texts: FromQuery[bool] = False,
 ) -> Stream | Response[None]:
     """Stored events after `Last-Event-ID`, then new ones, until the run is settled.
 
+    With `texts`, a `task.tokens` event with `so_far` follows the stored ones for each task under
+    way: the text that its model has streamed. A process knows the texts of runs that it executes,
+    and those that it has relayed to subscribers.
     After the last event of a settled run, the response is 204: an `EventSource` stops.
     """
     after_seq = -1 if last_event_id is None else last_event_id
     if last_event_id is not None and await runs.is_over(run_id, request.user, after_seq):
         return Response(None, status_code=204)
-    return await _stream(runs, run_id, request, after_seq)
+    return await _stream(runs, run_id, request, after_seq, texts=texts)
 
 
 @get(
@@ -456,6 +488,7 @@ runs_router = Router(
         resume_run,
         delete_run,
         get_output,
+        get_outputs,
         run_events,
         list_run_calls,
     ],
@@ -471,9 +504,14 @@ async def _stream(
     headers: Mapping[str, str] | None = None,
     *,
     cancels: bool = False,
+    texts: bool = False,
 ) -> Stream:
     events = runs.subscribe(
-        run_id, request.user, after_seq=after_seq, heartbeat_seconds=_HEARTBEAT_SECONDS
+        run_id,
+        request.user,
+        after_seq=after_seq,
+        heartbeat_seconds=_HEARTBEAT_SECONDS,
+        texts=texts,
     )
     if cancels:
         events = until_disconnected(events, request, runs, run_id)

@@ -18,6 +18,7 @@ from app.runs import (
     Run,
     RunService,
     RunStatus,
+    summary,
 )
 
 
@@ -79,7 +80,7 @@ class DeliveryView(msgspec.Struct):
 
 
 class RunState(msgspec.Struct, kw_only=True):
-    """The state of a run.
+    """The state of a run; `summary` is one sentence on it, for people.
 
     `metadata` are the names and texts that the client has given it. `batch_id` is the batch in
     which it was submitted. `cost` is in USD, that of the calls whose model has a price; null if
@@ -92,6 +93,7 @@ class RunState(msgspec.Struct, kw_only=True):
     run_id: UUID
     crew: str
     status: RunStatus
+    summary: str
     error: str | None
     error_type: str | None
     attempt: int
@@ -302,6 +304,7 @@ def _state_fields(run: ListedRun) -> dict[str, Any]:
         "run_id": run.run_id,
         "crew": run.crew,
         "status": run.status,
+        "summary": summary(run),
         "error": run.error,
         "error_type": run.error_type,
         "attempt": run.attempt,

@@ -11,7 +11,7 @@ prepare_environment()
 
 from typing import TYPE_CHECKING
 
-from app.engine.calls import CallObserver, GuardrailRound, ModelCall, ToolCall
+from app.engine.calls import CallObserver, GuardrailRound, ModelCall, ToolCall, characters
 from app.engine.description import CrewDescription, CrewSource, TaskDescription
 from app.engine.errors import (
     CrewBroken,
@@ -89,5 +89,6 @@ __all__ = [
     "ThreadsExhausted",
     "ToolCall",
     "Usage",
+    "characters",
     "prepare_environment",
 ]

@@ -33,7 +33,9 @@ class ModelCall(Call):
     `messages` is CrewAI's list, which CrewAI extends after the call. Tokens are known when the call
     is finished, as the model reported them. `first_token_at` is known for streamed answers only.
     `max_tokens` is the model's limit of an answer, if it has one. `waited` is the time for a slot
-    of the connection pool, in nanoseconds. The pool adds `headers` to the request.
+    of the connection pool, in nanoseconds. The pool adds `headers` to the request. `api_key` is the
+    key of the call. The pool calls `on_refused` with the seconds to wait for each response with
+    429, and counts these as `refused`.
     """
 
     model: str
@@ -51,6 +53,9 @@ class ModelCall(Call):
     retries: int = 0
     waited: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
+    api_key: str = field(default="", repr=False)
+    refused: int = 0
+    on_refused: Callable[[float], None] | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -116,6 +121,22 @@ def note_token() -> None:
     call = active_model_call.get()
     if call is not None and call.first_token_at is None:
         call.first_token_at = time.time_ns()
+
+
+def note_refusal(seconds: float) -> None:
+    """Record that the server of the active model call refuses calls for so long (429)."""
+    call = active_model_call.get()
+    if call is not None:
+        call.refused += 1
+        if call.on_refused is not None:
+            call.on_refused(seconds)
+
+
+def characters(messages: Any) -> int:
+    """The characters of a call's messages: a text, or CrewAI's messages."""
+    if isinstance(messages, str):
+        return len(messages)
+    return sum(len(str(message.get("content") or "")) for message in messages or ())
 
 
 def note_finish_reason(reason: object) -> None:

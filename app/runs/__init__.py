@@ -57,6 +57,7 @@ from app.runs.records import (
     webhooks_at,
 )
 from app.runs.service import RunService
+from app.runs.summaries import advice, seconds_between, summary
 
 __all__ = [
     "MAX_PRIORITY",
@@ -109,10 +110,13 @@ __all__ = [
     "UsageRow",
     "Webhook",
     "WebhookKind",
+    "advice",
     "check_batch_values",
     "check_bounds",
     "clean_text",
     "output_path",
+    "seconds_between",
+    "summary",
     "time_ordered_id",
     "webhooks_at",
 ]

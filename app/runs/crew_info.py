@@ -42,8 +42,8 @@ class CrewInfo:
     and `models` are the names of the models that the crew calls. `state_schema` is the JSON Schema
     of a flow's state.
 
-    Workers of one version store it, and accepting processes of another version read it: new fields
-    have defaults.
+    `description` is `about` with a list of the tasks. Workers of one version store it, and
+    accepting processes of another version read it: new fields have defaults.
     """
 
     name: str
@@ -58,6 +58,7 @@ class CrewInfo:
     budget: Budget = field(default_factory=Budget)
     models: tuple[str, ...] = ()
     state_schema: Mapping[str, Any] | None = None
+    about: str = ""
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -112,6 +113,7 @@ def crew_info(spec: CrewSpec, crew: CrewDescription) -> CrewInfo:
         budget=spec.options.budget,
         models=crew.models,
         state_schema=crew.state_schema,
+        about=about,
     )
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     Date,
     Dialect,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -287,6 +288,21 @@ class CostReservation(Base):
     caller: Mapped[str] = mapped_column(String(64), primary_key=True)
     worker: Mapped[str] = mapped_column(String(64), primary_key=True)
     amount: Mapped[int] = mapped_column(BigInteger)
+
+
+class ModelPermitRow(Base):
+    """Until when the requests and tokens of a model and key are spent, over all processes.
+
+    `account` is a digest of the API key. Times are in seconds since the epoch.
+    """
+
+    __tablename__ = "model_permits"
+
+    model: Mapped[str] = mapped_column(String(200), primary_key=True)
+    account: Mapped[str] = mapped_column(String(16), primary_key=True)
+    requests_until: Mapped[float] = mapped_column(Double)
+    tokens_until: Mapped[float] = mapped_column(Double)
+    paused_until: Mapped[float] = mapped_column(Double)
 
 
 class UsageTotal(Base):

@@ -455,12 +455,19 @@ class RunService:
         return await self._worker.stored_outputs(run)
 
     async def calls(
-        self, run_id: UUID, caller: Caller, *, cursor: str | None, limit: int
+        self,
+        run_id: UUID,
+        caller: Caller,
+        *,
+        cursor: str | None,
+        limit: int,
+        texts: bool = True,
     ) -> CallPage:
         """The calls of a run to models and tools so far, in the order of their starts.
 
-        While another process executes the run, its last ones may be missing. Raises UnknownRun,
-        InvalidInput for a wrong cursor, DatabaseUnavailable.
+        Without `texts`, those that are kept are left out. While another process executes the run,
+        its last ones may be missing. Raises UnknownRun, InvalidInput for a wrong cursor,
+        DatabaseUnavailable.
         """
         after = (0, 0) if cursor is None else _call_position(cursor)
         await self.get(run_id, caller)
@@ -470,9 +477,9 @@ class RunService:
             stored = await self._queries.calls(run_id)
             known = {key: call for key, (call, _) in here.items()} | stored
             rest = [known[key] for key in sorted(known) if key > after]
-            page = _page_of(rest, limit)
-            contents = {key: content for key, (_, content) in here.items() if content is not None}
-            if attempts := {call.attempt for call in page if call.content_bytes}:
+            page = _page_of(rest, limit) if texts else rest[:limit]
+            contents = {key: content for key, (_, content) in here.items() if content and texts}
+            if texts and (attempts := {call.attempt for call in page if call.content_bytes}):
                 contents |= await self._queries.contents(run_id, attempts)
         shown: list[tuple[CallRecord, CallContent | None]] = []
         for call in page:
@@ -493,13 +500,15 @@ class RunService:
         after_seq: int,
         heartbeat_seconds: float,
         tokens: bool = True,
+        texts: bool = False,
     ) -> AsyncGenerator[Sequence[Event]]:
         """The events of a run: those stored above a number, then new ones, until its end.
 
         Events that occur together are yielded together. With `tokens`, models stream their tokens
-        during the subscription. Yields an empty sequence first, once the run is known to exist, and
-        then as a heartbeat. Ends early for a caller that falls behind; it can subscribe again after
-        the last event that it received. Raises UnknownRun.
+        during the subscription. With `texts`, the texts that they have streamed in tasks under way
+        follow the stored events, as far as this process has them. Yields an empty sequence first,
+        once the run is known to exist, and then as a heartbeat. Ends early for a caller that falls
+        behind; it can subscribe again after the last event that it received. Raises UnknownRun.
         """
         with self._events.subscribe(
             run_id, tokens=tokens, after_seq=after_seq, heartbeat_seconds=heartbeat_seconds
@@ -507,7 +516,8 @@ class RunService:
             # In this order no event is missed.
             run = await self.get(run_id, caller)
             yield ()
-            subscriber.prepend(await self._queries.history(run_id, after_seq=after_seq))
+            history = await self._queries.history(run_id, after_seq=after_seq)
+            subscriber.prepend(history, self._events.streamed_texts(run_id) if texts else None)
             if run.is_settled:
                 subscriber.end()
             while not subscriber.is_over:

@@ -97,3 +97,9 @@ def state(status: str) -> Markup:
     """The badge of a state of a run, task, delivery or batch."""
     name = STATE_NAMES.get(status, status.replace("_", " "))
     return Markup('<span class="state {}">{}</span>').format(f"is-{status}", name)
+
+
+def label(name: str) -> str:
+    """A name of code as a label: `goal_type` is `Goal type`."""
+    text = name.replace("_", " ").strip()
+    return text[:1].upper() + text[1:]

@@ -70,6 +70,7 @@ def _environment() -> Environment:
         "money": formats.money,
         "count": formats.count,
         "size": formats.size,
+        "label": formats.label,
         "state": formats.state,
     }
     environment.globals |= {"asset": asset_path, "version": VERSION}

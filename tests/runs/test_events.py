@@ -13,9 +13,12 @@ from app.runs.events.hub import EventHub, Subscriber
 RUN = uuid4()
 
 
+_DATA = {"index": 0, "name": "report", "agent": "Writer", "text": "a piece"}
+
+
 def _event(seq: int | None, type_: str = "task.started", run_id: UUID = RUN) -> Event:
     number = None if seq is None else EventSeq(seq)
-    return Event(run_id, number, EventType(type_), {}, datetime.now(UTC))
+    return Event(run_id, number, EventType(type_), _DATA, datetime.now(UTC))
 
 
 def _subscribed(

@@ -18,6 +18,8 @@ from app.runs.records import NewRun
 from storage import OutputStore
 from tests.runs.scripted import running_service
 
+_DATA = {"index": 0, "name": "poem", "agent": "Poet", "text": "a piece"}
+
 
 class Executing:
     """Another process, which executes a run and reports one task of it."""
@@ -36,13 +38,13 @@ class Executing:
     async def report(self, type_: EventType) -> None:
         """Store an event of the task; committed when this returns."""
         self._seq = self._seq.next()
-        self._rows.append_soon(Event(self.run_id, self._seq, type_, {}, datetime.now(UTC)), {})
+        self._rows.append_soon(Event(self.run_id, self._seq, type_, _DATA, datetime.now(UTC)), {})
         await self._rows.aclose()
 
     async def stream(self) -> None:
         """Relay tokens that follow the last event; committed when this returns."""
         self._events.remote_subscribers = await self._tokens.subscriptions()
-        tokens = Event(self.run_id, None, EventType.TASK_TOKENS, {}, datetime.now(UTC))
+        tokens = Event(self.run_id, None, EventType.TASK_TOKENS, _DATA, datetime.now(UTC))
         self._rows.relay_tokens(tokens, self._seq)
         await self._rows.aclose()
 

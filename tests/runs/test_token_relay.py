@@ -37,7 +37,9 @@ class Process:
         """Relay tokens of the run; committed when this returns."""
         self.events.remote_subscribers = await self.tokens.subscriptions()
         for text in tokens:
-            event = Event(run_id, None, EventType.TASK_TOKENS, {"text": text}, datetime.now(UTC))
+            event = Event(
+                run_id, None, EventType.TASK_TOKENS, {"index": 0, "text": text}, datetime.now(UTC)
+            )
             self.rows.relay_tokens(event, after_seq)
         await self.rows.aclose()
 

@@ -27,6 +27,8 @@ PHONE: Final = ViewportSize(width=390, height=844)
 # axe-core's rules of WCAG 2.2, and its best practices.
 _SERIOUS: Final = {"serious", "critical"}
 _WAIT_MILLISECONDS: Final = 20_000
+# Tests with these fixtures run in the event loop of their module.
+_OF_MODULES: Final = {"browser", "serve_pages"}
 
 ServePages = Callable[..., AbstractAsyncContextManager["Site"]]
 OpenPage = Callable[..., Awaitable[Page]]
@@ -50,10 +52,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         assert isinstance(item, pytest.Function)
-        if here in item.path.parents and "browser" in item.fixturenames:
+        if here not in item.path.parents:
+            continue
+        if not _OF_MODULES.isdisjoint(item.fixturenames):
             item.add_marker("servers")
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
-            if CHROMIUM is None:
+            if "browser" in item.fixturenames and CHROMIUM is None:
                 reason = f"none of {', '.join(_CHROMIUMS)} is installed"
                 item.add_marker(pytest.mark.skip(reason=reason))
 

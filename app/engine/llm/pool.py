@@ -16,7 +16,7 @@ import httpx
 from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
-from app.engine.calls import active_model_call
+from app.engine.calls import active_model_call, note_refusal
 from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS, AnswerLimit
 from app.engine.llm.retries import backoff_seconds, is_retryable
 from app.engine.llm.semaphore import Semaphore
@@ -28,6 +28,7 @@ _Response = TypeVar("_Response", "HttpReply", aiohttp.ClientResponse)
 # The connection broke. A timeout of the whole call is not listed: there is no time left.
 _LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
 _CONNECT_TIMEOUT_SECONDS = 30.0
+_REFUSED = 429
 _IDLE_CONNECTION_SECONDS = 60.0
 
 
@@ -233,6 +234,8 @@ class ModelPool:
                 if not isinstance(error, _LOST):
                     raise _pool_error(request.url, error) from error
             pause = backoff_seconds(attempt, response)
+            if response is not None and response.status == _REFUSED:
+                note_refusal(pause)
             if attempt >= request.attempts or loop.time() + pause >= deadline:
                 if response is not None:
                     return response

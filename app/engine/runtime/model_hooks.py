@@ -146,6 +146,7 @@ def _begin_call(
         messages=args[0] if args else kwargs.get("messages"),
         tools=args[1] if len(args) > 1 else kwargs.get("tools"),
         max_tokens=None if max_tokens is None else int(max_tokens),
+        api_key=str(getattr(model, "api_key", None) or ""),
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from app.runs.events.event import Event
+from app.runs.events.streamed_texts import StreamedTexts
 
 # A subscriber that falls behind by so many events is cut off. It can subscribe again after the last
 # event that it received.
@@ -31,14 +32,23 @@ class Subscriber:
         """Whether all events have been received and no more will follow."""
         return self._ended and not self._queue
 
-    def prepend(self, history: Sequence[Event]) -> None:
-        """Queue stored events before those published since; each event is queued once."""
-        if history:
-            last = history[-1].seq or 0
-            news = [event for event in self._queue if event.seq is None or event.seq > last]
-            self._queue = [*history, *news]
-            self._last_seq = max(self._last_seq, last)
-            self._changed.set()
+    def prepend(self, history: Sequence[Event], texts: Mapping[int, Event] | None = None) -> None:
+        """Queue stored events before those published since; each event is queued once.
+
+        `texts` are the texts so far of tasks by index, which include the tokens published since.
+        """
+        if not history and not texts:
+            return
+        texts = texts or {}
+        last = (history[-1].seq or 0) if history else -1
+        news = [
+            event
+            for event in self._queue
+            if (event.data["index"] not in texts if event.seq is None else event.seq > last)
+        ]
+        self._queue = [*history, *texts.values(), *news]
+        self._last_seq = max(self._last_seq, last)
+        self._changed.set()
 
     def publish(self, event: Event) -> None:
         """Queue an event unless it was queued before; cut off a subscriber that is far behind."""
@@ -84,6 +94,7 @@ class EventHub:
 
     def __init__(self) -> None:
         self._subscribers: dict[UUID, set[Subscriber]] = defaultdict(set)
+        self._streamed = StreamedTexts()
         self.subscriber_count = 0
         self.remote_subscribers: Mapping[UUID, Sequence[str]] = {}
         """For runs of this process: the names of other processes that subscribe to the tokens."""
@@ -103,9 +114,14 @@ class EventHub:
         return len(self._subscribers.get(run_id, ())) > _MANY
 
     def publish(self, event: Event) -> None:
-        """Publish an event to every subscriber of its run; costs one look-up without any."""
+        """Publish an event to every subscriber of its run; costs two look-ups without any."""
+        self._streamed.note(event)
         for subscriber in self._subscribers.get(event.run_id, ()):
             subscriber.publish(event)
+
+    def streamed_texts(self, run_id: UUID) -> Mapping[int, Event]:
+        """The texts so far of the run's tasks under way, by the tasks' indexes."""
+        return self._streamed.of(run_id)
 
     def close(self) -> None:
         """End all subscriptions: the process stops."""

@@ -5,11 +5,11 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from app.budgets import Budget
 from app.db import Database
-from app.engine import ModelCall, ToolCall, Usage
+from app.engine import ModelCall, ToolCall, Usage, characters
 from app.prices import Price, Prices, usd
 from app.runs.errors import BudgetExceeded
 from app.runs.persistence.daily_budgets import DailyBudgets
@@ -163,7 +163,7 @@ class Spending:
             raise _used_up(f"{usd(limit):g} USD", f"max_cost={usd(limit):g}")
 
     async def _reserve(self, call: ModelCall, price: Price, limit: int) -> None:
-        amount = price.estimate(_characters(call.messages), call.max_tokens or _OUTPUT_TOKENS)
+        amount = price.estimate(characters(call.messages), call.max_tokens or _OUTPUT_TOKENS)
         await self._accounts.daily.reserve(self._caller, amount, limit)
         # A call that blocks the event loop does not wait, and may have ended meanwhile.
         if self._is_closed or call.finished_at is not None:
@@ -177,10 +177,3 @@ class Spending:
 
 def _used_up(limit: str, name: str) -> BudgetExceeded:
     return BudgetExceeded(f"the run's budget of {limit} is used up ({name})")
-
-
-def _characters(messages: Any) -> int:
-    """The characters of a call's messages: a text, or CrewAI's messages."""
-    if isinstance(messages, str):
-        return len(messages)
-    return sum(len(str(message.get("content") or "")) for message in messages or ())

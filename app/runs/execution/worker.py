@@ -155,7 +155,9 @@ class Worker:
         timeout_seconds: float,
         keep_messages: bool = False,
         tracing: "Tracing | None" = None,
+        model_limits: CallObserver | None = None,
     ) -> None:
+        self._model_limits = model_limits
         self._tracing = tracing
         self._accounts = accounts
         self._rows = rows
@@ -454,6 +456,7 @@ class Worker:
             active.calls,
             active.spending,
             active.trace,
+            self._model_limits,
         ]
         return CallObservers([one for one in observers if one is not None])
 

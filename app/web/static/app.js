@@ -75,12 +75,15 @@ function showTimes() {
   }
 }
 
-// A button with data-copy copies the text of the element with that id.
+// A button with data-copy copies the text of the element with that id, one with data-copy-url the
+// text at that address. One with data-print prints.
 document.addEventListener("click", async (event) => {
-  const button = event.target.closest("[data-copy]");
+  if (event.target.closest("[data-print]")) print();
+  const button = event.target.closest("[data-copy], [data-copy-url]");
   if (!button) return;
-  const source = document.getElementById(button.dataset.copy);
-  await navigator.clipboard.writeText(source.value ?? source.textContent);
+  const { copy, copyUrl } = button.dataset;
+  const text = copy ? document.getElementById(copy).textContent : await (await fetch(copyUrl)).text();
+  await navigator.clipboard.writeText(text);
   announce("Copied");
   const label = button.textContent;
   button.textContent = "Copied";

@@ -1,0 +1,48 @@
+"""`LLM_REQUESTS_PER_MINUTE` over services that share a database, and a model that refuses."""
+
+from contextlib import AsyncExitStack
+from datetime import datetime
+
+from sqlalchemy import select
+
+from app.engine.llm import close_models
+from app.runs.models import ModelPermitRow
+from tests.load.stub_model import Failure, StubModel, run_stub
+from tests.runs.scripted import until
+from tests.serving import Serve
+
+
+async def test_two_services_share_the_limits_of_a_model(serve: Serve) -> None:
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(run_stub(StubModel(delay_seconds=0.0)))
+        model = {"llm_model": "openai/stub", "llm_base_url": url, "llm_api_key": "none"}
+        limits = {"llm_requests_per_minute": 600, "llm_tokens_per_minute": 10**9}
+        one, two = [await stack.enter_async_context(serve(**model, **limits)) for _ in range(2)]
+        begun = one.inside.database.clock.now().timestamp()
+        for service in (one, two) * 2:
+            response = await service.http.post("/api/runs", json={"crew": "idea"})
+            assert response.status_code == 202
+        await until(one.all_settled, 30)
+        for run in await one.rows():
+            assert run.status == "succeeded"
+            calls = (await two.http.get(f"/api/runs/{run.run_id}/calls")).json()["calls"]
+            assert all(call["waited_seconds"] > 0 for call in calls)
+        async with one.inside.database.read() as connection:
+            (spent_until,) = await connection.scalars(select(ModelPermitRow.requests_until))
+        assert spent_until >= begun + 12 * 60 / 540  # twelve calls, in one row
+        await close_models()
+
+
+async def test_a_refusal_pauses_the_model(serve: Serve) -> None:
+    async with AsyncExitStack() as stack:
+        refusal = Failure(status=429, headers={"retry-after": "0.4"})
+        stub = StubModel(delay_seconds=0.0, failures={1: refusal})
+        url = await stack.enter_async_context(run_stub(stub))
+        model = {"llm_model": "openai/stub", "llm_base_url": url, "llm_api_key": "none"}
+        service = await stack.enter_async_context(serve(**model, llm_requests_per_minute=6000))
+        run = (await service.http.post("/api/runs?wait=30", json={"crew": "idea"})).json()
+        assert run["status"] == "succeeded"
+        async with service.inside.database.read() as connection:
+            (paused_until,) = await connection.scalars(select(ModelPermitRow.paused_until))
+        assert paused_until > datetime.fromisoformat(run["started_at"]).timestamp()
+        await close_models()
