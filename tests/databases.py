@@ -57,6 +57,7 @@ class PostgreSQL:
     def kill(self) -> None:
         """Ends all its processes at once, as a crash would."""
         postmaster = psutil.Process(self._server.get_pid())
+        postmaster.suspend()  # it forks no more: a process that remains would prevent a start
         processes = [postmaster, *postmaster.children(recursive=True)]
         for process in processes:
             process.kill()
@@ -64,10 +65,18 @@ class PostgreSQL:
 
     def start(self) -> None:
         """Starts it again; it is ready when this returns."""
-        # After a crash it takes its time, more than is waited for here.
-        with suppress(subprocess.SubprocessError):
-            self._server.ensure_postgres_running()
-        asyncio.run(_answered(self.uri))
+        asyncio.run(self._start())
+
+    async def _start(self) -> None:
+        async with asyncio.timeout(120):
+            while True:
+                # After a crash it takes its time, more than is waited for here; and a start fails
+                # while a process of before still ends.
+                with suppress(subprocess.SubprocessError, RuntimeError):
+                    await asyncio.to_thread(self._server.ensure_postgres_running)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(10):
+                        return await _answered(self.uri)
 
     def __enter__(self) -> Self:
         return self
@@ -83,14 +92,13 @@ class PostgreSQL:
 
 async def _answered(uri: str) -> None:
     """Wait until the server takes connections."""
-    async with asyncio.timeout(120):
-        while True:
-            try:
-                await (await asyncpg.connect(uri)).close()
-            except (OSError, asyncpg.CannotConnectNowError):
-                await asyncio.sleep(0.1)
-            else:
-                return
+    while True:
+        try:
+            await (await asyncpg.connect(uri)).close()
+        except (OSError, asyncpg.CannotConnectNowError):
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import struct
@@ -279,3 +280,64 @@ _SLOW_DOWN = (
     b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
     b"Content-Length: 67\r\n\r\n<Error><Code>SlowDown</Code><Message>Reduce rate.</Message></Error>"
 )
+
+
+class NatsServer:
+    """A NATS server with JetStream, its streams in `directory`.
+
+    `kill` and `start` again on the same port are how an outage is played; `forget` loses its disk.
+    """
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        (self.port,) = free_ports(1)
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The id of its process, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        command = [str(Path(sys.executable).with_name("nats-server"))]
+        command += ["-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self._directory)]
+        with self._directory.with_suffix(".log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._options], stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2) as client:
+                if client.recv(5) == b"INFO ":
+                    return
+            time.sleep(0.02)
+        self.kill()
+        raise RuntimeError(self._directory.with_suffix(".log").read_text()[-2000:])
+
+    def kill(self) -> None:
+        """Ends the server at once, as a crash would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def forget(self) -> None:
+        """Loses what the server, which does not run, has stored."""
+        shutil.rmtree(self._directory)
+        self._directory.mkdir()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()

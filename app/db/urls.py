@@ -57,6 +57,13 @@ def parse_url(url: str) -> tuple[URL, dict[str, Any]]:
     return _for_postgresql(parsed)
 
 
+def driver_arguments(url: str) -> dict[str, Any]:
+    """The arguments with which asyncpg connects to a PostgreSQL URL. Raises InvalidDatabaseUrl."""
+    parsed, arguments = parse_url(url)
+    _, of_url = parsed.get_dialect()().create_connect_args(parsed)
+    return {**of_url, **arguments}
+
+
 def _for_postgresql(url: URL) -> tuple[URL, dict[str, Any]]:
     arguments: dict[str, Any] = {}
     query = {name: values[-1] for name, values in url.normalized_query.items()}

@@ -108,6 +108,20 @@ ATTEMPTS_DROPPED = Counter(
     "Attempts whose outcome was dropped, because another attempt had begun.",
 )
 
+# The queue between processes (QUEUE_URL).
+QUEUE_DISCONNECTED = Gauge(
+    "crewcapture_queue_disconnected", "Processes here that can't reach the broker of QUEUE_URL."
+)
+QUEUE_PUBLISHED = Counter(
+    "crewcapture_queue_published_total", "Ids of runs that were published to the broker."
+)
+QUEUE_DELIVERED = Counter(
+    "crewcapture_queue_delivered_total", "Ids of runs that the broker has delivered."
+)
+QUEUE_RECONNECTS = Counter(
+    "crewcapture_queue_reconnects_total", "Connections to the broker after an outage."
+)
+
 # Calls of models and tools.
 MODEL_CALLS_IN_FLIGHT = Gauge("crewcapture_model_calls_in_flight", "Model calls under way.", _MODEL)
 MODEL_CALL_DURATION = Histogram(
