@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
             open_requests = app.state.open_requests = OpenRequests(service.api_keys)
             background = [*service.background, open_requests]
             app.state.readiness = Readiness(
-                service.runs, service.database, service.store, background
+                service.runs, service.database, service.store, background, queue=service.queue
             )
             app.state.operations = OperationsFeed(service.sampler, app.state.readiness)
             app.state.needs_key = settings.auth == "keys"

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -24,14 +24,16 @@ from app.logs import configure_logging, set_trace_ids
 from app.model_setup import configured_model, models_of_crews, unusable_models
 from app.operations import OperationsSampler
 from app.prices import Prices, read_prices, unpriced_models
-from app.resources import open_database, open_store
+from app.resources import open_database, open_queue, open_store
 from app.runs.background import PeriodicService
 from app.runs.batches import Batches
 from app.runs.crew_info import crew_info
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
+from app.runs.execution.consumer import QueueConsumer
+from app.runs.execution.dispatch import LocalDispatcher, QueueDispatcher
 from app.runs.execution.isolation import START_FAILED, Isolation
-from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher
+from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher, suspect_after
 from app.runs.execution.model_limits import ModelLimits
 from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.presence import Presence
@@ -40,10 +42,12 @@ from app.runs.execution.worker import Worker
 from app.runs.maintenance.retention import Retention
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.persistence.batch_queries import BatchQueries
+from app.runs.persistence.published_runs import PublishedRuns
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.persistence.workers import WorkerRepository
-from app.runs.records import StalledRun
+from app.runs.queue.base import RunQueue
+from app.runs.records import QUEUE, StalledRun
 from app.runs.service import RunService
 from app.runs.webhooks.outbox import Outbox
 from app.runs.webhooks.sender import LEASE_SECONDS, WebhookSender
@@ -100,6 +104,7 @@ class Service:
     tracing: "Tracing | None"
     presence: Presence
     drain: Callable[[], Awaitable[None]]
+    queue: RunQueue | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,7 @@ class _Ending:
 
     runs: RunService
     worker: Worker
+    dispatcher: LocalDispatcher | QueueDispatcher
     isolation: Isolation
     stalled_runs: StalledRunDispatcher
     presence: Presence
@@ -130,6 +136,7 @@ class _Ending:
         self.presence.is_draining = True
         self.presence.wake()
         await self.stalled_runs.aclose()
+        await self.dispatcher.receive_no_more()
 
 
 @asynccontextmanager
@@ -156,6 +163,10 @@ async def open_service(
         store = await stack.enter_async_context(
             open_store(settings, database, is_one_shot=is_one_shot)
         )
+        # A one-shot command executes its runs itself.
+        queue = await stack.enter_async_context(
+            nullcontext() if is_one_shot else open_queue(settings, database)
+        )
         events, name = EventHub(), name or _worker_name()
         accounts = await stack.enter_async_context(
             aclosing(Accounts(database, name, read_prices(settings.prices_file)))
@@ -169,6 +180,7 @@ async def open_service(
             engine.fingerprint,
             worker=name,
             lease_seconds=settings.lease_seconds,
+            holder=QUEUE if queue is not None else None,
         )
         stack.push_async_callback(rows.aclose)
         queries, workers = RunQueries(database), WorkerRepository(database)
@@ -200,13 +212,19 @@ async def open_service(
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)
         stalled_runs = StalledRunDispatcher(
-            database.clock, queries, worker, isolation, max_attempts=settings.max_attempts
+            database.clock,
+            queries,
+            worker,
+            isolation,
+            max_attempts=settings.max_attempts,
+            is_shared=queue is not None,
         )
         gauges = SharedGauges(queries, store)
         stack.push_async_callback(gauges.aclose)
         sampler = OperationsSampler(gauges, queries, accounts.totals)
         background: list[PeriodicService] = [
-            ProcessGauges(worker, events, engine, store),  # closed last: it has the final numbers
+            # Closed last: it has the final numbers.
+            ProcessGauges(worker, events, engine, store, queue),
             sweeper,
             lease_keeper,
             accounts.totals,
@@ -215,14 +233,13 @@ async def open_service(
         presence = Presence(
             workers, worker, crew_infos, name=name, lease_seconds=settings.lease_seconds
         )
+        dispatcher = _dispatcher(settings, database, worker, queue)
+        background += [dispatcher] if isinstance(dispatcher, QueueDispatcher) else []
         if settings.retention_days and not is_one_shot:
             background.append(Retention(database, days=settings.retention_days))
         url_guard = None
-        if (secret := settings.webhook_secret_bytes) and not is_one_shot:
-            url_guard = UrlGuard(allow_private=settings.webhook_allow_private)
-            stack.push_async_callback(url_guard.aclose)
-            outbox = Outbox(database, lease_seconds=LEASE_SECONDS)
-            background.append(WebhookSender(database.clock, outbox, url_guard, secret=secret))
+        if not is_one_shot:
+            url_guard = _open_webhooks(stack, settings, database, background)
         runs = RunService(
             crews=crew_infos,
             check_state=engine.check_inputs,
@@ -230,6 +247,7 @@ async def open_service(
             queries=queries,
             workers=workers,
             worker=worker,
+            dispatcher=dispatcher,
             events=events,
             accounts=accounts,
             max_runs=settings.max_runs_in_flight + settings.max_runs_queued,
@@ -237,12 +255,12 @@ async def open_service(
             tracing=tracing,
         )
         api_keys = ApiKeys(database)
-        schedules, dispatcher = _schedules(settings, database, runs, api_keys, crews)
-        background += [] if is_one_shot else [stalled_runs, sampler, presence, dispatcher]
+        schedules, scheduler = _schedules(settings, database, runs, api_keys, crews)
+        background += [] if is_one_shot else [stalled_runs, sampler, presence, scheduler]
         rate_limits = RateLimits(database, settings.rates)
         stack.push_async_callback(rate_limits.aclose)
 
-        ending = _Ending(runs, worker, isolation, stalled_runs, presence, events)
+        ending = _Ending(runs, worker, dispatcher, isolation, stalled_runs, presence, events)
         metrics.prepare_crews(worker.crews)
         for periodic in background:
             stack.push_async_callback(periodic.aclose)
@@ -268,6 +286,7 @@ async def open_service(
             tracing,
             presence,
             ending.drain,
+            queue,
         )
 
 
@@ -294,6 +313,36 @@ def _model_limits(
     model_limits = ModelLimits(database, *limits)
     stack.push_async_callback(model_limits.aclose)
     return model_limits
+
+
+def _open_webhooks(
+    stack: AsyncExitStack,
+    settings: Settings,
+    database: Database,
+    background: list[PeriodicService],
+) -> UrlGuard | None:
+    """Add the sender of webhooks, if they are configured; the guard of their URLs."""
+    secret = settings.webhook_secret_bytes
+    if secret is None:
+        return None
+    url_guard = UrlGuard(allow_private=settings.webhook_allow_private)
+    stack.push_async_callback(url_guard.aclose)
+    outbox = Outbox(database, lease_seconds=LEASE_SECONDS)
+    background.append(WebhookSender(database.clock, outbox, url_guard, secret=secret))
+    return url_guard
+
+
+def _dispatcher(
+    settings: Settings, database: Database, worker: Worker, queue: RunQueue | None
+) -> LocalDispatcher | QueueDispatcher:
+    if queue is None:
+        return LocalDispatcher(worker)
+    published = PublishedRuns(
+        database,
+        lease_seconds=settings.lease_seconds,
+        max_failed_attempts=suspect_after(settings.max_attempts),
+    )
+    return QueueDispatcher(queue, published, QueueConsumer(queue, worker))
 
 
 async def _start_engine(stack: AsyncExitStack, settings: Settings, crews: Registry) -> Engine:

@@ -20,6 +20,7 @@ from app.runs.background import PeriodicService
 from app.runs.events.hub import EventHub
 from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
+from app.runs.queue.base import RunQueue
 from app.runs.records import UNSETTLED
 from app.telemetry import metrics
 from storage import OutputStore, StorageError
@@ -48,13 +49,19 @@ class ProcessGauges(PeriodicService):
     name = "metrics"
 
     def __init__(
-        self, worker: Worker, events: EventHub, engine: Engine, store: OutputStore
+        self,
+        worker: Worker,
+        events: EventHub,
+        engine: Engine,
+        store: OutputStore,
+        queue: RunQueue | None = None,
     ) -> None:
         super().__init__(_INTERVAL_SECONDS)
         self._worker = worker
         self._events = events
         self._engine = engine
         self._store = store
+        self._queue = queue
         self._counted = replace(store.counters, sweeps={})
         self._cpu_seconds = 0.0
         self._process = ProcessCollector(registry=None)
@@ -73,6 +80,8 @@ class ProcessGauges(PeriodicService):
         metrics.RUN_LEASES.set(len(self._worker))
         metrics.SUBSCRIBERS.set(self._events.subscriber_count)
         metrics.ABANDONED_THREADS.set(self._engine.abandoned_threads)
+        if self._queue is not None:
+            metrics.QUEUE_DISCONNECTED.set(not self._queue.is_connected)
         self._publish_counters()
         if self._passes % _PASSES_PER_SLOW_ONE == 0:
             self._publish_process()

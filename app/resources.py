@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
-from app.db import Database, InvalidDatabaseUrl, installation_id, migrate
+from app.db import Database, InvalidDatabaseUrl, driver_arguments, installation_id, migrate
+from app.runs.queue.base import Driver, QueueUnavailable, RunQueue
 from app.settings import Settings, SettingsError
 from storage import ForeignLocation, OutputStore, StorageSettings, create_store
 
@@ -58,6 +59,41 @@ async def open_store(
         yield store
     finally:
         await store.aclose()
+
+
+@asynccontextmanager
+async def open_queue(settings: Settings, database: Database) -> AsyncIterator[RunQueue | None]:
+    """Connect to the broker of QUEUE_URL; None without one.
+
+    Raises:
+        SettingsError: the broker can't be reached, or refuses this process.
+    """
+    if not settings.queue_url:
+        yield None
+        return
+    async with aclosing(RunQueue(await _queue_driver(settings, database))) as queue:
+        try:
+            await queue.start()
+        except QueueUnavailable as error:
+            raise SettingsError(f"QUEUE_URL: {error}") from None
+        yield queue
+
+
+async def _queue_driver(settings: Settings, database: Database) -> Driver:
+    # Each broker's client needs a while to import.
+    if settings.queue_url == "postgresql":
+        from app.runs.queue.postgresql import PostgresqlDriver  # noqa: PLC0415
+
+        return PostgresqlDriver(driver_arguments(settings.database_url))
+    from app.runs.queue.nats import NatsDriver  # noqa: PLC0415
+
+    # Installations that share the servers see nothing of each other.
+    return NatsDriver(
+        settings.queue_servers,
+        prefix=f"crew_capture.{await installation_id(database)}",
+        credentials=settings.queue_credentials,
+        replicas=settings.queue_replicas,
+    )
 
 
 def _create_store(settings: Settings, installation: str, backend: str) -> OutputStore:

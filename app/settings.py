@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     shutdown_seconds: Annotated[float, Field(ge=0)] = 30.0
 
     database_url: str = "sqlite+aiosqlite:///crew_capture.db"
+    queue_url: str = ""
+    queue_credentials: Path | None = None
+    queue_replicas: Annotated[int, Field(ge=1, le=5)] = 1
 
     temp_backend: str = "local"
     temp_dir: Path | None = None
@@ -113,6 +116,17 @@ class Settings(BaseSettings):
             raise ValueError("must start with sqlite:// or postgresql://")
         return value
 
+    @field_validator("queue_url")
+    @classmethod
+    def _known_queue(cls, value: str) -> str:
+        value = value.strip()
+        if value in ("", "postgresql"):
+            return value
+        scheme, separator, servers = value.partition("://")
+        if not separator or scheme not in ("nats", "tls") or not all(servers.split(",")):
+            raise ValueError("must be empty, postgresql, or like nats://HOST:4222,HOST2:4222")
+        return value
+
     @field_validator("allowed_origins")
     @classmethod
     def _known_origins(cls, value: str) -> str:
@@ -160,6 +174,11 @@ class Settings(BaseSettings):
                 f"HOST={self.host}: with AUTH=off only a loopback address is allowed; "
                 "set AUTH=keys, or AUTH_OFF_ANYWHERE=yes if something else guards this address"
             )
+        if self.queue_url == "postgresql" and self.database_url.startswith("sqlite"):
+            raise ValueError(
+                "QUEUE_URL=postgresql: needs the service's database to be PostgreSQL; set "
+                "DATABASE_URL, or QUEUE_URL=nats://HOST:4222"
+            )
         if self.metrics_port == self.port:
             raise ValueError(f"METRICS_PORT={self.metrics_port}: that is PORT; choose another one")
         if self.cost_per_day is not None and self.prices_file is None:
@@ -167,6 +186,17 @@ class Settings(BaseSettings):
                 f"COST_PER_DAY={self.cost_per_day:g}: needs the prices of models; set PRICES_FILE"
             )
         return self
+
+    @property
+    def queue_servers(self) -> Sequence[str]:
+        """The URLs of the NATS servers. Name and password of the first are those of all."""
+        scheme, _, servers = self.queue_url.partition("://")
+        login, at, _ = servers.partition(",")[0].rpartition("@")
+        return [
+            f"{scheme}://{server if '@' in server else login + at + server}"
+            for server in servers.split(",")
+            if servers
+        ]
 
     @property
     def host_names(self) -> frozenset[str] | None:

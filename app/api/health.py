@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from litestar import Response, get
@@ -13,19 +13,22 @@ from litestar.openapi import ResponseSpec
 
 from app.api.middleware.auth import PUBLIC, PublicOperation
 from app.db import Database, DatabaseUnavailable
-from app.runs import PeriodicService, RunService
+from app.runs import PeriodicService, RunQueue, RunService
 from storage import OutputStore, StorageError
 
 
 class Health(msgspec.Struct):
     """`status` is `ok`, or `unavailable` with the reasons.
 
-    `abandoned_threads` counts this process's threads that still execute code of ended runs.
+    `abandoned_threads` counts this process's threads that still execute code of ended runs. `queue`
+    is the state of the connection to the broker of QUEUE_URL: without it, runs are accepted, and
+    wait.
     """
 
     status: str
     reasons: list[str] = []
     abandoned_threads: int | msgspec.UnsetType = msgspec.UNSET
+    queue: Literal["connected", "reconnecting"] | msgspec.UnsetType = msgspec.UNSET
 
 
 @get(
@@ -54,6 +57,7 @@ class Readiness:
         store: OutputStore,
         background: Iterable[PeriodicService],
         *,
+        queue: RunQueue | None = None,
         keep_seconds: float = 1.0,
         wait_seconds: float = 5.0,
     ) -> None:
@@ -61,14 +65,19 @@ class Readiness:
         self._database = database
         self._store = store
         self._background = background
+        self._queue = queue
         self._keep_seconds = keep_seconds
         self._wait_seconds = wait_seconds
         self._checking: asyncio.Task[list[str]] | None = None
         self._checked_at = -math.inf
 
     @property
-    def abandoned_threads(self) -> int:
-        return self._runs.abandoned_threads
+    def health(self) -> Health:
+        """The state of a process without reasons against it."""
+        health = Health("ok", abandoned_threads=self._runs.abandoned_threads)
+        if self._queue is not None:
+            health.queue = "connected" if self._queue.is_connected else "reconnecting"
+        return health
 
     async def reasons(self) -> list[str]:
         """The reasons why no run can be accepted; none if the process is ready."""
@@ -122,6 +131,8 @@ _NO_RESPONSE: Final = "the database or the output backend does not respond"
     opt=PUBLIC,
 )
 async def ready(readiness: NamedDependency[Readiness]) -> Response[Health]:
-    reasons = await readiness.reasons()
-    status, code = ("unavailable", 503) if reasons else ("ok", 200)
-    return Response(Health(status, reasons, readiness.abandoned_threads), status_code=code)
+    health = readiness.health
+    health.reasons = await readiness.reasons()
+    if health.reasons:
+        health.status = "unavailable"
+    return Response(health, status_code=503 if health.reasons else 200)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crewai.utilities.types import LLMMessage
 
     from app.engine import Engine
+    from app.runs.queue.base import RunQueue
     from storage import OutputStore
 
 
@@ -33,7 +34,7 @@ def doctor() -> None:
 
 async def _examine() -> int:
     """Check every part in turn and print a line for each; 1 if a part needs a fix."""
-    from app.resources import open_database, open_store
+    from app.resources import open_database, open_queue, open_store
 
     examination = _Examination()
     async with AsyncExitStack() as stack:
@@ -41,7 +42,7 @@ async def _examine() -> int:
             settings = load_settings()
             examination.passed(f"backend {settings.temp_backend}, model {settings.llm_model}")
         if examination.failures:
-            for part in ("database", "backend", "prices", "libraries", "model", "crews"):
+            for part in ("database", "backend", "queue", "prices", "libraries", "model", "crews"):
                 examination.skipped(part, "it needs the settings")
             return 1
         # A release of CrewAI that the engine does not fit ends the command.
@@ -52,11 +53,15 @@ async def _examine() -> int:
             database = await stack.enter_async_context(open_database(settings))
             examination.passed(f"{database.engine.dialect.name}, newest schema")
         if examination.failures:
-            examination.skipped("backend", "it needs the database")
+            for part in ("backend", "queue"):
+                examination.skipped(part, "it needs the database")
         else:
             with examination.of("backend", "see docs/operations.md, Backends"):
                 store = await stack.enter_async_context(open_store(settings, database))
                 examination.passed(await _round_trip(store))
+            with examination.of("queue", "see QUEUE_URL in docs/machines.md"):
+                async with open_queue(settings, database) as queue:
+                    examination.passed(await _check_queue(queue))
         with examination.of("prices", "see docs/costs.md, Prices"):
             examination.passed(_check_prices(settings))
         with examination.of("libraries", "install the releases that requirements.lock names"):
@@ -128,6 +133,15 @@ async def _round_trip(store: "OutputStore") -> str:
         f"written, read and deleted in {store.location}; "
         f"it holds {usage.count} output(s), {usage.size_bytes / 1e6:.1f} MB{free}"
     )
+
+
+async def _check_queue(queue: "RunQueue | None") -> str:
+    if queue is None:
+        return "QUEUE_URL is not set: each process executes the runs that it accepts"
+    await queue.check()
+    if not queue.is_live:
+        return "a hint came back; no live messages arrive, so processes poll the database"
+    return "a hint and a live message came back"
 
 
 async def _check_crews_and_models(settings: Settings, examination: _Examination) -> None:

@@ -15,7 +15,7 @@ from app.db.session import (
     current_time,
     notify,
 )
-from app.db.urls import InvalidDatabaseUrl
+from app.db.urls import InvalidDatabaseUrl, driver_arguments
 
 __all__ = [
     "MAX_IDS_PER_STATEMENT",
@@ -30,6 +30,7 @@ __all__ = [
     "InvalidDatabaseUrl",
     "UtcDateTime",
     "current_time",
+    "driver_arguments",
     "in_parts",
     "insert_into",
     "insert_new",

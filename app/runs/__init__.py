@@ -32,6 +32,7 @@ from app.runs.human_input import HumanInput
 from app.runs.inputs import check_batch_values, check_bounds, clean_text
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.metadata import METADATA_LIMITS
+from app.runs.queue.base import RunQueue
 from app.runs.records import (
     MAX_PRIORITY,
     UNSETTLED,
@@ -96,6 +97,7 @@ __all__ = [
     "RunMoved",
     "RunOptions",
     "RunPage",
+    "RunQueue",
     "RunService",
     "RunStatus",
     "RunUnsettled",

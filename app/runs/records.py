@@ -107,6 +107,9 @@ class RunOptions:
     scheduled: ScheduledRun | None = None
 
 
+QUEUE: Final = "queue"
+"""The holder of a run, instead of a worker, while the broker has its id: any worker claims it."""
+
 MAX_PRIORITY: Final = 100
 """The highest priority; the lowest is as far below 0."""
 

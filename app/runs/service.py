@@ -47,6 +47,7 @@ from app.runs.errors import (
 )
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
+from app.runs.execution.dispatch import Dispatcher
 from app.runs.execution.progress import tasks_of
 from app.runs.execution.spending import Accounts
 from app.runs.execution.worker import Worker
@@ -116,6 +117,7 @@ class RunService:
         queries: RunQueries,
         workers: WorkerRepository,
         worker: Worker,
+        dispatcher: Dispatcher,
         events: EventHub,
         accounts: Accounts,
         max_runs: int,
@@ -130,6 +132,7 @@ class RunService:
         self._queries = queries
         self._workers = workers
         self._worker = worker
+        self._dispatcher = dispatcher
         self._events = events
         self._max_runs = max_runs
         self._url_guard = url_guard
@@ -247,6 +250,10 @@ class RunService:
         if not caller.may_see(run.owner, run.end_user):
             raise UnknownRun(run.run_id)
         ended = await self._worker.wait(run.run_id)
+        if ended is None and self._dispatcher.is_shared:
+            async with aclosing(self.follow(run.run_id, caller)) as events:
+                async for _ in events:
+                    pass
         if ended is None:  # cancelled before it was claimed, or it does not end in this process
             ended = await self.get(run.run_id, caller)
             if ended.status is RunStatus.AWAITING_HUMAN:
@@ -566,15 +573,18 @@ class RunService:
         self, runs: Sequence[NewRun], caller: Caller, condition: Condition | None
     ) -> Sequence[AddedRun]:
         self._admit(len(runs), {run.crew for run in runs})
+        has_room = self._dispatcher.reserve(runs[0].crew, len(runs))
         self._adding += len(runs)
         try:
-            added = await self._rows.add(runs, caller, condition)
+            added = await self._rows.add(runs, caller, condition, is_held=has_room)
         finally:
             self._adding -= len(runs)
+        if not has_room:
+            self._dispatcher.join_backlog(len(added))
         for run, accepted in zip(runs, added, strict=bool(added)):
             if accepted.is_new:
-                if not run.is_deferred:
-                    self._worker.dispatch(
+                if has_room and not run.is_deferred:
+                    self._dispatcher.dispatch(
                         run.run_id, caller.name, run.crew, run.priority, run.end_user
                     )
             elif accepted.request_digest != run.request_digest:
@@ -584,7 +594,7 @@ class RunService:
     async def _retry_and_dispatch(self, run: Run, limited: Caller) -> RunStatus | None:
         retried = await self._rows.retry(run.run_id, limited)
         if retried.event is not None and not run.is_deferred_at(self._rows.now()):
-            self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
+            self._dispatcher.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
         return retried.status
 
     async def _resume_and_dispatch(
@@ -592,7 +602,7 @@ class RunService:
     ) -> Event | None:
         resumed = await self._rows.resume(decision, limited)
         if resumed is not None:
-            self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
+            self._dispatcher.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
         return resumed
 
     async def _check_webhooks(self, webhooks: Webhooks) -> None:
@@ -682,7 +692,7 @@ class RunService:
     def _admit(self, count: int, crews: Set[str]) -> None:
         if not self.accepting:
             raise ShuttingDown("the service is shutting down")
-        if len(self._worker) + self._adding + count > self._max_runs:
+        if self._dispatcher.load + self._adding + count > self._max_runs:
             raise Overloaded(f"at most {self._max_runs} runs are under way or wait at a time")
         try:
             for crew in crews:

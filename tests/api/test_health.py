@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -84,10 +84,10 @@ class _Checked:
         self.responds = asyncio.Event()
         self.responds.set()
 
-    def readiness(self, **seconds: float) -> Readiness:
+    def readiness(self, **options: Any) -> Readiness:
         database = _CheckedDatabase(self)
         return Readiness(
-            cast(RunService, self), cast(Database, database), cast(OutputStore, self), [], **seconds
+            cast(RunService, self), cast(Database, database), cast(OutputStore, self), [], **options
         )
 
     async def verify_owner(self) -> bool:

@@ -219,7 +219,7 @@ def test_the_operations_guides_entry_sweeps(crew_capture: RunCommand, tmp_path: 
 def test_doctor_finds_everything_well(crew_capture: RunCommand) -> None:
     result = crew_capture("doctor")
     assert result.returncode == 0, result.stdout
-    for part in ("settings", "database", "backend", "libraries", "crews", "model"):
+    for part in ("settings", "database", "backend", "queue", "libraries", "crews", "model"):
         assert f"✓ {part}" in result.stdout
     assert "\x1b" not in result.stdout  # no colours where no terminal is
 
@@ -230,6 +230,7 @@ def test_doctor_finds_everything_well(crew_capture: RunCommand) -> None:
         ({"WORKERS": "0"}, "settings"),
         ({"DATABASE_URL": "postgresql://u:secret@127.0.0.1:1/x"}, "database"),
         ({"TEMP_DIR": "/nowhere/at/all"}, "backend"),
+        ({"QUEUE_URL": "nats://u:secret@127.0.0.1:1"}, "queue"),
         ({"LLM_MODEL": "openai/x", "LLM_BASE_URL": "http://127.0.0.1:1/v1"}, "model"),
     ],
 )

@@ -33,17 +33,25 @@ from app.engine import (
 from app.runs.crew_info import crew_info
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
+from app.runs.execution.consumer import QueueConsumer
+from app.runs.execution.dispatch import LocalDispatcher, QueueDispatcher
 from app.runs.execution.isolation import Isolation
-from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher
+from app.runs.execution.lease_keeper import (
+    LeaseKeeper,
+    StalledRunDispatcher,
+    suspect_after,
+)
 from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.spending import Accounts
 from app.runs.execution.worker import Worker
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.models import UserRun
+from app.runs.persistence.published_runs import PublishedRuns
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.persistence.workers import WorkerRepository
-from app.runs.records import Run, RunOptions, StalledRun
+from app.runs.queue.base import RunQueue
+from app.runs.records import QUEUE, Run, RunOptions, StalledRun
 from app.runs.service import RunService
 from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
@@ -220,6 +228,7 @@ class Parts:
     lease_keeper: LeaseKeeper
     stalled_runs: StalledRunDispatcher
     peer_poller: PeerPoller
+    dispatcher: LocalDispatcher | QueueDispatcher
 
     async def submit(
         self,
@@ -270,11 +279,22 @@ async def running_service(
     crews: Registry = CREWS,
     max_attempts: int = 3,
     keep_messages: bool = False,
+    queue: RunQueue | None = None,
 ) -> AsyncIterator[Parts]:
-    """The service, started without its background loops; drained at the end."""
+    """The service, started without its background loops; drained at the end.
+
+    With a queue, which is connected, it shares the runs of the database with other services.
+    """
     events, name = EventHub(), uuid4().hex
     engine = ScriptedEngine(script, crews)
-    rows = RunRepository(database, events, engine.fingerprint, worker=name, lease_seconds=60)
+    rows = RunRepository(
+        database,
+        events,
+        engine.fingerprint,
+        worker=name,
+        lease_seconds=60,
+        holder=QUEUE if queue else None,
+    )
     queries = RunQueries(database)
     tokens = TokenRelay(database, name)
     sweeper = Sweeper(
@@ -299,6 +319,12 @@ async def running_service(
         timeout_seconds=timeout_seconds,
         keep_messages=keep_messages,
     )
+    dispatcher: LocalDispatcher | QueueDispatcher = LocalDispatcher(worker)
+    if queue is not None:
+        published = PublishedRuns(
+            database, lease_seconds=60, max_failed_attempts=suspect_after(max_attempts)
+        )
+        dispatcher = QueueDispatcher(queue, published, QueueConsumer(queue, worker))
     runs = RunService(
         crews={crew.name: crew_info(crew, engine.describe(crew.name)) for crew in crews},
         check_state=engine.check_inputs,
@@ -306,6 +332,7 @@ async def running_service(
         queries=queries,
         workers=WorkerRepository(database),
         worker=worker,
+        dispatcher=dispatcher,
         events=events,
         accounts=accounts,
         max_runs=max_in_flight + max_queued,
@@ -318,6 +345,7 @@ async def running_service(
         worker,
         cast(Isolation, _NoIsolation(worker)),
         max_attempts=max_attempts,
+        is_shared=queue is not None,
     )
     peer_poller = PeerPoller(name, database.clock, worker, events, queries, tokens)
     try:
@@ -334,8 +362,11 @@ async def running_service(
             lease_keeper,
             stalled_runs,
             peer_poller,
+            dispatcher,
         )
     finally:
+        if isinstance(dispatcher, QueueDispatcher):
+            await dispatcher.aclose()
         await peer_poller.aclose()
         await worker.drain(5)
         await sweeper.aclose()

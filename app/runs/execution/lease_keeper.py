@@ -80,6 +80,11 @@ class LeaseKeeper(PeriodicService):
             logger.warning("The database is unavailable: unfinished runs wait until leases end")
 
 
+def suspect_after(max_attempts: int) -> int:
+    """The number of failed attempts after which a run is isolated."""
+    return max(1, max_attempts - 1)
+
+
 class StalledRunDispatcher(PeriodicService):
     """Dispatches stalled runs to this worker, and gives up those that stalled too often.
 
@@ -105,13 +110,16 @@ class StalledRunDispatcher(PeriodicService):
         isolation: Isolation,
         *,
         max_attempts: int,
+        is_shared: bool = False,
     ) -> None:
+        """With `is_shared`, a queue dispatches the runs that are not suspected."""
         super().__init__(_INTERVAL_SECONDS)
+        self._is_shared = is_shared
         self._clock = clock
         self._queries = queries
         self._worker = worker
         self._isolation = isolation
-        self._suspect_after = max(1, max_attempts - 1)
+        self._suspect_after = suspect_after(max_attempts)
         self._given_up_after = max_attempts + _MORE_ATTEMPTS if max_attempts > 1 else 1
 
     async def run_once(self) -> None:
@@ -137,7 +145,7 @@ class StalledRunDispatcher(PeriodicService):
                 self._isolation.execute_alone(run)
             elif failed == self._suspect_after:
                 suspects.append(run)
-            else:
+            elif not self._is_shared:
                 if failed:
                     with lines_of_run(run.run_id, run.crew, run.attempt):
                         logger.info(

@@ -29,7 +29,7 @@ from app.engine import (
     Usage,
 )
 from app.logs import lines_of_run
-from app.pacer import metered, turn
+from app.pacer import identify, metered, turn
 from app.runs.call_records import MAX_CONTENT_BYTES, CallBatch, CallId, CallRecord
 from app.runs.errors import BudgetExceeded
 from app.runs.events.hub import EventHub
@@ -83,8 +83,9 @@ class _ActiveRun:
 
     `is_cancelled` is set by `cancel`. `used` counts the tokens while the crew runs, and `models`
     are the models that it calls; `used_before` are the tokens of earlier attempts. `progress`,
-    `calls` and `spending` are set once the run is claimed. `error` is an error of the service, and
-    not of the crew, that ended the attempt. `trace` is that of the attempt, if runs have traces.
+    `calls` and `spending` are set once the run is claimed. `acknowledge` is set for a run that a
+    queue has delivered. `error` is an error of the service, and not of the crew, that ended the
+    attempt. `trace` is that of the attempt, if runs have traces.
     """
 
     task: "asyncio.Task[Run | None]"
@@ -98,6 +99,7 @@ class _ActiveRun:
     progress: Progress | None = None
     calls: CallRecorder | None = None
     spending: Spending | None = None
+    acknowledge: Callable[[], None] | None = None
     error: BaseException | None = None
     trace: RunTrace | None = None
 
@@ -181,6 +183,7 @@ class Worker:
         }
         self._crews = crews
         self._active: dict[UUID, _ActiveRun] = {}
+        self._changed = asyncio.Event()
         self._call_metrics = CallMetrics()
         self._database_is_away = False
 
@@ -223,8 +226,38 @@ class Worker:
             task = asyncio.create_task(
                 metered(owner, self._execute_in_slot, run_id, owner, crew, priority, end_user)
             )
-            active = self._active[run_id] = _ActiveRun(task)
-            task.add_done_callback(lambda _: self._forget(run_id, crew, active))
+            self._activate(run_id, crew, _ActiveRun(task))
+
+    def dispatch_delivery(self, run_id: UUID, crew: str, acknowledge: Callable[[], None]) -> None:
+        """Execute a run whose id a queue has delivered, unless it is dispatched already.
+
+        `acknowledge` is called once the run is claimed, or needs no claim here. The claim names the
+        run's owner.
+        """
+        if run_id in self._active:
+            acknowledge()
+            return
+        task = asyncio.create_task(metered(None, self._execute_in_slot, run_id, "", crew, 0, ""))
+        self._activate(run_id, crew, _ActiveRun(task, acknowledge=acknowledge))
+
+    async def free_slots(self, crew: str) -> int:
+        """Wait until a run of this crew would get a slot at once, and return for how many."""
+        while (count := self._free_slots(crew)) <= 0:
+            await self._changed.wait()
+        return count
+
+    def has_free_slot(self, crew: str) -> bool:
+        """Whether a run of this crew would get a slot at once."""
+        return self._free_slots(crew) > 0
+
+    def _free_slots(self, crew: str) -> int:
+        free = self._slots.count - len(self._active)
+        of_crew = self._slots_of_crews.get(crew)
+        return free if of_crew is None else min(free, of_crew.count - of_crew.used)
+
+    def _activate(self, run_id: UUID, crew: str, active: _ActiveRun) -> None:
+        self._active[run_id] = active
+        active.task.add_done_callback(lambda _: self._forget(run_id, crew, active))
 
     async def wait(self, run_id: UUID) -> Run | None:
         """Wait for the end of a dispatched run; None if it does not end in this worker.
@@ -255,6 +288,8 @@ class Worker:
         if active.waits_for_slot:
             del self._active[run_id]
             active.task.cancel()
+            if active.acknowledge is not None:
+                active.acknowledge()
         elif active.deadline is not None:
             active.deadline.reschedule(asyncio.get_running_loop().time())
         return runs_here
@@ -337,6 +372,8 @@ class Worker:
     def _forget(self, run_id: UUID, crew: str, active: _ActiveRun) -> None:
         if self._active.get(run_id) is active:
             del self._active[run_id]
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
         task = active.task
         if not task.cancelled() and (error := task.exception()) is not None:
             with lines_of_run(run_id, crew):
@@ -358,6 +395,9 @@ class Worker:
         active.waits_for_slot = False
         await turn()  # the runs of a batch are dispatched together
         claimed = await self._persist(lambda: self._rows.claim(run_id))
+        if active.acknowledge is not None:
+            active.acknowledge()
+            identify((claimed.owner or claimed.address or "") if claimed else "")
         if claimed is None:
             return None
         if self._tracing is not None:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated, Any, Final
@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Row,
+    Select,
     Text,
     cast,
     extract,
@@ -91,6 +92,28 @@ _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _DELIVERY: Final = tuple(getattr(WebhookDelivery, name) for name in Delivery.__dataclass_fields__)
 
 
+def stalled_runs(
+    columns: Iterable[Any], now: datetime, *conditions: ColumnElement[bool], limit: int
+) -> Select[Any]:
+    """A query of runs in flight whose lease has ended, in the order of `RunQueries.stalled`."""
+    order = (UserRun.priority.desc(), UserRun.created_at)
+    turn = func.row_number().over(partition_by=UserRun.owner, order_by=order)
+    return (
+        select(*columns)
+        .where(*is_stalled(now), *conditions)
+        .order_by(turn, UserRun.created_at)
+        .limit(limit)
+    )
+
+
+def is_stalled(now: datetime) -> Sequence[ColumnElement[bool]]:
+    """The conditions for a run in flight whose lease has ended."""
+    return (
+        UserRun.status.in_(IN_FLIGHT),
+        or_(UserRun.lease_until.is_(None), UserRun.lease_until < now),
+    )
+
+
 class RunQueries:
     """Every method raises DatabaseUnavailable when the database can't be queried."""
 
@@ -149,18 +172,8 @@ class RunQueries:
         Each owner's first run is followed by each one's second, and so on. An owner's runs are
         in the order of their priorities, and of their submission.
         """
-        order = (UserRun.priority.desc(), UserRun.created_at)
-        turn = func.row_number().over(partition_by=UserRun.owner, order_by=order)
-        now = self._database.clock.now()
-        query = (
-            select(*_STALLED)
-            .where(
-                UserRun.status.in_(IN_FLIGHT),
-                UserRun.crew.in_(crews),
-                or_(UserRun.lease_until.is_(None), UserRun.lease_until < now),
-            )
-            .order_by(turn, UserRun.created_at)
-            .limit(limit)
+        query = stalled_runs(
+            _STALLED, self._database.clock.now(), UserRun.crew.in_(crews), limit=limit
         )
         async with self._database.read() as connection:
             return [StalledRun(*row) for row in await connection.execute(query)]

@@ -43,6 +43,7 @@ from app.runs.persistence.transitions import (
 )
 from app.runs.records import (
     CANCELLED,
+    QUEUE,
     UNSETTLED,
     AddedRun,
     ClaimedRun,
@@ -83,10 +84,12 @@ class RunRepository:
         *,
         worker: str,
         lease_seconds: float,
+        holder: str | None = None,
     ) -> None:
         """`fingerprint_of` identifies a crew's definition; each attempt keeps its first one.
 
         It gives None for a crew that is not registered here: its runs are for other workers.
+        `holder` holds the runs that are queued here: this worker by default, or QUEUE.
         """
         self._clock = database.clock
         self._events = events
@@ -95,6 +98,7 @@ class RunRepository:
         # Apart from the writes to runs: its locks on callers are acquired in one order.
         self._usages = GroupCommit(database)
         self._worker = worker
+        self._holder = holder or worker
         self._lease = timedelta(seconds=lease_seconds)
         self._leases = Leases(database, worker=worker, duration=self._lease)
         self._numbers = itertools.count(1)
@@ -108,8 +112,13 @@ class RunRepository:
         runs: Sequence[NewRun],
         caller: Caller | None = None,
         condition: Condition | None = None,
+        *,
+        is_held: bool = True,
     ) -> Sequence[AddedRun]:
-        """Commit new runs as queued, held by this worker: all of them, or none.
+        """Commit new runs as queued: all of them, or none.
+
+        The holder holds them for the time of a lease. With `is_held` False, they are stalled at
+        once, for any process to dispatch.
 
         Without any result, `condition` was false in their transaction, and none is added.
 
@@ -117,7 +126,8 @@ class RunRepository:
         that one. Raises LimitReached: the caller's quota does not allow so many more.
         """
         limited = caller if caller is not None and caller.quota is not None else None
-        submission = Submission(runs, self._worker, self._lease, limited, condition)
+        lease = self._lease if is_held else timedelta()
+        submission = Submission(runs, self._holder, lease, limited, condition)
         added = await self._writes.submit(add, submission)
         if isinstance(added, LimitReached):
             raise added
@@ -144,7 +154,8 @@ class RunRepository:
             if claimed.attempt == 1:
                 waited = waited_seconds(claimed.created_at, claimed.not_before, claimed.started_at)
                 metrics.RUN_QUEUE_DURATION.observe(waited, crew)
-            if applied.row.worker not in (None, self._worker):
+            holder = applied.row.worker
+            if claimed.is_takeover if holder == QUEUE else holder not in (None, self._worker):
                 metrics.RUN_TAKEOVERS.inc(crew)
         return claimed
 
@@ -206,24 +217,24 @@ class RunRepository:
         return applied.status
 
     async def resume(self, decision: ReviewDecision, limited: Caller | None = None) -> Event | None:
-        """Commit a human's review: the run is queued again, held by this worker.
+        """Commit a human's review: the run is queued again, held by the holder.
 
         Returns the event, None if the run does not wait for that review. Raises LimitReached: the
         quota of `limited` does not allow another run in flight.
         """
         resume = Resume(
-            run_id=decision.run_id, worker=self._worker, lease=self._lease, decision=decision
+            run_id=decision.run_id, worker=self._holder, lease=self._lease, decision=decision
         )
         return (await self._queue_again(resume_runs, Resumption(resume, limited))).event
 
     async def retry(self, run_id: UUID, caller: Caller) -> Applied:
-        """Commit that a failed or cancelled run is queued again, held by this worker.
+        """Commit that a failed or cancelled run is queued again, held by the holder.
 
         The event is None if the run is in another state. Raises LimitReached: the caller's quota
         does not allow another run in flight.
         """
         address = (caller.address or "") if caller.quota else None
-        retry = Retry(run_id=run_id, worker=self._worker, lease=self._lease, address=address)
+        retry = Retry(run_id=run_id, worker=self._holder, lease=self._lease, address=address)
         limited = caller if caller.quota else None
         return await self._queue_again(retry_runs, Resumption(retry, limited))
 

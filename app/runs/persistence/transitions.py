@@ -2,7 +2,7 @@
 
 | transition | from | to | event |
 |---|---|---|---|
-| Claim | queued, running with an expired lease | running | run.running |
+| Claim | queued, running with an expired lease or held by the queue | running | run.running |
 | Settle | queued, running, awaiting_human | succeeded, failed, cancelled | run. and the state |
 | Pause | running | awaiting_human | run.awaiting_human |
 | Resume | awaiting_human | queued | run.resumed |
@@ -35,6 +35,7 @@ from app.runs.persistence.quotas import TokenUsage, admit_again
 from app.runs.persistence.statements import change, locked, store_calls, store_events
 from app.runs.records import (
     IN_FLIGHT,
+    QUEUE,
     UNSETTLED,
     ClaimedRun,
     Outcome,
@@ -180,7 +181,8 @@ class Claim(Transition):
     def permits(self, row: Row[Any], now: datetime) -> bool:
         expired = row.lease_until is None or row.lease_until < now
         mine = row.worker == self.worker and row.status == RunStatus.QUEUED
-        return (expired or mine) and self.fingerprint_of(row.crew) is not None
+        is_free = expired or mine or row.worker == QUEUE
+        return is_free and self.fingerprint_of(row.crew) is not None
 
     def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
         return {

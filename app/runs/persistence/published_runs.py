@@ -1,0 +1,71 @@
+"""Runs that are published to a queue: the database's side of it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+
+from app.db import Database
+from app.runs.models import UserRun
+from app.runs.persistence.leases import Leases
+from app.runs.persistence.queries import is_stalled, stalled_runs
+from app.runs.records import QUEUE
+
+
+class PublishedRuns:
+    """Holds stalled runs for the queue while their ids are published.
+
+    A run is stalled if no process and no broker has it in hand: it waits in the backlog, or its
+    worker was lost. If a broker loses an id, the run is stalled again when the hold ends. Runs with
+    `max_failed_attempts` or more are left out: they are isolated.
+
+    Every method raises DatabaseUnavailable.
+    """
+
+    def __init__(
+        self, database: Database, *, lease_seconds: float, max_failed_attempts: int
+    ) -> None:
+        self._database = database
+        self._lease = timedelta(seconds=lease_seconds)
+        self._leases = Leases(database, worker=QUEUE, duration=self._lease)
+        self._is_trusted = UserRun.attempt - UserRun.pauses < max_failed_attempts
+
+    async def backlog(self) -> Mapping[str, int]:
+        """The number of stalled runs by crew."""
+        query = (
+            select(UserRun.crew, func.count())
+            .where(*is_stalled(self._database.clock.now()), self._is_trusted)
+            .group_by(UserRun.crew)
+        )
+        async with self._database.read() as connection:
+            return {crew: int(count) for crew, count in await connection.execute(query)}
+
+    async def hold(self, crew: str, count: int) -> Sequence[UUID]:
+        """Hold the next stalled runs of a crew, owners in turn; returns their ids in that order.
+
+        No other process gets the same runs.
+        """
+        async with self._database.write() as connection:
+            now = self._database.clock.now()
+            candidates = stalled_runs(
+                [UserRun.run_id], now, UserRun.crew == crew, self._is_trusted, limit=count
+            )
+            run_ids = list(await connection.scalars(candidates))
+            locked = (
+                select(UserRun.run_id)
+                .where(UserRun.run_id.in_(run_ids), *is_stalled(now))
+                .order_by(UserRun.run_id)
+                .with_for_update(skip_locked=True)
+            )
+            held = set(await connection.scalars(locked))
+            await connection.execute(
+                update(UserRun)
+                .where(UserRun.run_id.in_(held))
+                .values(worker=QUEUE, lease_until=now + self._lease)
+            )
+        return [run_id for run_id in run_ids if run_id in held]
+
+    async def release(self) -> None:
+        """End all holds: the broker may have lost the ids."""
+        await self._leases.release()

@@ -1,0 +1,83 @@
+"""The service with QUEUE_URL: what clients and operators see of the broker."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from app.bootstrap import open_service
+from app.settings import Settings, SettingsError
+from tests.servers import NatsServer, free_ports
+from tests.serving import MakeSettings, Running, Serve
+from tests.storage.waiting import until
+
+
+async def health(service: Running) -> dict[str, Any]:
+    response = await service.http.get("/health/ready")
+    assert response.status_code == 200
+    body: dict[str, Any] = response.json()
+    return body
+
+
+async def test_an_outage_of_the_broker_is_shown_and_runs_wait_for_it(
+    serve: Serve, nats_server: NatsServer
+) -> None:
+    async with serve(queue_url=nats_server.url) as service:
+        assert (await health(service))["queue"] == "connected"
+        response = await service.http.post("/api/run", json={}, timeout=60)
+        assert response.status_code == 200, response.text
+        nats_server.kill()
+
+        async def shows(state: str) -> bool:
+            return bool((await health(service))["queue"] == state)
+
+        await until(lambda: shows("reconnecting"))
+        assert "crewcapture_queue_disconnected" in (await service.http.get("/metrics")).text
+        accepted = await service.http.post("/api/runs", json={"crew": "idea", "inputs": {}})
+        assert accepted.status_code == 202
+        nats_server.forget()
+        await asyncio.to_thread(nats_server.start)
+        await until(service.all_settled, seconds=60)
+        assert (await health(service))["queue"] == "connected"
+        run = await service.http.get(accepted.headers["Location"])
+        assert run.json()["status"] == "succeeded"
+        assert await service.stored() == 0
+
+
+async def test_a_service_without_a_queue_shows_none(serve: Serve) -> None:
+    async with serve() as service:
+        assert "queue" not in await health(service)
+
+
+async def test_two_services_share_the_runs_of_one_database(
+    serve: Serve, nats_server: NatsServer
+) -> None:
+    shared = {"queue_url": nats_server.url, "max_runs_in_flight": 5}
+    async with serve(**shared) as one, serve(**shared) as other:
+        batch = {"crew": "idea", "inputs": [{}] * 60}
+        response = await one.http.post("/api/runs/batch", json=batch)
+        assert response.status_code in (200, 202), response.text
+        await until(one.all_settled, seconds=120)
+        workers = {row.worker for row in await one.rows()}
+        assert len(workers) == 2
+        assert {row.attempt for row in await other.rows()} == {1}
+
+
+async def test_an_unreachable_broker_stops_the_start_with_one_line(
+    settings: MakeSettings,
+) -> None:
+    (port,) = free_ports(1)
+    broken = settings(queue_url=f"nats://u:secret@127.0.0.1:{port}")
+    with pytest.raises(SettingsError, match=r"^QUEUE_URL: NATS can't be used: .*$") as raised:
+        async with open_service(broken):
+            pass
+    assert "secret" not in str(raised.value)
+
+
+def test_the_login_of_the_first_server_is_that_of_all() -> None:
+    settings = Settings(queue_url="nats://u:p@one:4222,two:4222,v:q@three:4222")
+    assert settings.queue_servers == [
+        "nats://u:p@one:4222",
+        "nats://u:p@two:4222",
+        "nats://v:q@three:4222",
+    ]
