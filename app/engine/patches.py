@@ -11,9 +11,13 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from crewai import Crew, Task
+from crewai import Agent, Crew, Task
+from crewai import crew as crew_module
 from crewai import task as task_module
 from crewai.agents import agent_executor
+from crewai.agents.agent_builder import base_agent
+from crewai.agents.agent_builder.base_agent import BaseAgent
+from crewai.crews.crew_output import CrewOutput
 from crewai.events.base_events import BaseEvent
 from crewai.events.event_bus import CrewAIEventsBus
 from crewai.flow.runtime import Flow
@@ -27,6 +31,7 @@ from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 from crewai.utilities.formatter import DIVIDERS
 from crewai.utilities.guardrail import GuardrailResult, process_guardrail
 from crewai.utilities.i18n import I18N_DEFAULT
+from crewai.utilities.planning_handler import CrewPlanner
 
 from app.engine.calls import note_finish_reason, note_token
 from app.engine.compat.memoized import memoize
@@ -38,10 +43,12 @@ from app.engine.flows.crew_kickoff import akickoff, kickoff, kickoff_async
 from app.engine.flows.isolation import attach_usage, detach_usage, isolate_flows
 from app.engine.memory import embedders, knowledge, pipelines
 from app.engine.native.executor import NativeExecutor
+from app.engine.native.runner import prepare_tasks
 from app.engine.results import Replay, Review
 from app.engine.runtime import thread_fields, tool_hooks
 from app.engine.runtime.context import current_run
 from app.engine.runtime.model_hooks import count_reported
+from app.engine.runtime.request_limit import RequestLimit
 from app.engine.runtime.signals import ContextTooLong, exits_contained
 from app.engine.runtime.waiting import suspendable
 
@@ -54,6 +61,10 @@ _own_aexecute_core = Task._aexecute_core
 _own_ainvoke_guardrail = Task._ainvoke_guardrail_function
 _own_aexport_output = Task._aexport_output
 _own_create_manager_agent = Crew._create_manager_agent
+_own_create_planning_agent = CrewPlanner._create_planning_agent
+_own_handle_crew_planning = Crew._handle_crew_planning
+_own_aexecute_tasks = Crew._aexecute_tasks
+_own_get_agent_to_use = Crew._get_agent_to_use
 _own_emit = CrewAIEventsBus.emit
 _own_run_sync = file_store._run_sync
 
@@ -204,6 +215,35 @@ def _create_manager_agent(self: Crew) -> None:
         run.use_native_executor(self.manager_agent)
 
 
+def _handle_crew_planning(self: Crew) -> None:
+    run = current_run()
+    if run is None or run.use_native_executor is None or run.may_block():
+        _own_handle_crew_planning(self)
+    else:  # on the event loop: before the tasks, in a thread
+        run.planner_required = True
+
+
+def _create_planning_agent(self: CrewPlanner) -> Agent:
+    planner = _own_create_planning_agent(self)
+    run = current_run()
+    if run is not None and run.use_native_executor is not None:
+        run.use_native_executor(planner)
+    return planner
+
+
+async def _aexecute_tasks(self: Crew, tasks: list[Task], *args: Any, **options: Any) -> CrewOutput:
+    run = current_run()
+    if run is not None and run.executes(self):
+        await prepare_tasks(self, run)
+    return await _own_aexecute_tasks(self, tasks, *args, **options)
+
+
+def _get_agent_to_use(self: Crew, task: Task) -> BaseAgent | None:
+    run = current_run()
+    stand_in = run.stand_ins.get(id(task)) if run is not None else None
+    return stand_in or _own_get_agent_to_use(self, task)
+
+
 def _get_llm_response(*args: Any, **options: Any) -> Any:
     executor = options.get("executor_context")
     if isinstance(executor, NativeExecutor):
@@ -251,6 +291,12 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (Task, "_aexport_output", _aexport_output),
     (task_module, "process_guardrail", _process_guardrail),
     (Crew, "_create_manager_agent", _create_manager_agent),
+    (Crew, "_handle_crew_planning", _handle_crew_planning),
+    (CrewPlanner, "_create_planning_agent", _create_planning_agent),
+    (Crew, "_aexecute_tasks", _aexecute_tasks),
+    (Crew, "_get_agent_to_use", _get_agent_to_use),
+    (crew_module, "RPMController", RequestLimit),
+    (base_agent, "RPMController", RequestLimit),
     (agent_executor, "get_llm_response", _get_llm_response),
     (CrewAIEventsBus, "emit", _emit),
     (Crew, "kickoff", kickoff),

@@ -95,6 +95,36 @@ PINS: tuple[Pin, ...] = (
         "reports each round of a guardrail",
     ),
     Pin(
+        "crewai.utilities.rpm_controller:RPMController",
+        "7f013c72cf35",
+        "counts requests with a timer thread, and blocks: ours waits on the event loop",
+    ),
+    Pin(
+        "crewai.utilities.agent_utils:enforce_rpm_limit",
+        "142061297554",
+        "called by steps before their model call; ours waits instead",
+    ),
+    Pin(
+        "crewai.crew:Crew._handle_crew_planning",
+        "1d3d50b54b05",
+        "calls the planner on the event loop: ours does it in a thread",
+    ),
+    Pin(
+        "crewai.utilities.planning_handler:CrewPlanner._create_planning_agent",
+        "c215b47f0373",
+        "the planner gets our executor as well",
+    ),
+    Pin(
+        "crewai.crew:Crew._get_agent_to_use",
+        "e5487795569e",
+        "tasks that one agent would execute at the same time get copies of it",
+    ),
+    Pin(
+        "crewai.skills.loader:load_skills",
+        "10814287226e",
+        "reads a crew's skills in each run: ours once",
+    ),
+    Pin(
         "crewai.crew:Crew._create_manager_agent",
         "df6fd685f6dd",
         "the manager agent that CrewAI creates gets our executor as well",
@@ -213,6 +243,81 @@ PINS: tuple[Pin, ...] = (
         "stops CrewAI from prompting on the terminal",
     ),
     # The native executor (native/) calls these in the order of CrewAI's flow
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.generate_plan",
+        "24f5aa2dc072",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.check_todos_available",
+        "63b93c964255",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.get_ready_todos_method",
+        "83b9587819eb",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.execute_todo_sequential",
+        "7e19a84ffebf",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.execute_todos_parallel",
+        "f94444ad4e85",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.after_parallel_execution",
+        "3cfb43723d7c",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.handle_replan",
+        "3a56d3ba4ce0",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.observe_step_result",
+        "6c26cc3d605e",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.handle_step_observed_low",
+        "8b3b32b1cfb0",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.handle_step_observed_medium",
+        "bccd6ffed16b",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.decide_next_action",
+        "01f053534d1a",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.handle_refine_and_continue",
+        "95f2f1fd40ff",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.handle_continue_plan",
+        "68da1b03fcc9",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.handle_goal_achieved",
+        "53616af6e201",
+        "a step of an agent with a plan",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor.handle_replan_now",
+        "b76a22214468",
+        "a step of an agent with a plan",
+    ),
     Pin(
         "crewai.agents.agent_executor:AgentExecutor.initialize_reasoning",
         "e98dbae501a0",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from crewai import Agent, Crew, Process, Task
+from crewai.agent.planning_config import PlanningConfig
 from crewai.llms.base_llm import BaseLLM
 from crewai.tasks.conditional_task import ConditionalTask
 from crewai.tasks.task_output import TaskOutput
@@ -25,6 +26,7 @@ class Case:
     """A crew, how the model answers, and the fastest execution mode that covers it.
 
     `ends` is the mode in which its run ends, if that is another; `fails` means that stock raises.
+    `unordered` means that a task makes calls at the same time, so that their order varies.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Case:
     answer: Answer = hashed
     model: Mapping[str, Any] = field(default_factory=dict)
     kind: type[SyncLLM] = RecordingLLM
+    unordered: bool = False
 
 
 def agent(model: BaseLLM, number: int = 1, **options: Any) -> Agent:
@@ -74,11 +77,12 @@ def two(
     second: Mapping[str, Any] | None = None,
     first: Mapping[str, Any] | None = None,
     crew_options: Mapping[str, Any] | None = None,
+    agent_options: Mapping[str, Any] | None = None,
 ) -> Callable[[BaseLLM], Crew]:
     """Two agents, a task each, the second with the first in its context."""
 
     def build(model: BaseLLM) -> Crew:
-        a, b = agent(model, 1), agent(model, 2)
+        a, b = (agent(model, number, **(agent_options or {})) for number in (1, 2))
         t1 = task(a, 1, **(first or {}))
         t2 = task(b, 2, **(second or {}))
         return Crew(agents=[a, b], tasks=[t1, t2], **(crew_options or {}))
@@ -348,6 +352,76 @@ def counting(**crew_options: Any) -> Callable[[BaseLLM], Crew]:
     return build
 
 
+def planned(build: Callable[[BaseLLM], Crew]) -> Callable[[BaseLLM], Crew]:
+    """The same crew with a planner."""
+
+    def build_planned(model: BaseLLM) -> Crew:
+        crew = build(model)
+        crew.planning, crew.planning_llm = True, model
+        return crew
+
+    return build_planned
+
+
+def plans_tasks(request: Request, nth: int) -> str:
+    """The answers of a crew's planner, and those of its agents."""
+    if request.role != "Task Execution Planner":
+        return hashed(request, nth)
+    plans = [
+        {"task_number": number, "task": "t", "plan": f" Plan {number} {request.digest}"}
+        for number in (1, 2, 2)
+    ]
+    return json.dumps({"list_of_plans_per_task": plans})
+
+
+def ready_at(attempt: int) -> Answer:
+    """Plan in text; the agent is ready at the nth attempt, counted from 0."""
+
+    def answer(request: Request, nth: int) -> str:
+        ready = "READY: I am ready to execute the task." if nth >= attempt else "NOT READY"
+        return f"plan {request.digest}\n{ready}"
+
+    return answer
+
+
+def follows_plan(*steps: Mapping[str, Any], **observed: Any) -> Answer:
+    """Plan `steps` by a function call; observe each of them as `observed` says."""
+    plan = [
+        {"step_number": number, "description": f"step {number}", "depends_on": [], **step}
+        for number, step in enumerate(steps, start=1)
+    ]
+
+    def answer(request: Request, nth: int) -> Any:
+        names = [tool["function"]["name"] for tool in request.tools or []]
+        if "create_reasoning_plan" in names:
+            return json.dumps({"plan": f"plan {request.digest}", "steps": plan, "ready": True})
+        if request.response_model == "StepObservation":
+            seen = {"step_completed_successfully": True, "key_information_learned": request.digest}
+            return json.dumps({**seen, "remaining_plan_still_valid": True, **observed})
+        if "shout" in names and "say" not in str(request.messages):
+            arguments = json.dumps({"text": f"say {request.digest}"})
+            call = {"name": "shout", "arguments": arguments}
+            return [{"id": "call_0", "type": "function", "function": call}]
+        return hashed(request, nth)
+
+    return answer
+
+
+FUNCTIONS: Mapping[str, Any] = {"native_tools": True}
+THREE_STEPS: tuple[Mapping[str, Any], ...] = ({}, {"depends_on": [1]}, {"depends_on": [2]})
+
+
+def skilled(model: BaseLLM) -> Crew:
+    """Skills of an agent and of the crew: one in full, and two that a tool loads."""
+    full = """---
+name: brewing
+description: How to brew {topic}
+---
+Boil water for {topic}."""
+    expert = agent(model, skills=[full])
+    return Crew(agents=[expert], tasks=[task(expert)], skills=[full.replace("brew", "tast")])
+
+
 TEMPLATES = {
     "system_template": "<|system|>{{ .System }}<|end|>",
     "prompt_template": "<|user|>{{ .Prompt }}<|end|>",
@@ -474,6 +548,8 @@ CASES = [
     ),
     Case("tracing", two(crew_options={"tracing": True})),
     Case("subclasses", subclasses),
+    Case("a limit of requests", two({}, {}, {"max_rpm": 2})),
+    Case("a limit of requests of an agent", one({"max_rpm": 1})),
     Case("checkpoints", two(crew_options={"checkpoint": True})),
     Case(
         "settings without an effect on a run",
@@ -782,7 +858,95 @@ CASES = [
         one(task_options={"output_pydantic": Report, "converter_cls": ShoutingConverter}),
         "native",
     ),
+    Case("a crew that plans", planned(two()), "native", answer=plans_tasks),
+    Case(
+        "a crew that plans, hierarchical",
+        planned(hierarchical()),
+        "native",
+        answer=plans_tasks,
+    ),
+    Case(
+        "a planner without an answer",
+        planned(two()),
+        "native",
+        fails=True,
+        answer=lambda a, n: "" if "Planner" in a.role else hashed(a, n),
+    ),
+    Case("an agent that reasons", one({"reasoning": True}), "native", answer=ready_at(0)),
+    Case(
+        "an agent that reasons twice",
+        two(agent_options={"planning": True}),
+        "native",
+        answer=ready_at(1),
+    ),
+    Case(
+        "an agent that reasons in vain",
+        one({"reasoning": True, "max_reasoning_attempts": 2}),
+        "native",
+        answer=ready_at(9),
+    ),
+    Case(
+        "an agent that reasons, with a tool",
+        one({"planning": True, "tools": [shout]}),
+        "native",
+        answer=lambda a, n: ready_at(0)(a, n) if n == 0 else react("shout", 2)(a, n),
+    ),
+    Case(
+        "a plan of steps",
+        one({"planning": True}),
+        "native",
+        answer=follows_plan(*THREE_STEPS),
+        model=FUNCTIONS,
+    ),
+    Case(
+        "a plan of steps with a tool",
+        one({"planning": True, "tools": [shout]}),
+        "native",
+        answer=follows_plan({"tool_to_use": "shout"}, {"depends_on": [1]}),
+        model=FUNCTIONS,
+    ),
+    Case(
+        "a plan of steps at the same time",
+        one({"planning_config": PlanningConfig(reasoning_effort="low")}),
+        "native",
+        answer=follows_plan({}, {}, {"depends_on": [1, 2]}),
+        model=FUNCTIONS,
+        unordered=True,
+    ),
+    Case(
+        "a plan of steps and output_pydantic",
+        one({"planning": True}, {"output_pydantic": Report}),
+        "native",
+        answer=lambda a, n: (
+            report(a, n) if a.response_model == "Report" else follows_plan(*THREE_STEPS)(a, n)
+        ),
+        model=FUNCTIONS,
+    ),
+    *(
+        Case(
+            f"a plan of steps: {effort}, {next(iter(observed), 'observed')}",
+            one({"planning_config": PlanningConfig(reasoning_effort=effort, max_replans=1)}),
+            "native",
+            answer=follows_plan(*THREE_STEPS, **observed),
+            model=FUNCTIONS,
+        )
+        for effort, observed in (
+            ("medium", {}),
+            ("medium", {"step_completed_successfully": False}),
+            ("medium", {"needs_full_replan": True, "step_completed_successfully": False}),
+            ("high", {}),
+            ("high", {"needs_full_replan": True, "replan_reason": "wrong"}),
+            ("high", {"goal_already_achieved": True}),
+            (
+                "high",
+                {"suggested_refinements": [{"step_number": 3, "new_description": "better"}]},
+            ),
+        )
+    ),
+    Case("a multimodal agent", one({"multimodal": True}), "native", answer=react("shout")),
+    Case("skills", skilled, "native", answer=react("load_skill")),
+    Case("skills, by function call", skilled, "native", model=FUNCTIONS),
+    Case("more tasks than requests a minute", one({"max_rpm": 1, "tools": [shout]}), "native"),
     # What is left to stock
-    Case("a limit of requests", one({"max_rpm": 100}), "stock"),
     Case("a subclass of Agent that replaces its code", hasty, "stock"),
 ]

@@ -28,7 +28,18 @@ from app.engine import (
     TaskStarted,
     Usage,
 )
-from tests.engine.crews import INPUTS, agent, conditional, one, react, shout, task, three, two
+from tests.engine.crews import (
+    INPUTS,
+    agent,
+    conditional,
+    hasty,
+    one,
+    react,
+    shout,
+    task,
+    three,
+    two,
+)
 from tests.engine.recording import RecordingLLM, Request, Source, run_engine, run_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -430,7 +441,7 @@ async def test_the_start_logs_one_line_per_crew_with_its_execution_mode_and_why(
             [
                 Source("plain", lambda: one()(model)),
                 Source("tooled", lambda: one({"tools": [shout]})(model)),
-                Source("limited", lambda: one({"max_rpm": 9})(model)),
+                Source("hasty", lambda: hasty(model)),
             ]
         )
     lines = [record.message for record in caplog.records if record.name.startswith("app.engine")]
@@ -439,7 +450,7 @@ async def test_the_start_logs_one_line_per_crew_with_its_execution_mode_and_why(
     assert lines[1].startswith("crew tooled: execution mode native (no plan covers agent ")
     assert ".tools" in lines[1]
     assert "execution mode stock" in lines[2]
-    assert lines[2].count(".max_rpm") == 2
+    assert lines[2].count("HastyAgent, a subclass of Agent with its own execute_task") == 2
     await engine.aclose()
 
 

@@ -57,7 +57,6 @@ _UNPLANNED: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ("inject_date", {"inject_date": True}, {}, {}),
     ("allow_delegation", {"allow_delegation": True}, {}, {}),
     ("max_execution_time", {"max_execution_time": 9}, {}, {}),
-    ("max_rpm", {"max_rpm": 9}, {}, {}),
     ("max_iter", {"max_iter": 0}, {}, {}),
     ("reasoning", {"reasoning": True}, {}, {}),
     ("planning", {"planning": True}, {}, {}),
@@ -85,7 +84,6 @@ _UNPLANNED: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ("after_kickoff_callbacks", {}, {}, {"after_kickoff_callbacks": [_passes]}),
     ("planning", {}, {}, {"planning": True}),
     ("memory", {}, {}, {"memory": Memory(llm="none")}),
-    ("max_rpm", {}, {}, {"max_rpm": 9}),
     ("output_log_file", {}, {}, {"output_log_file": "log.txt"}),
     ("trained_agents_file", {}, {}, {"trained_agents_file": "trained.pkl"}),
     ("cache", {}, {}, {"cache": True}),
@@ -161,13 +159,22 @@ def test_the_defaults_of_a_subclass_are_values_of_its_objects() -> None:
         check_plan_covers(Crew(agents=[a], tasks=[task(a)]))
 
 
-def test_one_agent_in_two_asynchronous_tasks_at_once_is_left_to_stock() -> None:
+def test_no_plan_covers_one_agent_in_two_asynchronous_tasks_at_once() -> None:
     a, b = agent(RecordingLLM(), 1), agent(RecordingLLM(), 2)
     tasks = [task(a, 1, async_execution=True), task(a, 2, async_execution=True), task(b, 3)]
     crew = Crew(agents=[a, b], tasks=tasks)
-    for check in (check_plan_covers, check_native_covers):
-        with pytest.raises(Unsupported, match="two asynchronous tasks"):
-            check(crew)
+    check_native_covers(crew)
+    with pytest.raises(Unsupported, match="two asynchronous tasks"):
+        check_plan_covers(crew)
+
+
+def test_no_plan_covers_more_tasks_than_requests_a_minute() -> None:
+    a = agent(RecordingLLM(), max_rpm=1)
+    tasks = [task(a, 1), task(a, 2)]
+    with pytest.raises(Unsupported, match=r"crew\.max_rpm"):
+        check_plan_covers(Crew(agents=[a], tasks=tasks, max_rpm=1))
+    with pytest.raises(Unsupported, match=r"agent .*\.max_rpm"):
+        check_plan_covers(Crew(agents=[a], tasks=tasks, max_rpm=2))
 
 
 def test_a_context_from_outside_the_crew_is_not_planned() -> None:

@@ -196,7 +196,7 @@ async def test_a_task_that_fails_beside_the_waiting_one_fails_the_run() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "crew_options", "why"),
-    [("stock", {}, "required by the engine's mode"), ("auto", {"max_rpm": 9}, "max_rpm")],
+    [("stock", {}, "required by the engine's mode"), ("auto", {"execution_logs": [{}]}, "logs")],
 )
 async def test_a_crew_that_only_stock_can_run_is_refused_at_the_start(
     mode: Any, crew_options: dict[str, Any], why: str

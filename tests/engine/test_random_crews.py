@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.engine.compat.coverage import Unsupported, check_native_covers
+from app.engine.compat.coverage import Unsupported, _check_agents_are_alone, check_native_covers
 from tests.engine.crews import TEMPLATES, agent, shout, task
 from tests.engine.recording import RecordingLLM, Request, run_engine, run_reference
 
@@ -83,7 +83,8 @@ def _shapes(draw: st.DrawFn, tools: bool) -> _Shape:
                 "max_retry_limit": st.integers(0, 2),
                 "max_iter": st.integers(1, 3),
                 "cache": st.booleans(),
-                **({"tools": st.just([shout])} if tools else {}),
+                "allow_code_execution": st.booleans(),
+                **({"tools": st.just([shout]), "planning": st.booleans()} if tools else {}),
             }
         )
         for _ in range(draw(st.integers(1, 3)))
@@ -138,7 +139,9 @@ class _Script:
 
 def _compare(shape: _Shape, inputs: Mapping[str, Any], answers: list[Any], mode: Any) -> None:
     try:
-        check_native_covers(shape.build(RecordingLLM()))
+        crew = shape.build(RecordingLLM())
+        check_native_covers(crew)
+        _check_agents_are_alone(crew)
     except (ValidationError, ValueError, Unsupported):
         return  # no valid crew, or one that stock itself does not repeat its own result
     script = _Script(answers)

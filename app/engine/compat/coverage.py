@@ -16,7 +16,6 @@ from crewai.events.event_bus import crewai_event_bus
 from crewai.hooks.dispatch import _global_hooks, _scoped_hooks_var
 from crewai.llm_overlay import active as overlay_active
 from crewai.llms.base_llm import BaseLLM
-from crewai.process import Process
 from crewai.tasks.conditional_task import ConditionalTask
 from crewai.utilities.constants import CREWAI_TRAINED_AGENTS_FILE_ENV, TRAINED_AGENTS_DATA_FILE
 from pydantic import BaseModel
@@ -38,7 +37,7 @@ _PLAN_AGENT = _names(
     role goal backstory llm system_template prompt_template response_template
     use_system_prompt verbose max_iter max_retry_limit max_tokens respect_context_window
     use_better_compaction cache date_format callbacks function_calling_llm step_callback
-    guardrail allow_code_execution code_execution_mode
+    guardrail allow_code_execution code_execution_mode max_rpm
     """
 )
 _PLAN_TASK = _names(
@@ -50,13 +49,14 @@ _PLAN_TASK = _names(
 _PLAN_CREW = _names(
     """
     agents tasks name chat_llm manager_llm planning_llm function_calling_llm prompt_file verbose
-    after_kickoff_callbacks
+    after_kickoff_callbacks max_rpm
     """
 )
 _NATIVE_AGENT = _PLAN_AGENT | _names(
     """
     tools tools_results allow_delegation max_execution_time inject_date tool_failure_policy
     memory embedder knowledge_sources knowledge knowledge_config
+    planning planning_config reasoning max_reasoning_attempts multimodal skills
     """
 )
 _NATIVE_TASK = _PLAN_TASK | _names(
@@ -69,6 +69,7 @@ _NATIVE_CREW = _PLAN_CREW | _names(
     """
     process manager_agent before_kickoff_callbacks step_callback task_callback cache
     tool_failure_policy trained_agents_file memory embedder knowledge_sources knowledge
+    planning skills
     """
 )
 
@@ -99,6 +100,7 @@ def check_plan_covers(crew: Crew) -> None:
         for other in _context(task):
             if not any(other is known for known in crew.tasks[: number - 1]):
                 raise Unsupported(f"task {number}.context is not among the tasks before it")
+    _check_limits(crew)
     _check_agents_are_alone(crew)
 
 
@@ -113,7 +115,6 @@ def check_native_covers(crew: Crew) -> None:
         _check_fields(agent, f"agent {agent.role.strip()}", _NATIVE_AGENT)
     for number, task in enumerate(crew.tasks, start=1):
         _check_fields(task, f"task {number}", _NATIVE_TASK)
-    _check_agents_are_alone(crew)
 
 
 def check_environment() -> None:
@@ -240,17 +241,26 @@ def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
     return _known_defaults[kind]
 
 
+def _check_limits(crew: Crew) -> None:
+    """Raise Unsupported if the calls of the tasks alone could exceed a `max_rpm`."""
+    if crew.max_rpm and crew.max_rpm < len(crew.tasks):
+        raise Unsupported("crew.max_rpm, with more tasks than that")
+    for agent in crew.agents:
+        tasks = sum(task.agent is agent for task in crew.tasks)
+        if agent.max_rpm and agent.max_rpm < tasks:
+            raise Unsupported(f"agent {agent.role.strip()}.max_rpm, with more tasks than that")
+
+
 def _check_agents_are_alone(crew: Crew) -> None:
-    """Raise Unsupported for an agent with two concurrent tasks, which CrewAI can't run."""
+    """Raise Unsupported for an agent with two concurrent tasks: CrewAI fails to record them."""
     busy: list[BaseAgent | None] = []
     for task in crew.tasks:
-        agent = crew.manager_agent if crew.process is Process.hierarchical else task.agent
         if not task.async_execution:
             busy = []
-        elif any(agent is other for other in busy):
+        elif any(task.agent is other for other in busy):
             raise Unsupported("one agent in two asynchronous tasks at once")
         else:
-            busy.append(agent)
+            busy.append(task.agent)
 
 
 def _context(task: Task) -> list[Task]:

@@ -4,7 +4,7 @@ CrewAI resolves them in the working directory, of which a process has only one.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from crewai import Crew
 from crewai.skills import loader
@@ -16,7 +16,12 @@ _own_discover_skills = loader.discover_skills
 
 
 def configure_paths(crew: Crew) -> None:
-    """Make the paths of a newly built crew absolute."""
+    """Make the paths of a newly built crew absolute, and read its skills.
+
+    CrewAI would read them at the start of each run, on the event loop. Agents have read theirs.
+    """
+    if crew.skills:
+        crew.skills = cast("Any", loader.load_skills(crew.skills, activate=False))
     if crew.prompt_file is not None:
         crew.prompt_file = str(_located(Path(crew.prompt_file)))
 

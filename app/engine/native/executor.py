@@ -3,10 +3,15 @@
 CrewAI sends every step of an agent through the loop's default executor: six threads on two cores. A
 model call holds a thread for its whole duration. Here the steps are CrewAI's own methods; only the
 model calls between them are awaited, and steps that run tools go to threads.
+
+The steps of an agent that plans call models within. They execute in one thread, which waits for
+the calls.
 """
 
+import asyncio
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
 from crewai.agents.parser import AgentAction, AgentFinish
@@ -19,7 +24,25 @@ from crewai.utilities.agent_utils import (
 from crewai.utilities.string_utils import sanitize_tool_name
 
 from app.engine.runtime.context import RunContext, current_run
+from app.engine.runtime.request_limit import RequestLimit
 from app.engine.runtime.signals import Interruption
+
+# The steps of an agent with a plan: the route that leads to each, and CrewAI's method.
+_STEPS_OF_A_PLAN: Final = {
+    "has_todos": "get_ready_todos_method",
+    "single_todo_ready": "execute_todo_sequential",
+    "multiple_todos_ready": "execute_todos_parallel",
+    "parallel_todos_complete": "after_parallel_execution",
+    "needs_replan": "handle_replan",
+    "step_executed": "observe_step_result",
+    "step_observed_low": "handle_step_observed_low",
+    "step_observed_medium": "handle_step_observed_medium",
+    "step_observed_high": "decide_next_action",
+    "refine_and_continue": "handle_refine_and_continue",
+    "continue_plan": "handle_continue_plan",
+    "goal_achieved": "handle_goal_achieved",
+    "replan_now": "handle_replan_now",
+}
 
 
 class _AnswerRequired(Interruption):
@@ -33,6 +56,7 @@ class NativeExecutor(AgentExecutor):
     """Executes one agent's task on the event loop, also when it is called in a thread."""
 
     _answer: Callable[[], Any] | None = None
+    _limit: Callable[[], bool] | None = None
 
     def _flow_post_init(self, definition: Any = None) -> None:
         """Set up no flow, since none runs: this saves a pydantic class per executor."""
@@ -58,8 +82,34 @@ class NativeExecutor(AgentExecutor):
         return _current_run().on_loop(self.kickoff_async())
 
     async def kickoff_async(self, *args: Any, **kwargs: Any) -> Any:
-        """The executor's flow for an agent without a plan of todos, as one loop."""
+        """The executor's flow: first its plan, if the agent makes one, then its reasoning."""
         threads = _current_run().threads
+        label = ""
+        if getattr(self.agent, "planning_enabled", False):
+            label = await threads.run(self._execute_plan, step="its plan")
+        if label != "all_todos_complete":
+            label = await self._reason()
+        if self.state.todos.items:
+            await threads.run(self.finalize)  # calls the model to join the results of the steps
+        else:
+            self.finalize()
+        await self._report_answer(label, self.state.current_answer)
+
+    def _execute_plan(self) -> str:
+        """Make a plan and execute its steps; called in a thread. Returns the last route."""
+        self.generate_plan()
+        route: Any = self.check_todos_available()
+        while (step := _STEPS_OF_A_PLAN.get(route)) is not None:
+            route = getattr(self, step)()
+            if inspect.iscoroutine(route):
+                route = asyncio.run(route)
+        return str(route)
+
+    async def _reason(self) -> str:
+        """Call the model and the tools that it requests, until the final answer."""
+        threads = _current_run().threads
+        # `_call_model` waits instead: CrewAI's steps would block the event loop.
+        self._limit, self.request_within_rpm_limit = self.request_within_rpm_limit, None
         self.initialize_reasoning()
         label = ""
         while True:
@@ -91,8 +141,7 @@ class NativeExecutor(AgentExecutor):
                 continue
             else:
                 self.increment_and_continue()
-        self.finalize()
-        await self._report_answer(label, self.state.current_answer)
+        return label
 
     def _step_name(self) -> str:
         """The requested tools, for the log: names that the crew defines, no text."""
@@ -159,11 +208,21 @@ class NativeExecutor(AgentExecutor):
             self._answer = None
 
     async def _call_model(self, options: dict[str, Any]) -> Callable[[], Any]:
+        if self._limit is not None:
+            await self._within_limit(self._limit)
         try:
             answer = await self._aget_llm_response(**options)
         except Exception as error:
             return _raiser(error)
         return lambda: answer
+
+    async def _within_limit(self, check_or_wait: Callable[[], bool]) -> None:
+        """Wait until `max_rpm` allows a request."""
+        limit = getattr(check_or_wait, "__self__", None)
+        if isinstance(limit, RequestLimit):
+            await limit.wait()
+        else:  # of an agent that was built before the engine
+            await _current_run().threads.run(check_or_wait)
 
     async def _aget_llm_response(
         self,

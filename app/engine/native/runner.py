@@ -91,6 +91,41 @@ async def _kick_off(crew: Crew, inputs: Any) -> Any:
         return await suspendable(crew.akickoff(inputs=inputs))
 
 
+async def prepare_tasks(crew: Crew, run: RunContext) -> None:
+    """Do what CrewAI does before or between tasks on the event loop, and what would block it."""
+    if run.planner_required:
+        run.planner_required = False
+        await run.threads.run(crew._handle_crew_planning, step="its planner")
+    _add_stand_ins(crew, run)
+
+
+def _add_stand_ins(crew: Crew, run: RunContext) -> None:
+    """Give each of several tasks that one agent would execute at the same time its own agent."""
+    busy: list[BaseAgent | None] = []
+    for task in crew.tasks:
+        agent = crew._get_agent_to_use(task)
+        if not task.async_execution:
+            busy = []
+        elif agent is not None and any(agent is other for other in busy):
+            run.stand_ins[id(task)] = _twin(agent)
+        else:
+            busy.append(agent)
+
+
+def _twin(agent: BaseAgent) -> BaseAgent:
+    """The same agent with a state of its own."""
+    twin = agent.model_copy(
+        update={
+            "agent_executor": None,
+            "tools_handler": agent.tools_handler.model_copy(),
+            "tools_results": list(agent.tools_results),
+        }
+    )
+    twin._tool_failures = []
+    use_native_executor(twin)
+    return twin
+
+
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

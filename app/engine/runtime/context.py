@@ -126,6 +126,10 @@ class RunContext:
         # Of a native run: the function that makes an agent run on the event loop; the asyncio task
         # that executes the crew, those of its asynchronous tasks, and the first failure of these.
         self.use_native_executor: Callable[[BaseAgent], None] | None = None
+        # Whether the crew's planner is still to be called; the agents of tasks whose own agent
+        # executes another task at the same time, by the `id` of the task.
+        self.planner_required = False
+        self.stand_ins: dict[int, BaseAgent] = {}
         self.main: asyncio.Task[Any] | None = None
         self.side_tasks: set[asyncio.Task[Any]] = set()
         self.task_error: BaseException | None = None
@@ -203,6 +207,11 @@ class RunContext:
             self.usage.add(metrics)
             if task is not None:
                 task.usage.add(metrics)
+
+    def executes(self, crew: Crew) -> bool:
+        """Whether this is a native run of `crew`, and not of one that a tool of it kicks off."""
+        own = all(id(task) in self._indices for task in crew.tasks)
+        return own and self.use_native_executor is not None
 
     def may_block(self) -> bool:
         """Whether this is a thread of a native run, which may wait for the engine's event loop."""
