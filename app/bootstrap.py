@@ -221,7 +221,7 @@ async def open_service(
         )
         gauges = SharedGauges(queries, store)
         stack.push_async_callback(gauges.aclose)
-        sampler = OperationsSampler(gauges, queries, accounts.totals)
+        sampler = OperationsSampler(gauges, queries, workers, accounts.totals)
         background: list[PeriodicService] = [
             # Closed last: it has the final numbers.
             ProcessGauges(worker, events, engine, store, queue),

@@ -19,7 +19,8 @@ from app.gauges import SharedGauges
 from app.runs.background import PeriodicService
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.usage_totals import UsageTotals
-from app.runs.records import LeaseHolder, UsageFilter, UsageRow
+from app.runs.persistence.workers import WorkerRepository
+from app.runs.records import LeaseHolder, LiveWorker, UsageFilter, UsageRow
 from app.telemetry import metrics
 from app.telemetry.estimates import increase, quantile
 from app.telemetry.instruments import Counter, Gauge, Histogram
@@ -29,7 +30,7 @@ POINT_SECONDS: Final = 10
 """The distance of two points of a chart."""
 
 _WATCHED_INTERVAL_SECONDS: Final = 2.0
-_SPEND_INTERVAL_SECONDS: Final = 60.0
+_MINUTE_SECONDS: Final = 60.0
 # Rates and quantiles of a point are those of this time before it: long enough to be steady.
 _WINDOW_SECONDS: Final = 30.0
 
@@ -149,6 +150,7 @@ class Sample:
     """The Unix time of the last sweep with each result."""
     is_database_up: bool
     holders: Sequence[LeaseHolder]
+    workers: Sequence[LiveWorker]
     hour: Hour
     hour_before: Hour
 
@@ -171,16 +173,26 @@ class OperationsSampler(PeriodicService):
 
     name = "sampling metrics"
 
-    def __init__(self, gauges: SharedGauges, queries: RunQueries, usage: UsageTotals) -> None:
+    def __init__(
+        self,
+        gauges: SharedGauges,
+        queries: RunQueries,
+        workers: WorkerRepository,
+        usage: UsageTotals,
+    ) -> None:
         super().__init__(POINT_SECONDS)
         self._gauges = gauges
         self._queries = queries
+        self._workers = workers
         self._usage = usage
         self._history = _History()
         self._sample: Sample | None = None
         self._sampled = asyncio.Condition()
         self._watchers = 0
+        self._spend: Spend | None = None
+        self._spend_read_at = -math.inf
         self._holders: Sequence[LeaseHolder] = ()
+        self._live: Sequence[LiveWorker] = ()
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
@@ -211,10 +223,11 @@ class OperationsSampler(PeriodicService):
         numbers = await asyncio.to_thread(metrics.read_numbers)
         now = time.time()
         history = self._history
-        totals = _totals(now, numbers, await self._spend(now))
+        await self._read_spend(now, POINT_SECONDS if is_watched else _MINUTE_SECONDS)
+        totals = _totals(now, numbers, self._spend)
         point = Point(now, _values(numbers, totals, _oldest_within(history.recent, now)))
         _add(history.recent, totals, _WINDOW_SECONDS)
-        if not history.minutes or now - history.minutes[-1].at >= _SPEND_INTERVAL_SECONDS:
+        if not history.minutes or now - history.minutes[-1].at >= _MINUTE_SECONDS:
             _add(history.minutes, totals, 2 * HOUR_SECONDS)
         grid = now - now % POINT_SECONDS
         if not history.points or grid > history.points[-1].at:
@@ -222,6 +235,7 @@ class OperationsSampler(PeriodicService):
         if is_watched:
             with contextlib.suppress(DatabaseUnavailable):
                 self._holders = await self._queries.holders()
+                self._live = await self._workers.live()
         async with self._sampled:
             self._sample = self._made(now, point, numbers, totals)
             self._sampled.notify_all()
@@ -230,31 +244,27 @@ class OperationsSampler(PeriodicService):
     def _number(self) -> int:
         return -1 if self._sample is None else self._sample.number
 
-    async def _spend(self, now: float) -> Spend | None:
-        """The usage of the last days, by day, crew and model; None if it is not due or not known.
+    async def _read_spend(self, now: float, interval_seconds: float) -> None:
+        """Read the usage of the last days, by day, crew and model, if it is due.
 
-        It is queried once a minute. A day that has passed does not reduce later sums.
+        A day that has passed does not reduce later sums. The last usage stays during an outage.
         """
-        minutes = self._history.minutes
-        if minutes and now - minutes[-1].at < _SPEND_INTERVAL_SECONDS:
-            return None
+        if now - self._spend_read_at < interval_seconds:
+            return
         today = datetime.fromtimestamp(now, UTC)
         matching = UsageFilter(
             from_day=(today - timedelta(seconds=2 * HOUR_SECONDS + 120)).date(),
             to_day=today.date(),
         )
-        try:
+        with contextlib.suppress(DatabaseUnavailable):
             rows = await self._usage.query(matching, _GROUPS)
-        except DatabaseUnavailable:
-            return None
-        return {tuple(row.groups[name] for name in _GROUPS): row for row in rows}
+            self._spend = {tuple(row.groups[name] for name in _GROUPS): row for row in rows}
+            self._spend_read_at = now
 
     def _made(self, now: float, point: Point, numbers: metrics.Numbers, totals: Totals) -> Sample:
         minutes = self._history.minutes
         hour_ago = _oldest_within(minutes, now, HOUR_SECONDS + 30)
         two_hours_ago = _oldest_within(minutes, now, 2 * HOUR_SECONDS + 30)
-        # The newest usage is that of the last minute.
-        latest = minutes[-1] if minutes else totals
         return Sample(
             number=self._number + 1,
             at=now,
@@ -266,8 +276,9 @@ class OperationsSampler(PeriodicService):
             sweeps={labels[0]: at for labels, at in _by_labels(numbers, metrics.LAST_SWEEP)},
             is_database_up=_gauge(numbers, metrics.DATABASE_UP, {}) == 1,
             holders=self._holders,
-            hour=_hour(hour_ago, totals, latest.spend),
-            hour_before=_hour(two_hours_ago, hour_ago, hour_ago.spend if hour_ago else None),
+            workers=self._live,
+            hour=_hour(hour_ago, totals),
+            hour_before=_hour(two_hours_ago, hour_ago),
         )
 
 
@@ -319,7 +330,7 @@ def _values(
     return values
 
 
-def _hour(begin: Totals | None, end: Totals | None, spend: Spend | None) -> Hour:
+def _hour(begin: Totals | None, end: Totals | None) -> Hour:
     if begin is None or end is None or begin is end:
         return Hour(0.0, {}, {}, {}, {}, {}, ())
     return Hour(
@@ -333,7 +344,7 @@ def _hour(begin: Totals | None, end: Totals | None, spend: Spend | None) -> Hour
         {name: sum(_more(end, begin, name)) for name in _HISTOGRAMS},
         {name: _quantile(end, begin, name, 0.5) for name in _HISTOGRAMS},
         {name: _quantile(end, begin, name, 0.95) for name in _HISTOGRAMS},
-        _spent(begin.spend, spend),
+        _spent(begin.spend, end.spend),
     )
 
 

@@ -39,13 +39,21 @@ class OutputView(msgspec.Struct):
 
 
 class CrewView(msgspec.Struct):
-    """A crew; `execution_mode` is how the service executes its runs."""
+    """A crew; `execution_mode` is how the service executes its runs.
+
+    `reason` explains why that is not a faster one; it may be empty. `fingerprint` changes with the
+    crew's visible definition; it is empty for a flow. `models` are the names of the models that it
+    calls, as far as known before a run.
+    """
 
     name: str
     description: str
     inputs: list[InputView]
     outputs: list[OutputView]
     execution_mode: ExecutionMode
+    reason: str
+    fingerprint: str
+    models: list[str]
     way: Annotated[ExecutionMode, msgspec.Meta(extra_json_schema=_DEPRECATED)]
 
 
@@ -79,5 +87,8 @@ def _view(crew: CrewInfo) -> CrewView:
         inputs=[msgspec.convert(input_, InputView, from_attributes=True) for input_ in crew.inputs],
         outputs=[msgspec.convert(task, OutputView, from_attributes=True) for task in crew.outputs],
         execution_mode=crew.execution_mode,
+        reason=crew.reason,
+        fingerprint=crew.fingerprint,
+        models=list(crew.models),
         way=crew.execution_mode,
     )

@@ -11,16 +11,19 @@ from litestar.exceptions import NotFoundException, PermissionDeniedException
 from litestar.params import FromPath, JSONBody
 
 from app.access.api_keys import LIMITS, ApiKey, ApiKeys, Role
+from app.access.callers import Caller
 from app.api.budget_fields import MaxCost, MaxCount
 from app.api.dependencies import Runs
 from app.api.errors import error_responses
 from app.api.middleware.auth import FOR_ADMINS, CallerRequest
 from app.prices import nanos, usd
-from app.runs import UsageFilter, UsageRow, clean_text
+from app.runs import RunService, UsageFilter, UsageRow, clean_text
 
 _MAX_NAME_CHARACTERS: Final = 100
 _DAYS: Final = 30
-_IN_MONEY: Final = frozenset({"cost_per_day", "max_cost"})
+LIMITS_IN_MONEY: Final = frozenset({"cost_per_day", "max_cost"})
+"""The limits that are in USD."""
+
 _FORBIDDEN: Final = "The key is not an admin's, or the service uses no keys"
 _UNKNOWN: Final = "There is no such key"
 
@@ -94,23 +97,8 @@ async def list_keys(
     runs: Runs,
     request: CallerRequest,
 ) -> KeyList:
-    _check_mode(needs_key)
-    today = datetime.now(UTC).date()
-    used_today, used = [
-        {
-            row.groups["key"]: row
-            for row in await runs.usage(
-                UsageFilter(from_day=first, to_day=today), ["key"], request.user
-            )
-        }
-        for first in (today, today - timedelta(_DAYS - 1))
-    ]
-    return KeyList(
-        [
-            _view(key, _usage(used_today.get(key.key_id)), _usage(used.get(key.key_id)))
-            for key in await api_keys.all()
-        ]
-    )
+    check_mode(needs_key)
+    return KeyList(await key_views(api_keys, runs, request.user))
 
 
 @post("/", summary="Create an API key", responses=error_responses({403: _FORBIDDEN}))
@@ -118,9 +106,8 @@ async def create_key(
     data: JSONBody[NewKey], api_keys: NamedDependency[ApiKeys], needs_key: NamedDependency[bool]
 ) -> CreatedKey:
     """The response has the key, which can't be shown again."""
-    _check_mode(needs_key)
-    name = clean_text(data.name, "name", _MAX_NAME_CHARACTERS)
-    key = await api_keys.create(name, data.role, **_stored(data.limits))
+    check_mode(needs_key)
+    key = await create(api_keys, data)
     view = _view(await _found(api_keys, key.split("_")[1]), KeyUsage(), KeyUsage())
     return CreatedKey(**msgspec.structs.asdict(view), key=key)
 
@@ -137,9 +124,8 @@ async def set_key_limits(
     needs_key: NamedDependency[bool],
 ) -> KeyLimits:
     """All processes know them within a second. A run that is accepted keeps those that it has."""
-    _check_mode(needs_key)
-    if not await api_keys.set_limits(key_id, _stored(data)):
-        raise _unknown(key_id)
+    check_mode(needs_key)
+    await change_limits(api_keys, key_id, data)
     return data
 
 
@@ -153,9 +139,8 @@ async def revoke_key(
     key_id: FromPath[str], api_keys: NamedDependency[ApiKeys], needs_key: NamedDependency[bool]
 ) -> None:
     """All processes refuse it within a second, and end its requests. Its runs stay."""
-    _check_mode(needs_key)
-    if not await api_keys.revoke(key_id):
-        raise _unknown(key_id)
+    check_mode(needs_key)
+    await revoke(api_keys, key_id)
 
 
 keys_router = Router(
@@ -166,7 +151,41 @@ keys_router = Router(
 )
 
 
-def _check_mode(needs_key: bool) -> None:
+async def key_views(api_keys: ApiKeys, runs: RunService, caller: Caller) -> list[KeyView]:
+    """All keys with their usage, oldest first."""
+    today = datetime.now(UTC).date()
+    used_today, used = [
+        {
+            row.groups["key"]: row
+            for row in await runs.usage(UsageFilter(from_day=first, to_day=today), ["key"], caller)
+        }
+        for first in (today, today - timedelta(_DAYS - 1))
+    ]
+    return [
+        _view(key, _usage(used_today.get(key.key_id)), _usage(used.get(key.key_id)))
+        for key in await api_keys.all()
+    ]
+
+
+async def create(api_keys: ApiKeys, new: NewKey) -> str:
+    """Create a key and return it. Raises InvalidInput."""
+    name = clean_text(new.name, "name", _MAX_NAME_CHARACTERS)
+    return await api_keys.create(name, new.role, **_stored(new.limits))
+
+
+async def change_limits(api_keys: ApiKeys, key_id: str, limits: KeyLimits) -> None:
+    """Replace the limits of a key. Raises NotFoundException."""
+    if not await api_keys.set_limits(key_id, _stored(limits)):
+        raise _unknown(key_id)
+
+
+async def revoke(api_keys: ApiKeys, key_id: str) -> None:
+    """Revoke a key. Raises NotFoundException."""
+    if not await api_keys.revoke(key_id):
+        raise _unknown(key_id)
+
+
+def check_mode(needs_key: bool) -> None:
     """With AUTH=off, a caller of any kind could create a key that stays valid with AUTH=keys."""
     if not needs_key:
         problem = "the service uses no keys (AUTH=off); crew-capture keys manages them"
@@ -187,14 +206,14 @@ def _unknown(key_id: str) -> NotFoundException:
 def _stored(limits: KeyLimits) -> dict[str, int | None]:
     given: Mapping[str, float | None] = msgspec.structs.asdict(limits)
     return {
-        name: nanos(value) if name in _IN_MONEY and value is not None else value  # type: ignore[misc]
+        name: nanos(value) if name in LIMITS_IN_MONEY and value is not None else value  # type: ignore[misc]
         for name, value in given.items()
     }
 
 
 def _view(key: ApiKey, today: KeyUsage, last_30_days: KeyUsage) -> KeyView:
     limits: dict[str, Any] = {**dict.fromkeys(LIMITS), **key.limits}
-    for name in _IN_MONEY & key.limits.keys():
+    for name in LIMITS_IN_MONEY & key.limits.keys():
         limits[name] = usd(limits[name])
     return KeyView(
         id=key.key_id,

@@ -1,6 +1,6 @@
 """`/api/operations`: the state of the service now and over the last hour, for admins."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from app.operations import POINT_SECONDS, SERIES, Hour, OperationsSampler, Sampl
 from app.prices import usd
 from app.runs import Sweeper
 from app.version import VERSION
+from storage import SweepReport
 
 _FORBIDDEN: Final = {403: "The key is not an admin's"}
 _SIGNIFICANT_DIGITS: Final = 4
@@ -54,11 +55,22 @@ class SweepTimeView(msgspec.Struct):
 
 
 class ProcessView(msgspec.Struct):
-    """A process that holds leases of runs."""
+    """A process that executes runs, on any machine, and the leases that it holds.
 
-    name: str
+    Of one that executes isolated runs, only its id and its leases are known. One that was lost is
+    listed while it holds leases.
+    """
+
+    id: str
     runs: int
     lease_until: datetime | None
+    host: str | None = None
+    pid: int | None = None
+    version: str | None = None
+    slots: int | None = None
+    started_at: datetime | None = None
+    last_seen_at: datetime | None = None
+    draining: bool = False
 
 
 class SpendView(msgspec.Struct):
@@ -145,10 +157,14 @@ class OperationsFeed:
         self._readiness = readiness
         self._encoded: tuple[int, bytes] = (-1, b"")
 
+    async def state(self) -> OperationsState:
+        """The newest state."""
+        with self._sampler.watch():
+            return await self._state(await self._sampler.after(-1))
+
     async def whole(self) -> OperationsView:
         """The newest state with the charts."""
-        with self._sampler.watch():
-            state = await self._state(await self._sampler.after(-1))
+        state = await self.state()
         points = self._sampler.points()
         charts = Charts(
             POINT_SECONDS,
@@ -195,7 +211,7 @@ class OperationsFeed:
                 SweepTimeView(result, datetime.fromtimestamp(at, UTC))
                 for result, at in sample.sweeps.items()
             ],
-            processes=[ProcessView(*holder) for holder in sample.holders],
+            processes=list(_processes(sample)),
             hour=_hour_view(sample.hour),
             hour_before=_hour_view(sample.hour_before),
         )
@@ -240,7 +256,11 @@ async def operations_events(operations: NamedDependency[OperationsFeed]) -> Stre
 )
 async def sweep_outputs(sweeper: NamedDependency[Sweeper]) -> SweepView:
     """Outputs older than CLEANUP_MAX_AGE_HOURS are removed, except those of unsettled runs."""
-    report = await sweeper.sweep()
+    return sweep_view(await sweeper.sweep())
+
+
+def sweep_view(report: SweepReport) -> SweepView:
+    """The result of a sweep."""
     return SweepView(
         result=report.outcome.value,
         removed=report.removed,
@@ -257,6 +277,26 @@ operations_router = Router(
     opt=FOR_ADMINS,
     tags=["operations"],
 )
+
+
+def _processes(sample: Sample) -> Iterator[ProcessView]:
+    holders = {holder.worker: holder for holder in sample.holders}
+    for worker in sample.workers:
+        held = holders.pop(worker.worker, None)
+        yield ProcessView(
+            worker.worker,
+            held.runs if held else 0,
+            held.lease_until if held else None,
+            worker.host,
+            worker.pid,
+            worker.version,
+            worker.slots,
+            worker.started_at,
+            worker.last_seen_at,
+            worker.is_draining,
+        )
+    for holder in holders.values():
+        yield ProcessView(*holder)
 
 
 def _hour_view(hour: Hour) -> HourView:

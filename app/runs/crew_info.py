@@ -40,7 +40,7 @@ class CrewInfo:
     `named_inputs` are those that the crew's texts, or a flow's state, name. Texts in inputs that
     are not among `inputs` have at most `max_input_chars` characters. `budget` is that of each run,
     and `models` are the names of the models that the crew calls. `state_schema` is the JSON Schema
-    of a flow's state.
+    of a flow's state. `reason` explains why the execution mode is not a faster one.
 
     `description` is `about` with a list of the tasks. Workers of one version store it, and
     accepting processes of another version read it: new fields have defaults.
@@ -59,6 +59,7 @@ class CrewInfo:
     models: tuple[str, ...] = ()
     state_schema: Mapping[str, Any] | None = None
     about: str = ""
+    reason: str = ""
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -114,6 +115,7 @@ def crew_info(spec: CrewSpec, crew: CrewDescription) -> CrewInfo:
         models=crew.models,
         state_schema=crew.state_schema,
         about=about,
+        reason=crew.reason,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from litestar import MediaType, Request
 from litestar.plugins.jinja import JinjaTemplateEngine
@@ -51,9 +52,17 @@ class _Section(NamedTuple):
     path: str
     label: str
     for_admins: bool = False
+    with_keys: bool = False
 
 
-_SECTIONS: Final = (_Section("/", "New run"),)
+_SECTIONS: Final = (
+    _Section("/", "New run"),
+    _Section("/runs", "Runs"),
+    _Section("/inbox", "Inbox"),
+    _Section("/crews", "Crews"),
+    _Section("/ops", "Operations", for_admins=True),
+    _Section("/keys", "Keys", for_admins=True, with_keys=True),
+)
 
 
 def _environment() -> Environment:
@@ -72,6 +81,7 @@ def _environment() -> Environment:
         "size": formats.size,
         "label": formats.label,
         "state": formats.state,
+        "fields": msgspec.structs.asdict,
     }
     environment.globals |= {"asset": asset_path, "version": VERSION}
     return environment
@@ -112,7 +122,8 @@ def page(
 def _navigation(request: Request[Any, Any, Any], caller: Caller) -> Iterator[NavigationItem]:
     path = request.scope["path"]
     for section in _SECTIONS:
-        if caller.is_admin or not section.for_admins:
+        is_shown = caller.is_admin or not section.for_admins
+        if is_shown and (caller.owner is not None or not section.with_keys):
             is_current = path == section.path or (
                 section.path != "/" and path.startswith(f"{section.path}/")
             )

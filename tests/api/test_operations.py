@@ -11,6 +11,7 @@ import pytest
 
 from app.operations import HOUR_SECONDS, OperationsSampler
 from app.telemetry import metrics
+from app.version import VERSION
 from storage import OutputKey
 from tests.api.crews import Gate
 from tests.runs.scripted import until
@@ -32,12 +33,12 @@ async def test_the_state_shows_runs_in_flight_and_their_end(serve: Serve, gate: 
         await asyncio.to_thread(gate.called.wait, 20)
         async with asyncio.timeout(30):
             async for state in _states(service):
-                if state["now"]["in_flight"] == 1 and state["processes"]:
+                if state["now"]["in_flight"] == 1 and any(p["runs"] for p in state["processes"]):
                     break
         assert state["database_up"] is True
         assert state["problems"] == []
         (process,) = state["processes"]
-        assert process["runs"] == 1
+        assert (process["runs"], process["version"]) == (1, VERSION)
         (stored,) = [each for each in state["storage"] if each["backend"] == "local"]
         assert stored["up"] is True
         gate.open.set()
@@ -103,7 +104,7 @@ async def test_two_hours_are_compared_and_points_kept_for_one(
     monkeypatch.setattr(time, "time", lambda: now)
     gauges: Any = _NoGauges()
     usage: Any = _NoUsage()
-    sampler = OperationsSampler(gauges, None, usage)  # type: ignore[arg-type]
+    sampler = OperationsSampler(gauges, None, None, usage)  # type: ignore[arg-type]
     with metrics.recording():
         for _ in range(3 * 360):
             # Each 10 s: one run in the first hours, two in the last.

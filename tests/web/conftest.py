@@ -10,7 +10,14 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    ViewportSize,
+    async_playwright,
+    expect,
+)
 
 from app.access.api_keys import Role
 from app.asgi import create_app
@@ -27,6 +34,7 @@ PHONE: Final = ViewportSize(width=390, height=844)
 # axe-core's rules of WCAG 2.2, and its best practices.
 _SERIOUS: Final = {"serious", "critical"}
 _WAIT_MILLISECONDS: Final = 20_000
+expect.set_options(timeout=_WAIT_MILLISECONDS)
 # Tests with these fixtures run in the event loop of their module.
 _OF_MODULES: Final = {"browser", "serve_pages"}
 
