@@ -48,6 +48,7 @@ from app.runs.persistence.repository import RunRepository
 from app.runs.persistence.workers import WorkerRepository
 from app.runs.queue.base import RunQueue
 from app.runs.records import QUEUE, StalledRun
+from app.runs.secrets import SecretVault
 from app.runs.service import RunService
 from app.runs.webhooks.outbox import Outbox
 from app.runs.webhooks.sender import LEASE_SECONDS, WebhookSender
@@ -208,6 +209,7 @@ async def open_service(
             keep_messages=settings.keep_messages,
             tracing=tracing,
             model_limits=_model_limits(stack, settings, database),
+            vault=SecretVault(settings.secrets_keys),
         )
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)

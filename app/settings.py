@@ -19,6 +19,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
+_KEY_BYTES = 32
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -93,6 +94,8 @@ class Settings(BaseSettings):
     tokens_per_day_per_end_user: Count | None = None
     cost_per_day: Annotated[float, Field(gt=0, le=1e9)] | None = None
     prices_file: Path | None = None
+
+    secrets_key: SecretStr | None = None
 
     webhook_secret: SecretStr | None = None
     webhook_allow_private: bool = False
@@ -220,6 +223,18 @@ class Settings(BaseSettings):
     def cleanup_max_age_seconds(self) -> float:
         return self.cleanup_max_age_hours * 3600
 
+    @field_validator("secrets_key")
+    @classmethod
+    def _known_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _keys_in(value)
+        return value
+
+    @property
+    def secrets_keys(self) -> Sequence[bytes]:
+        """The keys that encrypt the secrets of runs, newest first; none: they stay in memory."""
+        return [] if self.secrets_key is None else _keys_in(self.secrets_key)
+
     @property
     def webhook_secret_bytes(self) -> bytes | None:
         """The key that signs webhooks; None disables webhooks."""
@@ -248,6 +263,19 @@ def _line(name: str, message: str, value: object) -> str:
         return message
     shown = "***" if name.endswith(("_key", "_url", "_secret")) else value
     return f"{name.upper()}={shown}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_in(secret: SecretStr) -> Sequence[bytes]:
+    """The keys of 32 bytes in base64, comma separated. Raises ValueError."""
+    keys = []
+    for part in filter(None, map(str.strip, secret.get_secret_value().split(","))):
+        try:
+            keys.append(base64.b64decode(part, validate=True))
+        except binascii.Error:
+            keys.append(b"")
+    if any(len(key) != _KEY_BYTES for key in keys):
+        raise ValueError("must be the base64 of 32 random bytes, as of openssl rand -base64 32")
+    return keys
 
 
 def _secret_bytes(secret: SecretStr) -> bytes | None:

@@ -47,6 +47,7 @@ from app.api.waiting import (
 from app.prices import nanos
 from app.runs import (
     METADATA_LIMITS,
+    SECRETS_LIMITS,
     InvalidInput,
     OutputElsewhere,
     ReviewDecision,
@@ -84,6 +85,11 @@ _EVENTS = ResponseSpec(
     generate_examples=False,
 )
 
+Secrets = Annotated[
+    dict[str, str],
+    msgspec.Meta(description=f"Values for the crew's tools and models. {SECRETS_LIMITS}"),
+]
+
 Metadata = Annotated[dict[str, str], msgspec.Meta(description=METADATA_LIMITS)]
 
 # A string, because a datetime would also accept a number, and a time without its zone.
@@ -111,6 +117,7 @@ class RunRequest(BudgetFields, forbid_unknown_fields=True):
     priority: Priority = 0
     not_before: NotBefore = None
     user: EndUser = None
+    secrets: Secrets = msgspec.field(default_factory=dict)
 
 
 class BatchRequest(BudgetFields, forbid_unknown_fields=True):
@@ -127,6 +134,7 @@ class BatchRequest(BudgetFields, forbid_unknown_fields=True):
     priority: Priority = 0
     not_before: NotBefore = None
     user: EndUser = None
+    secrets: Secrets = msgspec.field(default_factory=dict)
 
 
 class HumanAnswer(msgspec.Struct, forbid_unknown_fields=True):
@@ -184,6 +192,7 @@ async def submit_run(
         webhooks=webhooks_at(data.webhook_url),
         metadata=data.metadata,
         budget=data.budget,
+        secrets=data.secrets,
         priority=data.priority,
         not_before=parse_time("not_before", data.not_before),
     )
@@ -239,6 +248,7 @@ async def submit_batch(
             webhooks=webhooks_at(data.webhook_url),
             metadata=data.metadata,
             budget=data.budget,
+            secrets=data.secrets,
             priority=data.priority,
             not_before=parse_time("not_before", data.not_before),
         ),

@@ -41,6 +41,7 @@ from app.engine.results import (
     TaskStarted,
     Usage,
 )
+from app.engine.secrets import SecretMissing, run_secret
 
 if TYPE_CHECKING:
     from app.engine.compat.models import CrewModel
@@ -81,6 +82,7 @@ __all__ = [
     "Review",
     "RunFailed",
     "RunObserver",
+    "SecretMissing",
     "StepFinished",
     "TaskDescription",
     "TaskFinished",
@@ -91,4 +93,5 @@ __all__ = [
     "Usage",
     "characters",
     "prepare_environment",
+    "run_secret",
 ]

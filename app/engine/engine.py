@@ -85,6 +85,7 @@ from app.engine.runtime.threads import (
     BuildThreads,
     WorkThreads,
 )
+from app.engine.secrets import building_at_start, secrets_of_run
 from app.engine.stock import StockThreads
 from app.projects import within
 
@@ -159,7 +160,7 @@ class Engine:
         for source in crews:
             if source.name in self._crews:
                 raise CrewBroken(f"crew {source.name}: two crews have this name")
-            with within(source.project):
+            with within(source.project), building_at_start():
                 registered = await self._prepare(source)
             self._crews[source.name] = registered
             mode, reason = registered.description.execution_mode, registered.description.reason
@@ -215,6 +216,7 @@ class Engine:
         models: list[str] | None = None,
         calls: CallObserver | None = None,
         on_guardrail: OnGuardrail | None = None,
+        secrets: Mapping[str, str] | None = None,
     ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
 
@@ -229,7 +231,8 @@ class Engine:
         `on_step` receives the agents' steps; stock runs report none. `usage` counts the tokens as
         the models report them, and `models` lists the models that are called, so both are known
         however the run ends. `calls` receives the calls to models and tools, and
-        `on_guardrail` the rounds of guardrails.
+        `on_guardrail` the rounds of guardrails. `secrets` is what `run_secret` returns to the code
+        of the crew.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the
@@ -245,7 +248,12 @@ class Engine:
             run.usage = usage
         if models is not None:
             run.models = models
-        with run.activate(), self._models(name), within(registered.source.project):
+        with (
+            run.activate(),
+            self._models(name),
+            within(registered.source.project),
+            secrets_of_run(secrets or {}),
+        ):
             try:
                 output, mode = await self._execute(registered, inputs, run)
                 await run.end_background(cancel=False)

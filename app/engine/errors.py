@@ -6,6 +6,8 @@ Each message is safe to show to a user: it holds no path and no traceback.
 import re
 from collections.abc import Iterator
 
+from app.engine.secrets import redacted
+
 _MAX_CHARACTERS = 300
 _PATH = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:\\|~?/)[\w.\-]+(?:[\\/][\w.\-]+)+")
 
@@ -67,7 +69,7 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
 
 def one_line(error: BaseException) -> str:
     """The class name and the head of the error's text, without paths, on one line."""
-    text = _PATH.sub("...", " ".join(str(error).split()))
+    text = _PATH.sub("...", redacted(" ".join(str(error).split())))
     if len(text) > _MAX_CHARACTERS:
         text = text[:_MAX_CHARACTERS].rstrip() + "..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

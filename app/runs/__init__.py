@@ -57,12 +57,14 @@ from app.runs.records import (
     output_path,
     webhooks_at,
 )
+from app.runs.secrets import SECRETS_LIMITS
 from app.runs.service import RunService
 from app.runs.summaries import advice, seconds_between, summary
 
 __all__ = [
     "MAX_PRIORITY",
     "METADATA_LIMITS",
+    "SECRETS_LIMITS",
     "UNSETTLED",
     "USAGE_COUNTS",
     "AwaitingHuman",

@@ -108,10 +108,15 @@ class UnknownOutput(RunError):
 
 
 class NotRetryable(RunError):
-    """The run neither failed nor was cancelled."""
+    """The run neither failed nor was cancelled, or it lacks what a retry needs."""
 
-    def __init__(self, run_id: UUID, status: str) -> None:
-        super().__init__(f"run {run_id} is {status}: only a failed or cancelled run is retried")
+    def __init__(
+        self,
+        run_id: UUID,
+        status: str,
+        reason: str = "only a failed or cancelled run is retried",
+    ) -> None:
+        super().__init__(f"run {run_id} is {status}: {reason}")
         self.run_id = run_id
 
 

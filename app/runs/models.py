@@ -195,6 +195,8 @@ class UserRun(Base):
     tracestate: Mapped[str | None] = mapped_column(String(512))
     human_input: Mapped[HumanInput | None] = mapped_column(MsgspecJson(HumanInput))
     budget: Mapped[Budget | None] = mapped_column(MsgspecJson(Budget))
+    # Encrypted until the run is settled; empty if they are not stored; NULL for none.
+    secrets: Mapped[bytes | None] = mapped_column(LargeBinary)
     attempt: Mapped[int] = mapped_column(Integer)
     pauses: Mapped[int] = mapped_column(Integer, server_default="0")
     worker: Mapped[str | None] = mapped_column(String(64))

@@ -91,8 +91,9 @@ class RunOptions:
     key get the same run. `webhooks`: where events are sent; `meta`: data that is sent with them.
     `context_id`: the client's own name for a group of runs. `metadata`: the client's own names and
     texts, to find the run by. `budget` limits what the run uses, within the budgets of its crew and
-    of its key. Of its owner's waiting runs, those with the highest `priority` begin first. The run
-    begins at `not_before` at the earliest. `scheduled` names the schedule that submits it.
+    of its key. `secrets` reach the code of the crew, and are stored nowhere in plain text.
+    Of its owner's waiting runs, those with the highest `priority` begin first. The run begins at
+    `not_before` at the earliest. `scheduled` names the schedule that submits it.
     """
 
     stream: bool = False
@@ -102,6 +103,7 @@ class RunOptions:
     context_id: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     priority: int = 0
     not_before: datetime | None = None
     scheduled: ScheduledRun | None = None
@@ -194,6 +196,7 @@ class Run(ListedRun):
     human_input: HumanInput | None = None
     lease_until: datetime | None = None
     outputs: dict[str, str] | None = None
+    had_secrets: bool = False
     raw_result: str | None = None
     tasks: list[dict[str, Any]] | None = None
 
@@ -245,6 +248,8 @@ class NewRun:
     end_user: str = ""
     schedule_id: UUID | None = None
     due_at: datetime | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    stored_secrets: bytes | None = field(default=None, repr=False)
     stored_inputs: msgspec.Raw = field(init=False, repr=False)
     """The inputs as JSON: the transaction that many runs share does not encode them."""
 
@@ -346,6 +351,7 @@ class ClaimedRun:
     end_user: str = ""
     schedule_id: UUID | None = None
     due_at: datetime | None = None
+    stored_secrets: bytes | None = field(default=None, repr=False)
 
     def settled(self, outcome: Outcome, finished_at: datetime) -> Run:
         """The run as it stands once this outcome is committed."""

@@ -87,6 +87,7 @@ from app.runs.records import (
     UsageRow,
     Webhooks,
 )
+from app.runs.secrets import check_secrets
 from app.runs.shield import shielded
 from app.runs.webhooks.payloads import FIELDS
 from app.runs.webhooks.url_guard import UrlGuard
@@ -333,6 +334,7 @@ class RunService:
         if status is None:
             raise UnknownRun(run_id)
         if status is RunStatus.CANCELLED:
+            self._worker.vault.forget(run_id)
             runs_here = self._worker.cancel(run_id)
             if run.attempt and not runs_here:  # perhaps no worker executes it
                 await self._worker.clean_up(run_id)
@@ -354,6 +356,9 @@ class RunService:
             return
         if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
             raise NotRetryable(run_id, run.status)
+        if run.had_secrets:
+            problem = "its secrets were deleted when it ended; submit it again"
+            raise NotRetryable(run_id, run.status, problem)
         self._registered(run, "a retry")
         self._admit(1, {run.crew})
         # The run counts for its own owner, also if an admin retries it.
@@ -575,6 +580,7 @@ class RunService:
         self._admit(len(runs), {run.crew for run in runs})
         has_room = self._dispatcher.reserve(runs[0].crew, len(runs))
         self._adding += len(runs)
+        runs = [self._with_stored_secrets(run) if run.secrets else run for run in runs]
         try:
             added = await self._rows.add(runs, caller, condition, is_held=has_room)
         finally:
@@ -583,6 +589,8 @@ class RunService:
             self._dispatcher.join_backlog(len(added))
         for run, accepted in zip(runs, added, strict=bool(added)):
             if accepted.is_new:
+                if run.secrets:
+                    self._worker.vault.keep(run.run_id, run.secrets)
                 if has_room and not run.is_deferred:
                     self._dispatcher.dispatch(
                         run.run_id, caller.name, run.crew, run.priority, run.end_user
@@ -590,6 +598,10 @@ class RunService:
             elif accepted.request_digest != run.request_digest:
                 raise IdempotencyConflict(accepted.run_id)
         return added
+
+    def _with_stored_secrets(self, run: NewRun) -> NewRun:
+        stored = self._worker.vault.encrypted(run.run_id, run.secrets)
+        return replace(run, stored_secrets=stored)
 
     async def _retry_and_dispatch(self, run: Run, limited: Caller) -> RunStatus | None:
         retried = await self._rows.retry(run.run_id, limited)
@@ -642,6 +654,7 @@ class RunService:
         if options.meta is not None:
             check_bounds("meta", options.meta, "meta")
         metadata = check_metadata(options.metadata)
+        check_secrets(options.secrets)
         budget = self._budget(crew, caller, options)
         now = self._rows.now()
         _check_times(options, now)
@@ -668,6 +681,7 @@ class RunService:
             end_user=caller.end_user,
             schedule_id=options.scheduled.schedule_id if options.scheduled else None,
             due_at=options.scheduled.due_at if options.scheduled else None,
+            secrets=options.secrets,
         )
         if options.idempotency_key is None:
             return new

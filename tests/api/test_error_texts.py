@@ -146,7 +146,7 @@ def test_one_error_has_all_problems_of_a_body(client: TestClient[Any]) -> None:
         "stream: must be true or false",
         "webhook: unknown field, did you mean webhook_url?",
         "zz: unknown field, allowed are crew, inputs, stream, webhook_url, metadata, priority, "
-        "not_before, user, max_cost, max_model_calls, max_tokens",
+        "not_before, user, secrets, max_cost, max_model_calls, max_tokens",
     ]
     human = {"url": 3, "authentication": {"strategy": "basic", "username": 3}}
     assert _text(client.post("/crews/idea/kickoff", json={"humanInputWebhook": human})) == (

@@ -15,13 +15,18 @@ from crewai.utilities.string_utils import sanitize_tool_name
 
 from app.engine.calls import ToolCall, active_model_call, active_tool_call
 from app.engine.runtime.context import current_run
+from app.engine.secrets import redacted
+
+
+class ToolFailed(Exception):
+    """An error of a tool whose own text had a secret."""
 
 
 def _instrumented(execute: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(execute)
     def instrumented(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _observed(self, args, kwargs) as call:
-            result = execute(self, *args, **kwargs)
+            result = _redacted(execute(self, *args, **kwargs))
             if call is not None:
                 call.result = result
             return result
@@ -35,7 +40,7 @@ def _instrumented_async(
     @functools.wraps(execute)
     async def instrumented(self: Any, *args: Any, **kwargs: Any) -> Any:
         with _observed(self, args, kwargs) as call:
-            result = await execute(self, *args, **kwargs)
+            result = _redacted(await execute(self, *args, **kwargs))
             if call is not None:
                 call.result = result
             return result
@@ -65,9 +70,19 @@ def _observed(
     token = active_model_call.set(None)
     try:
         with run.observed(call, active_tool_call):
-            yield call
+            try:
+                yield call
+            except Exception as error:
+                text = str(error)
+                if (shown := redacted(text)) == text:
+                    raise
+                raise ToolFailed(shown) from None
     finally:
         active_model_call.reset(token)
+
+
+def _redacted(result: Any) -> Any:
+    return redacted(result) if isinstance(result, str) else result
 
 
 def _is_part_of(tool: BaseTool | CrewStructuredTool, call: ToolCall) -> bool:

@@ -56,6 +56,7 @@ from app.runs.records import (
     StalledRun,
     UsageCounts,
 )
+from app.runs.secrets import SecretsLost, SecretVault
 from app.runs.texts import replace_surrogates
 from app.telemetry import metrics
 from storage import OutputKey, OutputStore, StorageError
@@ -69,6 +70,7 @@ logger = logging.getLogger("crew_capture.runs")
 # The `error_type` in a run's row for each error that ends a crew.
 _ERROR_TYPES: Mapping[type[Exception], str] = {
     BudgetExceeded: "budget_exceeded",
+    SecretsLost: "secrets_lost",
     NoResult: "no_results",
     ModelError: "model_error",
     CrewFailed: "crew_error",
@@ -158,8 +160,11 @@ class Worker:
         keep_messages: bool = False,
         tracing: "Tracing | None" = None,
         model_limits: CallObserver | None = None,
+        vault: SecretVault | None = None,
     ) -> None:
         self._model_limits = model_limits
+        self.vault: Final = vault or SecretVault()
+        """The secrets of the runs that this process has accepted."""
         self._tracing = tracing
         self._accounts = accounts
         self._rows = rows
@@ -447,7 +452,7 @@ class Worker:
             if active.is_cancelled:
                 return CANCELLED
             return _failed("run_timeout", f"the run took longer than {limit:g} s")
-        except (EngineError, BudgetExceeded) as error:
+        except (EngineError, BudgetExceeded, SecretsLost) as error:
             return _failed(_ERROR_TYPES.get(type(error), "crew_error"), str(error))
         except StorageError as error:
             active.error = error
@@ -482,6 +487,7 @@ class Worker:
             models=active.models,
             calls=self._call_observers(active),
             on_guardrail=active.trace.add_guardrail if active.trace is not None else None,
+            secrets=self.vault.of(claimed.run_id, claimed.stored_secrets),
         )
         if isinstance(result, Paused):
             fingerprint = self._engine.describe(claimed.crew).fingerprint
@@ -559,6 +565,7 @@ class Worker:
             outcome, settlement = await self._commit(run, outcome, active)
         if trace is not None:
             trace.set_settlement(settlement, outcome.error_type)
+        self.vault.forget(run.run_id)
         if settlement is None:
             await self._drop(run, keys, error)
             return None

@@ -71,11 +71,18 @@ _METADATA: Final = {"metadata": UserRun.run_metadata.label("metadata")}
 
 def _columns(record: type[ListedRun], special: Mapping[str, Any]) -> tuple[Any, ...]:
     names = record.__dataclass_fields__
-    return tuple(special.get(name, getattr(UserRun, name)) for name in names)
+    return tuple(special[n] if n in special else getattr(UserRun, n) for n in names)
 
 
 _LISTED: Final = _columns(ListedRun, _SHORTENED | _METADATA)
-_RUN: Final = _columns(Run, _METADATA | {"inputs": cast(UserRun.inputs, Text).label("inputs")})
+_RUN: Final = _columns(
+    Run,
+    _METADATA
+    | {
+        "inputs": cast(UserRun.inputs, Text).label("inputs"),
+        "had_secrets": UserRun.secrets.is_not(None).label("had_secrets"),
+    },
+)
 _STALLED: Final = (
     UserRun.run_id,
     UserRun.attempt,

@@ -127,6 +127,7 @@ def _rows(
             "run_id": run.run_id,
             "owner": run.owner,
             "end_user": run.end_user,
+            "secrets": run.stored_secrets,
             "address": run.address,
             "crew": run.crew,
             "inputs": run.stored_inputs,

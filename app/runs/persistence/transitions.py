@@ -44,6 +44,7 @@ from app.runs.records import (
     Settlement,
     UsageCounts,
 )
+from app.runs.secrets import NOT_STORED
 from app.telemetry.tracing import TraceHeaders
 
 # As text, which the task of the run decodes: a transaction claims many runs.
@@ -168,6 +169,7 @@ class Claim(Transition):
         UserRun.traceparent,
         UserRun.tracestate,
         UserRun.budget,
+        UserRun.secrets,
         UserRun.priority,
         UserRun.not_before,
         UserRun.schedule_id,
@@ -220,6 +222,7 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
         started_at=event.at,
         owner=row.owner,
         end_user=row.end_user,
+        stored_secrets=row.secrets,
         address=row.address,
         context_id=row.context_id,
         stream=bool(row.stream),
@@ -260,6 +263,7 @@ class Settle(Transition):
         UserRun.usage,
         UserRun.outputs,
         UserRun.run_metadata,
+        UserRun.secrets,
     )
 
     outcome: Outcome
@@ -276,6 +280,7 @@ class Settle(Transition):
             "error_type": outcome.error_type,
             "lease_until": None,
             "address": None,
+            "secrets": None if row.secrets is None else NOT_STORED,
             "finished_at": now,
         }
 

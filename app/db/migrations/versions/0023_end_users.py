@@ -1,4 +1,4 @@
-"""The end user of a run, by the client's own id."""
+"""The end user of a run, by the client's own id, and the run's secrets."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,6 +14,7 @@ def upgrade() -> None:
     op.add_column(
         "user_runs", sa.Column("end_user", sa.String(200), server_default="", nullable=False)
     )
+    op.add_column("user_runs", sa.Column("secrets", sa.LargeBinary(), nullable=True))
     op.create_index(
         "user_runs_newest_of_end_user",
         "user_runs",
@@ -34,4 +35,5 @@ def downgrade() -> None:
     op.drop_index("user_runs_in_flight_of_end_user", "user_runs")
     op.drop_index("user_runs_newest_of_end_user", "user_runs")
     with op.batch_alter_table("user_runs") as table:
+        table.drop_column("secrets")
         table.drop_column("end_user")

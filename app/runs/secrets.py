@@ -1,0 +1,103 @@
+"""The secrets of runs: in the memory of the process that accepted them, or encrypted in their rows.
+
+Without SECRETS_KEY no secret leaves the memory. A run that another process claims, or this one
+after a restart, then fails as `secrets_lost`.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from app.runs.errors import InvalidInput
+
+_MAX_SECRETS: Final = 20
+_MAX_CHARACTERS: Final = 10_000
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+# As NIST SP 800-38D recommends for GCM.
+_NONCE_BYTES: Final = 12
+
+SECRETS_LIMITS: Final = (
+    f"At most {_MAX_SECRETS}. A name has letters (a-z, A-Z), digits and underscores; "
+    f"a value has at most {_MAX_CHARACTERS:,} characters."
+)
+"""The limits, for descriptions."""
+
+NOT_STORED: Final = b""
+"""In the row of a run whose secrets are only in memory, or that has ended."""
+
+
+class SecretsLost(Exception):
+    """The secrets of a run are gone, so that it can't be executed."""
+
+
+class SecretVault:
+    """The secrets of this process's runs.
+
+    `keys` encrypt them in rows (AES-256-GCM): the first one does, and all decrypt. The id of the
+    run is authenticated with them, so that a copy in another row is worth nothing.
+    """
+
+    def __init__(self, keys: Sequence[bytes] = ()) -> None:
+        self._ciphers = [AESGCM(key) for key in keys]
+        self._kept: dict[UUID, Mapping[str, str]] = {}
+
+    def keep(self, run_id: UUID, secrets: Mapping[str, str]) -> None:
+        """Keep the secrets of a run that was accepted here, until `forget`."""
+        self._kept[run_id] = secrets
+
+    def forget(self, run_id: UUID) -> None:
+        """Forget the secrets of a run that has ended, or that another process executes."""
+        self._kept.pop(run_id, None)
+
+    def encrypted(self, run_id: UUID, secrets: Mapping[str, str]) -> bytes:
+        """The secrets as the run's row stores them; NOT_STORED without a key."""
+        if not self._ciphers:
+            return NOT_STORED
+        nonce = os.urandom(_NONCE_BYTES)
+        plain = msgspec.json.encode(secrets)
+        return nonce + self._ciphers[0].encrypt(nonce, plain, run_id.bytes)
+
+    def of(self, run_id: UUID, stored: bytes | None) -> Mapping[str, str]:
+        """The secrets of a run with this in its row; None stands for a run without secrets.
+
+        Raises SecretsLost.
+        """
+        if stored is None:
+            return {}
+        if (kept := self._kept.get(run_id)) is not None:
+            return kept
+        for cipher in self._ciphers if stored else ():
+            try:
+                nonce, rest = stored[:_NONCE_BYTES], stored[_NONCE_BYTES:]
+                plain = cipher.decrypt(nonce, rest, run_id.bytes)
+            except InvalidTag:
+                continue
+            return msgspec.json.decode(plain, type=dict[str, str])
+        raise SecretsLost(
+            "the run's secrets are gone: they were in the memory of the process that accepted it; "
+            "submit the run again"
+            if not stored
+            else "the run's secrets can't be decrypted with SECRETS_KEY; submit the run again"
+        )
+
+
+def check_secrets(secrets: Mapping[str, str]) -> None:
+    """Raise InvalidInput for secrets beyond the limits. No message has a value."""
+    if len(secrets) > _MAX_SECRETS:
+        raise InvalidInput("secrets", f"{len(secrets)} secrets; at most {_MAX_SECRETS} are allowed")
+    for name, value in secrets.items():
+        if not _NAME.fullmatch(name):
+            raise InvalidInput("secrets", f"a name is not allowed. {SECRETS_LIMITS}")
+        if not value or len(value) > _MAX_CHARACTERS:
+            problem = f"must have 1 to {_MAX_CHARACTERS:,} characters"
+            raise InvalidInput(f"secrets.{name}", problem)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(f"secrets.{name}", "must be Unicode text") from None
