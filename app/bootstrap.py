@@ -209,7 +209,7 @@ async def open_service(
             keep_messages=settings.keep_messages,
             tracing=tracing,
             model_limits=_model_limits(stack, settings, database),
-            vault=SecretVault(settings.secrets_keys),
+            vault=SecretVault(settings.secrets_keys, is_shared=bool(settings.queue_url)),
         )
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)

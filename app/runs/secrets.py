@@ -40,12 +40,21 @@ class SecretVault:
     """The secrets of this process's runs.
 
     `keys` encrypt them in rows (AES-256-GCM): the first one does, and all decrypt. The id of the
-    run is authenticated with them, so that a copy in another row is worth nothing.
+    run is authenticated with them, so that a copy in another row is worth nothing. If processes
+    share runs (`is_shared`), secrets need a key: another process may execute the run.
     """
 
-    def __init__(self, keys: Sequence[bytes] = ()) -> None:
+    def __init__(self, keys: Sequence[bytes] = (), *, is_shared: bool = False) -> None:
+        self._must_encrypt = is_shared and not keys
         self._ciphers = [AESGCM(key) for key in keys]
         self._kept: dict[UUID, Mapping[str, str]] = {}
+
+    def check(self, secrets: Mapping[str, str]) -> None:
+        """Raise InvalidInput for secrets that are beyond the limits or can't reach their run."""
+        check_secrets(secrets)
+        if secrets and self._must_encrypt:
+            problem = "other processes may execute the run, so that the service needs SECRETS_KEY"
+            raise InvalidInput("secrets", problem)
 
     def keep(self, run_id: UUID, secrets: Mapping[str, str]) -> None:
         """Keep the secrets of a run that was accepted here, until `forget`."""

@@ -87,7 +87,6 @@ from app.runs.records import (
     UsageRow,
     Webhooks,
 )
-from app.runs.secrets import check_secrets
 from app.runs.shield import shielded
 from app.runs.webhooks.payloads import FIELDS
 from app.runs.webhooks.url_guard import UrlGuard
@@ -654,7 +653,7 @@ class RunService:
         if options.meta is not None:
             check_bounds("meta", options.meta, "meta")
         metadata = check_metadata(options.metadata)
-        check_secrets(options.secrets)
+        self._worker.vault.check(options.secrets)
         budget = self._budget(crew, caller, options)
         now = self._rows.now()
         _check_times(options, now)

@@ -19,6 +19,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "no_results": "The model returned empty texts. Check the model and the prompts, then retry.",
     "run_timeout": "Retry it: finished tasks are not executed again. RUN_TIMEOUT_SECONDS, or the "
     "crew's own limit, allows more time.",
+    "secrets_lost": "Submit it again with its secrets. SECRETS_KEY keeps those of later runs.",
     "storage_unavailable": "An output could not be stored. Check the backend, then retry.",
     "worker_lost": "The processes that executed it ended each time, perhaps for lack of memory. "
     "Check the log, then retry.",

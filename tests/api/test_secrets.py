@@ -16,6 +16,7 @@ from sqlalchemy import select, text
 
 from app.crews.registry import CrewSpec, Registry
 from app.engine import SecretMissing, run_secret
+from app.runs.errors import InvalidInput
 from app.runs.models import UserRun
 from app.runs.secrets import SecretsLost, SecretVault
 from tests.load.stub_model import StubModel, run_stub, use_first_tool
@@ -205,6 +206,14 @@ async def test_a_run_that_another_process_claims(
             assert "secrets" in retried.text
         async with service.inside.database.read() as connection:
             assert list(await connection.scalars(select(UserRun.secrets))) == [b""]
+
+
+def test_processes_that_share_runs_need_a_key_for_secrets() -> None:
+    with pytest.raises(InvalidInput, match="SECRETS_KEY"):
+        SecretVault(is_shared=True).check({"TOKEN": CANARY})
+    SecretVault(is_shared=True).check({})
+    SecretVault([os.urandom(32)], is_shared=True).check({"TOKEN": CANARY})
+    SecretVault().check({"TOKEN": CANARY})
 
 
 def test_secrets_are_bound_to_their_run_and_to_a_key() -> None:
