@@ -20,6 +20,7 @@ from app.api.health import Readiness, live, ready
 from app.api.keys import keys_router
 from app.api.markdown import HtmlRenderer
 from app.api.mcp.routes import mcp, open_mcp
+from app.api.memory import memory_router
 from app.api.metrics import MetricsPort, RequestMetrics, get_metrics
 from app.api.middleware.allowed_methods import list_allowed_methods
 from app.api.middleware.auth import AuthMiddleware
@@ -137,6 +138,7 @@ def _rest_api() -> Router:
             schedules_router,
             crews_router,
             usage_router,
+            memory_router,
             keys_router,
             operations_router,
             workers_router,

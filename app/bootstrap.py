@@ -21,7 +21,7 @@ from app.engine import Engine
 from app.engine.llm import close_models
 from app.gauges import ProcessGauges, SharedGauges
 from app.logs import configure_logging, set_trace_ids
-from app.model_setup import configured_model, models_of_crews, unusable_models
+from app.model_setup import configured_embedder, configured_model, models_of_crews, unusable_models
 from app.operations import OperationsSampler
 from app.prices import Prices, read_prices, unpriced_models
 from app.resources import open_database, open_queue, open_store
@@ -41,6 +41,7 @@ from app.runs.execution.spending import Accounts
 from app.runs.execution.worker import Worker
 from app.runs.maintenance.retention import Retention
 from app.runs.maintenance.sweeper import Sweeper
+from app.runs.memories import Memories, MemoryRetention
 from app.runs.persistence.batch_queries import BatchQueries
 from app.runs.persistence.published_runs import PublishedRuns
 from app.runs.persistence.queries import RunQueries
@@ -89,6 +90,7 @@ class Service:
 
     runs: RunService
     batches: Batches
+    memories: Memories
     schedules: ScheduleService
     worker: Worker
     events: EventHub
@@ -195,6 +197,7 @@ async def open_service(
             interval_seconds=settings.cleanup_interval_seconds,
             probability=settings.cleanup_probability,
         )
+        memories = await stack.enter_async_context(aclosing(Memories(database)))
         worker = Worker(
             rows=rows,
             queries=queries,
@@ -207,6 +210,8 @@ async def open_service(
             max_in_flight=settings.max_runs_in_flight,
             timeout_seconds=settings.run_timeout_seconds,
             keep_messages=settings.keep_messages,
+            memories=memories,
+            memory_ownership=settings.memory,
             tracing=tracing,
             model_limits=_model_limits(stack, settings, database),
             vault=SecretVault(settings.secrets_keys, is_shared=bool(settings.queue_url)),
@@ -237,8 +242,7 @@ async def open_service(
         )
         dispatcher = _dispatcher(settings, database, worker, queue)
         background += [dispatcher] if isinstance(dispatcher, QueueDispatcher) else []
-        if settings.retention_days and not is_one_shot:
-            background.append(Retention(database, days=settings.retention_days))
+        background += [] if is_one_shot else _retention(settings, database, memories)
         url_guard = None
         if not is_one_shot:
             url_guard = _open_webhooks(stack, settings, database, background)
@@ -272,6 +276,7 @@ async def open_service(
         yield Service(
             runs,
             Batches(runs, BatchQueries(database)),
+            memories,
             schedules,
             worker,
             events,
@@ -356,11 +361,22 @@ async def _start_engine(stack: AsyncExitStack, settings: Settings, crews: Regist
         max_stock_threads=settings.max_runs_in_flight,
         max_output_chars=settings.max_output_chars,
         max_abandoned_threads=settings.max_abandoned_threads,
+        embedder=configured_embedder(settings),
     )
     stack.push_async_callback(close_models)
     stack.push_async_callback(engine.aclose)
     await engine.start(list(crews))
     return engine
+
+
+def _retention(settings: Settings, database: Database, memories: Memories) -> list[PeriodicService]:
+    """The services that delete old runs and unused memories, as far as they are configured."""
+    services: list[PeriodicService] = []
+    if settings.retention_days:
+        services.append(Retention(database, days=settings.retention_days))
+    if settings.memory_retention_days:
+        services.append(MemoryRetention(memories, days=settings.memory_retention_days))
+    return services
 
 
 def _open_tracing(stack: AsyncExitStack) -> "Tracing | None":

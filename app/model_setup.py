@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from app.crews.options import CrewOptions
 from app.crews.registry import Registry
 from app.engine import CrewModel
-from app.engine.llm import OFFLINE, ModelSettings, create_model, missing_key
+from app.engine.llm import OFFLINE, ModelSettings, create_embedder, create_model, missing_key
 from app.file_limits import model_connections
 from app.settings import Settings, SettingsError
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # app.engine must be imported before crewai is
     from collections.abc import Iterable
 
     from crewai import BaseLLM
+
+    from app.engine.llm.embeddings import Embedder
 
 _MAX_CHARACTERS = 300
 
@@ -34,6 +36,34 @@ def configured_model(settings: Settings, crews: Registry) -> "BaseLLM":
     if problem := missing_key(llm):
         raise SettingsError(f"{where}: {problem}; set it in LLM_API_KEY")
     return llm
+
+
+def configured_embedder(settings: Settings) -> "Embedder | None":
+    """The embedder of memories and knowledge on the model server; None: the engine's own.
+
+    Raises:
+        SettingsError: the server does not speak OpenAI's API, or it lacks its key.
+    """
+    if settings.embedding_model is None:
+        return None
+    where = f"EMBEDDING_MODEL={settings.embedding_model}"
+    server, model = settings.llm_base_url, settings.llm_model
+    if server is None and _provider(model) != "openai":
+        raise SettingsError(f"{where}: LLM_MODEL={model} is not on a server of OpenAI's API")
+    secret = settings.llm_api_key
+    try:
+        return create_embedder(
+            ModelSettings(
+                model=settings.embedding_model,
+                base_url=server,
+                api_key=secret.get_secret_value() if secret else None,
+                timeout_seconds=settings.llm_timeout_seconds,
+                max_concurrency=model_connections(settings.llm_max_concurrency),
+                max_output_chars=settings.max_output_chars,
+            )
+        )
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"{where}: {_problem(error, settings.embedding_model)}") from error
 
 
 def models_of_crews(settings: Settings, crews: Registry) -> dict[str, CrewModel]:

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     llm_model: str = "offline"
     llm_base_url: str | None = None
     llm_api_key: SecretStr | None = None
+    embedding_model: str | None = None
     llm_timeout_seconds: Seconds = 120.0
     llm_max_concurrency: Count = 4000
     llm_requests_per_minute: Count | None = None
@@ -101,6 +102,8 @@ class Settings(BaseSettings):
     webhook_allow_private: bool = False
     retention_days: Annotated[float, Field(ge=0, le=36_500)] = 0.0
     keep_messages: bool = False
+    memory: Literal["caller", "run", "crew"] = "caller"
+    memory_retention_days: Annotated[float, Field(ge=0, le=36_500)] = 0.0
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"

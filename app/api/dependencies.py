@@ -5,10 +5,13 @@ from typing import Any, TypeAlias
 from litestar.datastructures import State
 from litestar.di import NamedDependency, Provide
 
-from app.runs import RunService
+from app.runs import Memories, RunService
 
 Runs: TypeAlias = NamedDependency[RunService]
 """The type of a handler's parameter `runs`."""
+
+StoredMemories: TypeAlias = NamedDependency[Memories]
+"""The type of a handler's parameter `memories`."""
 
 
 def _part(name: str) -> Provide:
@@ -23,6 +26,7 @@ DEPENDENCIES = {
     for name in (
         "runs",
         "batches",
+        "memories",
         "schedules",
         "readiness",
         "renderer",

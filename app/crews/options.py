@@ -74,8 +74,8 @@ class CrewOptions(_Table):
     `model`, `base_url`, `api_key_env` (an environment variable) and `temperature` apply to agents
     without a model of their own; with `replace_models`, to all agents. The limits apply to each
     process, within the limits of the service. `allow_extra_inputs` is for crews that read inputs
-    which their texts don't name; None leaves the choice to the crew. `max_cost` (USD),
-    `max_model_calls` and `max_tokens` are the budget of each run.
+    which their texts don't name; None leaves the choice to the crew. `memory` overrides the setting
+    MEMORY. `max_cost` (USD), `max_model_calls` and `max_tokens` are the budget of each run.
     """
 
     description: str = ""
@@ -87,6 +87,7 @@ class CrewOptions(_Table):
     max_runs_in_flight: Annotated[int, Field(ge=1)] | None = None
     run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     allow_extra_inputs: bool | None = None
+    memory: Literal["caller", "run", "crew"] | None = None
     max_cost: Annotated[float, Field(gt=0, le=1e9)] | None = None
     max_model_calls: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None

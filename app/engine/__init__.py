@@ -26,6 +26,7 @@ from app.engine.errors import (
     ThreadsExhausted,
 )
 from app.engine.lazy_imports import lazy_imports
+from app.engine.memory_store import MemoryChanges, MemoryEntry, MemoryStore
 from app.engine.results import (
     CrewResult,
     ExecutionMode,
@@ -72,6 +73,9 @@ __all__ = [
     "ExecutionMode",
     "GuardrailRound",
     "InputRefused",
+    "MemoryChanges",
+    "MemoryEntry",
+    "MemoryStore",
     "ModelCall",
     "ModelError",
     "NoResult",

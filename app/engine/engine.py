@@ -63,6 +63,7 @@ from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS
 from app.engine.llm.embeddings import Embedder, HashEmbedder
 from app.engine.memory.embedders import CrewEmbedder, embedder_of_service
 from app.engine.memory.remembered import memory_of_factory
+from app.engine.memory_store import MemoryStore
 from app.engine.native.runner import run_natively
 from app.engine.replay.plan import Plan
 from app.engine.replay.recorder import definition, fingerprint, record_plan
@@ -217,6 +218,7 @@ class Engine:
         calls: CallObserver | None = None,
         on_guardrail: OnGuardrail | None = None,
         secrets: Mapping[str, str] | None = None,
+        memory_store: MemoryStore | None = None,
     ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
 
@@ -232,7 +234,8 @@ class Engine:
         the models report them, and `models` lists the models that are called, so both are known
         however the run ends. `calls` receives the calls to models and tools, and
         `on_guardrail` the rounds of guardrails. `secrets` is what `run_secret` returns to the code
-        of the crew.
+        of the crew. The run reads and stores its memories in `memory_store`; None: they end with
+        the run.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the
@@ -244,6 +247,7 @@ class Engine:
         self.check_inputs(name, inputs)
         run = self._new_context(registered, observer, replays, on_step, calls, on_guardrail)
         run.reviews = reviews or {}
+        run.memory_store = memory_store
         if usage is not None:
             run.usage = usage
         if models is not None:

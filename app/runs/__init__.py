@@ -31,6 +31,7 @@ from app.runs.events.event import Event, EventType
 from app.runs.human_input import HumanInput
 from app.runs.inputs import check_batch_values, check_bounds, clean_text
 from app.runs.maintenance.sweeper import Sweeper
+from app.runs.memories import Memories, MemoryView
 from app.runs.metadata import METADATA_LIMITS
 from app.runs.queue.base import RunQueue
 from app.runs.records import (
@@ -85,6 +86,8 @@ __all__ = [
     "LimitReached",
     "ListedRun",
     "LiveWorker",
+    "Memories",
+    "MemoryView",
     "MissingInputs",
     "NotAwaitingHuman",
     "NotRetryable",

@@ -387,3 +387,30 @@ class WebhookDelivery(Base):
     last_result: Mapped[str | None] = mapped_column(String(100))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     attempted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class StoredMemory(Base):
+    """A memory of a crew's runs for one caller; see `app.engine.memory_store.MemoryEntry`.
+
+    It belongs to an end user of an owner. Memories that all callers share have an owner that is no
+    id of a key.
+    """
+
+    __tablename__ = "memories"
+    __table_args__ = (Index("memories_last_accessed", "last_accessed"),)
+
+    owner: Mapped[str] = mapped_column(String(40), primary_key=True)
+    end_user: Mapped[str] = mapped_column(String(200), primary_key=True)
+    crew: Mapped[str] = mapped_column(String(100), primary_key=True)
+    memory_id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    space: Mapped[str] = mapped_column(Text)
+    content: Mapped[str] = mapped_column(Text)
+    scope: Mapped[str] = mapped_column(Text)
+    categories: Mapped[list[str]] = mapped_column(JSON)
+    details: Mapped[dict[str, Any]] = mapped_column(JSON)
+    importance: Mapped[float] = mapped_column(Double)
+    source: Mapped[str | None] = mapped_column(Text)
+    private: Mapped[bool] = mapped_column(Boolean)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    last_accessed: Mapped[datetime] = mapped_column(UtcDateTime)
+    vector: Mapped[bytes | None] = mapped_column(LargeBinary)

@@ -66,6 +66,7 @@ class StubModel:
     peak_in_flight: int = 0
     aborted: int = 0
     calls_by_task: Counter[str] = field(default_factory=Counter)
+    embedded: list[tuple[str, str]] = field(default_factory=list)
     bodies: list[Body] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -75,6 +76,7 @@ class StubModel:
         """The aiohttp application that answers for this stub."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/v1/embeddings", self._embed)
         app.router.add_get("/stats", self._stats)
         app.router.add_post("/reset", self._reset)
         app.router.add_post("/fail", self._fail)
@@ -111,6 +113,20 @@ class StubModel:
         failure = Failure(**plan.get("failure", {}))
         self.failures.update({int(number): failure for number in plan["calls"]})
         return web.json_response({"planned": len(self.failures)})
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        """Embeddings without a delay: digests of the texts."""
+        body = await request.json()
+        self.embedded += [(body["model"], text) for text in body["input"]]
+        digests = (hashlib.sha256(text.encode()).digest() for text in body["input"])
+        data = [
+            {"object": "embedding", "index": index, "embedding": [byte / 255 for byte in digest]}
+            for index, digest in enumerate(digests)
+        ]
+        usage = {"prompt_tokens": 1, "total_tokens": 1}
+        return web.json_response(
+            {"object": "list", "model": body["model"], "data": data, "usage": usage}
+        )
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()

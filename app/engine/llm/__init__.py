@@ -12,7 +12,14 @@ from app.engine.lazy_imports import lazy_imports
 from app.engine.llm.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from app.engine.llm.create import OFFLINE, close_models, create_model, missing_key, pooled
+    from app.engine.llm.create import (
+        OFFLINE,
+        close_models,
+        create_embedder,
+        create_model,
+        missing_key,
+        pooled,
+    )
     from app.engine.llm.deferred import deferred_clients
     from app.engine.llm.offline import OfflineAnswer, OfflineModel
     from app.engine.llm.openai_client import listener_of_call, on_token
@@ -24,6 +31,7 @@ else:  # a type checker that saw `__getattr__` would accept any name
             "OfflineAnswer": "app.engine.llm.offline",
             "OfflineModel": "app.engine.llm.offline",
             "close_models": "app.engine.llm.create",
+            "create_embedder": "app.engine.llm.create",
             "create_model": "app.engine.llm.create",
             "deferred_clients": "app.engine.llm.deferred",
             "listener_of_call": "app.engine.llm.openai_client",
@@ -39,6 +47,7 @@ __all__ = [
     "OfflineAnswer",
     "OfflineModel",
     "close_models",
+    "create_embedder",
     "create_model",
     "deferred_clients",
     "listener_of_call",

@@ -3,12 +3,14 @@
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from crewai import LLM
 from crewai.llms.base_llm import BaseLLM
 from crewai.llms.providers.openai.completion import OpenAICompletion
 
 from app.engine.llm.deferred import deferred_clients
+from app.engine.llm.embeddings import Embedder, ServerEmbedder
 from app.engine.llm.offline import OfflineAnswer, OfflineModel
 from app.engine.llm.pool import ModelPool
 from app.engine.llm.pooled import pooled_over
@@ -45,6 +47,19 @@ def create_model(
         # CrewAI reads it at the first call, in the environment of the project that makes the call.
         llm.base_url = os.getenv("OPENAI_BASE_URL") or os.getenv("OPENAI_API_BASE")
     return pooled(llm)
+
+
+def create_embedder(settings: ModelSettings) -> Embedder:
+    """The embedder that `settings` name, on an OpenAI-compatible server.
+
+    Raises:
+        ImportError, ValueError: CrewAI does not support the server, or it lacks a key.
+    """
+    name = settings.model.removeprefix("openai/")
+    server = create_model(replace(settings, model=f"openai/{name}"))
+    if problem := missing_key(server):
+        raise ValueError(f"{problem}; set it in LLM_API_KEY")
+    return ServerEmbedder(name, server)
 
 
 def pooled(llm: BaseLLM) -> BaseLLM:

@@ -67,12 +67,16 @@ class ServerEmbedder(Embedder):
     @override
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
         client = self._server._get_async_client()
-        return _vectors(await client.embeddings.create(model=self._model, input=list(texts)))
+        return _vectors(await client.embeddings.create(**self._request(texts)))
 
     @override
     def __call__(self, texts: Sequence[str]) -> list[Vector]:
         client = self._server._get_sync_client()
-        return _vectors(client.embeddings.create(model=self._model, input=list(texts)))
+        return _vectors(client.embeddings.create(**self._request(texts)))
+
+    def _request(self, texts: Sequence[str]) -> dict[str, Any]:
+        # Not base64, which the SDK requests by default and not every server knows.
+        return {"model": self._model, "input": list(texts), "encoding_format": "float"}
 
 
 def _vectors(response: Any) -> list[Vector]:

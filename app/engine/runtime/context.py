@@ -86,7 +86,6 @@ class RunContext:
         max_output_chars: int = MAX_OUTPUT_CHARS,
         calls: CallObserver | None = None,
         on_guardrail: OnGuardrail | None = None,
-        memory_store: MemoryStore | None = None,
     ) -> None:
         """`loop` is the engine's event loop, by default the running one."""
         self.calls = calls
@@ -113,7 +112,7 @@ class RunContext:
         # The states that `@persist` stores by default, as JSON, by the id of a flow's state.
         self.flow_states: dict[str, bytes] = {}
         # The run's memories; None until they are used. Without a store, they end with the run.
-        self.memory_store = memory_store
+        self.memory_store: MemoryStore | None = None
         self.memory: Any = None
         # The run whose memory this one uses: of a crew inside a flow, the flow.
         self.remembering: RunContext | None = None

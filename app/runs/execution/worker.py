@@ -23,6 +23,7 @@ from app.engine import (
     CrewFailed,
     CrewResult,
     EngineError,
+    MemoryStore,
     ModelError,
     NoResult,
     Paused,
@@ -44,6 +45,7 @@ from app.runs.execution.spending import Accounts, Spending
 from app.runs.execution.traces import RunTrace
 from app.runs.human_input import HumanInput, paused_at
 from app.runs.maintenance.sweeper import Sweeper
+from app.runs.memories import Memories, MemoryOwnership
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import Attempt, RunRepository
 from app.runs.records import (
@@ -158,6 +160,8 @@ class Worker:
         max_in_flight: int,
         timeout_seconds: float,
         keep_messages: bool = False,
+        memories: Memories | None = None,
+        memory_ownership: MemoryOwnership = "caller",
         tracing: "Tracing | None" = None,
         model_limits: CallObserver | None = None,
         vault: SecretVault | None = None,
@@ -175,6 +179,10 @@ class Worker:
         self._events = events
         self._timeout_seconds = timeout_seconds
         self._keep_messages = keep_messages
+        self._memories = memories
+        self._memory_ownership = {
+            crew.name: crew.options.memory or memory_ownership for crew in crews
+        }
         self.crews: Final = frozenset(crew.name for crew in crews)
         """The names of the registered crews: no run of another crew is dispatched here."""
         self._slots = FairSlots(max_in_flight)
@@ -488,6 +496,7 @@ class Worker:
             calls=self._call_observers(active),
             on_guardrail=active.trace.add_guardrail if active.trace is not None else None,
             secrets=self.vault.of(claimed.run_id, claimed.stored_secrets),
+            memory_store=self._memory_store(claimed),
         )
         if isinstance(result, Paused):
             fingerprint = self._engine.describe(claimed.crew).fingerprint
@@ -495,6 +504,12 @@ class Worker:
         if active.trace is not None:
             active.trace.execution_mode = result.execution_mode
         return _outcome(result, active.usage, spending)
+
+    def _memory_store(self, claimed: ClaimedRun) -> MemoryStore | None:
+        """The stored memories that the run may use; None if its memories end with it."""
+        if self._memories is None:
+            return None
+        return self._memories.of_run(claimed, self._memory_ownership[claimed.crew])
 
     def _call_observers(self, active: _ActiveRun) -> CallObservers:
         observers: list[CallObserver | None] = [
