@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from app.crews.options import CrewOptions
 from app.crews.registry import Registry
 from app.engine import CrewModel
-from app.engine.llm import OFFLINE, ModelSettings, create_embedder, create_model, missing_key
+from app.engine.llm import (
+    OFFLINE,
+    ModelFallback,
+    ModelSettings,
+    create_embedder,
+    create_model,
+    missing_key,
+)
 from app.file_limits import model_connections
 from app.settings import Settings, SettingsError
 
@@ -29,8 +36,9 @@ def configured_model(settings: Settings, crews: Registry) -> "BaseLLM":
         SettingsError: CrewAI does not support the model, or it lacks its package or key.
     """
     where = f"LLM_MODEL={settings.llm_model}"
+    fallback = _fallback(settings, crews)
     try:
-        llm = _model(settings, crews, CrewOptions())
+        llm = _model(settings, crews, CrewOptions(), fallback)
     except (ImportError, ValueError) as error:
         raise SettingsError(f"{where}: {_problem(error, settings.llm_model)}") from error
     if problem := missing_key(llm):
@@ -117,7 +125,27 @@ def model_name(llm: "BaseLLM") -> str:
     return llm.model if llm.model == llm.provider else f"{llm.provider}/{llm.model}"
 
 
-def _model(settings: Settings, crews: Registry, options: CrewOptions) -> "BaseLLM":
+def _fallback(settings: Settings, crews: Registry) -> "ModelFallback | None":
+    """The model that answers while LLM_MODEL fails, if one is configured. Raises SettingsError."""
+    name = settings.model_fallback
+    if name is None:
+        return None
+    where = f"MODEL_FALLBACK={name}"
+    try:
+        llm = _model(settings, crews, CrewOptions(model=name))
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"{where}: {_problem(error, name)}") from error
+    if problem := missing_key(llm):
+        raise SettingsError(f"{where}: {problem}")
+    return ModelFallback(settings.llm_model, llm, model_name(llm), settings.model_fallback_after)
+
+
+def _model(
+    settings: Settings,
+    crews: Registry,
+    options: CrewOptions,
+    fallback: "ModelFallback | None" = None,
+) -> "BaseLLM":
     """The model that `options` define, with the deployment's settings as defaults.
 
     A model of another provider does not get the deployment's address or key.
@@ -139,6 +167,7 @@ def _model(settings: Settings, crews: Registry, options: CrewOptions) -> "BaseLL
             max_output_chars=settings.max_output_chars,
         ),
         offline_answers=[crew.offline_answer for crew in crews if crew.offline_answer],
+        fallback=fallback,
     )
 
 

@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     embedding_model: str | None = None
     llm_timeout_seconds: Seconds = 120.0
     llm_max_concurrency: Count = 4000
+    model_fallback: str | None = None
+    model_fallback_after: Count = 3
     llm_requests_per_minute: Count | None = None
     llm_tokens_per_minute: Count | None = None
     max_output_chars: Count = 1_000_000

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Collection, Mapping, Sequence
 from contextvars import Context
 from itertools import islice
 
 from storage.drivers import Driver, Entry, Listing
 from storage.errors import BufferFull, OutputNotFound, OutputUnavailable, StorageError
+from storage.layers.circuit_breaker import CircuitBreaker
 
 logger = logging.getLogger("crew_capture.storage")
 
@@ -132,48 +132,13 @@ class Fallback(Driver):
         return tuple(leaf for member in self._members for leaf in member.driver.leaf_drivers())
 
 
-class _CircuitBreaker:
-    """A circuit breaker: decides by the last calls whether a member of a chain is called."""
-
-    _FAILURES_ALLOWED = 3
-    """Consecutive failures before a member is left out: one dropped connection is no outage."""
-
-    def __init__(self, activity: str, pause_seconds: float) -> None:
-        self.cause = ""
-        self._activity = activity
-        self._pause_seconds = pause_seconds
-        self._failures = 0
-        self._left_out_until = 0.0
-
-    def allow(self) -> bool:
-        if self._failures < self._FAILURES_ALLOWED:
-            return True
-        now = time.monotonic()
-        if now < self._left_out_until:
-            return False
-        self._left_out_until = now + self._pause_seconds  # for all calls but this probe
-        return True
-
-    def record_failure(self, cause: str) -> None:
-        self.cause = cause
-        self._failures += 1
-        self._left_out_until = time.monotonic() + self._pause_seconds
-        if self._failures == self._FAILURES_ALLOWED:
-            logger.warning("%s is left out until it responds again: %s", self._activity, cause)
-
-    def record_success(self) -> None:
-        if self._failures >= self._FAILURES_ALLOWED:
-            logger.info("%s is back", self._activity)
-        self._failures = 0
-
-
 class _Member:
     """A driver in a chain, with the deletes that it missed."""
 
     def __init__(self, driver: Driver, pause_seconds: float) -> None:
         self.driver = driver
-        self.writing = _CircuitBreaker(f"Writing to {driver.location}", pause_seconds)
-        self.reading = _CircuitBreaker(f"Reading from {driver.location}", pause_seconds)
+        self.writing = CircuitBreaker(f"Writing to {driver.location}", pause_seconds, logger)
+        self.reading = CircuitBreaker(f"Reading from {driver.location}", pause_seconds, logger)
         self._missed: set[str] = set()
         self._catching_up: asyncio.Task[None] | None = None
 

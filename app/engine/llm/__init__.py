@@ -21,12 +21,14 @@ if TYPE_CHECKING:
         pooled,
     )
     from app.engine.llm.deferred import deferred_clients
+    from app.engine.llm.fallback import ModelFallback
     from app.engine.llm.offline import OfflineAnswer, OfflineModel
     from app.engine.llm.openai_client import listener_of_call, on_token
 else:  # a type checker that saw `__getattr__` would accept any name
     __getattr__ = lazy_imports(
         __name__,
         {
+            "ModelFallback": "app.engine.llm.fallback",
             "OFFLINE": "app.engine.llm.create",
             "OfflineAnswer": "app.engine.llm.offline",
             "OfflineModel": "app.engine.llm.offline",
@@ -43,6 +45,7 @@ else:  # a type checker that saw `__getattr__` would accept any name
 
 __all__ = [
     "OFFLINE",
+    "ModelFallback",
     "ModelSettings",
     "OfflineAnswer",
     "OfflineModel",

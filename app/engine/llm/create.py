@@ -11,9 +11,10 @@ from crewai.llms.providers.openai.completion import OpenAICompletion
 
 from app.engine.llm.deferred import deferred_clients
 from app.engine.llm.embeddings import Embedder, ServerEmbedder
+from app.engine.llm.fallback import ModelFallback
 from app.engine.llm.offline import OfflineAnswer, OfflineModel
 from app.engine.llm.pool import ModelPool
-from app.engine.llm.pooled import pooled_over
+from app.engine.llm.pooled import is_pooled, pooled_over
 from app.engine.llm.settings import ModelSettings
 
 OFFLINE = "offline"
@@ -22,15 +23,20 @@ _pool = ModelPool()
 
 
 def create_model(
-    settings: ModelSettings, *, offline_answers: Sequence[OfflineAnswer] = ()
+    settings: ModelSettings,
+    *,
+    offline_answers: Sequence[OfflineAnswer] = (),
+    fallback: ModelFallback | None = None,
 ) -> BaseLLM:
     """The model that `settings` name; one instance handles any number of concurrent runs.
 
     The limits of `settings` become those of the process's one pool of model connections.
-    `offline_answers` are the answers of the offline model; other models ignore them.
+    `offline_answers` are the answers of the offline model; other models ignore them. `fallback`
+    answers the calls that the model fails to answer; the offline model never fails.
 
     Raises:
-        ImportError, ValueError: CrewAI does not support the model, or lacks a package or a key.
+        ImportError, ValueError: CrewAI does not support the model, or lacks a package or a key, or
+            the model can't have a fallback.
     """
     limits = [settings.max_concurrency, settings.max_connections or settings.max_concurrency]
     _pool.configure(
@@ -46,7 +52,10 @@ def create_model(
     if isinstance(llm, OpenAICompletion) and llm.base_url is None and llm.api_base is None:
         # CrewAI reads it at the first call, in the environment of the project that makes the call.
         llm.base_url = os.getenv("OPENAI_BASE_URL") or os.getenv("OPENAI_API_BASE")
-    return pooled(llm)
+    llm = pooled_over(llm, _pool, fallback)
+    if fallback is not None and not is_pooled(llm):
+        raise ValueError("only a model that speaks OpenAI's API can have a MODEL_FALLBACK")
+    return llm
 
 
 def create_embedder(settings: ModelSettings) -> Embedder:

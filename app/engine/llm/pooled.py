@@ -26,6 +26,7 @@ from typing_extensions import override
 
 from app.engine.calls import note_finish_reason, note_token
 from app.engine.errors import chain_of
+from app.engine.llm.fallback import ModelFallback
 from app.engine.llm.openai_client import (
     async_client,
     is_reported,
@@ -54,17 +55,22 @@ class _Pooled(OpenAICompletion):
     """
 
     _pool: ModelPool = PrivateAttr()
+    _fallback: ModelFallback | None = PrivateAttr(default=None)
 
     @override
     @_retried_by_the_pool
     def call(self, *args: Any, **kwargs: Any) -> Any:
         with _one_attempt(), _reported_if_observed(), _streamed_if_requested():
+            if self._fallback is not None:
+                return self._fallback.call(super().call, *args, **kwargs)
             return super().call(*args, **kwargs)
 
     @override
     @_retried_by_the_pool
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         with _one_attempt(), _reported_if_observed(), _streamed_if_requested():
+            if self._fallback is not None:
+                return await self._fallback.acall(super().acall, *args, **kwargs)
             return await super().acall(*args, **kwargs)
 
     @override
@@ -127,8 +133,10 @@ _POOLED: dict[type[BaseLLM], type[_Pooled]] = {
 }
 
 
-def pooled_over(llm: BaseLLM, pool: ModelPool) -> BaseLLM:
+def pooled_over(llm: BaseLLM, pool: ModelPool, fallback: ModelFallback | None = None) -> BaseLLM:
     """The same model over `pool`, with all its settings; both share one token counter.
+
+    `fallback` answers the calls that the model fails to answer.
 
     Models of other providers, users' subclasses, and models with an HTTP client or an interceptor
     of their own are returned unchanged.
@@ -143,8 +151,14 @@ def pooled_over(llm: BaseLLM, pool: ModelPool) -> BaseLLM:
         "_client": None,
         "_async_client": None,
         "_pool": pool,
+        "_fallback": fallback,
     }
     return twin
+
+
+def is_pooled(llm: BaseLLM) -> bool:
+    """Whether a model sends its calls over a pool."""
+    return isinstance(llm, _Pooled)
 
 
 def _has_own_client(llm: OpenAICompletion) -> bool:

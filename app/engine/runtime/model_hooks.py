@@ -161,6 +161,8 @@ def _observed(run: RunContext, call: ModelCall) -> Iterator[None]:
             if not isinstance(error, HookAborted | LLMCallBlockedError):
                 run.model_errors.append(error)
             raise
+        finally:
+            run.add_model(call.model)  # another one, if a fallback has answered
 
 
 def _add_usage(run: RunContext, metrics: UsageMetrics) -> None:
