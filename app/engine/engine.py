@@ -88,7 +88,7 @@ from app.engine.runtime.threads import (
 )
 from app.engine.secrets import building_at_start, secrets_of_run
 from app.engine.stock import StockThreads
-from app.projects import within
+from app.projects import outside, within
 
 EngineMode = Literal["auto", "native", "stock"]
 
@@ -255,7 +255,7 @@ class Engine:
         with (
             run.activate(),
             self._models(name),
-            within(registered.source.project),
+            within(registered.source.project, run.files),
             secrets_of_run(secrets or {}),
         ):
             try:
@@ -278,8 +278,10 @@ class Engine:
             finally:
                 await run.end_background(cancel=True)
                 await run.journal.aclose()
+                run.files.remove()
                 if run.memory is not None:
-                    await run.memory.store()
+                    with outside():
+                        await run.memory.store()
         output.token_usage = run.usage_metrics()
         return CrewResult(
             raw=output.raw,

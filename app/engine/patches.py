@@ -46,7 +46,7 @@ from app.engine.native.executor import NativeExecutor
 from app.engine.native.runner import prepare_tasks
 from app.engine.results import Replay, Review
 from app.engine.runtime import thread_fields, tool_hooks
-from app.engine.runtime.context import current_run
+from app.engine.runtime.context import RunContext, current_run
 from app.engine.runtime.model_hooks import count_reported
 from app.engine.runtime.request_limit import RequestLimit
 from app.engine.runtime.signals import ContextTooLong, exits_contained
@@ -107,15 +107,15 @@ def _execute_core(
     index = run.index_of(self) if run is not None else None
     if run is None or index is None:
         return _own_execute_core(self, agent, context, tools)
-    # No file is written to `output_file`: it only names the output.
-    self.output_file = None
+    file = _detach_output_file(self)
     role = str(getattr(agent or self.agent, "role", ""))
     if (replay := run.replay(index, role, structured=_is_structured(self))) is not None:
-        return _replayed(self, role, replay)
+        return _with_file(run, file, _replayed(self, role, replay))
     run.on_loop(run.start_task(index, role))
     # CrewAI's thread of an asynchronous task would end here, and its waiter would hang.
     with run.calling(index), exits_contained():
         output = _own_execute_core(self, agent, context, tools)
+    _with_file(run, file, output)
     run.on_loop(run.finish_task(index, role, output.raw, _structured(output)))
     return output
 
@@ -128,19 +128,38 @@ async def _aexecute_core(
     if run is None or index is None:
         return await _own_aexecute_core(self, agent, context, tools)
     run.stop_for_review()
-    self.output_file = None
+    file = _detach_output_file(self)
     role = str(getattr(agent or self.agent, "role", ""))
     if (replay := run.replay(index, role, structured=_is_structured(self))) is not None:
         run.require_review(index)
-        return _replayed(self, role, replay)
+        return _with_file(run, file, _replayed(self, role, replay))
     context = _with_feedback(context, run.approvals())
     with run.as_side_task():
         await run.start_task(index, role)
         # An asyncio task that ends by SystemExit ends its event loop.
         with run.listening(index, role), exits_contained(may_be_cancelled=True):
             output = await suspendable(_own_aexecute_core(self, agent, context, tools))
+        if file and run.reads_files:
+            await run.threads.run(_with_file, run, file, output)
         await run.finish_task(index, role, output.raw, _structured(output))
     run.require_review(index)
+    return output
+
+
+def _detach_output_file(task: Task) -> str | None:
+    """The task's `output_file`, to which CrewAI then writes nothing: it names the output."""
+    file, task.output_file = task.output_file, None
+    return file
+
+
+def _with_file(run: RunContext, file: str | None, output: TaskOutput) -> TaskOutput:
+    """The output, with its text in the file that other code of the run may read."""
+    if file and run.reads_files:
+        if output.json_dict:
+            text = json.dumps(output.json_dict, ensure_ascii=False, indent=2)
+        else:
+            text = output.pydantic.model_dump_json() if output.pydantic else output.raw
+        run.files.write(file, text)
     return output
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.projects.run_files import RunFiles
+
 
 @dataclass(eq=False, slots=True)
 class Project:
@@ -37,6 +39,9 @@ def current_project() -> Project | None:
     return _current.get()
 
 
+_files: contextvars.ContextVar[RunFiles | None] = contextvars.ContextVar(
+    "crew_capture_run_files", default=None
+)
 _is_active: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "crew_capture_code_of_crews", default=False
 )
@@ -47,16 +52,37 @@ def is_code_of_crews() -> bool:
     return _is_active.get()
 
 
+def current_files() -> RunFiles | None:
+    """The files of the run whose code executes in this thread or asyncio task."""
+    return _files.get()
+
+
 @contextmanager
-def within(project: Project | None) -> Iterator[None]:
-    """Within this, code of a crew executes, in the project's surroundings if there is one."""
+def within(project: Project | None, files: RunFiles | None = None) -> Iterator[None]:
+    """Within this, code of a crew executes, in the project's surroundings if there is one.
+
+    It finds the `files` of its run.
+    """
     _install()
-    tokens = _current.set(project), _is_active.set(True)
+    tokens = _current.set(project), _is_active.set(True), _files.set(files or _files.get())
     try:
         yield
     finally:
         _current.reset(tokens[0])
         _is_active.reset(tokens[1])
+        _files.reset(tokens[2])
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Within this, code of the service executes, also inside a run: it has no project."""
+    tokens = _current.set(None), _is_active.set(False), _files.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(tokens[0])
+        _is_active.reset(tokens[1])
+        _files.reset(tokens[2])
 
 
 # Of a program: the run's inputs, which replace those of its kickoffs and answer its `input()`.

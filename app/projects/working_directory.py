@@ -1,5 +1,7 @@
 """The working directory of a project's code: relative paths are resolved in the project's folder.
 
+A file of the run precedes one of the folder.
+
 A process has one working directory, which all its threads share. So Python's functions for files
 are replaced: they resolve relative paths first. These are `open`, the functions of `os`, and all
 that calls them, such as `pathlib`, `shutil` and `glob`; also `sqlite3.connect` and the start of
@@ -16,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from app.projects.context import current_project
+from app.projects.context import current_files, current_project
 
 _Function = Callable[..., Any]
 
@@ -50,14 +52,25 @@ def install() -> None:
 
 
 def resolved(path: Any, *, writes: bool = False) -> Any:
-    """A relative path, in the working directory of the project; anything else unchanged."""
-    project = current_project()
-    if project is None or path is None or isinstance(path, int):
+    """The path that code of a crew means: a file of its run, or one in the working directory.
+
+    Other absolute paths are unchanged. A file to be written is never the run's.
+    """
+    project, files = current_project(), current_files()
+    if files is not None and not files.exist:
+        files = None
+    if path is None or isinstance(path, int) or (project is None and files is None):
         return path
     plain = os.fspath(path)
     if isinstance(plain, bytes):
         plain = os.fsdecode(plain)
-    return path if plain.startswith("/") else f"{project.cwd}/{plain}"
+    directory = _own_getcwd() if project is None else str(project.cwd)
+    relative = plain.removeprefix(f"{directory}/")
+    if relative.startswith("/"):
+        return path
+    if files is not None and not writes and (found := files.find(relative)) is not None:
+        return found
+    return path if plain.startswith("/") or project is None else f"{directory}/{plain}"
 
 
 @functools.wraps(_own_open)
@@ -85,7 +98,7 @@ def _connect(database: Any, *args: Any, **options: Any) -> Any:
 def _resolving(function: _Function, *, writes: bool) -> _Function:
     @functools.wraps(function)
     def call(path: Any = ".", *args: Any, **options: Any) -> Any:
-        if current_project() is not None and options.get("dir_fd") is None:
+        if options.get("dir_fd") is None:
             path = resolved(path, writes=writes)
         return function(path, *args, **options)
 

@@ -224,6 +224,21 @@ async def test_projects_with_modules_of_equal_names_keep_apart(tmp_path: Path) -
     assert sys.modules["app"].__file__ == str(Path(__file__).parents[2] / "app/__init__.py")
 
 
+def test_a_factory_in_a_package_named_app_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import app
+
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/crew.py").write_text("from app.words import WORD\n" + FACTORIES)
+    (tmp_path / "app/words.py").write_text("WORD = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    crew = open_source("poem", "app.crew:build").build()
+    assert isinstance(crew, Crew)
+    assert sys.modules["app"] is app
+
+
 async def test_knowledge_is_looked_for_in_the_projects_own_folder(
     classic_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

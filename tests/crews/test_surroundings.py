@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from app.crews.registry import load_crews
-from app.engine import CrewFailed, Engine
+from app.engine import CrewFailed, Engine, TaskFinished, TaskStarted
 from app.engine.llm import close_models
 from app.model_setup import configured_model, models_of_crews
 from app.projects import Project, within
+from app.projects.run_files import RunFiles
 from app.projects.secrets import is_secret, without_secrets
 from app.runs.crew_info import crew_info
 from app.runs.errors import InvalidInput
@@ -61,7 +62,7 @@ async def engine_of(**values: Any) -> AsyncIterator[Engine]:
     engine = Engine(
         model=configured_model(settings, crews),
         models_of_crews=models_of_crews(settings, crews),
-        mode="auto",
+        mode=settings.engine,
         max_stock_threads=4,
     )
     try:
@@ -274,3 +275,86 @@ def test_a_secret_is_known_by_its_value(monkeypatch: pytest.MonkeyPatch) -> None
     assert is_secret("address", "postgres://me:long-enough@host")
     assert is_secret("anything", "long-enough")
     assert not is_secret("anything", "long")
+
+
+_FILES = """
+import os
+from crewai import Agent, Crew, Task
+
+FOUND = []
+
+def create_crew():
+    poet = Agent(role="Poet", goal="Rhyme", backstory="None")
+    def check(output):
+        path = os.path.join(os.getcwd(), "out/draft.md")
+        FOUND.append((output.raw, open("out/draft.md").read(), open(path).read()))
+    draft = Task(
+        description="Draft on {topic}", expected_output="e", agent=poet, output_file="out/draft.md"
+    )
+    review = Task(description="Review {topic}", expected_output="e", agent=poet, callback=check)
+    return Crew(agents=[poet], tasks=[draft, review])
+"""
+
+
+@pytest.mark.parametrize("mode", ["native", "stock"])
+async def test_later_code_of_a_run_reads_the_output_file_of_an_earlier_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    folder = write(tmp_path / "project", crew__py=_FILES)
+    async with engine_of(crews=f"one={folder}", engine=mode) as engine:
+        topics = [f"topic {number}." for number in range(20)]
+        results = await asyncio.gather(*(engine.run("one", {"topic": t}) for t in topics))
+    found = sys.modules["served_projects.one.crew"].FOUND
+    drafts = {result.tasks[0].text for result in results}
+    assert len(drafts) == len(found) == 20
+    assert {(text, by_path) for _, text, by_path in found} == {(text, text) for text in drafts}
+    for review, draft, _ in found:  # each read its own
+        assert draft.partition("Draft on")[2] == review.partition("Review")[2]
+    assert [path.name for path in folder.iterdir() if path.name != "__pycache__"] == ["crew.py"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_the_files_of_a_run_stay_in_its_folder(tmp_path: Path) -> None:
+    files = RunFiles()
+    for outside in ("../escaped.md", "a/../../escaped.md", "", "/"):
+        files.write(outside, "text")
+    assert not files.exist
+    files.write("/notes.md", "text")
+    found = files.find("notes.md")
+    assert found is not None
+    assert Path(found).read_text() == "text"
+    assert Path(found).stat().st_mode & 0o077 == 0
+    assert Path(found).parent.stat().st_mode & 0o077 == 0
+    assert files.find("../" + Path(found).parent.name + "/../x") is None
+    files.remove()
+    files.write("notes.md", "too late")
+    assert not Path(found).parent.exists()
+
+
+async def test_observers_of_a_run_are_outside_of_its_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = write(tmp_path / "project", crew__py=_FILES)
+    (folder / ".env").write_text("ONLY_OF_THE_PROJECT=1\n")
+    seen: list[tuple[Path, bool]] = []
+
+    class Observer:
+        async def task_started(self, event: TaskStarted) -> None:
+            here = await asyncio.to_thread(Path.cwd)
+            seen.append((here, "ONLY_OF_THE_PROJECT" in os.environ))
+
+        async def task_finished(self, event: TaskFinished) -> None:
+            await self.task_started(event)  # type: ignore[arg-type]
+
+        def token_listener(self, task: TaskStarted) -> None:
+            return None
+
+    for mode in ("auto", "native", "stock"):
+        async with engine_of(crews=f"one={folder}", engine=mode) as engine:
+            await engine.run("one", {"topic": "rain"}, Observer())
+    assert set(seen) == {(tmp_path / "elsewhere", False)}
+    assert len(seen) == 12

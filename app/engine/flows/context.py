@@ -175,6 +175,7 @@ class CrewContext(RunContext):
         )
         self.model_errors = flow.model_errors
         self.flow_states = flow.flow_states
+        self.files = flow.files
         self.remembering = flow
         self.models = flow.models
         self._flow = flow
@@ -185,6 +186,10 @@ class CrewContext(RunContext):
         super().add_usage(metrics)
         # In a context without a task, which has counted it.
         contextvars.Context().run(self._flow.add_usage, metrics)
+
+    @property
+    def reads_files(self) -> bool:
+        return True
 
     def check_cancelled(self) -> None:
         super().check_cancelled()

@@ -39,6 +39,8 @@ from app.engine.results import (
 from app.engine.runtime.call_journal import CallJournal
 from app.engine.runtime.signals import OutputTooLong, ReviewRequired, RunCancelled, RunStopped
 from app.engine.runtime.threads import WorkThreads
+from app.projects import outside
+from app.projects.run_files import RunFiles
 
 _T = TypeVar("_T")
 _Call = TypeVar("_Call", ModelCall, ToolCall)
@@ -120,6 +122,9 @@ class RunContext:
         self.background: set[asyncio.Task[Any]] = set()
         # A lock for each of CrewAI's memories: it saves in order.
         self.save_locks: dict[int, asyncio.Lock] = {}
+        # The files that its tasks name by `output_file`, for its own code.
+        self.files = RunFiles()
+        self._has_code = False
         # Without listeners, CrewAI's events of this run need not be dispatched.
         self.suppress_events = False
         # Of a native run: the function that makes an agent run on the event loop; the asyncio task
@@ -191,8 +196,19 @@ class RunContext:
         if len(text) > self.max_output_chars:
             raise OutputTooLong(name, len(text), self.max_output_chars)
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether code of the run may read the files of its tasks.
+
+        That is a tool or a callback, or the code of a flow.
+        """
+        return self._has_code
+
     def bind(self, crew: Crew) -> None:
         """Use the tasks of `crew`, which may differ from those at start, as this run's tasks."""
+        self._has_code = crew.task_callback is not None or any(
+            task.tools or task.callback or (task.agent and task.agent.tools) for task in crew.tasks
+        )
         self._indices = {id(task): index for index, task in enumerate(crew.tasks)}
         self._descriptions = task_descriptions(crew)
 
@@ -466,7 +482,9 @@ class RunContext:
         """Report a step of one of the crew's own tasks, if steps have a receiver."""
         if self._on_step is not None and index is not None:
             name = self._descriptions[index].name
-            await self._on_step(StepFinished(index, name, agent, thought, tool, tool_input, result))
+            step = StepFinished(index, name, agent, thought, tool, tool_input, result)
+            with outside():
+                await self._on_step(step)
 
     def finish_guardrail(self, retries: int, *, passed: bool) -> None:
         """Report a round of a guardrail, if rounds have a receiver."""
@@ -490,7 +508,8 @@ class RunContext:
     async def _notify(self, index: int, notification: Coroutine[Any, Any, None]) -> None:
         notified = self._tasks[index].notified = self._loop.create_future()
         try:
-            await notification
+            with outside():
+                await notification
         except Exception as error:
             self.observer_error = self.observer_error or error
             raise
@@ -581,7 +600,8 @@ class RunContext:
 
 
 async def _wait_for(waiting: Awaitable[None]) -> None:
-    await waiting
+    with outside():
+        await waiting
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

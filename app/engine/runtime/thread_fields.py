@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from app.logs import run_fields, with_run_fields
 from app.projects import current_project, within
-from app.projects.context import is_code_of_crews
+from app.projects.context import current_files, is_code_of_crews
 
 _T = TypeVar("_T")
 
@@ -41,10 +41,10 @@ def _submit(
 
 
 def _within_project(function: Callable[..., _T]) -> Callable[..., _T]:
-    project = current_project()
+    project, files = current_project(), current_files()
 
     def call(*args: Any, **kwargs: Any) -> _T:
-        with within(project):
+        with within(project, files):
             return function(*args, **kwargs)
 
     return call
