@@ -8,7 +8,7 @@ from litestar import Litestar, Router
 
 from app.access.callers import default_quota
 from app.access.sessions import WebSessions
-from app.api.a2a.routes import a2a_router, create_a2a_app
+from app.api.a2a.routes import A2aApplication, a2a_router
 from app.api.access_log import AccessLog
 from app.api.amp.errors import in_dialect_of_path
 from app.api.amp.routes import amp_router
@@ -19,7 +19,7 @@ from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import Readiness, live, ready
 from app.api.keys import keys_router
 from app.api.markdown import HtmlRenderer
-from app.api.mcp.routes import mcp, open_mcp
+from app.api.mcp.routes import McpApplication, mcp
 from app.api.memory import memory_router
 from app.api.metrics import MetricsPort, RequestMetrics, get_metrics
 from app.api.middleware.allowed_methods import list_allowed_methods
@@ -43,6 +43,7 @@ from app.api.workers import workers_router
 from app.bootstrap import open_service
 from app.crews.registry import Registry
 from app.logs import configure_logging
+from app.roles import Role
 from app.settings import Settings, load_settings
 from app.telemetry import metrics
 from app.telemetry.tracing import is_configured
@@ -53,14 +54,24 @@ from app.web.routes import web_router
 _MAX_BODY_BYTES = 1_000_000
 
 
-def create_app(settings: Settings | None = None, crews: Registry | None = None) -> Litestar:
-    """Create the ASGI application; its lifespan opens and closes the service."""
+def create_app(
+    settings: Settings | None = None,
+    crews: Registry | None = None,
+    *,
+    role: Role = Role.ALL,
+) -> Litestar:
+    """Create the ASGI application; its lifespan opens and closes the service.
+
+    A process of the role EXECUTE has health and metrics, and nothing else.
+    """
     settings = settings or load_settings()
     configure_logging(settings.log_level, settings.log_format)
+    has_api = role is not Role.EXECUTE
+    has_pages = has_api and settings.pages
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_service(settings, crews) as service:
+        async with open_service(settings, crews, role=role) as service:
             for part in fields(service):
                 app.state[part.name] = getattr(service, part.name)
             app.state.web_sessions = WebSessions(service.database, service.api_keys)
@@ -71,11 +82,11 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
             )
             app.state.operations = OperationsFeed(service.sampler, app.state.readiness)
             app.state.needs_key = settings.auth == "keys"
-            app.state.a2a_app = create_a2a_app(service.runs)
+            app.state.a2a_app = A2aApplication(service.runs)
             async with (
                 aclosing(open_requests),
                 HtmlRenderer() as app.state.renderer,
-                open_mcp(service.runs) as app.state.mcp_app,
+                aclosing(McpApplication(service.runs)) as app.state.mcp_app,
             ):
                 if app.state.needs_key:
                     open_requests.start()
@@ -84,8 +95,9 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
     exception_handlers = in_dialect_of_path(EXCEPTION_HANDLERS)
     app = Litestar(
         [
-            *(_rest_api(), amp_router, mcp, a2a_router, live, ready, get_metrics),
-            *([web_router] if settings.pages else []),
+            *(live, ready, get_metrics),
+            *((_rest_api(), amp_router, mcp, a2a_router) if has_api else ()),
+            *((web_router,) if has_pages else ()),
         ],
         lifespan=[_recording, lifespan],
         middleware=[
@@ -101,7 +113,7 @@ def create_app(settings: Settings | None = None, crews: Registry | None = None) 
             ),
         ],
         dependencies=DEPENDENCIES,
-        exception_handlers=as_pages(exception_handlers) if settings.pages else exception_handlers,
+        exception_handlers=as_pages(exception_handlers) if has_pages else exception_handlers,
         template_config=TEMPLATES,
         before_send=[add_security_headers, list_allowed_methods, add_request_id, name_head],
         request_max_body_size=_MAX_BODY_BYTES,

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,25 +17,31 @@ from app.access.callers import default_quota
 from app.access.rate_limits import RateLimits
 from app.crews.registry import Registry, load_crews
 from app.db import Database
-from app.engine import Engine
-from app.engine.llm import close_models
+from app.engine import NoCrews
 from app.gauges import ProcessGauges, SharedGauges
 from app.logs import configure_logging, set_trace_ids
-from app.model_setup import configured_embedder, configured_model, models_of_crews, unusable_models
 from app.operations import OperationsSampler
 from app.prices import Prices, read_prices, unpriced_models
 from app.resources import open_database, open_queue, open_store
+from app.roles import Role
 from app.runs.background import PeriodicService
 from app.runs.batches import Batches
-from app.runs.crew_info import crew_info
+from app.runs.crew_directory import CrewDirectory
+from app.runs.crew_info import CrewInfo, crew_info
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.consumer import QueueConsumer
-from app.runs.execution.dispatch import LocalDispatcher, QueueDispatcher
+from app.runs.execution.dispatch import (
+    DatabaseDispatcher,
+    Dispatcher,
+    LocalDispatcher,
+    QueueDispatcher,
+)
 from app.runs.execution.isolation import START_FAILED, Isolation
 from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher, suspect_after
 from app.runs.execution.model_limits import ModelLimits
 from app.runs.execution.peer_poller import PeerPoller
+from app.runs.execution.poller import QueuePoller
 from app.runs.execution.presence import Presence
 from app.runs.execution.spending import Accounts
 from app.runs.execution.worker import Worker
@@ -52,8 +58,6 @@ from app.runs.records import QUEUE, StalledRun
 from app.runs.secrets import SecretVault
 from app.runs.service import RunService
 from app.runs.webhooks.outbox import Outbox
-from app.runs.webhooks.sender import LEASE_SECONDS, WebhookSender
-from app.runs.webhooks.url_guard import UrlGuard
 from app.schedules import ScheduleService
 from app.schedules.callers import ScheduleCallers
 from app.schedules.dispatcher import ScheduleDispatcher
@@ -65,6 +69,8 @@ from app.version import VERSION
 from storage import OutputStore
 
 if TYPE_CHECKING:
+    from app.engine import Engine
+    from app.runs.webhooks.url_guard import UrlGuard
     from app.telemetry.sdk import Tracing
 
 logger = logging.getLogger("crew_capture.serve")
@@ -95,7 +101,7 @@ class Service:
     worker: Worker
     events: EventHub
     stop: Stop
-    engine: Engine
+    engine: "Engine | NoCrews"
     store: OutputStore
     database: Database
     api_keys: ApiKeys
@@ -116,9 +122,9 @@ class _Ending:
 
     runs: RunService
     worker: Worker
-    dispatcher: LocalDispatcher | QueueDispatcher
+    dispatcher: Dispatcher
     isolation: Isolation
-    stalled_runs: StalledRunDispatcher
+    claiming: Sequence[PeriodicService]
     presence: Presence
     events: EventHub
 
@@ -138,7 +144,8 @@ class _Ending:
         self.runs.accepting = False
         self.presence.is_draining = True
         self.presence.wake()
-        await self.stalled_runs.aclose()
+        for periodic in self.claiming:
+            await periodic.aclose()
         await self.dispatcher.receive_no_more()
 
 
@@ -147,10 +154,14 @@ async def open_service(
     settings: Settings,
     crews: Registry | None = None,
     *,
+    role: Role = Role.ALL,
     is_one_shot: bool = False,
     name: str | None = None,
 ) -> AsyncIterator[Service]:
-    """Start everything that runs crews; drain and close it at the end of the block.
+    """Start everything that accepts and executes runs; drain and close it at the end of the block.
+
+    A process of the role ACCEPT executes none, does not import CrewAI, and knows the crews of all
+    workers from the database. One of the role EXECUTE also claims the runs that those accept.
 
     A one-shot command executes its own runs only: it claims no others, sends no webhooks and
     removes no old runs. `name` is the worker's name; by default it is new.
@@ -159,7 +170,8 @@ async def open_service(
         SettingsError, DatabaseUnavailable, StorageError, CrewBroken: a part can't start; the
             message is one line.
     """
-    crews = crews or load_crews(settings)
+    executes = role is not Role.ACCEPT
+    crews = (crews or load_crews(settings)) if executes else Registry([])
     async with AsyncExitStack() as stack:
         tracing = _open_tracing(stack)
         database = await stack.enter_async_context(open_database(settings))
@@ -174,20 +186,20 @@ async def open_service(
         accounts = await stack.enter_async_context(
             aclosing(Accounts(database, name, read_prices(settings.prices_file)))
         )
-        engine = await _start_engine(stack, settings, crews)
-        if not is_one_shot:  # a command checks the crew that it runs
-            _warn_of_models(crews, engine, accounts.prices)
+        queries, workers = RunQueries(database), WorkerRepository(database)
+        engine, knowledge = await _start_crews(stack, settings, crews, workers, role)
+        if executes and not is_one_shot:  # a command checks the crew that it runs
+            _warn_of_models(knowledge.crews.values(), engine, accounts.prices)
         rows = RunRepository(
             database,
             events,
-            engine.fingerprint,
-            worker=name,
-            lease_seconds=settings.lease_seconds,
+            knowledge.fingerprint,
+            worker=name if executes else "",
+            # Without a queue, any worker may claim what a process accepts that executes nothing.
+            lease_seconds=settings.lease_seconds if executes or queue is not None else 0.0,
             holder=QUEUE if queue is not None else None,
         )
         stack.push_async_callback(rows.aclose)
-        queries, workers = RunQueries(database), WorkerRepository(database)
-        crew_infos = {crew.name: crew_info(crew, engine.describe(crew.name)) for crew in crews}
         tokens = TokenRelay(database, name)
         sweeper = Sweeper(
             store,
@@ -214,7 +226,9 @@ async def open_service(
             memory_ownership=settings.memory,
             tracing=tracing,
             model_limits=_model_limits(stack, settings, database),
-            vault=SecretVault(settings.secrets_keys, is_shared=bool(settings.queue_url)),
+            vault=SecretVault(
+                settings.secrets_keys, is_shared=bool(settings.queue_url) or not executes
+            ),
         )
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)
@@ -231,24 +245,29 @@ async def open_service(
         sampler = OperationsSampler(gauges, queries, workers, accounts.totals)
         background: list[PeriodicService] = [
             # Closed last: it has the final numbers.
-            ProcessGauges(worker, events, engine, store, queue),
+            ProcessGauges(worker, events, store, queue),
             sweeper,
             lease_keeper,
             accounts.totals,
             PeerPoller(name, database.clock, worker, events, queries, tokens),
         ]
         presence = Presence(
-            workers, worker, crew_infos, name=name, lease_seconds=settings.lease_seconds
+            workers, worker, knowledge.crews, name=name, lease_seconds=settings.lease_seconds
         )
-        dispatcher = _dispatcher(settings, database, worker, queue)
-        background += [dispatcher] if isinstance(dispatcher, QueueDispatcher) else []
+        dispatcher = _dispatcher(settings, database, queries, worker, queue)
+        claiming: list[PeriodicService] = [stalled_runs] if executes else []
+        if role is Role.EXECUTE and queue is None:
+            claiming.append(QueuePoller(queries, worker))
+        background += [
+            part for part in (dispatcher, knowledge) if isinstance(part, PeriodicService)
+        ]
         background += [] if is_one_shot else _retention(settings, database, memories)
         url_guard = None
         if not is_one_shot:
             url_guard = _open_webhooks(stack, settings, database, background)
         runs = RunService(
-            crews=crew_infos,
-            check_state=engine.check_inputs,
+            crews=knowledge.crews,
+            check_state=knowledge.check_state,
             rows=rows,
             queries=queries,
             workers=workers,
@@ -261,12 +280,13 @@ async def open_service(
             tracing=tracing,
         )
         api_keys = ApiKeys(database)
-        schedules, scheduler = _schedules(settings, database, runs, api_keys, crews)
-        background += [] if is_one_shot else [stalled_runs, sampler, presence, scheduler]
+        schedules, due = _schedules(settings, database, runs, api_keys, knowledge.crews)
+        if not is_one_shot:
+            background += [*claiming, sampler, due, *([presence] if executes else [])]
         rate_limits = RateLimits(database, settings.rates)
         stack.push_async_callback(rate_limits.aclose)
 
-        ending = _Ending(runs, worker, dispatcher, isolation, stalled_runs, presence, events)
+        ending = _Ending(runs, worker, dispatcher, isolation, claiming, presence, events)
         metrics.prepare_crews(worker.crews)
         for periodic in background:
             stack.push_async_callback(periodic.aclose)
@@ -298,15 +318,18 @@ async def open_service(
 
 
 def _schedules(
-    settings: Settings, database: Database, runs: RunService, api_keys: ApiKeys, crews: Registry
+    settings: Settings,
+    database: Database,
+    runs: RunService,
+    api_keys: ApiKeys,
+    crews: Collection[str],
 ) -> tuple[ScheduleService, ScheduleDispatcher]:
     """The service of schedules, and the part that submits their runs."""
     rows = ScheduleRepository(database)
     callers = ScheduleCallers(api_keys, default_quota(settings))
-    names = frozenset(crew.name for crew in crews)
     return (
         ScheduleService(database.clock, runs, rows, callers),
-        ScheduleDispatcher(database.clock, runs, rows, callers, names),
+        ScheduleDispatcher(database.clock, runs, rows, callers, crews),
     )
 
 
@@ -327,11 +350,15 @@ def _open_webhooks(
     settings: Settings,
     database: Database,
     background: list[PeriodicService],
-) -> UrlGuard | None:
+) -> "UrlGuard | None":
     """Add the sender of webhooks, if they are configured; the guard of their URLs."""
     secret = settings.webhook_secret_bytes
     if secret is None:
         return None
+    # Their HTTP client needs megabytes.
+    from app.runs.webhooks.sender import LEASE_SECONDS, WebhookSender  # noqa: PLC0415
+    from app.runs.webhooks.url_guard import UrlGuard  # noqa: PLC0415
+
     url_guard = UrlGuard(allow_private=settings.webhook_allow_private)
     stack.push_async_callback(url_guard.aclose)
     outbox = Outbox(database, lease_seconds=LEASE_SECONDS)
@@ -340,20 +367,59 @@ def _open_webhooks(
 
 
 def _dispatcher(
-    settings: Settings, database: Database, worker: Worker, queue: RunQueue | None
-) -> LocalDispatcher | QueueDispatcher:
+    settings: Settings,
+    database: Database,
+    queries: RunQueries,
+    worker: Worker,
+    queue: RunQueue | None,
+) -> LocalDispatcher | DatabaseDispatcher | QueueDispatcher:
+    """The dispatcher of a process whose worker has crews, or none."""
     if queue is None:
-        return LocalDispatcher(worker)
+        return LocalDispatcher(worker) if worker.crews else DatabaseDispatcher(queries)
     published = PublishedRuns(
         database,
         lease_seconds=settings.lease_seconds,
         max_failed_attempts=suspect_after(settings.max_attempts),
     )
-    return QueueDispatcher(queue, published, QueueConsumer(queue, worker))
+    consumer = QueueConsumer(queue, worker) if worker.crews else None
+    return QueueDispatcher(queue, published, consumer)
 
 
-async def _start_engine(stack: AsyncExitStack, settings: Settings, crews: Registry) -> Engine:
+class _LocalCrews:
+    """The crews that a process executes itself, as it must know them to accept runs."""
+
+    def __init__(self, crews: Registry, engine: "Engine") -> None:
+        self.crews = {crew.name: crew_info(crew, engine.describe(crew.name)) for crew in crews}
+        self.fingerprint = engine.fingerprint
+        self.check_state = engine.check_inputs
+
+
+async def _start_crews(
+    stack: AsyncExitStack,
+    settings: Settings,
+    crews: Registry,
+    workers: WorkerRepository,
+    role: Role,
+) -> "tuple[Engine | NoCrews, _LocalCrews | CrewDirectory]":
+    """The engine, and what the process knows of crews. Raises CrewBroken, DatabaseUnavailable."""
+    if role is Role.ACCEPT:
+        directory = CrewDirectory(workers)
+        await directory.run_once()
+        return NoCrews(), directory
+    engine = await _start_engine(stack, settings, crews)
+    return engine, _LocalCrews(crews, engine)
+
+
+async def _start_engine(stack: AsyncExitStack, settings: Settings, crews: Registry) -> "Engine":
     """The engine with its crews, until the end of the stack. Raises CrewBroken."""
+    from app.engine import Engine  # noqa: PLC0415 - these import CrewAI
+    from app.engine.llm import close_models  # noqa: PLC0415
+    from app.model_setup import (  # noqa: PLC0415
+        configured_embedder,
+        configured_model,
+        models_of_crews,
+    )
+
     engine = Engine(
         model=configured_model(settings, crews),
         models_of_crews=models_of_crews(settings, crews),
@@ -419,12 +485,14 @@ def execute_isolated(settings: Settings, name: str, runs: Sequence[StalledRun]) 
         sys.exit(START_FAILED)
 
 
-def _warn_of_models(crews: Registry, engine: Engine, prices: Prices) -> None:
+def _warn_of_models(crews: Iterable[CrewInfo], engine: "Engine | NoCrews", prices: Prices) -> None:
     """Log the models of crews that can't be called, or have no price."""
+    from app.model_setup import unusable_models  # noqa: PLC0415 - it imports CrewAI
+
     for crew in crews:
         for problem in unusable_models(crew.name, engine.models(crew.name)):
             logger.warning("%s", problem)
-        for model in unpriced_models(prices, engine.model_names(crew.name)):
+        for model in unpriced_models(prices, crew.models):
             logger.warning("PRICES_FILE has no price for %s of crew %s", model, crew.name)
 
 

@@ -15,7 +15,6 @@ from typing import Final
 from prometheus_client import ProcessCollector
 
 from app.db import DatabaseUnavailable
-from app.engine import Engine
 from app.runs.background import PeriodicService
 from app.runs.events.hub import EventHub
 from app.runs.execution.worker import Worker
@@ -52,14 +51,12 @@ class ProcessGauges(PeriodicService):
         self,
         worker: Worker,
         events: EventHub,
-        engine: Engine,
         store: OutputStore,
         queue: RunQueue | None = None,
     ) -> None:
         super().__init__(_INTERVAL_SECONDS)
         self._worker = worker
         self._events = events
-        self._engine = engine
         self._store = store
         self._queue = queue
         self._counted = replace(store.counters, sweeps={})
@@ -79,7 +76,7 @@ class ProcessGauges(PeriodicService):
         metrics.RUN_SLOTS_USED.set(self._worker.slots.used)
         metrics.RUN_LEASES.set(len(self._worker))
         metrics.SUBSCRIBERS.set(self._events.subscriber_count)
-        metrics.ABANDONED_THREADS.set(self._engine.abandoned_threads)
+        metrics.ABANDONED_THREADS.set(self._worker.abandoned_threads)
         if self._queue is not None:
             metrics.QUEUE_DISCONNECTED.set(not self._queue.is_connected)
         self._publish_counters()

@@ -23,6 +23,7 @@ from app.crews.registry import Registry
 from app.engine.compat.coverage import check_plan_covers
 from app.engine.replay.plan import Plan
 from app.engine.replay.recorder import Build, KickOff, definition, fingerprint, record_plan
+from app.roles import Role
 from app.runs.models import UserRun
 from app.settings import Settings, load_settings
 
@@ -110,8 +111,10 @@ def serve(settings: MakeSettings, plans: _Plans, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("app.engine.engine.record_plan", plans.record)
 
     @asynccontextmanager
-    async def start(crews: Registry | None = None, **values: Any) -> AsyncIterator[Running]:
-        async with running(create_app(settings(**values), crews)) as service:
+    async def start(
+        crews: Registry | None = None, role: Role = Role.ALL, **values: Any
+    ) -> AsyncIterator[Running]:
+        async with running(create_app(settings(**values), crews, role=role)) as service:
             yield service
 
     return start

@@ -18,7 +18,7 @@ from app.cli.purge import purge
 from app.cli.run import run
 from app.cli.runs import runs
 from app.cli.schedules import schedules
-from app.cli.serve import serve
+from app.cli.serve import serve, worker
 from app.cli.sweep import sweep
 from app.cli.top import top
 from app.cli.usage import usage
@@ -62,5 +62,5 @@ def cli() -> None:
 
 for group in (runs, schedules, workers, keys):
     cli.add_command(group)
-for command in (serve, run, usage, sweep, purge, backup, doctor, top, demo):
+for command in (serve, worker, run, usage, sweep, purge, backup, doctor, top, demo):
     cli.add_command(command)

@@ -7,12 +7,12 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from socket import socket
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,6 +21,7 @@ from app.cli.signals import RETIRE
 from app.cli.waiting import importing
 from app.file_limits import raise_open_file_limit
 from app.logs import configure_logging
+from app.roles import Role
 from app.settings import Settings, load_settings
 from app.telemetry.metrics import leave_shared_folder, shared_folder
 
@@ -49,12 +50,27 @@ _SECONDS_FOR_RESPONSES = 10
 @click.command()
 @click.option("--host", help="Address to listen on, instead of HOST.")
 @click.option("--port", type=int, help="Port to listen on, instead of PORT.")
-def serve(**options: object) -> None:
-    """Serve the HTTP API."""
-    _serve(load_settings(**{name: value for name, value in options.items() if value is not None}))
+@click.option(
+    "--accept-only", is_flag=True, help="Execute no runs: workers do, and CrewAI is not imported."
+)
+def serve(*, accept_only: bool, **options: object) -> None:
+    """Serve the HTTP API, and execute runs."""
+    _serve(_settings(options), Role.ACCEPT if accept_only else Role.ALL)
 
 
-def _serve(settings: Settings) -> None:
+@click.command()
+@click.option("--host", help="Address for health and metrics, instead of HOST.")
+@click.option("--port", type=int, help="Port for health and metrics, instead of PORT.")
+def worker(**options: object) -> None:
+    """Execute the runs that other processes accept, of the crews that this process has."""
+    _serve(_settings(options), Role.EXECUTE)
+
+
+def _settings(options: Mapping[str, object]) -> Settings:
+    return load_settings(**{name: value for name, value in options.items() if value is not None})
+
+
+def _serve(settings: Settings, role: Role = Role.ALL) -> None:
     """Serve until a stop signal; exits the process with 3 if the start fails."""
     configure_logging(settings.log_level, settings.log_format)
     listeners = [open_listener(settings.host, settings.port)]
@@ -65,10 +81,10 @@ def _serve(settings: Settings) -> None:
     leave_shared_folder()
     # A single process has its own: its server ends it by the signal that stopped it.
     with shared_folder() if settings.workers > 1 else nullcontext():
-        _serve_on(listeners, settings)
+        _serve_on(listeners, settings, role)
 
 
-def _serve_on(listeners: list[socket], settings: Settings) -> None:
+def _serve_on(listeners: list[socket], settings: Settings, role: Role) -> None:
     import uvicorn
     from uvicorn.config import STARTUP_FAILURE
 
@@ -77,7 +93,7 @@ def _serve_on(listeners: list[socket], settings: Settings) -> None:
 
     raise_open_file_limit()
     config = uvicorn.Config(
-        "app.cli.serve:create_process_app",
+        f"app.cli.serve:{_FACTORIES[role].__name__}",
         factory=True,
         # With "auto", a start that ends by SystemExit would leave a server without an application.
         lifespan="on",
@@ -100,14 +116,18 @@ def _serve_on(listeners: list[socket], settings: Settings) -> None:
     if settings.workers > 1:
         stop_seconds = max(settings.drain_seconds, settings.shutdown_seconds)
         supervisor = Supervisor(config, listeners, stop_seconds=stop_seconds)
-        logger.info(
-            "Starting %d processes; each imports CrewAI, which takes some seconds", settings.workers
-        )
+        slow = "" if role is Role.ACCEPT else "; each imports CrewAI, which takes some seconds"
+        logger.info("Starting %d processes%s", settings.workers, slow)
         supervisor.run()
         started = supervisor.started
     else:
-        with importing():
-            import app.asgi  # noqa: F401 - before the server handles signals: Ctrl-C ends it
+        # Before the server handles signals, so that Ctrl-C ends it.
+        with importing() if role is not Role.ACCEPT else nullcontext():
+            import app.asgi
+
+            if role is not Role.ACCEPT:
+                import app.engine.engine
+                import app.model_setup  # noqa: F401
         from app.cli.server import Server
 
         server = Server(config)
@@ -120,12 +140,33 @@ def _serve_on(listeners: list[socket], settings: Settings) -> None:
 
 def create_process_app() -> "ASGIApp":
     """Create the application of one server process."""
+    return _create_app(Role.ALL)
+
+
+def create_accepting_app() -> "ASGIApp":
+    """Create the application of a process that accepts runs only."""
+    return _create_app(Role.ACCEPT)
+
+
+def create_worker_app() -> "ASGIApp":
+    """Create the application of a process that executes runs only."""
+    return _create_app(Role.EXECUTE)
+
+
+_FACTORIES: Final = {
+    Role.ALL: create_process_app,
+    Role.ACCEPT: create_accepting_app,
+    Role.EXECUTE: create_worker_app,
+}
+
+
+def _create_app(role: Role) -> "ASGIApp":
     from app.asgi import create_app
 
     signal.signal(signal.SIGHUP, _ignore_hangup)
     settings = load_settings()
     return _Process(
-        create_app(settings),
+        create_app(settings, role=role),
         drain_seconds=settings.drain_seconds,
         shutdown_seconds=settings.shutdown_seconds,
     )

@@ -2,15 +2,14 @@
 
 import logging
 from pathlib import Path
+from typing import Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect, text
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from app.db.session import Database, DatabaseUnavailable, transaction_limit
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 logger = logging.getLogger("crew_capture.db")
 
@@ -41,35 +40,27 @@ async def migrate(database: Database) -> None:
 
 
 async def _migrate_once(database: Database) -> None:
+    async with database.read() as connection:
+        if await connection.run_sync(_is_newest):
+            return
+    from app.db.upgrade import upgrade  # noqa: PLC0415 - Alembic is needed for changes only
+
     async with database.write() as connection:
         if not database.is_sqlite:  # on SQLite the transaction itself is exclusive
             # A large table, or the migration of another process, may need longer.
             await connection.exec_driver_sql(transaction_limit(0, of="transaction"))
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
-        before, after = await connection.run_sync(_upgrade)
+        before, after = await connection.run_sync(upgrade)
     if before is None:
         logger.info("Created the tables of the database, schema %s", after)
     elif before != after:
         logger.info("Migrated the database from schema %s to %s", before, after)
 
 
-def _upgrade(connection: Connection) -> tuple[str | None, str | None]:
-    """Upgrade the schema; its revisions before and after."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    _refuse_newer(connection, ScriptDirectory.from_config(config))
-    before = MigrationContext.configure(connection).get_current_revision()
-    command.upgrade(config, "head")
-    return before, MigrationContext.configure(connection).get_current_revision()
-
-
-def _refuse_newer(connection: Connection, scripts: ScriptDirectory) -> None:
-    known = {script.revision for script in scripts.walk_revisions()}
-    for revision in MigrationContext.configure(connection).get_current_heads():
-        if revision not in known:
-            raise DatabaseTooNew(
-                f"the database has the schema {revision} of a newer version; this version's newest "
-                f"is {scripts.get_current_head()}: install the newer version, or name another "
-                "database in DATABASE_URL"
-            )
+def _is_newest(connection: Connection) -> bool:
+    """Whether the database has the newest schema: revisions are numbered files."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    newest = max(file.stem for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+    revisions = list(connection.scalars(text("SELECT version_num FROM alembic_version")))
+    return revisions == [newest.partition("_")[0]]

@@ -27,6 +27,7 @@ from app.engine.errors import (
 )
 from app.engine.lazy_imports import lazy_imports
 from app.engine.memory_store import MemoryChanges, MemoryEntry, MemoryStore
+from app.engine.no_crews import NoCrews
 from app.engine.results import (
     CrewResult,
     ExecutionMode,
@@ -78,6 +79,7 @@ __all__ = [
     "MemoryStore",
     "ModelCall",
     "ModelError",
+    "NoCrews",
     "NoResult",
     "OnStep",
     "OnToken",

@@ -89,9 +89,9 @@ from app.runs.records import (
 )
 from app.runs.shield import shielded
 from app.runs.webhooks.payloads import FIELDS
-from app.runs.webhooks.url_guard import UrlGuard
 
 if TYPE_CHECKING:
+    from app.runs.webhooks.url_guard import UrlGuard
     from app.telemetry.sdk import Tracing
 
 logger = logging.getLogger("crew_capture.runs")
@@ -121,7 +121,7 @@ class RunService:
         events: EventHub,
         accounts: Accounts,
         max_runs: int,
-        url_guard: UrlGuard | None = None,
+        url_guard: "UrlGuard | None" = None,
         tracing: "Tracing | None" = None,
     ) -> None:
         """`check_state` raises InputRefused for an input that the state of a flow can't hold."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final
@@ -48,7 +48,7 @@ class ScheduleDispatcher(PeriodicService):
         runs: RunService,
         schedules: ScheduleRepository,
         callers: ScheduleCallers,
-        crews: frozenset[str],
+        crews: Collection[str],
     ) -> None:
         super().__init__(_INTERVAL_SECONDS)
         self._clock = clock

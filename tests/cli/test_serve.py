@@ -46,7 +46,7 @@ def test_a_hangup_does_not_end_a_server_process(
     settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("app.cli.serve.load_settings", settings)
-    monkeypatch.setattr("app.asgi.create_app", lambda _: None)
+    monkeypatch.setattr("app.asgi.create_app", lambda _, **__: None)
     create_process_app()
     assert signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL  # it would end the tests
     os.kill(os.getpid(), signal.SIGHUP)

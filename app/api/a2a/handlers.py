@@ -78,7 +78,6 @@ class CrewAgents(RequestHandler):
 
     def __init__(self, runs: RunService) -> None:
         self._runs = runs
-        self._crews = {crew.name: crew for crew in runs.crews()}
 
     @validate_request_params
     async def on_message_send(self, params: SendMessageRequest, context: ServerCallContext) -> Task:
@@ -174,9 +173,7 @@ class CrewAgents(RequestHandler):
         if message.task_id:
             return await self._resume(message, context)
         clean_text(message.context_id, "contextId", _MAX_CONTEXT_CHARACTERS)
-        crew = self._crews.get(context.state["crew"])
-        if crew is None:
-            raise UnknownCrew(f"no crew is named {context.state['crew']}")
+        crew = self._runs.crew(context.state["crew"])
         options = RunOptions(context_id=message.context_id or None, budget=budget_of(message))
         inputs = inputs_in(message, crew)
         run = await self._runs.submit(crew.name, inputs, _caller(context), options)

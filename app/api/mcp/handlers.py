@@ -1,6 +1,5 @@
 """The tools of the MCP server: one for each crew, and one for the review by a human."""
 
-import hashlib
 from contextlib import aclosing
 from typing import Any, cast
 from uuid import UUID
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from app.access.callers import Caller
 from app.api.budget_fields import budget_in
 from app.api.errors import accepted, error_text
+from app.api.mcp.run_keys import run_key
 from app.api.problems import convert
 from app.budgets import Budget
 from app.pacer import inherited, turn
@@ -101,17 +101,15 @@ class CrewTools:
 
     def __init__(self, runs: RunService) -> None:
         self._runs = runs
-        self._crews = {crew.name: crew for crew in runs.crews()}
-        self._tools = [_tool(crew) for crew in self._crews.values()]
-        if any(crew.awaits_human for crew in self._crews.values()):
-            self._tools.append(_RESUME_RUN)
         self.server: Server[Any, Request] = Server("crew-capture", VERSION, _INSTRUCTIONS)
         self.server.list_tools()(self._list)  # type: ignore[no-untyped-call]
         # `RunService` checks inputs, as for all entry points, with errors that state the fix.
         self.server.call_tool(validate_input=False)(self._call)
 
     async def _list(self) -> list[types.Tool]:
-        return self._tools
+        crews = self._runs.crews()
+        resume = [_RESUME_RUN] if any(crew.awaits_human for crew in crews) else []
+        return [*map(_tool, crews), *resume]
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
         """Call a tool, in a task of the SDK that handles one request."""
@@ -153,7 +151,7 @@ class CrewTools:
 
     async def _follow(self, run: Run, caller: Caller) -> types.CallToolResult:
         """Report the run's progress; returns its result once it ends or waits for a human."""
-        progress = _Progress(self._crews[run.crew], self.server)
+        progress = _Progress(self._runs.crew(run.crew), self.server)
         await progress.report(f"run {run.run_id} is accepted")
         async with aclosing(self._runs.follow(run.run_id, caller)) as events:
             async for event in events:
@@ -197,12 +195,6 @@ class _Progress:
             message,
             related_request_id=str(self._context.request_id),
         )
-
-
-def run_key(session_id: str, request_id: object) -> str:
-    """The idempotency key of a request's run: a repeated request gets the same run."""
-    of_request = msgspec.json.encode([session_id, request_id])
-    return f"mcp:{hashlib.sha256(of_request).hexdigest()}"
 
 
 def _tool(crew: CrewInfo) -> types.Tool:

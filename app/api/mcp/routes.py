@@ -5,10 +5,8 @@ separate request names the request to cancel. The run is found by its idempotenc
 of the ids of the session and the request.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
-from types import SimpleNamespace
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import uuid4
 
 import msgspec
@@ -16,20 +14,20 @@ from litestar import Response, post
 from litestar.datastructures.headers import MutableScopeHeaders
 from litestar.di import NamedDependency
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from mcp.server.lowlevel import server as sdk
-from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 from app.api.dependencies import Runs
 from app.api.jsonrpc import forward, read_message
-from app.api.mcp.handlers import CrewTools, run_key
+from app.api.mcp.run_keys import run_key
 from app.api.middleware.auth import RPC, CallerRequest
 from app.api.problems import convert
+from app.api.sdk import import_sdk
 from app.runs import RunService
 
-# The SDK collects warnings while it handles a request, by replacing the process's hook. Requests
-# overlap, so that all later warnings would end up in the list of a finished request.
-sdk.warnings = SimpleNamespace(catch_warnings=lambda record: nullcontext([]))  # type: ignore[assignment, attr-defined]
+if TYPE_CHECKING:
+    from app.api.mcp.server import McpServer
+
+MCP_SESSION_ID_HEADER: Final = "mcp-session-id"
+"""The protocol's header with the id of a session."""
 
 
 class _RpcMessage(msgspec.Struct):
@@ -41,9 +39,31 @@ class _RpcMessage(msgspec.Struct):
     params: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
+class McpApplication:
+    """The SDK's application behind `/mcp`; a client's first request starts it."""
+
+    def __init__(self, runs: RunService) -> None:
+        self._runs = runs
+        self._server: McpServer | None = None
+
+    async def get(self) -> Callable[..., Any]:
+        """The application, which runs."""
+        if self._server is None:
+            await import_sdk("app.api.mcp.server")
+            from app.api.mcp.server import McpServer  # noqa: PLC0415
+
+            self._server = self._server or McpServer(self._runs)
+        return await self._server.application()
+
+    async def aclose(self) -> None:
+        """End the application and the requests that it handles."""
+        if self._server is not None:
+            await self._server.aclose()
+
+
 @post("/mcp", include_in_schema=False, opt=RPC)
 async def mcp(
-    request: CallerRequest, runs: Runs, mcp_app: NamedDependency[Callable[..., Any]]
+    request: CallerRequest, runs: Runs, mcp_app: NamedDependency[McpApplication]
 ) -> ASGIApp:
     """Handle one message of a client; its response, if it has one, is a stream of events."""
     body, message = await read_message(request)
@@ -53,16 +73,8 @@ async def mcp(
     if method == "notifications/cancelled":
         await _cancel(request, runs, message.get("params"))
         return Response(None, status_code=202).to_asgi_response(None, request)
-    app = forward(mcp_app, body)
+    app = forward(await mcp_app.get(), body)
     return _with_session_id(app) if method == "initialize" else app
-
-
-@asynccontextmanager
-async def open_mcp(runs: RunService) -> AsyncIterator[Any]:
-    """The SDK's application behind `/mcp`, for as long as the block lasts."""
-    manager = StreamableHTTPSessionManager(CrewTools(runs).server, stateless=True)
-    async with manager.run():
-        yield manager.handle_request
 
 
 async def _cancel(request: CallerRequest, runs: RunService, params: object) -> None:

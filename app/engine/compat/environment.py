@@ -1,7 +1,9 @@
 """The environment that CrewAI needs before it is imported."""
 
 import os
+import sys
 import tempfile
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 
@@ -21,7 +23,22 @@ def prepare_environment() -> None:
     # CrewAI uses an absolute path unchanged and puts a bare name into the home directory.
     default = Path(tempfile.gettempdir()) / f"crew_capture_crewai_{os.getuid()}"
     storage = Path(os.environ.setdefault("CREWAI_STORAGE_DIR", str(default)))
-    _keep_out_of_home(storage)
+    sys.meta_path.insert(0, _BeforeCrewAI(storage))
+
+
+class _BeforeCrewAI(MetaPathFinder):
+    """Finds no module; the first import of CrewAI calls it before it begins.
+
+    The part of CrewAI that is configured then needs megabytes, also where no crew runs.
+    """
+
+    def __init__(self, storage: Path) -> None:
+        self._storage = storage
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "crewai" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            _keep_out_of_home(self._storage)
 
 
 def _keep_out_of_home(storage: Path) -> None:

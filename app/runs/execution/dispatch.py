@@ -11,6 +11,7 @@ from app.runs.background import PeriodicService
 from app.runs.execution.consumer import QueueConsumer
 from app.runs.execution.worker import Worker
 from app.runs.persistence.published_runs import PublishedRuns
+from app.runs.persistence.queries import RunQueries
 from app.runs.queue.base import Hint, QueueUnavailable, RunQueue
 
 logger = logging.getLogger("crew_capture.runs")
@@ -196,3 +197,43 @@ class QueueDispatcher(PeriodicService):
     def _republish(self) -> None:
         self._are_hints_lost = True
         self.wake()
+
+
+class DatabaseDispatcher(PeriodicService):
+    """Leaves accepted runs in the database, where the workers of other processes find them.
+
+    The load is that of all processes, as counted once a second.
+    """
+
+    name = "count of runs in flight"
+    is_shared = True
+
+    def __init__(self, queries: RunQueries) -> None:
+        super().__init__(_INTERVAL_SECONDS)
+        self._queries = queries
+        self._counted = 0
+        self._added = 0
+
+    @property
+    def load(self) -> int:
+        return self._counted + self._added
+
+    def reserve(self, crew: str, count: int) -> bool:
+        return False
+
+    def dispatch(
+        self, run_id: UUID, owner: str, crew: str, priority: int, end_user: str = ""
+    ) -> None:
+        pass
+
+    def join_backlog(self, count: int) -> None:
+        self._added += count
+
+    async def receive_no_more(self) -> None:
+        pass
+
+    async def run_once(self) -> None:
+        """Count the runs in flight. Raises DatabaseUnavailable."""
+        added = self._added
+        self._counted = await self._queries.in_flight()
+        self._added -= added

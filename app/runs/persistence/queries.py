@@ -211,6 +211,12 @@ class RunQueries:
         async with self._database.read() as connection:
             return [LeaseHolder(*row) for row in await connection.execute(query)]
 
+    async def in_flight(self) -> int:
+        """The number of runs in flight, of all processes."""
+        query = select(func.count()).where(UserRun.status.in_(IN_FLIGHT))
+        async with self._database.read() as connection:
+            return int(await connection.scalar(query) or 0)
+
     async def unsettled(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Those of the given runs that are not settled yet."""
         found: set[UUID] = set()
