@@ -417,7 +417,7 @@ async def test_the_dispatcher_wakes_at_the_next_due_time(
         ({"crew": "nothing"}, UnknownCrew),
         ({"cron": "nonsense"}, InvalidInput),
         ({"time_zone": "Mars/Base"}, InvalidInput),
-        ({"inputs": {"topic": "x" * 5000}}, InvalidInput),
+        ({"inputs": {"topic": "a\x07b"}}, InvalidInput),
         ({"name": "x" * 101}, InvalidInput),
         ({"webhook_url": "http://10.0.0.1/"}, InvalidInput),
         ({"metadata": {"a b": ""}}, InvalidInput),
