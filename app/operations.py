@@ -198,7 +198,8 @@ class OperationsSampler(PeriodicService):
     def watch(self) -> Iterator[None]:
         """Sample more often, and list backends, for the length of the block."""
         self._watchers += 1
-        self.wake()
+        if self._watchers == 1:
+            self.wake()
         try:
             yield
         finally:

@@ -1,5 +1,6 @@
 """`/api/operations`: the state of the service now and over the last hour, for admins."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -156,6 +157,7 @@ class OperationsFeed:
         self._sampler = sampler
         self._readiness = readiness
         self._encoded: tuple[int, bytes] = (-1, b"")
+        self._encoding = asyncio.Lock()
 
     async def state(self) -> OperationsState:
         """The newest state."""
@@ -183,10 +185,11 @@ class OperationsFeed:
                 yield await self._event(sample)
 
     async def _event(self, sample: Sample) -> bytes:
-        if self._encoded[0] != sample.number:
-            data = msgspec.json.encode(await self._state(sample))
-            self._encoded = sample.number, b"event: state\ndata: %b\n\n" % data
-        return self._encoded[1]
+        async with self._encoding:
+            if self._encoded[0] < sample.number:
+                data = msgspec.json.encode(await self._state(sample))
+                self._encoded = sample.number, b"event: state\ndata: %b\n\n" % data
+            return self._encoded[1]
 
     async def _state(self, sample: Sample) -> OperationsState:
         now = {**sample.gauges, **sample.point.values}

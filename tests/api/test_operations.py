@@ -9,7 +9,8 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from app.operations import HOUR_SECONDS, OperationsSampler
+from app.api.operations import OperationsFeed, OperationsState
+from app.operations import HOUR_SECONDS, OperationsSampler, Sample
 from app.telemetry import metrics
 from app.version import VERSION
 from storage import OutputKey
@@ -56,6 +57,32 @@ async def test_the_state_shows_runs_in_flight_and_their_end(serve: Serve, gate: 
             len(whole["charts"]["times"])
         }
         assert run["run_id"]
+
+
+async def test_clients_share_one_encoded_sample(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty open pages cost little more than one."""
+    made: list[float] = []
+    make = OperationsFeed._state
+
+    async def counted(feed: OperationsFeed, sample: Sample) -> OperationsState:
+        made.append(sample.at)
+        return await make(feed, sample)
+
+    monkeypatch.setattr(OperationsFeed, "_state", counted)
+
+    async def follow() -> set[float]:
+        seen: set[float] = set()
+        async for state in _states(service):
+            seen.add(state["time"])
+            if len(seen) == 3:
+                break
+        return seen
+
+    seen = await asyncio.gather(*(follow() for _ in range(20)))
+    assert len(made) == len(set(made))
+    assert len(set.union(*seen)) <= len(made)
 
 
 async def test_a_sweep_removes_orphans_now(service: Running) -> None:

@@ -90,6 +90,9 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { button.textContent = label; }, 1500);
 });
 
+// On a phone the navigation scrolls: the current section is in view.
+document.querySelector(".top nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 showTimes();
 setInterval(showTimes, 10_000);
 document.addEventListener("visibilitychange", showTimes);
