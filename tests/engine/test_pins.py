@@ -79,6 +79,7 @@ def test_every_replacement_of_crewai_is_listed() -> None:
         "ThreadPoolExecutor": "RecallFlow",
         "as_completed": "RecallFlow",
         "model_post_init": "Memory",
+        "drain_writes": "Memory",
         "_factory": "resolve_knowledge_storage",
     }
     for name in replaced:

@@ -385,6 +385,17 @@ async def test_a_crews_own_storage_is_called_off_the_event_loop() -> None:
     assert not any(called)
 
 
+async def test_agents_with_memory_recall_what_others_of_the_run_have_saved() -> None:
+    """In CrewAI, an agent's storage has what was there when the agent was built."""
+    own: Mapping[str, Any] = {"memory": True}
+    ours = await run_engine(lambda model: _crew(model, [own, own]), RecordingLLM(), INPUTS, "auto")
+    assert ours.execution_mode == "native"
+    first, second = (made[0].last for (task_, _), made in ours.calls.items() if task_)
+    assert "Relevant memories" not in first
+    assert "Relevant memories" in second
+    assert "Agent: Expert 1 for tea" in second
+
+
 async def test_models_of_a_memory_are_called_without_threads() -> None:
     """100 runs at once wait for the analyses of their memories, with four threads."""
     waiting = 0

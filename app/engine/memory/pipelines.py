@@ -23,6 +23,7 @@ from app.engine.runtime.waiting import Work, in_background, is_suspendable
 
 _own_init = Memory.model_post_init
 _own_threads = ThreadPoolExecutor
+_own_drain_writes = Memory.drain_writes
 _own_drain = Crew._drain_memory_writes
 
 
@@ -140,7 +141,10 @@ class SaveQueue:
             self._thread = self._thread or _own_threads(1, thread_name_prefix="memory-save")
             return self._thread.submit(function, *args, **options)
         lock = run.save_locks.setdefault(id(self), asyncio.Lock())
-        return in_background(run, lambda: function(*args, **options), lock=lock)
+        save = in_background(run, lambda: function(*args, **options), lock=lock)
+        run.saves.add(save)
+        save.add_done_callback(run.saves.discard)
+        return save
 
     def shutdown(self, wait: bool = True) -> None:
         if self._thread is not None:
@@ -150,6 +154,18 @@ class SaveQueue:
 def _post_init(self: Memory, context: Any) -> None:
     _own_init(self, context)
     self._storage = off_loop(self._storage)
+
+
+def _drain_writes(self: Memory) -> None:
+    """Wait for the saves of this memory, and of all others in the run before a search.
+
+    Agents with memories of their own share a storage: without this, it would be a matter of chance
+    whether one finds what another has saved.
+    """
+    _own_drain_writes(self)
+    if (run := current_run()) is not None:
+        for save in list(run.saves):
+            save.exception()
 
 
 def _drain_memory_writes(self: Crew) -> None:
@@ -170,6 +186,7 @@ INSTRUMENTED: tuple[tuple[Any, str, Any], ...] = (
     (encoding_flow, "EncodingFlow", Encoding),
     (encoding_flow, "ThreadPoolExecutor", _threads),
     (Memory, "model_post_init", _post_init),
+    (Memory, "drain_writes", _drain_writes),
     (Crew, "_drain_memory_writes", _drain_memory_writes),
     (Memory.__private_attributes__["_save_pool"], "default_factory", SaveQueue),
 )

@@ -120,6 +120,8 @@ class RunContext:
         self.remembering: RunContext | None = None
         # Saves of memories, and other code that CrewAI executes in threads of its own.
         self.background: set[asyncio.Task[Any]] = set()
+        # The saves among it that have not ended.
+        self.saves: set[Future[Any]] = set()
         # A lock for each of CrewAI's memories: it saves in order.
         self.save_locks: dict[int, asyncio.Lock] = {}
         # The files that its tasks name by `output_file`, for its own code.
