@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 3
 FAST_TESTS := tests/cli tests/crews tests/db tests/runs tests/storage $(wildcard tests/test_*.py)
 
-.PHONY: help setup demo serve test test-fast coverage check format docs bench faults fuzz client audit lock clean
+.PHONY: help setup demo serve test test-fast coverage check format docs bench crewai-next faults fuzz client audit lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -54,6 +54,16 @@ format: $(VENV)/.dev ## format the code, and fix what ruff can fix
 
 bench: $(VENV)/.dev ## measure speed against the bare limit (tests/load); ARGS=--quick for the short form
 	$(BIN)/python -m tests.load.bench $(ARGS)
+
+# In an environment of its own: the locked packages, then the newest CrewAI over them.
+NEXT := .venv-next
+crewai-next: ## compare the engine with the newest CrewAI, also a pre-release; list the pins that changed
+	test -x $(NEXT)/bin/python || $(PYTHON) -m venv $(NEXT)
+	$(NEXT)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-dev.lock
+	$(NEXT)/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --pre crewai crewai-tools
+	$(NEXT)/bin/python -m pip --disable-pip-version-check list | grep -i '^crewai'
+	$(NEXT)/bin/python -m app.pins
+	$(NEXT)/bin/python -m pytest tests/engine/test_conformance.py tests/engine/test_random_crews.py $(ARGS)
 
 docs: $(VENV)/.dev ## build the docs site in docs/_build; a broken link is an error
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build

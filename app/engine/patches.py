@@ -26,6 +26,7 @@ from crewai.llms.base_llm import BaseLLM
 from crewai.project import annotations
 from crewai.skills import loader
 from crewai.tasks.task_output import TaskOutput
+from crewai.tools.base_tool import BaseTool
 from crewai.utilities import constants, file_store, llm_utils
 from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 from crewai.utilities.formatter import DIVIDERS
@@ -50,7 +51,7 @@ from app.engine.runtime.context import RunContext, current_run
 from app.engine.runtime.model_hooks import count_reported
 from app.engine.runtime.request_limit import RequestLimit
 from app.engine.runtime.signals import ContextTooLong, exits_contained
-from app.engine.runtime.waiting import suspendable
+from app.engine.runtime.waiting import offload, suspendable
 
 _own_fallback = llm_utils._llm_via_environment_or_fallback
 _own_track_usage = BaseLLM._track_token_usage_internal
@@ -64,6 +65,8 @@ _own_create_manager_agent = Crew._create_manager_agent
 _own_create_planning_agent = CrewPlanner._create_planning_agent
 _own_handle_crew_planning = Crew._handle_crew_planning
 _own_aexecute_tasks = Crew._aexecute_tasks
+_own_get_mcp_tools = Agent.get_mcp_tools
+_own_get_platform_tools = Agent.get_platform_tools
 _own_get_agent_to_use = Crew._get_agent_to_use
 _own_emit = CrewAIEventsBus.emit
 _own_run_sync = file_store._run_sync
@@ -263,6 +266,16 @@ def _get_agent_to_use(self: Crew, task: Task) -> BaseAgent | None:
     return stand_in or _own_get_agent_to_use(self, task)
 
 
+def _get_mcp_tools(self: Agent, mcps: Any) -> list[BaseTool]:
+    """Connect to MCP servers in a thread: CrewAI would block the event loop."""
+    return offload(_own_get_mcp_tools, self, mcps)
+
+
+def _get_platform_tools(self: Agent, apps: Any) -> list[BaseTool]:
+    """Fetch the tools of apps in a thread, likewise."""
+    return offload(_own_get_platform_tools, self, apps)
+
+
 def _get_llm_response(*args: Any, **options: Any) -> Any:
     executor = options.get("executor_context")
     if isinstance(executor, NativeExecutor):
@@ -314,6 +327,8 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (CrewPlanner, "_create_planning_agent", _create_planning_agent),
     (Crew, "_aexecute_tasks", _aexecute_tasks),
     (Crew, "_get_agent_to_use", _get_agent_to_use),
+    (Agent, "get_mcp_tools", _get_mcp_tools),
+    (Agent, "get_platform_tools", _get_platform_tools),
     (crew_module, "RPMController", RequestLimit),
     (base_agent, "RPMController", RequestLimit),
     (agent_executor, "get_llm_response", _get_llm_response),

@@ -125,6 +125,26 @@ PINS: tuple[Pin, ...] = (
         "reads a crew's skills in each run: ours once",
     ),
     Pin(
+        "crewai.agent.core:Agent.get_mcp_tools",
+        "fd60526f5181",
+        "connects to MCP servers before a task: ours does it in a thread",
+    ),
+    Pin(
+        "crewai.agent.core:Agent.get_platform_tools",
+        "615c2df29f33",
+        "fetches the tools of apps before a task: likewise",
+    ),
+    Pin(
+        "crewai.crew:Crew._prepare_tools",
+        "6b8472dde1ff",
+        "calls both on the event loop",
+    ),
+    Pin(
+        "crewai.tools.mcp_native_tool:MCPNativeTool._run_async",
+        "f4e427e8a88d",
+        "has a connection of its own for each call: runs never share one",
+    ),
+    Pin(
         "crewai.crew:Crew._create_manager_agent",
         "df6fd685f6dd",
         "the manager agent that CrewAI creates gets our executor as well",
@@ -841,5 +861,16 @@ PINS: tuple[Pin, ...] = (
         "crewai.llms.providers.openai.completion:OpenAICompletion._get_sync_client",
         "300ef96b089a",
         "the deployment's embedder uses it",
+    ),
+    # Memory and knowledge (engine/memory/)
+    Pin(
+        "crewai.memory.storage.lancedb_storage:LanceDBStorage.search",
+        "5c949d635a08",
+        "the score of a memory; ours is equal",
+    ),
+    Pin(
+        "crewai.memory.storage.lancedb_storage:LanceDBStorage.list_scopes",
+        "1b3b7dbdc32f",
+        "the scopes of memories; ours are equal",
     ),
 )

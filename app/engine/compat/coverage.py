@@ -56,7 +56,7 @@ _NATIVE_AGENT = _PLAN_AGENT | _names(
     """
     tools tools_results allow_delegation max_execution_time inject_date tool_failure_policy
     memory embedder knowledge_sources knowledge knowledge_config
-    planning planning_config reasoning max_reasoning_attempts multimodal skills
+    planning planning_config reasoning max_reasoning_attempts multimodal skills mcps apps
     """
 )
 _NATIVE_TASK = _PLAN_TASK | _names(
