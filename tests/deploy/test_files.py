@@ -1,0 +1,73 @@
+"""The files in `deploy/` name commands, settings and files that exist."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from app.cli.main import cli
+from app.settings import load_settings
+
+_DEPLOY = Path(__file__).parents[2] / "deploy"
+_COMPOSE: dict[str, Any] = yaml.safe_load((_DEPLOY / "compose.yaml").read_text())
+_SERVICES: dict[str, Any] = _COMPOSE["services"]
+_UNITS = sorted((_DEPLOY / "systemd").glob("*.service"))
+
+
+def _check_command(words: list[str]) -> None:
+    name, *arguments = words
+    command = cli.commands[name]
+    command.make_context(name, arguments)  # raises for an unknown option
+
+
+@pytest.mark.parametrize("name", ["accepting", "worker"])
+def test_the_composed_services_have_commands_and_settings_that_exist(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _check_command(_SERVICES[name]["command"])
+    environment = _SERVICES[name]["environment"]
+    settings = {key.lower(): value for key, value in environment.items() if "AWS" not in key}
+    filled = {
+        key: re.sub(r"\$\{\w+:(\?|-(\w*))\}", lambda found: found[2] or "x", value)
+        for key, value in settings.items()
+    }
+    monkeypatch.setenv("WORKERS", "1")
+    loaded = load_settings(**filled)
+    assert filled.keys() <= loaded.model_fields_set
+
+
+def test_files_that_services_mount_exist() -> None:
+    mounted = [
+        volume.split(":")[0]
+        for service in _SERVICES.values()
+        for volume in service.get("volumes", [])
+        if volume.startswith(".")
+    ]
+    assert len(mounted) == 5
+    for path in mounted:
+        assert (_DEPLOY / path).is_file(), path
+
+
+def test_prometheus_scrapes_the_job_that_the_alerts_name() -> None:
+    scraped = yaml.safe_load((_DEPLOY / "prometheus.yaml").read_text())
+    (job,) = scraped["scrape_configs"]
+    alerts = (_DEPLOY.parent / "docs/monitoring/alerts.yaml").read_text()
+    assert f'job="{job["job_name"]}"' in alerts
+    (names,) = job["dns_sd_configs"]
+    assert names["names"] == ["accepting", "worker"]
+    assert str(names["port"]) == _SERVICES["worker"]["environment"]["METRICS_PORT"]
+
+
+@pytest.mark.parametrize("unit", _UNITS, ids=lambda unit: unit.name)
+def test_units_start_commands_that_exist(unit: Path) -> None:
+    found = re.search(r"^ExecStart=\S+/crew-capture (.+)$", unit.read_text(), re.MULTILINE)
+    assert found is not None
+    _check_command(found[1].split())
+
+
+def test_an_unknown_option_would_be_found() -> None:
+    with pytest.raises(click.NoSuchOption):
+        _check_command(["serve", "--accept-none"])
