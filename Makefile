@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 3
 FAST_TESTS := tests/cli tests/crews tests/db tests/runs tests/storage $(wildcard tests/test_*.py)
 
-.PHONY: help setup demo serve test test-fast coverage check format docs bench crewai-next faults fuzz client audit lock clean
+.PHONY: help setup demo serve test test-fast coverage check format docs pictures bench crewai-next faults fuzz client audit lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -64,6 +64,9 @@ crewai-next: ## compare the engine with the newest CrewAI, also a pre-release; l
 	$(NEXT)/bin/python -m pip --disable-pip-version-check list | grep -i '^crewai'
 	$(NEXT)/bin/python -m app.pins
 	$(NEXT)/bin/python -m pytest tests/engine/test_conformance.py tests/engine/test_random_crews.py $(ARGS)
+
+pictures: $(VENV)/.dev ## take the pictures of the pages in docs/pictures, with a Chromium
+	$(BIN)/python -m tests.web.pictures
 
 docs: $(VENV)/.dev ## build the docs site in docs/_build; a broken link is an error
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build

@@ -169,6 +169,26 @@ async def test_texts_of_models_are_never_executed(site: Site, open_page: OpenPag
     assert await rtl.evaluate(direction) == "plaintext"
 
 
+async def test_every_page_fits_a_phone(site: Site, open_page: OpenPage) -> None:
+    paths = [await _submitted(site, goal_type=goal) for goal in ("Extra Income", "Social impact")]
+    first, second = paths
+    other = second.rsplit("/", maxsplit=1)[1]
+    page = await open_page(f"{site.url}/?crew=typed", phone=True)
+    for path in (
+        "/?crew=idea",
+        first,
+        f"{first}/print",
+        f"{first}/calls/1.1",
+        f"{first}/compare",
+        f"{first}/compare?with={other}",
+    ):
+        response = await page.goto(f"{site.url}{path}")
+        assert response is not None
+        assert response.status == 200, path
+        assert await _overflow(page) == 0, path
+        assert await serious_problems(page) == [], path
+
+
 async def _overflow(page: Page) -> int:
     """By how many pixels the page is wider than its window."""
     width: int = await page.evaluate(
