@@ -39,6 +39,7 @@ from app.runs.execution.dispatch import (
 )
 from app.runs.execution.isolation import START_FAILED, Isolation
 from app.runs.execution.lease_keeper import LeaseKeeper, StalledRunDispatcher, suspect_after
+from app.runs.execution.live_updates import LiveUpdates
 from app.runs.execution.model_limits import ModelLimits
 from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.poller import QueuePoller
@@ -249,19 +250,20 @@ async def open_service(
             sweeper,
             lease_keeper,
             accounts.totals,
-            PeerPoller(name, database.clock, worker, events, queries, tokens),
+            peer_poller := PeerPoller(name, database.clock, worker, events, queries, tokens),
         ]
         presence = Presence(
             workers, worker, knowledge.crews, name=name, lease_seconds=settings.lease_seconds
         )
+        await _start_live_updates(queue, rows, worker, events, peer_poller)
         dispatcher = _dispatcher(settings, database, queries, worker, queue)
         claiming: list[PeriodicService] = [stalled_runs] if executes else []
         if role is Role.EXECUTE and queue is None:
             claiming.append(QueuePoller(queries, worker))
         background += [
-            part for part in (dispatcher, knowledge) if isinstance(part, PeriodicService)
+            *(part for part in (dispatcher, knowledge) if isinstance(part, PeriodicService)),
+            *([] if is_one_shot else _retention(settings, database, memories)),
         ]
-        background += [] if is_one_shot else _retention(settings, database, memories)
         url_guard = None
         if not is_one_shot:
             url_guard = _open_webhooks(stack, settings, database, background)
@@ -343,6 +345,17 @@ def _model_limits(
     model_limits = ModelLimits(database, *limits)
     stack.push_async_callback(model_limits.aclose)
     return model_limits
+
+
+async def _start_live_updates(
+    queue: RunQueue | None,
+    rows: RunRepository,
+    worker: Worker,
+    events: EventHub,
+    poller: PeerPoller,
+) -> None:
+    if queue is not None:
+        await LiveUpdates(queue, rows, worker, events, poller).start()
 
 
 def _open_webhooks(

@@ -335,6 +335,8 @@ class RunService:
         if status is RunStatus.CANCELLED:
             self._worker.vault.forget(run_id)
             runs_here = self._worker.cancel(run_id)
+            if not runs_here:
+                self._dispatcher.cancel(run_id)
             if run.attempt and not runs_here:  # perhaps no worker executes it
                 await self._worker.clean_up(run_id)
 

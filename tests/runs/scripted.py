@@ -41,6 +41,7 @@ from app.runs.execution.lease_keeper import (
     StalledRunDispatcher,
     suspect_after,
 )
+from app.runs.execution.live_updates import LiveUpdates
 from app.runs.execution.peer_poller import PeerPoller
 from app.runs.execution.spending import Accounts
 from app.runs.execution.worker import Worker
@@ -109,6 +110,14 @@ class Stage:
             call.answer = answer
             for name, value in fields.items():
                 setattr(call, name, value)
+
+    def stream(self, index: int, tokens: str) -> bool:
+        """A model's tokens in a task; whether there is a subscriber to them."""
+        task = TaskStarted(index, TASKS[index], "agent")
+        listener = self._observer.token_listener(task)
+        if listener is not None:
+            listener(tokens)
+        return listener is not None
 
     @contextmanager
     def call_tool(self, index: int, given: Any = None, result: Any = None) -> Iterator[ToolCall]:
@@ -348,6 +357,8 @@ async def running_service(
         is_shared=queue is not None,
     )
     peer_poller = PeerPoller(name, database.clock, worker, events, queries, tokens)
+    if queue is not None:
+        await LiveUpdates(queue, rows, worker, events, peer_poller).start()
     try:
         yield Parts(
             runs,

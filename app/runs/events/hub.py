@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -98,6 +98,8 @@ class EventHub:
         self.subscriber_count = 0
         self.remote_subscribers: Mapping[UUID, Sequence[str]] = {}
         """For runs of this process: the names of other processes that subscribe to the tokens."""
+        self.on_subscription: Callable[[], None] = lambda: None
+        """Is called for each new subscriber to tokens."""
 
     def subscribed_runs(self, *, tokens: bool = False) -> set[UUID]:
         """The runs with subscribers in this process; with `tokens`, with subscribers to tokens."""
@@ -139,6 +141,8 @@ class EventHub:
         )
         self._subscribers[run_id].add(subscriber)
         self.subscriber_count += 1
+        if tokens:
+            self.on_subscription()
         try:
             yield subscriber
         finally:

@@ -80,15 +80,18 @@ class TokenRelay:
         self._subscribed: dict[UUID, float] = {}
         self._receiving_until = 0.0
 
-    async def subscribe(self, run_ids: Set[UUID]) -> None:
-        """Subscribe to the tokens of these runs of other processes, and of no others."""
+    async def subscribe(self, run_ids: Set[UUID]) -> bool:
+        """Subscribe to the tokens of these runs of other processes, and of no others.
+
+        Returns whether there is a new subscription.
+        """
         now = asyncio.get_running_loop().time()
         if run_ids:  # the process that executes a run notices late that a subscription has ended
             self._receiving_until = now + _SUBSCRIBED_SECONDS
         due = {run_id for run_id in run_ids if self._subscribed.get(run_id, 0.0) <= now}
         old = [*due, *(self._subscribed.keys() - run_ids)]
         if not old:
-            return
+            return False
         until = self._database.clock.now() + timedelta(seconds=_SUBSCRIBED_SECONDS)
         async with self._database.write() as connection:
             for chunk in in_parts(old, MAX_IDS_PER_STATEMENT):
@@ -101,8 +104,10 @@ class TokenRelay:
                 TokenSubscription,
                 [{"run_id": id_, "watcher": self._process, "until": until} for id_ in due],
             )
-        again = now + _RENEWED_SECONDS
+        again, known = now + _RENEWED_SECONDS, self._subscribed.keys()
+        is_new = not run_ids <= known
         self._subscribed = {id_: again if id_ in due else self._subscribed[id_] for id_ in run_ids}
+        return is_new
 
     async def subscriptions(self) -> Mapping[UUID, Sequence[str]]:
         """The runs of this process that others subscribe to, with the names of those."""

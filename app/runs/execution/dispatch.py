@@ -9,6 +9,7 @@ from uuid import UUID
 
 from app.runs.background import PeriodicService
 from app.runs.execution.consumer import QueueConsumer
+from app.runs.execution.live_updates import CANCELLED_TOPIC
 from app.runs.execution.worker import Worker
 from app.runs.persistence.published_runs import PublishedRuns
 from app.runs.persistence.queries import RunQueries
@@ -44,6 +45,9 @@ class Dispatcher(Protocol):
     ) -> None:
         """Dispatch a run that is committed."""
 
+    def cancel(self, run_id: UUID) -> None:
+        """Make the process that executes a run, whose row is cancelled, stop it."""
+
     def join_backlog(self, count: int) -> None:
         """Dispatch so many committed runs, for which there was no room, later."""
 
@@ -66,6 +70,9 @@ class LocalDispatcher:
 
     def reserve(self, crew: str, count: int) -> bool:
         return True
+
+    def cancel(self, run_id: UUID) -> None:
+        pass  # other processes poll
 
     def join_backlog(self, count: int) -> None:
         pass
@@ -143,6 +150,9 @@ class QueueDispatcher(PeriodicService):
     ) -> None:
         self._added += 1
         self._queue.publish_soon(Hint(run_id, crew))
+
+    def cancel(self, run_id: UUID) -> None:
+        self._queue.send_soon(CANCELLED_TOPIC, run_id.bytes)
 
     def join_backlog(self, count: int) -> None:
         self._added += count
@@ -225,6 +235,9 @@ class DatabaseDispatcher(PeriodicService):
         self, run_id: UUID, owner: str, crew: str, priority: int, end_user: str = ""
     ) -> None:
         pass
+
+    def cancel(self, run_id: UUID) -> None:
+        pass  # other processes poll
 
     def join_backlog(self, count: int) -> None:
         self._added += count

@@ -1,8 +1,11 @@
 """Polls the database for changes that other processes made."""
 
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from operator import itemgetter
+from time import monotonic
 from typing import Final
+from uuid import UUID
 
 from app.db import DatabaseClock
 from app.runs.background import PeriodicService
@@ -41,19 +44,44 @@ class PeerPoller(PeriodicService):
         self._events = events
         self._queries = queries
         self._tokens = tokens
+        self._changed: set[UUID] = set()
+        self._is_due = True
+        self._due_at = 0.0
+        self.on_subscription: Callable[[], None] = lambda: None
+        """Is called when this process has subscribed to tokens of other processes."""
+
+    def poll_now(self, run_ids: Collection[UUID] = ()) -> None:
+        """Poll early: for new events of these runs alone, if there are any."""
+        if run_ids:
+            self._changed.update(run_ids)
+        else:
+            self._is_due = True
+        self.wake()
 
     async def run_once(self) -> None:
         """Poll once. Raises DatabaseUnavailable."""
+        changed, self._changed = self._changed, set()
+        if changed and not self._is_due and monotonic() < self._due_at:
+            await self._publish_events(changed)
+            return
+        self._is_due = False
+        self._due_at = monotonic() + _INTERVAL_SECONDS
         since = self._clock.now() - _LOOK_BACK
         if len(self._worker):
             for run_id in await self._queries.cancelled(self._worker_name, since):
                 self._worker.cancel(run_id)
             self._events.remote_subscribers = await self._tokens.subscriptions()
         executed_here = self._worker.run_ids
-        await self._tokens.subscribe(self._events.subscribed_runs(tokens=True) - executed_here)
+        if await self._tokens.subscribe(self._events.subscribed_runs(tokens=True) - executed_here):
+            self.on_subscription()
+        await self._publish_events(self._events.subscribed_runs() - executed_here)
+
+    async def _publish_events(self, run_ids: Collection[UUID]) -> None:
+        """Publish new events of these runs, and all tokens for this process."""
+        since = self._clock.now() - _LOOK_BACK
         happened = []
-        if elsewhere := self._events.subscribed_runs() - executed_here:
-            for event in await self._queries.events(elsewhere, since=since):
+        if run_ids:
+            for event in await self._queries.events(run_ids, since=since):
                 happened.append(((event.run_id, event.seq or 0, 0), event))
         # Tokens are read last, so that the events that they follow have been read already.
         happened += await self._tokens.receive()

@@ -102,6 +102,8 @@ class RunRepository:
         self._lease = timedelta(seconds=lease_seconds)
         self._leases = Leases(database, worker=worker, duration=self._lease)
         self._numbers = itertools.count(1)
+        self.on_event: Callable[[UUID], None] = lambda _: None
+        """Is called with the run of each event, or tokens, that other processes can read."""
 
     def now(self) -> datetime:
         """The database's time, as in all rows."""
@@ -260,6 +262,7 @@ class RunRepository:
 
         def publish() -> None:
             self._events.publish(event)
+            self.on_event(event.run_id)
             then()
 
         # Published before it is stored, a subscriber that joins in between would miss the event.
@@ -277,7 +280,7 @@ class RunRepository:
         self._events.publish(tokens)
         if subscribers := self._events.remote_subscribers.get(tokens.run_id):
             one = Relay(tokens, after_seq, next(self._numbers), subscribers)
-            self._writes.submit_soon(relay, one, lambda: None)
+            self._writes.submit_soon(relay, one, lambda: self.on_event(tokens.run_id))
 
     async def renew_leases(self, run_ids: Collection[UUID]) -> None:
         """Renew the leases of those of these runs that this worker holds.
@@ -323,6 +326,7 @@ class RunRepository:
     def _published(self, applied: Applied) -> Applied:
         if applied.event is not None:
             self._events.publish(applied.event)
+            self.on_event(applied.event.run_id)
         return applied
 
 
