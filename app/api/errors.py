@@ -91,6 +91,7 @@ ErrorType = Literal[
     "overloaded",
     "request_timeout",
     "run_timeout",
+    "secrets_lost",
     "storage_unavailable",
     "too_many_requests",
     "unauthorized",
