@@ -15,7 +15,7 @@ from crewai.llms.base_llm import BaseLLM
 
 from app.engine import patches
 from app.engine.calls import CallObserver, OnGuardrail
-from app.engine.compat.copying import copy_crew
+from app.engine.compat.copying import copy_crew, shared_memory
 from app.engine.compat.coverage import (
     Unsupported,
     check_environment,
@@ -335,7 +335,13 @@ class Engine:
         crew = await self._build_in_thread(source)
         if isinstance(crew, Flow):
             return await self._prepare_flow(source, crew)
-        if _shares(crew, await self._build_crew(source)):
+        if _shares(crew, other := await self._build_crew(source)):
+            if holder := shared_memory(crew, other):
+                raise CrewBroken(
+                    f"crew {source.name}: the memory of {holder} is made where its code is "
+                    "imported, so all users would share it; build it in a function that returns "
+                    "the crew"
+                )
             self._copied.add(source.name)
             crew = await self._build_crew(source)
             _refuse_sharing(source.name, crew, await self._build_crew(source))

@@ -398,6 +398,21 @@ async def test_a_crew_that_is_built_once_is_copied_for_each_run(mode: Any) -> No
     await engine.aclose()
 
 
+@pytest.mark.parametrize(
+    ("options", "holder"),
+    [(({}, {}, {"memory": True}), "the crew"), (({"memory": True}, {}, {}), "agent Expert 1")],
+)
+async def test_a_crew_that_is_built_once_with_a_memory_is_refused(
+    options: tuple[dict[str, Any], ...], holder: str
+) -> None:
+    model = RecordingLLM()
+    crew = one(*options)(model)
+    engine = Engine(model=model, mode="auto", max_stock_threads=1)
+    with pytest.raises(CrewBroken, match=f"the memory of {holder}.*is made where its code is"):
+        await engine.start([Source("one", lambda: crew)])
+    await engine.aclose()
+
+
 async def test_a_crew_whose_copies_share_objects_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,7 +6,7 @@ each object keeps all of its fields, and references between the objects lead to 
 
 import copy
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 from crewai import Crew, Task
 from crewai.agents.agent_builder.base_agent import BaseAgent
@@ -23,11 +23,15 @@ _COLLECTIONS = (list, set, tuple, frozenset)
 
 def copy_crew(crew: Crew) -> Crew:
     """A crew with copies of all agents and tasks; models, tools and knowledge are shared."""
-    made: Crew = _Copier().of(crew)
-    if made.memory is True:
-        # It belongs to the run in whose context it is made.
-        made.create_crew_memory()  # type: ignore[operator]
-    return made
+    return cast(Crew, _Copier().of(crew))
+
+
+def shared_memory(one: Crew, other: Crew) -> str | None:
+    """The holder of a memory that two builds of a crew share; None if there is none."""
+    if one is other and one.memory:
+        return "the crew"
+    shared = [agent for agent in one.agents if any(agent is its for its in other.agents)]
+    return next((f"agent {agent.role.strip()}" for agent in shared if agent.memory), None)
 
 
 class _Copier:
