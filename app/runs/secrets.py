@@ -7,14 +7,15 @@ after a restart, then fails as `secrets_lost`.
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from app.runs.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _MAX_SECRETS: Final = 20
 _MAX_CHARACTERS: Final = 10_000
@@ -46,7 +47,7 @@ class SecretVault:
 
     def __init__(self, keys: Sequence[bytes] = (), *, is_shared: bool = False) -> None:
         self._must_encrypt = is_shared and not keys
-        self._ciphers = [AESGCM(key) for key in keys]
+        self._ciphers = [_cipher(key) for key in keys]
         self._kept: dict[UUID, Mapping[str, str]] = {}
 
     def check(self, secrets: Mapping[str, str]) -> None:
@@ -82,18 +83,29 @@ class SecretVault:
         if (kept := self._kept.get(run_id)) is not None:
             return kept
         for cipher in self._ciphers if stored else ():
-            try:
-                nonce, rest = stored[:_NONCE_BYTES], stored[_NONCE_BYTES:]
-                plain = cipher.decrypt(nonce, rest, run_id.bytes)
-            except InvalidTag:
-                continue
-            return msgspec.json.decode(plain, type=dict[str, str])
+            if (plain := _decrypted(cipher, run_id, stored)) is not None:
+                return msgspec.json.decode(plain, type=dict[str, str])
         raise SecretsLost(
             "the run's secrets are gone: they were in the memory of the process that accepted it; "
             "submit the run again"
             if not stored
             else "the run's secrets can't be decrypted with SECRETS_KEY; submit the run again"
         )
+
+
+def _cipher(key: bytes) -> "AESGCM":
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - 6 MB
+
+    return AESGCM(key)
+
+
+def _decrypted(cipher: "AESGCM", run_id: UUID, stored: bytes) -> bytes | None:
+    from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - imported with the cipher
+
+    try:
+        return cipher.decrypt(stored[:_NONCE_BYTES], stored[_NONCE_BYTES:], run_id.bytes)
+    except InvalidTag:
+        return None
 
 
 def check_secrets(secrets: Mapping[str, str]) -> None:
