@@ -107,6 +107,8 @@ def _create_store(settings: Settings, installation: str, backend: str) -> Output
             s3_prefix=settings.s3_prefix,
             s3_endpoint_url=settings.s3_endpoint_url,
             s3_region=settings.s3_region,
+            obstore_url=settings.obstore_url,
+            obstore_endpoint_url=settings.obstore_endpoint_url,
             read_attempts=settings.read_attempts,
             read_backoff_seconds=settings.read_backoff_seconds,
         )

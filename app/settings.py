@@ -6,6 +6,7 @@
 import base64
 import binascii
 import ipaddress
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -20,6 +21,8 @@ Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
 _KEY_BYTES = 32
+_OBSTORE_URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9][\w.-]*(/[^?#]*)?", re.ASCII)
+_OBSTORE_URL_FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -65,6 +68,8 @@ class Settings(BaseSettings):
     s3_prefix: str = "crew-capture/"
     s3_endpoint_url: str | None = None
     s3_region: str | None = None
+    obstore_url: str | None = None
+    obstore_endpoint_url: str | None = None
 
     llm_model: str = "offline"
     llm_base_url: str | None = None
@@ -151,8 +156,18 @@ class Settings(BaseSettings):
     @classmethod
     def _known_backend(cls, value: str) -> str:
         members = value.split("+")
-        if not set(members) <= {"local", "memory", "s3"} or len(set(members)) != len(members):
-            raise ValueError("must be local, memory, s3, or a chain of them such as memory+s3")
+        known = {"local", "memory", "s3", "obstore"}
+        if not set(members) <= known or len(set(members)) != len(members):
+            raise ValueError(
+                "must be local, memory, s3, obstore, or a chain of them such as memory+s3"
+            )
+        return value
+
+    @field_validator("obstore_url")
+    @classmethod
+    def _known_store(cls, value: str | None) -> str | None:
+        if value and not _OBSTORE_URL.fullmatch(value):
+            raise ValueError(f"must be {_OBSTORE_URL_FORMS}, without credentials")
         return value
 
     @field_validator("rate_limit")
@@ -177,6 +192,12 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if "s3" in self.temp_backend.split("+") and not self.s3_bucket:
             raise ValueError(f"S3_BUCKET is empty: TEMP_BACKEND={self.temp_backend} needs a bucket")
+        if "obstore" in self.temp_backend.split("+") and not self.obstore_url:
+            raise ValueError(
+                f"OBSTORE_URL is empty: TEMP_BACKEND={self.temp_backend} needs {_OBSTORE_URL_FORMS}"
+            )
+        if self.obstore_endpoint_url and not (self.obstore_url or "").startswith("s3://"):
+            raise ValueError("OBSTORE_ENDPOINT_URL: needs an OBSTORE_URL that begins with s3://")
         if self.auth == "off" and not self.auth_off_anywhere and not _is_loopback(self.host):
             raise ValueError(
                 f"HOST={self.host}: with AUTH=off only a loopback address is allowed; "

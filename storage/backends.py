@@ -20,7 +20,7 @@ _DIRECTORY_NAME = "idea_crew_outputs"
 class StorageSettings:
     """The arguments of `create_store`. Each backend reads its own fields only.
 
-    backend: `local`, `memory` or `s3`, or an ordered chain of these, joined by `+`.
+    backend: `local`, `memory`, `s3` or `obstore`, or an ordered chain of these, joined by `+`.
     directory: the parent folder of the outputs' folder. None means the system's temporary folder,
         where many installations meet: the name of the outputs' folder then ends with
         `installation_id`.
@@ -28,7 +28,9 @@ class StorageSettings:
     s3_endpoint_url: None means Amazon S3.
     s3_region: None means the region that boto3 chooses.
     s3_max_connections: the largest number of concurrent calls to S3, each in a thread.
-    timeout_seconds: how long `s3` may leave all calls unanswered before they fail.
+    obstore_url: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX.
+    obstore_endpoint_url: the server of an s3:// URL. None means Amazon S3.
+    timeout_seconds: how long `s3` and `obstore` may leave all calls unanswered before they fail.
     local_timeout_seconds: the same for `local`. Its threads compete with all threads of this
         process: beside sixty busy ones, a write lasted more than ten seconds.
     read_attempts, read_backoff_seconds: see `OutputStore.read`.
@@ -43,6 +45,8 @@ class StorageSettings:
     s3_endpoint_url: str | None = None
     s3_region: str | None = None
     s3_max_connections: int = 32
+    obstore_url: str | None = None
+    obstore_endpoint_url: str | None = None
     timeout_seconds: float = 10.0
     local_timeout_seconds: float = 60.0
     read_attempts: int = 3
@@ -83,13 +87,7 @@ def _memory(settings: StorageSettings) -> Driver:
 def _s3(settings: StorageSettings) -> Driver:
     if not settings.s3_bucket:
         raise ValueError("backend s3 needs the name of a bucket")
-    if settings.s3_endpoint_url:
-        url = urlsplit(settings.s3_endpoint_url)
-        if url.scheme not in {"http", "https"} or not url.hostname or url.username is not None:
-            raise ValueError(
-                "the S3 endpoint must be a URL such as https://s3.example.org, "
-                "without a user name or password"
-            )
+    _check_endpoint("S3_ENDPOINT_URL", settings.s3_endpoint_url)
     # Importing boto3 needs a third of a second, so only the S3 backend imports it.
     from storage.drivers.s3 import S3Driver  # noqa: PLC0415
 
@@ -105,8 +103,34 @@ def _s3(settings: StorageSettings) -> Driver:
     return Timeout(driver, settings.timeout_seconds)
 
 
+def _obstore(settings: StorageSettings) -> Driver:
+    if not settings.obstore_url:
+        raise ValueError("backend obstore needs a URL such as s3://BUCKET/PREFIX")
+    _check_endpoint("OBSTORE_ENDPOINT_URL", settings.obstore_endpoint_url)
+    # Only this backend imports obstore, as above.
+    from storage.drivers.obstore import ObstoreDriver  # noqa: PLC0415
+
+    driver = ObstoreDriver(
+        settings.obstore_url,
+        endpoint_url=settings.obstore_endpoint_url or None,
+        timeout_seconds=settings.timeout_seconds,
+    )
+    return Timeout(driver, settings.timeout_seconds)
+
+
+def _check_endpoint(setting: str, endpoint_url: str | None) -> None:
+    if endpoint_url:
+        url = urlsplit(endpoint_url)
+        if url.scheme not in {"http", "https"} or not url.hostname or url.username is not None:
+            raise ValueError(
+                f"{setting} must be a URL such as https://s3.example.org, "
+                "without a user name or password"
+            )
+
+
 _MAKERS: dict[str, Callable[[StorageSettings], Driver]] = {
     "local": _local,
     "memory": _memory,
     "s3": _s3,
+    "obstore": _obstore,
 }

@@ -67,8 +67,8 @@ class ForeignLocation(StorageError):
     def __init__(self, location: str) -> None:
         super().__init__(
             f"{location} belongs to another installation (another database): choose another "
-            "location with TEMP_DIR or S3_PREFIX, or, if that database is gone for good, "
-            "claim this one with TEMP_TAKE_OVER=yes"
+            "location with TEMP_DIR, S3_PREFIX or OBSTORE_URL, or, if that database is gone for "
+            "good, claim this one with TEMP_TAKE_OVER=yes"
         )
         self.location = location
 

@@ -41,7 +41,7 @@ _SERVERS = {
     "supervisor",
 }
 # The backends of tests/storage and the databases that a test's parameter names.
-_SERVERS_BY_PARAMETER = re.compile(r"postgresql|\bs3\b")
+_SERVERS_BY_PARAMETER = re.compile(r"postgresql|\b(s3|obstore)\b")
 _SESSION_FOLDER = "CREW_CAPTURE_TESTS"
 
 

@@ -1,11 +1,9 @@
 """Outputs as objects in an S3 bucket, by boto3."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import Context
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -17,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from storage.drivers import Driver, Entry, Listing
+from storage.drivers.deletes import Deletes
 from storage.drivers.writes import Write, Writes
 from storage.errors import (
     LocationUnusable,
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_KEYS_PER_DELETE = 1000  # S3's limit
-_MAX_PENDING_DELETES = 4
 _CONNECT_TIMEOUT_SECONDS = 3.0
 _FAILURES = (BotoCoreError, ClientError, HTTPError, OSError)
 
@@ -79,7 +76,7 @@ class S3Driver(Driver):
         self._closed = False
         self._pending: set[asyncio.Future[Any]] = set()
         self._writes = Writes(lambda name: self._submit(partial(self._delete, [name])))
-        self._deletes = _DeleteBatcher(lambda names: self._submit(partial(self._delete, names)))
+        self._deletes = Deletes(lambda names: self._submit(partial(self._delete, names)))
 
     async def start(self) -> None:
         await self._submit(self._open)
@@ -93,7 +90,7 @@ class S3Driver(Driver):
         return await self._submit(partial(self._read, name))
 
     async def delete(self, names: Collection[str]) -> Mapping[str, StorageError]:
-        return await self._deletes.add(list(names))
+        return await self._deletes.run(list(names))
 
     async def list(self, prefix: str = "") -> Listing:
         return await self._submit(partial(self._scan, prefix))
@@ -195,65 +192,6 @@ class S3Driver(Driver):
             raise OutputUnavailable(f"{prefix}*", self.location, _cause(error)) from error
         entries.sort(key=lambda entry: entry.name)
         return Listing(entries)
-
-
-class _DeleteBatcher:
-    """Batches concurrent deletes into few requests."""
-
-    def __init__(
-        self, send: Callable[[Collection[str]], asyncio.Future[dict[str, StorageError]]]
-    ) -> None:
-        self._send = send
-        self._waiting: deque[tuple[list[str], asyncio.Future[dict[str, StorageError]]]] = deque()
-        self._pending = 0
-
-    async def add(self, names: list[str]) -> dict[str, StorageError]:
-        loop = asyncio.get_running_loop()
-        answers = []
-        for start in range(0, len(names), _KEYS_PER_DELETE):
-            answer: asyncio.Future[dict[str, StorageError]] = loop.create_future()
-            self._waiting.append((names[start : start + _KEYS_PER_DELETE], answer))
-            answers.append(answer)
-        # After all calls of this turn. It deletes for many callers: it has no context of one.
-        loop.call_soon(self._advance, context=Context())
-        failures: dict[str, StorageError] = {}
-        for answer in answers:
-            failures |= await answer
-        return failures
-
-    def _advance(self) -> None:
-        while self._waiting and self._pending < _MAX_PENDING_DELETES:
-            group = [self._waiting.popleft()]
-            names = set(group[0][0])
-            while self._waiting and len(names) + len(self._waiting[0][0]) <= _KEYS_PER_DELETE:
-                group.append(self._waiting.popleft())
-                names.update(group[-1][0])
-            try:
-                call = self._send(names)
-            except StoreClosed as error:  # nothing else receives it: this runs as a callback
-                for _, answer in group:
-                    if not answer.done():
-                        answer.set_exception(error)
-                continue
-            self._pending += 1
-            call.add_done_callback(partial(self._finish, group))
-
-    def _finish(
-        self,
-        group: list[tuple[list[str], asyncio.Future[dict[str, StorageError]]]],
-        call: asyncio.Future[dict[str, StorageError]],
-    ) -> None:
-        self._pending -= 1
-        error = call.exception()
-        failures = {} if error else call.result()
-        for names, answer in group:
-            if answer.done():  # cancelled
-                continue
-            if error:
-                answer.set_exception(error)
-            else:
-                answer.set_result({name: failures[name] for name in names if name in failures})
-        self._advance()
 
 
 def _cause(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Cancellable puts in threads."""
+"""Cancellable puts."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 class Write:
     """One pending put.
 
-    Its thread checks `abandoned` before it begins, and sets `landed` once others may see the bytes.
+    Its call checks `abandoned` before it begins, and sets `landed` once others may see the bytes.
     """
 
     __slots__ = ("abandoned", "landed", "superseded")
@@ -23,8 +23,9 @@ class Write:
 class Writes:
     """The pending puts, by name.
 
-    A thread can't be stopped, so an abandoned put may still land. Then its bytes are deleted again
-    by `undo`, unless a later put of the same name has begun: the later bytes must stay.
+    A thread or a request can't be stopped, so an abandoned put may still land. Then its bytes are
+    deleted again by `undo`, unless a later put of the same name has begun: the later bytes must
+    stay.
     """
 
     def __init__(self, undo: Callable[[str], asyncio.Future[Any]]) -> None:

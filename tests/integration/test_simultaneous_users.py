@@ -15,20 +15,22 @@ USERS = 100
 
 
 @pytest.fixture
-def s3_settings(moto_s3: S3Account, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Settings of an empty bucket of a simulated S3 server."""
+def s3(moto_s3: S3Account, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Settings of both S3 drivers for an empty bucket of a simulated server."""
     for name, value in moto_s3.environment().items():
         monkeypatch.setenv(name, value)
     bucket = f"test-{uuid4().hex}"
     boto3.client("s3", endpoint_url=moto_s3.endpoint_url).create_bucket(Bucket=bucket)
-    return {"s3_bucket": bucket, "s3_endpoint_url": moto_s3.endpoint_url}
+    return {
+        "s3_bucket": bucket,
+        "s3_endpoint_url": moto_s3.endpoint_url,
+        "obstore_url": f"s3://{bucket}",
+        "obstore_endpoint_url": moto_s3.endpoint_url,
+    }
 
 
-@pytest.mark.parametrize("backend", ["local", "memory", "s3", "memory+s3", "s3+local"])
-async def test_a_hundred_users_at_once(
-    serve: Serve, s3_settings: dict[str, Any], backend: str
-) -> None:
-    s3 = s3_settings if "s3" in backend else {}
+@pytest.mark.parametrize("backend", ["local", "memory", "s3", "obstore", "memory+s3", "s3+local"])
+async def test_a_hundred_users_at_once(serve: Serve, s3: dict[str, Any], backend: str) -> None:
     async with serve(temp_backend=backend, **s3) as service:
         responses = await asyncio.gather(
             *(

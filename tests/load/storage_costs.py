@@ -65,9 +65,9 @@ def measure(runs: int) -> Iterator[Cost]:
         boto3.client("s3", endpoint_url=server.account.endpoint_url).create_bucket(Bucket=BUCKET)
         for reads in (False, True):
             yield bare_calls(directory / "bare", reads, runs)
-        for backend in ("memory", "local", "memory+local", "s3", "memory+s3"):
+        for backend in ("memory", "local", "memory+local", "s3", "obstore", "memory+s3"):
             settings = settings_for(backend, directory, server.account)
-            count = runs // 5 if backend == "s3" else runs
+            count = runs // 5 if backend in {"s3", "obstore"} else runs
             for reads in (False, True):
                 yield asyncio.run(of_store(settings, reads, count))
 
@@ -80,6 +80,8 @@ def settings_for(backend: str, directory: Path, account: S3Account) -> StorageSe
         s3_bucket=BUCKET,
         s3_endpoint_url=account.endpoint_url,
         s3_region=account.region,
+        obstore_url=f"s3://{BUCKET}/obstore",
+        obstore_endpoint_url=account.endpoint_url,
         timeout_seconds=60,
     )
 

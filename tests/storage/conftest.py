@@ -19,7 +19,10 @@ BACKENDS = [
     "memory",
     "s3 on moto",
     "s3 on seaweedfs",
+    "obstore on moto",
+    "obstore on seaweedfs",
     "memory+s3",
+    "memory+obstore",
     "memory+local",
     "s3+local",
     "wrapped local",
@@ -28,7 +31,7 @@ BACKENDS = [
 
 @pytest.fixture(scope="package", autouse=True)
 def _credentials() -> Iterator[None]:
-    """The credentials that boto3 finds, without any of the machine's own."""
+    """The credentials that boto3 and obstore find, without any of the machine's own."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in S3Account("", "test-key", "test-secret").environment().items():
             patch.setenv(name, value)
@@ -67,11 +70,17 @@ def new_site(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Sit
     def seaweedfs() -> Site:
         return sites.s3(request.getfixturevalue("seaweedfs_bucket"))
 
+    def obstore() -> Site:
+        return sites.obstore(request.getfixturevalue("seaweedfs_bucket"))
+
     makers: dict[str, Callable[[], Site]] = {
         "local": local,
         "memory": sites.memory,
         "s3 on moto": moto,
         "s3 on seaweedfs": seaweedfs,
+        "obstore on moto": lambda: sites.obstore(request.getfixturevalue("moto_bucket")),
+        "obstore on seaweedfs": obstore,
+        "memory+obstore": lambda: sites.chain(sites.memory(), obstore()),
         "memory+s3": lambda: sites.chain(sites.memory(), moto()),
         "memory+local": lambda: sites.chain(sites.memory(), local()),
         "s3+local": lambda: sites.chain(seaweedfs(), local()),

@@ -12,6 +12,7 @@ from storage import OutputKey
 from storage.drivers import Driver
 from storage.drivers.local import LocalDriver
 from storage.drivers.memory import MemoryDriver
+from storage.drivers.obstore import ObstoreDriver
 from storage.drivers.s3 import S3Driver
 from storage.layers import Fallback, Faults, Timeout
 from tests.servers import S3Account
@@ -54,6 +55,19 @@ def s3(account: S3Account, *, prefix: str | None = None, timeout_seconds: float 
             endpoint_url=account.endpoint_url,
             region=account.region,
             timeout_seconds=timeout_seconds,
+        ),
+        tick_seconds=1.0,
+        remote=True,
+    )
+
+
+def obstore(
+    account: S3Account, *, prefix: str | None = None, timeout_seconds: float = 20.0
+) -> Site:
+    url = f"s3://{BUCKET}/{prefix or uuid4().hex}"
+    return Site(
+        lambda: ObstoreDriver(
+            url, endpoint_url=account.endpoint_url, timeout_seconds=timeout_seconds
         ),
         tick_seconds=1.0,
         remote=True,

@@ -14,7 +14,9 @@ from storage.stamp import STAMP_NAME
 
 @pytest.mark.parametrize("backend", ["", "disk", "local+", "memory+disk", "local+local", "LOCAL"])
 def test_an_unknown_backend_is_refused_with_what_is_allowed(backend: str) -> None:
-    with pytest.raises(ValueError, match=r"allowed are local, memory, s3, and chains") as refusal:
+    with pytest.raises(
+        ValueError, match=r"allowed are local, memory, s3, obstore, and chains"
+    ) as refusal:
         create_store(StorageSettings(backend=backend))
     assert repr(backend) in str(refusal.value)
 
@@ -80,15 +82,28 @@ def test_s3_needs_a_bucket() -> None:
 
 @pytest.mark.parametrize("url", ["s3.example.org", "ftp://s3.example.org", "http://me:secret@s3"])
 def test_a_wrong_endpoint_is_refused_without_showing_it(url: str) -> None:
-    settings = StorageSettings(backend="s3", s3_bucket="b", s3_endpoint_url=url)
-    with pytest.raises(ValueError, match="S3 endpoint") as refusal:
-        create_store(settings)
-    assert "secret" not in str(refusal.value)
+    for backend in ("s3", "obstore"):
+        settings = StorageSettings(
+            backend=backend,
+            s3_bucket="b",
+            s3_endpoint_url=url,
+            obstore_url="s3://b/",
+            obstore_endpoint_url=url,
+        )
+        with pytest.raises(ValueError, match=f"{backend.upper()}_ENDPOINT_URL must be") as refusal:
+            create_store(settings)
+        assert "secret" not in str(refusal.value)
 
 
-def test_those_who_do_not_use_s3_do_not_import_boto3() -> None:
+def test_obstore_needs_a_url() -> None:
+    with pytest.raises(ValueError, match="s3://BUCKET/PREFIX"):
+        create_store(StorageSettings(backend="memory+obstore"))
+
+
+def test_those_who_do_not_use_s3_do_not_import_its_clients() -> None:
     code = (
         "import sys; from storage import StorageSettings, create_store;"
-        "create_store(StorageSettings(backend='memory+local')); sys.exit('boto3' in sys.modules)"
+        "create_store(StorageSettings(backend='memory+local'));"
+        "sys.exit(bool({'boto3', 'obstore'} & sys.modules.keys()))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

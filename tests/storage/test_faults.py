@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -235,19 +236,27 @@ def proxy(seaweedfs_bucket: S3Account) -> Iterator[UnreliableProxy]:
         yield proxy
 
 
-class TestS3:
+def object_store(backend: str, endpoint_url: str, bucket: str = BUCKET) -> StorageSettings:
+    prefix = uuid4().hex
+    return StorageSettings(
+        backend=backend,
+        s3_bucket=bucket,
+        s3_prefix=prefix,
+        s3_endpoint_url=endpoint_url,
+        obstore_url=f"s3://{bucket}/{prefix}",
+        obstore_endpoint_url=endpoint_url,
+        timeout_seconds=TIMEOUT_SECONDS,
+        read_backoff_seconds=0.01,
+    )
+
+
+@pytest.mark.parametrize("backend", ["s3", "obstore"])
+class TestObjectStores:
     """Over a real server, through a proxy that misbehaves."""
 
     @pytest.fixture
-    def settings(self, proxy: UnreliableProxy) -> StorageSettings:
-        return StorageSettings(
-            backend="s3",
-            s3_bucket=BUCKET,
-            s3_prefix=uuid4().hex,
-            s3_endpoint_url=proxy.endpoint_url,
-            timeout_seconds=TIMEOUT_SECONDS,
-            read_backoff_seconds=0.01,
-        )
+    def settings(self, proxy: UnreliableProxy, backend: str) -> StorageSettings:
+        return object_store(backend, proxy.endpoint_url)
 
     MODES = ("slow", "silent", "unavailable", "cut", "refuse")
 
@@ -289,13 +298,16 @@ class TestS3:
             assert proxy.requests == 3
 
     @pytest.mark.parametrize("mode", MODES)
-    async def test_a_chain_goes_on(self, proxy: UnreliableProxy, tmp_path: Path, mode: str) -> None:
+    async def test_a_chain_goes_on(
+        self, proxy: UnreliableProxy, tmp_path: Path, mode: str, backend: str
+    ) -> None:
         proxy.delay_seconds = 10.0
         proxy.cut_after = 0
         account = S3Account(proxy.endpoint_url, "", "")
-        s3 = sites.s3(account, timeout_seconds=TIMEOUT_SECONDS).make()
+        site = {"s3": sites.s3, "obstore": sites.obstore}[backend]
+        remote = site(account, timeout_seconds=TIMEOUT_SECONDS).make()
         chain = Fallback(
-            [Timeout(s3, TIMEOUT_SECONDS), LocalDriver(tmp_path / "outputs")], pause_seconds=0.2
+            [Timeout(remote, TIMEOUT_SECONDS), LocalDriver(tmp_path / "outputs")], pause_seconds=0.2
         )
         async with OutputStore(chain, read_backoff_seconds=0.01) as store:
             await store.start(INSTALLATION)
@@ -334,19 +346,13 @@ class TestS3:
         await until(lambda: len(threads()) <= others)
 
     async def test_a_lost_bucket_is_an_outage_not_a_missing_output(
-        self, moto_bucket: S3Account
+        self, moto_bucket: S3Account, backend: str
     ) -> None:
         bucket = f"lost-{uuid4().hex[:8]}"
         url = moto_bucket.endpoint_url
         client = boto3.client("s3", endpoint_url=url)
         client.create_bucket(Bucket=bucket)
-        settings = StorageSettings(
-            backend="s3",
-            s3_bucket=bucket,
-            s3_prefix="",
-            s3_endpoint_url=url,
-            read_backoff_seconds=0.01,
-        )
+        settings = replace(object_store(backend, url, bucket), timeout_seconds=10)
         async with create_store(settings) as store:
             await store.start(INSTALLATION)
             await store.persist(key(0), TEXT)
