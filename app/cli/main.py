@@ -19,6 +19,7 @@ from app.cli.run import run
 from app.cli.runs import runs
 from app.cli.schedules import schedules
 from app.cli.serve import serve, worker
+from app.cli.size import size
 from app.cli.sweep import sweep
 from app.cli.top import top
 from app.cli.usage import usage
@@ -62,5 +63,5 @@ def cli() -> None:
 
 for group in (runs, schedules, workers, keys):
     cli.add_command(group)
-for command in (serve, worker, run, usage, sweep, purge, backup, doctor, top, demo):
+for command in (serve, worker, run, usage, sweep, purge, backup, doctor, top, size, demo):
     cli.add_command(command)
