@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -25,8 +25,12 @@ from app.runs.records import UNSETTLED
 from app.schedules.models import ScheduleRow
 from tests.faults.deployment import LEASE_SECONDS, Deployment, Serving, Site, deployed, until
 from tests.load.generator import REPORTS
+from tests.servers import NatsServer
 
 Figures = dict[str, float]
+
+# The first two tasks of the idea crew execute at once.
+_CONCURRENT_TASKS = 2
 
 
 class Scenario(Protocol):
@@ -125,6 +129,61 @@ async def one_worker_killed(site: Site, runs: int) -> Figures:
         "in flight in the killed one": held[victim.pid],
         "begun again": sum(row.attempt > 1 for row in rows.values()),
         "all taken over after s": recovered_after,
+        "all done after s": done,
+    }
+
+
+async def machine_killed(site: Site, runs: int, *, queue: str, is_emptied: bool = False) -> Figures:
+    """Of three services that share runs by a queue, one that executes them dies half-way.
+
+    `queue` is nats or postgresql. With `is_emptied`, NATS dies then, too, and starts without its
+    data.
+    """
+    pace = _pace(runs)
+    with ExitStack() as servers:
+        nats, url = None, queue
+        if queue == "nats":
+            nats = servers.enter_context(NatsServer(site.folder / "nats"))
+            url = nats.url
+        async with (
+            _deployment(site, pace, queue_url=url, max_runs_in_flight=runs) as deployment,
+            # It accepts all runs, and executes one at a time.
+            deployment.serving(max_runs_in_flight=1) as accepting,
+            deployment.serving() as victim,
+            deployment.serving() as survivor,
+        ):
+            await deployment.post(accepting, runs, pace.arrival_seconds)
+            (process,) = victim.workers()
+            pid = process.pid
+            begun = time.monotonic()
+            await victim.kill()
+            rows = await deployment.rows()  # its leases have not ended yet
+            held = {run: row for run, row in rows.items() if _pid(row.worker) == pid}
+            lost = [run for run, row in held.items() if row.status in UNSETTLED]
+            assert lost, "the runs are not spread over the workers"
+            if nats is not None and is_emptied:
+                nats.kill()
+                nats.forget()
+                await asyncio.to_thread(nats.start)
+            await until(lambda: _holds_nothing(deployment, pid), _TAKEOVER_SECONDS)
+            recovered_after = time.monotonic() - begun
+            await deployment.settled(_END_SECONDS)
+            done = time.monotonic() - begun
+            repeated = deployment.stub.calls - runs * len(REPORTS)
+            in_flight = _CONCURRENT_TASKS * len(lost)
+            assert repeated <= in_flight, f"{repeated} calls repeated, {in_flight} were in flight"
+            await accepting.stop()
+            await survivor.stop()
+            assert len(deployment.accepted) == runs
+            await deployment.every_run_succeeded_once()
+            rows = await deployment.rows()
+            again = {run for run, row in rows.items() if row.attempt > 1}
+            assert again <= set(lost), "another worker's run was disturbed"
+    return {
+        "in flight in the killed one": len(lost),
+        "begun again": len(again),
+        "calls repeated": repeated,
+        "all claimed by others after s": recovered_after,
         "all done after s": done,
     }
 
@@ -478,7 +537,8 @@ async def _holds_nothing(deployment: Deployment, pid: int) -> bool:
 
 
 def _pid(worker: str) -> int:
-    return int(worker.split("-")[-2])
+    """The process of a worker; 0 for a run that a queue holds."""
+    return int(worker.split("-")[-2]) if "-" in worker else 0
 
 
 async def _freeze(deployment: Deployment, serving: Serving, *, inside_a_write: bool) -> None:

@@ -47,6 +47,9 @@ def cases() -> Iterator[Case]:
         yield Case("process_killed", scenarios.process_killed, database, backend, runs)
     for database, backend in everywhere:
         yield Case("one_worker_killed", scenarios.one_worker_killed, database, backend, 300)
+    for queue, is_emptied in (("nats", False), ("nats", True), ("postgresql", False)):
+        killed = partial(scenarios.machine_killed, queue=queue, is_emptied=is_emptied)
+        yield Case("machine_killed", killed, "postgresql", "local", 2000)
     for database, backend in on_local:
         scenario = scenarios.killed_at_a_due_time
         yield Case("killed_at_a_due_time", scenario, database, backend, 120)

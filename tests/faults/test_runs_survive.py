@@ -35,6 +35,16 @@ async def test_a_killed_worker_s_runs_continue_in_the_other(site: MakeSite) -> N
     await scenarios.one_worker_killed(site("postgresql", "memory+s3"), RUNS)
 
 
+@pytest.mark.parametrize(
+    ("queue", "is_emptied"), [("nats", False), ("nats", True), ("postgresql", False)]
+)
+async def test_a_killed_machine_s_runs_continue_on_others(
+    site: MakeSite, queue: str, is_emptied: bool
+) -> None:
+    machines = site("postgresql", "local")
+    await scenarios.machine_killed(machines, 200, queue=queue, is_emptied=is_emptied)
+
+
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 async def test_each_due_time_has_one_run_though_a_process_dies(
     site: MakeSite, database: str

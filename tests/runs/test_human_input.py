@@ -76,7 +76,13 @@ async def test_a_run_waits_with_its_output_and_holds_nothing(
     async with serve(letters.crews, database_url=database_url) as service:
         run_id = await _waiting(service)
         run = await _get(service, run_id)
-        assert run["awaiting"] == {"task": "draft", "output": "text 1"}
+        assert run["awaiting"] == {
+            "task": "draft",
+            "output": "text 1",
+            "agent": "Letter writer",
+            "since": run["awaiting"]["since"],
+        }
+        assert run["awaiting"]["since"] >= run["started_at"]
         assert [task["status"] for task in run["tasks"]] == ["awaiting_human", "pending"]
         await _let_go(service)
         (row,) = await service.rows()

@@ -307,11 +307,11 @@ async def test_large_runs_of_a_caller_are_added_one_after_another(
         adding: list[str] = []
         add = runs._rows.add
 
-        async def add_and_wait(new: Any, caller: Caller) -> Any:
+        async def add_and_wait(new: Any, caller: Caller, *arguments: Any, **options: Any) -> Any:
             adding.append(f"{caller.name}: {len(new[0].stored_inputs) > 65_536}")
             if caller.name == "adversary":
                 await released.wait()
-            return await add(new, caller)
+            return await add(new, caller, *arguments, **options)
 
         monkeypatch.setattr(runs._rows, "add", add_and_wait)
         large = {"more": ["x" * 3900] * 20}
@@ -423,8 +423,8 @@ async def test_a_revoked_key_leaves_no_accepted_run_waiting(
         committed, released = asyncio.Event(), asyncio.Event()
         add = rows.add
 
-        async def add_and_wait(*arguments: Any) -> Any:
-            added = await add(*arguments)
+        async def add_and_wait(*arguments: Any, **options: Any) -> Any:
+            added = await add(*arguments, **options)
             committed.set()
             await released.wait()
             return added

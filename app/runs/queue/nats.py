@@ -420,7 +420,7 @@ class NatsDriver(Driver):
 
     async def _note_error(self, error: Exception) -> None:
         self._last_error = str(error) or type(error).__name__
-        logger.debug("NATS: %s", self._last_error)
+        logger.debug("NATS: %s", error)
 
     def _check_connection(self) -> None:
         if not self.is_connected:
