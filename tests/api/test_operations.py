@@ -86,17 +86,16 @@ async def test_clients_share_one_encoded_sample(
 
 
 async def test_a_sweep_removes_orphans_now(service: Running) -> None:
+    async def is_swept() -> bool:  # not while the sweep of the start is under way
+        report = (await service.http.post("/api/operations/sweep")).json()
+        return bool(report["result"] == "done")
+
+    await until(is_swept)
     store = service.inside.store
     key = OutputKey(uuid4(), 1, "report")
     await store.persist(key, "left behind")
     service.inside.sweeper._max_age_seconds = 0
-    report: dict[str, Any] = {}
-
-    async def is_swept() -> bool:  # not while the sweep of the start is under way
-        report.update((await service.http.post("/api/operations/sweep")).json())
-        return bool(report["result"] == "done")
-
-    await until(is_swept)
+    report = (await service.http.post("/api/operations/sweep")).json()
     assert report == {
         "result": "done",
         "removed": 1,
