@@ -284,7 +284,13 @@ async def open_service(
         api_keys = ApiKeys(database)
         schedules, due = _schedules(settings, database, runs, api_keys, knowledge.crews)
         if not is_one_shot:
-            background += [*claiming, sampler, due, *([presence] if executes else [])]
+            background += [
+                *claiming,
+                # A process that only executes runs has no API that reads the samples.
+                *([] if role is Role.EXECUTE else [sampler]),
+                due,
+                *([presence] if executes else []),
+            ]
         rate_limits = RateLimits(database, settings.rates)
         stack.push_async_callback(rate_limits.aclose)
 

@@ -226,7 +226,8 @@ class OperationsSampler(PeriodicService):
         history = self._history
         await self._read_spend(now, POINT_SECONDS if is_watched else _MINUTE_SECONDS)
         totals = _totals(now, numbers, self._spend)
-        point = Point(now, _values(numbers, totals, _oldest_within(history.recent, now)))
+        gauges = {name: _gauge(numbers, gauge, where) for name, (gauge, where) in _GAUGES.items()}
+        point = Point(now, _values(gauges, totals, _oldest_within(history.recent, now)))
         _add(history.recent, totals, _WINDOW_SECONDS)
         if not history.minutes or now - history.minutes[-1].at >= _MINUTE_SECONDS:
             _add(history.minutes, totals, 2 * HOUR_SECONDS)
@@ -238,7 +239,7 @@ class OperationsSampler(PeriodicService):
                 self._holders = await self._queries.holders()
                 self._live = await self._workers.live()
         async with self._sampled:
-            self._sample = self._made(now, point, numbers, totals)
+            self._sample = self._made(now, point, gauges, numbers, totals)
             self._sampled.notify_all()
 
     @property
@@ -262,7 +263,14 @@ class OperationsSampler(PeriodicService):
             self._spend = {tuple(row.groups[name] for name in _GROUPS): row for row in rows}
             self._spend_read_at = now
 
-    def _made(self, now: float, point: Point, numbers: metrics.Numbers, totals: Totals) -> Sample:
+    def _made(
+        self,
+        now: float,
+        point: Point,
+        gauges: Mapping[str, float | None],
+        numbers: metrics.Numbers,
+        totals: Totals,
+    ) -> Sample:
         minutes = self._history.minutes
         hour_ago = _oldest_within(minutes, now, HOUR_SECONDS + 30)
         two_hours_ago = _oldest_within(minutes, now, 2 * HOUR_SECONDS + 30)
@@ -270,9 +278,7 @@ class OperationsSampler(PeriodicService):
             number=self._number + 1,
             at=now,
             point=point,
-            gauges={
-                name: _gauge(numbers, gauge, where) for name, (gauge, where) in _GAUGES.items()
-            },
+            gauges=gauges,
             stored=_stored(numbers),
             sweeps={labels[0]: at for labels, at in _by_labels(numbers, metrics.LAST_SWEEP)},
             is_database_up=_gauge(numbers, metrics.DATABASE_UP, {}) == 1,
@@ -298,9 +304,8 @@ def _totals(now: float, numbers: metrics.Numbers, spend: Spend | None) -> Totals
 
 
 def _values(
-    numbers: metrics.Numbers, now: Totals, before: Totals | None
+    gauges: Mapping[str, float | None], now: Totals, before: Totals | None
 ) -> dict[str, float | None]:
-    gauges = {name: _gauge(numbers, gauge, where) for name, (gauge, where) in _GAUGES.items()}
     values: dict[str, float | None] = {name: gauges.get(name) for name in SERIES}
     if before is None or now.at <= before.at:
         return values
