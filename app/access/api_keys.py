@@ -46,6 +46,9 @@ RUN_LIMITS: Final = ("max_cost", "max_model_calls", "max_tokens")
 LIMITS: Final = (*DAILY_LIMITS, *RUN_LIMITS)
 """The limits that a key can have: of its day, and of each of its runs."""
 
+LIMITS_IN_MONEY: Final = frozenset({"cost_per_day", "max_cost"})
+"""Those of the limits that are in nano-dollars."""
+
 
 class ApiKey(Base):
     """A key without its secret."""

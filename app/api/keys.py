@@ -10,7 +10,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException, PermissionDeniedException
 from litestar.params import FromPath, JSONBody
 
-from app.access.api_keys import LIMITS, ApiKey, ApiKeys, Role
+from app.access.api_keys import LIMITS, LIMITS_IN_MONEY, ApiKey, ApiKeys, Role
 from app.access.callers import Caller
 from app.api.budget_fields import MaxCost, MaxCount
 from app.api.dependencies import Runs
@@ -21,7 +21,6 @@ from app.runs import RunService, UsageFilter, UsageRow, clean_text
 
 _MAX_NAME_CHARACTERS: Final = 100
 _DAYS: Final = 30
-LIMITS_IN_MONEY: Final = frozenset({"cost_per_day", "max_cost"})
 """The limits that are in USD."""
 
 _FORBIDDEN: Final = "The key is not an admin's, or the service uses no keys"

@@ -1,6 +1,6 @@
 """Responses of `/api/runs`, and how they are made of runs."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -247,7 +247,6 @@ def call_list(page: CallPage) -> CallList:
 
 
 def _call_view(call: CallRecord, content: CallContent | None) -> CallView:
-    first = call.first_token_at
     return CallView(
         attempt=call.attempt,
         id=call.id,
@@ -255,15 +254,15 @@ def _call_view(call: CallRecord, content: CallContent | None) -> CallView:
         within=call.within,
         model=call.model,
         tool=call.tool,
-        started_at=_time(call.started_at),
-        first_token_seconds=None if first is None else (first - call.started_at) / 1e9,
-        finished_at=None if call.finished_at is None else _time(call.finished_at),
-        waited_seconds=call.waited / 1e9,
+        started_at=call.began_at,
+        first_token_seconds=call.first_token_seconds,
+        finished_at=call.ended_at,
+        waited_seconds=call.waited_seconds,
         tokens=_tokens(call) if call.tool is None else None,
         finish_reason=call.finish_reason,
         retries=call.retries,
         error_type=call.error_type,
-        cost=None if call.cost is None else call.cost / 1e9,
+        cost=call.cost_usd,
         content=None if content is None else CallMessages(**msgspec.structs.asdict(content)),
         content_omitted=call.content_omitted,
     )
@@ -273,10 +272,6 @@ def _tokens(call: CallRecord) -> CallTokens:
     return CallTokens(
         call.input_tokens, call.output_tokens, call.cached_tokens, call.reasoning_tokens
     )
-
-
-def _time(nanoseconds: int) -> datetime:
-    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
 
 
 def _delivery_view(delivery: Delivery) -> DeliveryView:

@@ -28,7 +28,6 @@ class _Usd(click.ParamType[int, Any]):
 
 
 _COUNT: Final = click.IntRange(min=1, max=10**18)
-_IN_MONEY: Final = ("cost_per_day", "max_cost")
 _LIMITS: Final[Mapping[str, tuple[click.ParamType[Any, Any], str]]] = {
     "runs_per_day": (_COUNT, "Instead of RUNS_PER_DAY."),
     "tokens_per_day": (_COUNT, "Instead of TOKENS_PER_DAY."),
@@ -143,8 +142,10 @@ async def _table(settings: Settings) -> str:
 
 def _limits_text(limits: Mapping[str, int]) -> str:
     """The limits of a key, after its name."""
+    from app.access.api_keys import LIMITS_IN_MONEY
+
     shown = (
-        f"{name}={usd(limit):g}" if name in _IN_MONEY else f"{name}={limit}"
+        f"{name}={usd(limit):g}" if name in LIMITS_IN_MONEY else f"{name}={limit}"
         for name, limit in limits.items()
     )
     return f"  ({', '.join(shown)})" if limits else ""

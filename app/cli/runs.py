@@ -132,7 +132,7 @@ def _call_line(call: "CallRecord") -> str:
     seconds = (
         "" if call.finished_at is None else f"{(call.finished_at - call.started_at) / 1e9:.1f}"
     )
-    cost = "" if call.cost is None else f"{call.cost / 1e9:.6f}"
+    cost = "" if call.cost_usd is None else f"{call.cost_usd:.6f}"
     tokens = ("", "") if call.tool else (str(call.input_tokens), str(call.output_tokens))
     called = f"tool {call.tool}" if call.tool else f"model {call.model}"
     within = f", within call {call.within}" if call.within else ""

@@ -60,9 +60,10 @@ from app.runs.records import (
 )
 from app.runs.secrets import SECRETS_LIMITS
 from app.runs.service import RunService
-from app.runs.summaries import advice, seconds_between, summary
+from app.runs.summaries import ERROR_TYPES, advice, seconds_between, summary
 
 __all__ = [
+    "ERROR_TYPES",
     "MAX_PRIORITY",
     "METADATA_LIMITS",
     "SECRETS_LIMITS",

@@ -7,10 +7,15 @@ tasks are the crew's.
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+
+from app.prices import usd
+
+_NANOSECONDS: Final = 1e9
 
 MAX_CALLS_PER_ATTEMPT: Final = 10_000
 """How many calls of an attempt are recorded."""
@@ -54,6 +59,35 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost: int | None = None
     content_bytes: int = 0
     content_omitted: bool = False
+
+    @property
+    def began_at(self) -> datetime:
+        """The time of the start."""
+        return datetime.fromtimestamp(self.started_at / _NANOSECONDS, UTC)
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """The time of the end; None for a call without one."""
+        if self.finished_at is None:
+            return None
+        return datetime.fromtimestamp(self.finished_at / _NANOSECONDS, UTC)
+
+    @property
+    def first_token_seconds(self) -> float | None:
+        """The time from the start to the first token of the answer; None if none was streamed."""
+        if self.first_token_at is None:
+            return None
+        return (self.first_token_at - self.started_at) / _NANOSECONDS
+
+    @property
+    def waited_seconds(self) -> float:
+        """The time for which the call waited before it was sent."""
+        return self.waited / _NANOSECONDS
+
+    @property
+    def cost_usd(self) -> float | None:
+        """The cost in USD; None if the model has no price."""
+        return None if self.cost is None else usd(self.cost)
 
 
 class CallContent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -24,6 +24,9 @@ _ADVICE: Final[Mapping[str, str]] = {
     "worker_lost": "The processes that executed it ended each time, perhaps for lack of memory. "
     "Check the log, then retry.",
 }
+ERROR_TYPES: Final = tuple(sorted({*_ADVICE, "internal_error"}))
+"""The error types of runs."""
+
 _OTHER_ADVICE: Final = "The log of the service has details. Retry it: finished tasks are kept."
 
 

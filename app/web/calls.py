@@ -1,6 +1,5 @@
 """`/runs/{run_id}/calls/{call}`: one call of a run to a model or a tool."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -14,8 +13,8 @@ from litestar.response import Template
 from app.api.dependencies import Runs
 from app.api.middleware.auth import CallerRequest
 from app.runs import CallContent, CallRecord, RunService, seconds_between
+from app.web.formats import text_of
 from app.web.rendering import page
-from app.web.timeline import first_token_seconds, moment_of
 
 _KEY: Final = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 _MAX_CHARACTERS: Final = 200_000
@@ -39,7 +38,6 @@ async def show_call(
     if found is None:
         raise NotFoundException(f"run {run_id} has no call {key}")
     call, content, next_key = found
-    end = None if call.finished_at is None else moment_of(call.finished_at)
     return page(
         request,
         "call.html",
@@ -47,11 +45,11 @@ async def show_call(
         call=call,
         texts=_texts(content) if content is not None else [],
         has_content=content is not None,
-        started_at=moment_of(call.started_at),
-        seconds=seconds_between(moment_of(call.started_at), end),
-        first_token_seconds=first_token_seconds(call),
-        waited_seconds=call.waited / 1e9,
-        cost=None if call.cost is None else call.cost / 1e9,
+        started_at=call.began_at,
+        seconds=seconds_between(call.began_at, call.ended_at),
+        first_token_seconds=call.first_token_seconds,
+        waited_seconds=call.waited_seconds,
+        cost=call.cost_usd,
         previous_key=f"{call.attempt}.{call.id - 1}" if call.id > 1 else None,
         next_key=next_key,
     )
@@ -108,7 +106,7 @@ def _message(message: Any) -> Text:
         return _text(role, content)
     if not content:
         return _text(role, rest)
-    return _text(role, "\n\n".join([_as_text(content), _as_text(rest)]))
+    return _text(role, "\n\n".join([text_of(content, indent=2), text_of(rest, indent=2)]))
 
 
 def _plain(content: Any) -> Any:
@@ -122,9 +120,5 @@ def _plain(content: Any) -> Any:
 
 
 def _text(heading: str, value: Any) -> Text:
-    text = _as_text(value)
+    text = text_of(value, indent=2)
     return Text(heading, text[:_MAX_CHARACTERS], len(text) > _MAX_CHARACTERS)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)

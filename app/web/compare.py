@@ -1,7 +1,6 @@
 """`/runs/{run_id}/compare`: two runs side by side, with the differences of their texts."""
 
 import asyncio
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -16,6 +15,7 @@ from markupsafe import Markup, escape
 from app.api.dependencies import Runs
 from app.api.middleware.auth import CallerRequest
 from app.runs import ListedRun, Run, RunFilter, RunService, seconds_between, summary
+from app.web.formats import text_of
 from app.web.rendering import page
 
 _CANDIDATES: Final = 20
@@ -85,16 +85,10 @@ async def compare_runs(
 ) -> Template:
     """`with` is the id of the other run; without it, the page offers runs of the same crew."""
     left = await runs.get(run_id, request.user)
-    candidates = [
-        run
-        for run in (
-            await runs.page(RunFilter(crew=left.crew), None, _CANDIDATES + 1, request.user)
-        ).runs
-        if run.run_id != run_id
-    ]
     other, problem = _id(with_)
-    context: dict[str, Any] = {"right": None}
-    if other is not None:
+    if other is None:
+        context: dict[str, Any] = {"right": None, "candidates": await _others(runs, left, request)}
+    else:
         context = await _compared(runs, left, await runs.get(other, request.user))
     return page(
         request,
@@ -104,9 +98,17 @@ async def compare_runs(
         left=left,
         given=with_,
         problem=problem,
-        candidates=[(run, summary(run)) for run in candidates[:_CANDIDATES]],
         **context,
     )
+
+
+async def _others(
+    runs: RunService, left: Run, request: CallerRequest
+) -> list[tuple[ListedRun, str]]:
+    """The newest other runs of the crew, each with its summary."""
+    newest = await runs.page(RunFilter(crew=left.crew), None, _CANDIDATES + 1, request.user)
+    others = [run for run in newest.runs if run.run_id != left.run_id]
+    return [(run, summary(run)) for run in others[:_CANDIDATES]]
 
 
 def _id(text: str) -> tuple[UUID | None, str]:
@@ -152,10 +154,7 @@ def _facts(left: ListedRun, right: ListedRun) -> list[Fact]:
 
 
 def _plain_inputs(run: Run) -> dict[str, str]:
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-        for name, value in run.inputs.items()
-    }
+    return {name: text_of(value, indent=2) for name, value in run.inputs.items()}
 
 
 def _texts(left: Mapping[str, str], right: Mapping[str, str], budget: _Budget) -> list[Comparison]:

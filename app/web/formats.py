@@ -1,7 +1,8 @@
 """Numbers, times and states as pages show them: the filters of the templates."""
 
+import json
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from markupsafe import Markup
 
@@ -97,6 +98,13 @@ def state(status: str) -> Markup:
     """The badge of a state of a run, task, delivery or batch."""
     name = STATE_NAMES.get(status, status.replace("_", " "))
     return Markup('<span class="state {}">{}</span>').format(f"is-{status}", name)
+
+
+def text_of(value: Any, indent: int | None = None) -> str:
+    """A JSON value as text: a string as it is, others as JSON."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def label(name: str) -> str:

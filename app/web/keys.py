@@ -9,10 +9,9 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.response import Redirect, Template
 
-from app.access.api_keys import ApiKeys, Role
+from app.access.api_keys import LIMITS_IN_MONEY, ApiKeys, Role
 from app.api.dependencies import Runs
 from app.api.keys import (
-    LIMITS_IN_MONEY,
     KeyLimits,
     NewKey,
     change_limits,

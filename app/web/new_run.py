@@ -26,7 +26,7 @@ from app.runs import (
     RunOptions,
     ShuttingDown,
 )
-from app.web.formats import label
+from app.web.formats import label, text_of
 from app.web.forms import read_form
 from app.web.rendering import page
 from app.web.snippets import curl, python
@@ -181,7 +181,7 @@ def _page(
     url = str(request.base_url).rstrip("/")
     inputs = {name: value for name, value in values.items() if name in names and value != ""}
     if more := {name: value for name, value in values.items() if name not in names}:
-        extra = _json(more)
+        extra = text_of(more)
     code = {}
     if chosen is not None:
         code = {
@@ -205,8 +205,8 @@ def _page(
 
 
 def _field(input_: CrewInput, values: Mapping[str, Any], problems: Mapping[str, str]) -> Field:
-    suggestions = tuple(_text(example) for example in input_.examples)
-    default = "" if input_.default is None else _text(input_.default)
+    suggestions = tuple(text_of(example) for example in input_.examples)
+    default = "" if input_.default is None else text_of(input_.default)
     longest = max((len(text) for text in (*suggestions, default)), default=_LONG_CHARACTERS + 1)
     kind = {"integer": "number", "number": "number", "boolean": "boolean"}.get(
         input_.type or "string", "json" if input_.type in ("array", "object") else "text"
@@ -218,7 +218,7 @@ def _field(input_: CrewInput, values: Mapping[str, Any], problems: Mapping[str, 
         label=label(input_.name),
         kind=kind,
         step=_NUMBERS.get(input_.type or "", ""),
-        value=_text(values.get(input_.name, "")),
+        value=text_of(values.get(input_.name, "")),
         default=default,
         required=input_.required,
         help=input_.help,
@@ -226,11 +226,3 @@ def _field(input_: CrewInput, values: Mapping[str, Any], problems: Mapping[str, 
         suggestions=suggestions,
         problem=problems.get(input_.name, ""),
     )
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _json(value)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -96,7 +96,7 @@ async def show_run(
 ) -> Template:
     """`report` is the index of the task whose report is shown."""
     view = await _view(runs, run_id, request)
-    shown = view.shown if report is None else _report(view, report)
+    shown = view.shown if report is None else _report(view.reports, run_id, report)
     return page(
         request,
         "run.html",
@@ -123,11 +123,9 @@ async def show_report(
     renderer: NamedDependency[HtmlRenderer],
 ) -> Template:
     """One report, as a part of the page."""
-    view = await _view(runs, run_id, request)
-    shown = _report(view, index)
-    return page(
-        request, "run_report.html", run=view.run, shown=shown, html=await _html(renderer, shown)
-    )
+    run = await runs.get(run_id, request.user)
+    shown = _report(await _reports(runs, run, await runs.tasks(run)), run_id, index)
+    return page(request, "run_report.html", run=run, shown=shown, html=await _html(renderer, shown))
 
 
 @get("/runs/{run_id:uuid}/print")
@@ -138,11 +136,12 @@ async def print_run(
     renderer: NamedDependency[HtmlRenderer],
 ) -> Template:
     """The whole run as one document."""
-    view = await _view(runs, run_id, request)
+    run = await runs.get(run_id, request.user)
+    reports = await _reports(runs, run, await runs.tasks(run))
     parts = [
-        (one, await report_html(renderer, one.text)) for one in view.reports if one.text is not None
+        (one, await report_html(renderer, one.text)) for one in reports if one.text is not None
     ]
-    return page(request, "run_print.html", view=view, run=view.run, parts=parts)
+    return page(request, "run_print.html", run=run, summary=summary(run), parts=parts)
 
 
 @post("/runs/{run_id:uuid}/cancel", opt=FORM, status_code=303)
@@ -162,9 +161,7 @@ async def retry(run_id: FromPath[UUID], request: CallerRequest, runs: Runs) -> R
 async def _view(runs: RunService, run_id: UUID, request: CallerRequest) -> RunPage:
     run = await runs.get(run_id, request.user)
     tasks = await runs.tasks(run)
-    outputs = await runs.outputs(run) or {}
     calls = await runs.calls(run_id, request.user, cursor=None, limit=_MAX_CALLS, texts=False)
-    awaited = (run.awaiting.task, run.awaiting.output) if run.awaiting else None
     return RunPage(
         run=run,
         summary=summary(run),
@@ -174,9 +171,14 @@ async def _view(runs: RunService, run_id: UUID, request: CallerRequest) -> RunPa
         has_more_calls=calls.next_cursor is not None,
         seconds=seconds_between(run.started_at, run.finished_at),
         timeline=timeline(run, tasks, [call for call, _ in calls.calls]),
-        reports=reports_of(tasks, outputs, awaited),
+        reports=await _reports(runs, run, tasks),
         deliveries=await runs.deliveries(run),
     )
+
+
+async def _reports(runs: RunService, run: Run, tasks: Sequence[Mapping[str, Any]]) -> list[Report]:
+    awaited = (run.awaiting.task, run.awaiting.output) if run.awaiting else None
+    return reports_of(tasks, await runs.outputs(run) or {}, awaited)
 
 
 async def _queued_before(runs: RunService, run: Run, request: CallerRequest) -> int:
@@ -187,10 +189,10 @@ async def _queued_before(runs: RunService, run: Run, request: CallerRequest) -> 
     return len((await runs.page(matching, None, _MAX_QUEUED, request.user)).runs)
 
 
-def _report(view: RunPage, index: int) -> Report:
-    if not 0 <= index < len(view.reports):
-        raise NotFoundException(f"run {view.run.run_id} has no task {index}")
-    return view.reports[index]
+def _report(reports: Sequence[Report], run_id: UUID, index: int) -> Report:
+    if not 0 <= index < len(reports):
+        raise NotFoundException(f"run {run_id} has no task {index}")
+    return reports[index]
 
 
 async def _html(renderer: HtmlRenderer, shown: Report | None) -> Any:

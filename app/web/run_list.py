@@ -1,10 +1,9 @@
 """`/runs`: runs in a list; the filters are the address. Delete a run."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -17,6 +16,7 @@ from app.api.middleware.auth import CallerRequest
 from app.api.middleware.csrf import FORM
 from app.prices import nanos
 from app.runs import (
+    ERROR_TYPES,
     InvalidInput,
     ListedRun,
     RunFilter,
@@ -24,7 +24,9 @@ from app.runs import (
     RunService,
     RunStatus,
     clean_text,
+    seconds_between,
 )
+from app.web.formats import text_of
 from app.web.forms import read_form
 from app.web.rendering import page
 
@@ -34,18 +36,6 @@ _MAX_CHARACTERS: Final = 100
 _MAX_NUMBER: Final = 1e9
 _MAX_SHOWN_INPUTS: Final = 90
 _METADATA: Final = "metadata"
-# Error types of runs, for suggestions; others can be typed.
-_ERROR_TYPES: Final = (
-    "budget_exceeded",
-    "cancelled",
-    "crew_error",
-    "internal_error",
-    "model_error",
-    "no_results",
-    "run_timeout",
-    "storage_unavailable",
-    "worker_lost",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +135,7 @@ async def list_runs(request: CallerRequest, runs: Runs) -> Template:
         items=[_item(run) for run in found.runs],
         crews=names if not form.crew or form.crew in names else [*names, form.crew],
         statuses=list(RunStatus),
-        error_types=_ERROR_TYPES,
+        error_types=ERROR_TYPES,
         first=form.address() if "cursor" in request.query_params else None,
         next=form.address(cursor=found.next_cursor) if found.next_cursor else None,
     )
@@ -251,9 +241,7 @@ def _metadata(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _item(run: ListedRun) -> ListItem:
-    ended, begun = run.finished_at, run.started_at
-    seconds = (ended - begun).total_seconds() if ended and begun else None
-    return ListItem(run, _about(run), seconds)
+    return ListItem(run, _about(run), seconds_between(run.started_at, run.finished_at))
 
 
 def _about(run: ListedRun) -> str:
@@ -262,11 +250,7 @@ def _about(run: ListedRun) -> str:
     elif run.inputs is None:
         text = "large inputs"
     else:
-        text = " · ".join(map(_value, run.inputs.values()))
+        text = " · ".join(map(text_of, run.inputs.values()))
     text = " ".join(text.split())
     is_long = len(text) > _MAX_SHOWN_INPUTS
     return f"{text[:_MAX_SHOWN_INPUTS].rstrip()}…" if is_long else text
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from app.prices import usd
 from app.runs import CallRecord, Run, seconds_between
 
 WIDTH: Final = 100.0
@@ -163,7 +164,7 @@ def _other_calls(axis: _Axis, run: Run, calls: Sequence[CallRecord]) -> TaskLane
         started_at=None,
         seconds=None,
         tokens=_tokens(calls),
-        cost=sum(costs) / 1e9 if costs else None,
+        cost=usd(sum(costs)) if costs else None,
         calls=_call_lanes(axis, run, calls),
     )
 
@@ -174,35 +175,24 @@ def _call_lanes(axis: _Axis, run: Run, calls: Sequence[CallRecord]) -> list[Call
     for call in calls:
         depth = depths.get((call.attempt, call.within or 0), -1) + 1
         depths[call.attempt, call.id] = depth
-        start = moment_of(call.started_at)
-        end = run.finished_at if call.finished_at is None else moment_of(call.finished_at)
+        start, end = call.began_at, call.ended_at or run.finished_at
         is_current = call.attempt == run.attempt
         lanes.append(
             CallLane(
                 key=f"{call.attempt}.{call.id}",
                 kind="tool" if call.tool is not None else "model",
                 name=call.tool or call.model or "",
-                bar=axis.bar(start, end, call.waited / 1e9) if is_current else None,
+                bar=axis.bar(start, end, call.waited_seconds) if is_current else None,
                 seconds=seconds_between(start, end),
-                first_token_seconds=first_token_seconds(call),
+                first_token_seconds=call.first_token_seconds,
                 tokens=_tokens([call]),
-                cost=None if call.cost is None else call.cost / 1e9,
+                cost=call.cost_usd,
                 retries=call.retries,
                 error_type=call.error_type,
                 depth=min(depth, 3),
             )
         )
     return lanes
-
-
-def moment_of(nanoseconds: int) -> datetime:
-    """The time of a call's record."""
-    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
-
-
-def first_token_seconds(call: CallRecord) -> float | None:
-    """The time from a call's start to the first token of its answer, if it was streamed."""
-    return None if call.first_token_at is None else (call.first_token_at - call.started_at) / 1e9
 
 
 def _tokens(calls: Sequence[CallRecord]) -> int:
