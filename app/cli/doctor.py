@@ -211,7 +211,7 @@ def _check_models_have_prices(
 
     with examination.of("prices", "correct PRICES_FILE"):
         prices = read_prices(settings.prices_file)
-        for model in unpriced_models(prices, engine.model_names(crew)):
+        for model in unpriced_models(prices, engine.describe(crew).models):
             examination.failed(
                 f"crew {crew} calls {model}, which has no price: its cost is unknown",
                 f'add ["{model}"] to {settings.prices_file}; see docs/costs.md',

@@ -25,7 +25,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _KINDS: Final[tuple[Kind, ...]] = ("flow", "crew class", "factory", "crew", "program")
-_KICKOFFS: Final = _words(
+KICKOFFS: Final = _words(
     """
     kickoff kickoff_async akickoff kickoff_for_each kickoff_for_each_async akickoff_for_each
     """
@@ -457,7 +457,7 @@ def _kickoffs(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
     return (
         call
         for call in _calls(nodes)
-        if isinstance(call.func, ast.Attribute) and call.func.attr in _KICKOFFS
+        if isinstance(call.func, ast.Attribute) and call.func.attr in KICKOFFS
     )
 
 

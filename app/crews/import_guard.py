@@ -6,16 +6,9 @@ with the deployment's model for agents that name none.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
-_METHODS: Final = (
-    "kickoff",
-    "kickoff_async",
-    "akickoff",
-    "kickoff_for_each",
-    "kickoff_for_each_async",
-    "akickoff_for_each",
-)
+from app.crews.discovery import KICKOFFS
 
 
 class KickedOff(BaseException):
@@ -42,7 +35,7 @@ def guarded_import() -> Iterator[None]:
     replaced = [
         (owner, name, vars(owner)[name])
         for owner in (Crew, Flow, Agent)
-        for name in _METHODS
+        for name in KICKOFFS
         if name in vars(owner)
     ]
     for owner, name, _ in replaced:

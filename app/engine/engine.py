@@ -176,10 +176,6 @@ class Engine:
         """The models that a registered crew calls; none for a flow. Raises CrewUnknown."""
         return self._find(name).named_models
 
-    def model_names(self, name: str) -> tuple[str, ...]:
-        """The names of a registered crew's models, as its calls have them. Raises CrewUnknown."""
-        return self.describe(name).models
-
     def fingerprint(self, name: str) -> str | None:
         """The crew's fingerprint, empty for a flow; None if no crew of this name is registered."""
         registered = self._crews.get(name)

@@ -2,7 +2,7 @@
 
 import contextvars
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,26 +57,23 @@ def current_files() -> RunFiles | None:
     return _files.get()
 
 
-@contextmanager
-def within(project: Project | None, files: RunFiles | None = None) -> Iterator[None]:
+def within(project: Project | None, files: RunFiles | None = None) -> AbstractContextManager[None]:
     """Within this, code of a crew executes, in the project's surroundings if there is one.
 
     It finds the `files` of its run.
     """
     _install()
-    tokens = _current.set(project), _is_active.set(True), _files.set(files or _files.get())
-    try:
-        yield
-    finally:
-        _current.reset(tokens[0])
-        _is_active.reset(tokens[1])
-        _files.reset(tokens[2])
+    return _entered(project, True, files or _files.get())
+
+
+def outside() -> AbstractContextManager[None]:
+    """Within this, code of the service executes, also inside a run: it has no project."""
+    return _entered(None, False, None)
 
 
 @contextmanager
-def outside() -> Iterator[None]:
-    """Within this, code of the service executes, also inside a run: it has no project."""
-    tokens = _current.set(None), _is_active.set(False), _files.set(None)
+def _entered(project: Project | None, is_active: bool, files: RunFiles | None) -> Iterator[None]:
+    tokens = _current.set(project), _is_active.set(is_active), _files.set(files)
     try:
         yield
     finally:

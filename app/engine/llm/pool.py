@@ -21,6 +21,7 @@ from app.engine.llm.answer_limit import MAX_OUTPUT_CHARS, AnswerLimit
 from app.engine.llm.retries import backoff_seconds, is_retryable
 from app.engine.llm.semaphore import Semaphore
 from app.pacer import turn
+from app.projects import outside
 
 _T = TypeVar("_T")
 _Response = TypeVar("_Response", "HttpReply", aiohttp.ClientResponse)
@@ -283,9 +284,11 @@ class ModelPool:
         key = (url.scheme, url.host)
         route = self._routes.get(key)
         if route is None:
-            route = {"ssl": httpx.create_ssl_context()} if url.scheme == "https" else {}
-            with suppress(LookupError):  # no proxy for this host
-                route["proxy"], route["proxy_auth"] = get_env_proxy_for_url(url)
+            # All crews share the route: a project's own environment does not choose it.
+            with outside():
+                route = {"ssl": httpx.create_ssl_context()} if url.scheme == "https" else {}
+                with suppress(LookupError):  # no proxy for this host
+                    route["proxy"], route["proxy_auth"] = get_env_proxy_for_url(url)
             self._routes[key] = route
         return route
 

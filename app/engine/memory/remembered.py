@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from app.engine.memory_store import MemoryChanges, MemoryEntry, MemoryStore
 from app.engine.runtime.context import current_run
 from app.engine.runtime.waiting import wait_for
+from app.projects import outside
 
 _logger = logging.getLogger(__name__)
 
@@ -85,7 +86,9 @@ class RunMemory:
         async with self._loading:
             if self._loaded or self._store is None:
                 return
-            for entry in await self._store.load():
+            with outside():
+                stored = await self._store.load()
+            for entry in stored:
                 self._spaces.setdefault(entry.space, Space()).put(entry)
             self._loaded = True
 

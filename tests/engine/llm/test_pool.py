@@ -3,18 +3,21 @@
 import asyncio
 import gc
 import logging
+import os
 import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from crewai.llms.base_llm import BaseLLM
 from openai import APIConnectionError, InternalServerError, RateLimitError
+from yarl import URL
 
 from app.engine.llm import (
     ModelSettings,
@@ -27,6 +30,7 @@ from app.engine.llm import (
 from app.engine.llm.pool import HttpReply, ModelPool
 from app.engine.llm.pooled import pooled_over
 from app.engine.llm.retries import backoff_seconds, is_retryable
+from app.projects import Project, within
 from tests.engine.llm.conftest import SECRET, Server
 from tests.load.stub_model import Failure, StubModel, run_stub
 
@@ -517,3 +521,16 @@ async def test_a_call_logs_no_line_of_its_own(caplog: pytest.LogCaptureFixture) 
         await create_model(ModelSettings(model="x", base_url=base_url)).acall(MESSAGES)
         await close_models()
     assert [record for record in caplog.records if record.name == "root"] == []
+
+
+def test_the_proxy_of_a_project_is_not_that_of_all_crews(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A route is looked up once for all crews, in the call of whichever is first."""
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    monkeypatch.delenv("http_proxy", raising=False)
+    project = Project("one", tmp_path, environment={"HTTP_PROXY": "http://127.0.0.1:9"})
+    with within(project):
+        assert os.environ["HTTP_PROXY"] == "http://127.0.0.1:9"
+        route = ModelPool()._route_to(URL("http://model.example/v1"))
+    assert "proxy" not in route
