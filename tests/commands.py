@@ -205,3 +205,22 @@ def crew_capture(fork_server: ForkServer, tmp_path: Path) -> RunCommand:
 def new_crew_capture(tmp_path: Path) -> RunCommand:
     """The same by new processes, which import CrewAI anew."""
     return _isolated(launch, tmp_path)
+
+
+def run_python(code: str, folder: Path, **environment: str) -> str:
+    """The output of code in a process of its own, which must succeed.
+
+    It has this environment and no other.
+    """
+    own = {"HOME": str(folder), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**own, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -57,7 +56,36 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-class SeaweedFS:
+class _Server:
+    """A server process. `kill` and `start` again are how an outage is played."""
+
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def pid(self) -> int:
+        """The id of its process, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Ends the server at once, as a crash would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.kill()
+
+
+class SeaweedFS(_Server):
     """A SeaweedFS server with an S3 gateway, its data in `directory`.
 
     `with SeaweedFS(directory) as server: server.account`. `kill` and `start` again on the same
@@ -70,13 +98,6 @@ class SeaweedFS:
         s3, *self._ports = free_ports(8)
         self._s3_port = s3
         self.account = S3Account(f"http://127.0.0.1:{s3}", "test-key", "test-secret")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """The id of its process, while it runs."""
-        assert self._process is not None
-        return self._process.pid
 
     def start(self) -> None:
         config = self._directory / "s3.json"
@@ -127,25 +148,6 @@ class SeaweedFS:
                 command, stdout=log, stderr=log, start_new_session=True, env=os.environ
             )
         self._wait_until_ready()
-
-    def kill(self) -> None:
-        """Ends the server at once, as a crash would."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
@@ -282,7 +284,7 @@ _SLOW_DOWN = (
 )
 
 
-class NatsServer:
+class NatsServer(_Server):
     """A NATS server with JetStream, its streams in `directory`.
 
     `kill` and `start` again on the same port are how an outage is played; `forget` loses its disk.
@@ -294,13 +296,6 @@ class NatsServer:
         (self.port,) = free_ports(1)
         self.url = f"nats://127.0.0.1:{self.port}"
         self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """The id of its process, while it runs."""
-        assert self._process is not None
-        return self._process.pid
 
     def start(self) -> None:
         command = [str(Path(sys.executable).with_name("nats-server"))]
@@ -318,26 +313,7 @@ class NatsServer:
         self.kill()
         raise RuntimeError(self._directory.with_suffix(".log").read_text()[-2000:])
 
-    def kill(self) -> None:
-        """Ends the server at once, as a crash would."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
     def forget(self) -> None:
         """Loses what the server, which does not run, has stored."""
         shutil.rmtree(self._directory)
         self._directory.mkdir()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()

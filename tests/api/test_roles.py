@@ -1,9 +1,6 @@
 """Processes that accept runs and processes that execute them, on one database."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from pydantic import BaseModel
 from app.crews.registry import CrewSpec, Registry
 from app.roles import Role
 from tests.api.crews import IDEA_AND_POEM, Gate
+from tests.commands import run_python
 from tests.runs.scripted import until
 from tests.serving import Running, Serve
 
@@ -223,21 +221,10 @@ def test_an_accepting_process_is_small_and_does_not_import_crewai(
     tmp_path: Path, sqlite_template: Path
 ) -> None:
     shutil.copyfile(sqlite_template, tmp_path / "runs.db")
-    environment = {
-        "HOME": str(tmp_path),
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "DATABASE_URL": f"sqlite:///{tmp_path}/runs.db",
-        "TEMP_DIR": str(tmp_path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", _ACCEPT_ONLY],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    printed = run_python(
+        _ACCEPT_ONLY,
+        tmp_path,
+        DATABASE_URL=f"sqlite:///{tmp_path}/runs.db",
+        TEMP_DIR=str(tmp_path),
     )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) < 120_000_000
+    assert int(printed.split()[-1]) < 120_000_000

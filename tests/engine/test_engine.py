@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import os
-import subprocess
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +26,7 @@ from app.engine import (
     TaskStarted,
     Usage,
 )
+from tests.commands import run_python
 from tests.engine.crews import (
     INPUTS,
     agent,
@@ -497,23 +496,13 @@ def test_importing_the_engine_writes_nothing_to_the_home_or_the_working_director
         "        await e.aclose()\n"
         "asyncio.run(main())\n"
     )
-    environment = {
-        "HOME": str(home),
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "CREWAI_STORAGE_DIR": str(storage),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=work,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    printed = run_python(
+        code,
+        work,
+        HOME=str(home),
+        PYTHONDONTWRITEBYTECODE="1",
+        CREWAI_STORAGE_DIR=str(storage),
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "", "nothing is printed"
+    assert printed == "", "nothing is printed"
     assert list(work.iterdir()) == []
     assert list(home.rglob("*")) == []

@@ -1,11 +1,10 @@
 """Code that runs no crew never imports CrewAI, which lasts seconds."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.commands import run_python
 
 _LIGHT = """
 import importlib, sys
@@ -38,23 +37,12 @@ assert "crewai" not in sys.modules, "doctor imports CrewAI before the settings a
 
 
 def test_what_runs_no_crew_does_not_import_crewai(tmp_path: Path) -> None:
-    environment = {
-        "HOME": str(tmp_path),
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/runs.db",
-        "TEMP_DIR": str(tmp_path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", _LIGHT],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+    run_python(
+        _LIGHT,
+        tmp_path,
+        DATABASE_URL=f"sqlite+aiosqlite:///{tmp_path}/runs.db",
+        TEMP_DIR=str(tmp_path),
     )
-    assert done.returncode == 0, done.stderr
 
 
 def test_an_unknown_name_of_the_engine_is_an_attribute_error() -> None:

@@ -2,15 +2,19 @@
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 from app.db.urls import driver_arguments
-from app.runs.queue.base import Driver
+from app.runs.queue.base import Driver, RunQueue
 from app.runs.queue.in_process import InProcessBroker, InProcessDriver
 from app.runs.queue.nats import NatsDriver
 from app.runs.queue.postgresql import PostgresqlDriver
 from tests.databases import PostgreSQL
 from tests.servers import NatsServer
+
+Connect = Callable[..., Awaitable[RunQueue]]
+"""Connects another queue to a broker, as a further process would."""
 
 
 class Broker(ABC):

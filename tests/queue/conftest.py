@@ -1,17 +1,15 @@
 """A broker of each kind, on servers of this package's own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
 from app.runs.queue.base import RunQueue
 from tests.databases import PostgreSQL
-from tests.queue.brokers import Broker, InProcess, Nats, Postgresql
+from tests.queue.brokers import Broker, Connect, InProcess, Nats, Postgresql
 from tests.servers import NatsServer
-
-Connect = Callable[..., "asyncio.Future[RunQueue]"]
 
 
 @pytest.fixture(scope="module")
@@ -50,4 +48,4 @@ async def connect(broker: Broker) -> AsyncIterator[Connect]:
             await stack.enter_async_context(aclosing(queue))
             return queue
 
-        yield connect  # type: ignore[misc]
+        yield connect

@@ -1,13 +1,10 @@
 """The promises of `Driver` and `RunQueue`, on each kind of broker."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
 from app.runs.queue.base import Delivery, Hint, RunQueue
-from tests.queue.brokers import Broker
-
-Connect = Callable[..., Awaitable[RunQueue]]
+from tests.queue.brokers import Broker, Connect
 
 CREW = "idea"
 WAIT_SECONDS = 20.0

@@ -1,7 +1,6 @@
 """Brokers that go away and come back without the hints."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -9,11 +8,9 @@ import pytest
 
 from app.runs.queue.base import QueueUnavailable, RunQueue
 from app.runs.queue.nats import NatsDriver
-from tests.queue.brokers import Broker
+from tests.queue.brokers import Broker, Connect
 from tests.queue.test_contract import CREW, NOTHING_SECONDS, hints, ids, receive
 from tests.servers import NatsServer, free_ports
-
-Connect = Callable[..., Awaitable[RunQueue]]
 
 
 async def outage(broker: Broker, *queues: RunQueue) -> None:

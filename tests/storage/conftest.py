@@ -10,7 +10,7 @@ import pytest
 
 from storage import OutputStore
 from storage.drivers import Driver
-from tests.servers import S3Account
+from tests.servers import S3Account, UnreliableProxy
 from tests.storage import sites
 from tests.storage.sites import Site
 
@@ -47,6 +47,12 @@ def _credentials() -> Iterator[None]:
 def moto_bucket(_credentials: None, moto_s3: S3Account) -> S3Account:
     sites.make_bucket(moto_s3, sites.BUCKET)
     return moto_s3
+
+
+@pytest.fixture
+def moto_proxy(moto_bucket: S3Account) -> Iterator[UnreliableProxy]:
+    with UnreliableProxy(moto_bucket.endpoint_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="package")

@@ -22,6 +22,7 @@ from storage import (
     OutputUnavailable,
     StorageError,
     StorageSettings,
+    StoreClosed,
     create_store,
 )
 from storage.drivers.local import LocalDriver
@@ -366,3 +367,28 @@ class TestObjectStores:
             client.create_bucket(Bucket=bucket)
             await eventually(lambda: store.persist(key(1), TEXT))
             assert await store.read(key(1)) == TEXT
+
+    async def test_deletes_of_many_runs_are_few_calls(
+        self, moto_proxy: UnreliableProxy, backend: str
+    ) -> None:
+        settings = replace(object_store(backend, moto_proxy.endpoint_url), timeout_seconds=20)
+        async with create_store(settings) as store:
+            await store.start(INSTALLATION)
+            runs = [[key(number, run_id=uuid4()) for number in range(3)] for _ in range(40)]
+            await asyncio.gather(*(store.persist(one, "text") for run in runs for one in run))
+            moto_proxy.requests = 0
+            reports = await asyncio.gather(*(store.delete(run) for run in runs))
+            assert not any(report.failed for report in reports)
+            assert moto_proxy.requests == 1
+            assert (await store.usage()).count == 0
+
+    async def test_a_delete_that_meets_the_end_of_the_driver_says_so(
+        self, moto_bucket: S3Account, backend: str
+    ) -> None:
+        driver = {"s3": sites.s3, "obstore": sites.obstore}[backend](moto_bucket).make()
+        await driver.start()
+        deleting = asyncio.create_task(driver.delete(["name"]))
+        await asyncio.sleep(0)  # it waits for others to join
+        await driver.aclose()
+        with pytest.raises(StoreClosed):
+            await asyncio.wait_for(deleting, 10)

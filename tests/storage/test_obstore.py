@@ -1,7 +1,6 @@
 """Faults and formats of the obstore driver, over S3 servers and over a local folder."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -11,17 +10,11 @@ import boto3
 import pytest
 from obstore.store import LocalStore, ObjectStore
 
-from storage import LocationUnusable, OutputStore, StorageSettings, StoreClosed, create_store
+from storage import LocationUnusable, OutputStore, StorageSettings, create_store
 from storage.drivers.obstore import ObstoreDriver
 from tests.servers import S3Account, UnreliableProxy
 from tests.storage import sites
 from tests.storage.sites import BUCKET, INSTALLATION, key
-
-
-@pytest.fixture
-def proxy(moto_bucket: S3Account) -> Iterator[UnreliableProxy]:
-    with UnreliableProxy(moto_bucket.endpoint_url) as proxy:
-        yield proxy
 
 
 def settings_for(endpoint_url: str | None, url: str = "") -> StorageSettings:
@@ -70,9 +63,9 @@ async def test_no_credentials_are_one_clear_error(
     assert "http://127.0.0.1:1" in message  # where credentials are looked for at last
 
 
-async def test_an_unreachable_server_is_one_clear_error(proxy: UnreliableProxy) -> None:
-    proxy.mode = "refuse"
-    assert proxy.endpoint_url in await refusal_of(settings_for(proxy.endpoint_url))
+async def test_an_unreachable_server_is_one_clear_error(moto_proxy: UnreliableProxy) -> None:
+    moto_proxy.mode = "refuse"
+    assert moto_proxy.endpoint_url in await refusal_of(settings_for(moto_proxy.endpoint_url))
 
 
 async def test_a_url_that_obstore_refuses_is_one_clear_error(
@@ -120,28 +113,6 @@ async def test_a_run_at_the_root_of_a_bucket_is_listed_without_its_neighbours(
         await driver.put(name, b"x")
     assert [entry.name for entry in (await driver.list("ab_")).entries] == ["ab_1", "ab_2"]
     await driver.aclose()
-
-
-async def test_deletes_of_many_runs_go_to_s3_in_few_calls(proxy: UnreliableProxy) -> None:
-    async with create_store(settings_for(proxy.endpoint_url)) as store:
-        await store.start(INSTALLATION)
-        runs = [[key(number, run_id=uuid4()) for number in range(3)] for _ in range(40)]
-        await asyncio.gather(*(store.persist(one, "text") for run in runs for one in run))
-        proxy.requests = 0
-        reports = await asyncio.gather(*(store.delete(run) for run in runs))
-        assert not any(report.failed for report in reports)
-        assert proxy.requests == 1
-        assert (await store.usage()).count == 0
-
-
-async def test_a_delete_that_meets_the_end_of_the_driver_says_so(moto_bucket: S3Account) -> None:
-    driver = sites.obstore(moto_bucket).make()
-    await driver.start()
-    deleting = asyncio.create_task(driver.delete(["name"]))
-    await asyncio.sleep(0)  # it waits for others to join
-    await driver.aclose()
-    with pytest.raises(StoreClosed):
-        await asyncio.wait_for(deleting, 10)
 
 
 async def test_missing_names_among_others_do_not_stop_a_delete_where_they_are_errors(

@@ -1,7 +1,6 @@
 """Faults that only an S3 server can have."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any
@@ -10,16 +9,10 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from storage import LocationUnusable, OutputStore, StorageSettings, StoreClosed, create_store
+from storage import LocationUnusable, OutputStore, StorageSettings, create_store
 from tests.servers import S3Account, UnreliableProxy
 from tests.storage import sites
 from tests.storage.sites import BUCKET, INSTALLATION, key
-
-
-@pytest.fixture
-def proxy(moto_bucket: S3Account) -> Iterator[UnreliableProxy]:
-    with UnreliableProxy(moto_bucket.endpoint_url) as proxy:
-        yield proxy
 
 
 def settings_for(
@@ -72,9 +65,9 @@ async def test_no_credentials_are_one_clear_error(
     )
 
 
-async def test_an_unreachable_server_is_one_clear_error(proxy: UnreliableProxy) -> None:
-    proxy.mode = "refuse"
-    assert proxy.endpoint_url in await refusal_of(settings_for(proxy.endpoint_url))
+async def test_an_unreachable_server_is_one_clear_error(moto_proxy: UnreliableProxy) -> None:
+    moto_proxy.mode = "refuse"
+    assert moto_proxy.endpoint_url in await refusal_of(settings_for(moto_proxy.endpoint_url))
 
 
 async def test_objects_lie_under_the_prefix_as_markdown(moto_bucket: S3Account) -> None:
@@ -99,28 +92,6 @@ async def test_prefixes_keep_installations_apart(moto_bucket: S3Account) -> None
         assert (await other.usage()).count == 0
         await other.sweep(0)
         assert await one.read(key()) == "text"
-
-
-async def test_deletes_of_many_runs_go_to_s3_in_few_calls(proxy: UnreliableProxy) -> None:
-    async with create_store(settings_for(proxy.endpoint_url)) as store:
-        await store.start(INSTALLATION)
-        runs = [[key(number, run_id=uuid4()) for number in range(3)] for _ in range(40)]
-        await asyncio.gather(*(store.persist(one, "text") for run in runs for one in run))
-        proxy.requests = 0
-        reports = await asyncio.gather(*(store.delete(run) for run in runs))
-        assert not any(report.failed for report in reports)
-        assert proxy.requests == 1
-        assert (await store.usage()).count == 0
-
-
-async def test_a_delete_that_meets_the_end_of_the_driver_says_so(moto_bucket: S3Account) -> None:
-    driver = sites.s3(moto_bucket).make()
-    await driver.start()
-    deleting = asyncio.create_task(driver.delete(["name"]))
-    await asyncio.sleep(0)  # it waits for others to join
-    await driver.aclose()
-    with pytest.raises(StoreClosed):
-        await asyncio.wait_for(deleting, 10)
 
 
 @pytest.fixture
