@@ -20,7 +20,7 @@ from app.runs.background import PeriodicService
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.usage_totals import UsageTotals
 from app.runs.persistence.workers import WorkerRepository
-from app.runs.records import LeaseHolder, LiveWorker, UsageFilter, UsageRow
+from app.runs.records import USAGE_COUNTS, LeaseHolder, LiveWorker, UsageFilter, UsageRow
 from app.telemetry import metrics
 from app.telemetry.estimates import increase, quantile
 from app.telemetry.instruments import Counter, Gauge, Histogram
@@ -375,15 +375,7 @@ def _usage_row(key: tuple[object, ...], total: Mapping[str, int]) -> UsageRow:
     return UsageRow(groups=dict(zip(_GROUPS[1:], key, strict=True)), **counts)
 
 
-_SUMMED: Final = (
-    "runs",
-    "calls",
-    "unpriced_calls",
-    "input_tokens",
-    "cached_tokens",
-    "output_tokens",
-    "cost",
-)
+_SUMMED: Final = (*USAGE_COUNTS, "cost")
 
 
 def _add(kept: deque[Totals] | deque[Point], item: Totals | Point, seconds: float) -> None:

@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from app.access.callers import OPERATOR
 from app.cli.reports import write_reports
-from app.cli.waiting import importing, log_own_warnings
+from app.cli.waiting import importing, settings_of_command
 from app.crews.idea.profile import FIELDS
-from app.settings import Settings, load_settings
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.runs import CrewInfo, Event, Run, RunService
@@ -109,8 +109,7 @@ def run(
     """
     if not_before is None and priority is not None:
         raise click.UsageError("--priority is for runs that wait; use it with --not-before")
-    settings = load_settings()
-    log_own_warnings(settings.log_format)
+    settings = settings_of_command()
     of_profile = {name: value for name, value in profile.items() if value is not None}
     if of_profile and crew != "idea":
         option = next(iter(of_profile)).replace("_", "-")

@@ -8,8 +8,7 @@ from uuid import UUID
 import click
 import msgspec
 
-from app.cli.waiting import log_own_warnings
-from app.settings import Settings, load_settings
+from app.cli.waiting import settings_of_command
 
 if TYPE_CHECKING:
     from app.runs import CallRecord, ListedRun, Run
@@ -51,7 +50,7 @@ def list_runs(status: str | None, crew: str | None, limit: int) -> None:
     """List runs of all owners, newest first."""
     from app.commands import find_runs
 
-    page = asyncio.run(find_runs(_settings(), status=status, crew=crew, limit=limit))
+    page = asyncio.run(find_runs(settings_of_command(), status=status, crew=crew, limit=limit))
     click.echo("\n".join([_HEADING, *map(_line, page.runs)]))
     if page.next_cursor is not None:
         click.echo("There are more; see --limit.", err=True)
@@ -65,10 +64,10 @@ def show_run(run_id: UUID, *, as_json: bool, with_calls: bool) -> None:
     """Show one run; its inputs and outputs only as JSON."""
     from app.commands import find_calls, find_run
 
-    run = asyncio.run(find_run(_settings(), run_id))
+    run = asyncio.run(find_run(settings_of_command(), run_id))
     if run is None:
         raise _unknown(run_id)
-    calls = asyncio.run(find_calls(_settings(), run_id)) if with_calls else []
+    calls = asyncio.run(find_calls(settings_of_command(), run_id)) if with_calls else []
     if as_json:
         shown = {name: getattr(run, name) for name in _OF_JSON}
         shown["usage"] = run.used
@@ -87,7 +86,7 @@ def cancel_run(run_id: UUID) -> None:
     """Cancel a run; a service that executes it stops it within a second."""
     from app.commands import cancel_by_hand
 
-    status = asyncio.run(cancel_by_hand(_settings(), run_id))
+    status = asyncio.run(cancel_by_hand(settings_of_command(), run_id))
     if status is None:
         raise _unknown(run_id)
     if status != "cancelled":
@@ -101,7 +100,7 @@ def retry_run(run_id: UUID) -> None:
     """Queue a failed or cancelled run again; a service that has its crew continues it."""
     from app.commands import retry_by_hand
 
-    status, is_queued = asyncio.run(retry_by_hand(_settings(), run_id))
+    status, is_queued = asyncio.run(retry_by_hand(settings_of_command(), run_id))
     if status is None:
         raise _unknown(run_id)
     if not is_queued:
@@ -165,9 +164,3 @@ def _unknown(run_id: UUID) -> click.ClickException:
     return click.ClickException(
         f"no run has the id {run_id}; crew-capture runs list shows the runs of DATABASE_URL"
     )
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    log_own_warnings(settings.log_format)
-    return settings

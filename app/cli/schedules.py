@@ -8,8 +8,7 @@ from uuid import UUID
 import click
 import msgspec
 
-from app.cli.waiting import log_own_warnings
-from app.settings import Settings, load_settings
+from app.cli.waiting import settings_of_command
 
 if TYPE_CHECKING:
     from app.schedules import Schedule
@@ -50,7 +49,7 @@ def list_schedules(limit: int) -> None:
     """List schedules of all owners, newest first."""
     from app.commands import find_schedules
 
-    page = asyncio.run(find_schedules(_settings(), limit))
+    page = asyncio.run(find_schedules(settings_of_command(), limit))
     click.echo("\n".join([_HEADING, *map(_line, page.schedules)]))
     if page.next_cursor is not None:
         click.echo("There are more; see --limit.", err=True)
@@ -116,7 +115,7 @@ def run_schedule(schedule_id: UUID) -> None:
     from app.commands import request_schedule
 
     schedule = _found(schedule_id)
-    if schedule.paused or not asyncio.run(request_schedule(_settings(), schedule_id)):
+    if schedule.paused or not asyncio.run(request_schedule(settings_of_command(), schedule_id)):
         raise click.ClickException(f"schedule {schedule_id} is paused; resume it first")
     click.echo(f"schedule {schedule_id} is due now")
 
@@ -127,7 +126,7 @@ def delete_schedule(schedule_id: UUID) -> None:
     """Delete a schedule; its runs stay."""
     from app.commands import delete_schedule as delete_by_hand
 
-    if not asyncio.run(delete_by_hand(_settings(), schedule_id)):
+    if not asyncio.run(delete_by_hand(settings_of_command(), schedule_id)):
         raise _unknown(schedule_id)
     click.echo(f"schedule {schedule_id} is deleted")
 
@@ -153,7 +152,7 @@ def _text(at: datetime | None) -> str:
 def _found(schedule_id: UUID) -> "Schedule":
     from app.commands import find_schedule
 
-    schedule = asyncio.run(find_schedule(_settings(), schedule_id))
+    schedule = asyncio.run(find_schedule(settings_of_command(), schedule_id))
     if schedule is None:
         raise _unknown(schedule_id)
     return schedule
@@ -162,7 +161,7 @@ def _found(schedule_id: UUID) -> "Schedule":
 def _set_paused(schedule_id: UUID, *, paused: bool) -> datetime | None:
     from app.commands import set_paused
 
-    schedule = asyncio.run(set_paused(_settings(), schedule_id, paused=paused))
+    schedule = asyncio.run(set_paused(settings_of_command(), schedule_id, paused=paused))
     if schedule is None:
         raise _unknown(schedule_id)
     return schedule.next_due
@@ -173,9 +172,3 @@ def _unknown(schedule_id: UUID) -> click.ClickException:
         f"no schedule has the id {schedule_id}; crew-capture schedules list shows those of "
         "DATABASE_URL"
     )
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    log_own_warnings(settings.log_format)
-    return settings

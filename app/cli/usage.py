@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from app.cli.waiting import log_own_warnings
+from app.cli.waiting import settings_of_command
 from app.prices import usd
-from app.settings import load_settings
 
 if TYPE_CHECKING:
     from app.runs import UsageRow
@@ -45,8 +44,7 @@ def usage(
     from app.commands import find_usage
     from app.runs import UsageFilter
 
-    settings = load_settings()
-    log_own_warnings(settings.log_format)
+    settings = settings_of_command()
     to_day = to.date() if to else datetime.now(UTC).date()
     from_day = from_.date() if from_ else to_day - timedelta(days=29)
     groups = by or ("day", "crew", "model")

@@ -8,6 +8,7 @@ from typing import Literal
 from rich.console import Console
 
 from app.logs import configure_logging
+from app.settings import Settings, load_settings
 
 logger = logging.getLogger("crew_capture.cli")
 
@@ -25,6 +26,13 @@ def importing() -> Iterator[None]:
     else:
         logger.info("%s", _IMPORTING)
         yield
+
+
+def settings_of_command() -> Settings:
+    """The settings, for a command that logs warnings of the service only. Raises SettingsError."""
+    settings = load_settings()
+    log_own_warnings(settings.log_format)
+    return settings
 
 
 def log_own_warnings(log_format: Literal["console", "json"]) -> None:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli.waiting import log_own_warnings
-from app.settings import Settings, load_settings
+from app.cli.waiting import settings_of_command
 
 if TYPE_CHECKING:
     from app.runs import LiveWorker
@@ -19,7 +18,7 @@ def workers(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         from app.commands import find_workers
 
-        live = asyncio.run(find_workers(_settings()))
+        live = asyncio.run(find_workers(settings_of_command()))
         click.echo("\n".join([_HEADING, *map(_line, live)]))
 
 
@@ -29,7 +28,7 @@ def drain_worker(worker: str) -> None:
     """Let a worker claim no more runs, finish those that it has, and end."""
     from app.commands import drain_by_hand
 
-    if not asyncio.run(drain_by_hand(_settings(), worker)):
+    if not asyncio.run(drain_by_hand(settings_of_command(), worker)):
         raise click.ClickException(
             f"no live worker has the id {worker}; crew-capture workers lists them"
         )
@@ -47,9 +46,3 @@ def _line(worker: "LiveWorker") -> str:
         f"{worker.worker:<58}  {worker.pid:>7}  {worker.version:<9}  {free:>11}  "
         f"{worker.last_seen_at:%Y-%m-%dT%H:%M:%SZ}  {crews}{draining}"
     )
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    log_own_warnings(settings.log_format)
-    return settings

@@ -250,12 +250,16 @@ class NewRun:
     due_at: datetime | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     stored_secrets: bytes | None = field(default=None, repr=False)
-    stored_inputs: msgspec.Raw = field(init=False, repr=False)
-    """The inputs as JSON: the transaction that many runs share does not encode them."""
+    stored_inputs: msgspec.Raw = field(default_factory=msgspec.Raw, repr=False)
+    """The inputs as JSON: the transaction that many runs share does not encode them.
+
+    `replace` keeps them, so that it must not be given other inputs.
+    """
 
     def __post_init__(self) -> None:
-        stored = msgspec.Raw(msgspec.json.encode(self.inputs))
-        object.__setattr__(self, "stored_inputs", stored)  # it is frozen
+        if not self.stored_inputs:
+            stored = msgspec.Raw(msgspec.json.encode(self.inputs))
+            object.__setattr__(self, "stored_inputs", stored)  # it is frozen
 
     @property
     def is_deferred(self) -> bool:

@@ -1,7 +1,5 @@
 """The rows of schedules: created, changed, leased when they are due, and advanced."""
 
-import base64
-import binascii
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -12,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller
 from app.db import Database
-from app.runs import InvalidInput, LimitReached
+from app.runs import LimitReached
+from app.runs.persistence.pages import cursor_of, id_of, visible_to
 from app.runs.persistence.submissions import Condition
 from app.schedules.models import ScheduleRow
 from app.schedules.records import (
@@ -57,17 +56,14 @@ class ScheduleRepository:
     async def page(self, caller: Caller, cursor: str | None, limit: int) -> SchedulePage:
         """Schedules that the caller sees, newest first. Raises InvalidInput: the cursor."""
         query = select(*_COLUMNS).order_by(ScheduleRow.schedule_id.desc()).limit(limit + 1)
-        if caller.visible_owner is not None:
-            query = query.where(ScheduleRow.owner == caller.visible_owner)
-        if caller.visible_end_user is not None:
-            query = query.where(ScheduleRow.end_user == caller.visible_end_user)
+        query = query.where(*visible_to(caller, ScheduleRow))
         if cursor is not None:
-            query = query.where(ScheduleRow.schedule_id < _decode(cursor))
+            query = query.where(ScheduleRow.schedule_id < id_of(cursor))
         async with self._database.read() as connection:
             found = [_schedule(row) for row in await connection.execute(query)]
         schedules = found[:limit]
         more = len(found) > limit
-        return SchedulePage(schedules, _encode(schedules[-1].schedule_id) if more else None)
+        return SchedulePage(schedules, cursor_of(schedules[-1].schedule_id) if more else None)
 
     async def change(self, schedule_id: UUID, values: Mapping[str, Any]) -> bool:
         """Change fields of a schedule; False if it is unknown."""
@@ -191,14 +187,3 @@ def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
 def _schedule(row: Row[Any]) -> Schedule:
     kinds = {"misfire": Misfire(row.misfire), "overlap": Overlap(row.overlap)}
     return Schedule(**{**row._mapping, **kinds})
-
-
-def _encode(schedule_id: UUID) -> str:
-    return base64.urlsafe_b64encode(schedule_id.bytes).decode()
-
-
-def _decode(cursor: str) -> UUID:
-    try:
-        return UUID(bytes=base64.urlsafe_b64decode(cursor.encode()))
-    except (binascii.Error, ValueError):
-        raise InvalidInput("cursor", "not one that a list gave as next_cursor") from None

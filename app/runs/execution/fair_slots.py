@@ -21,6 +21,9 @@ class _Queue:
     def __len__(self) -> int:
         return sum(len(t) for of_users in self._by_priority.values() for t in of_users.values())
 
+    def __bool__(self) -> bool:
+        return bool(self._by_priority)  # no level of it is empty, and counting visits all users
+
     def add(self, turn: asyncio.Future[None], priority: int, end_user: str) -> None:
         of_users = self._by_priority.setdefault(priority, OrderedDict())
         of_users.setdefault(end_user, OrderedDict())[turn] = None

@@ -1,18 +1,16 @@
 """Queries about batches, which consist of the rows of their runs."""
 
-import base64
-import binascii
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import Row, func, select
 
 from app.access.callers import Caller
 from app.db import Database
-from app.runs.errors import InvalidInput
 from app.runs.models import UserRun
+from app.runs.persistence.pages import cursor_of, id_of, visible_to
 from app.runs.records import UNSETTLED, Batch, BatchPage, RunStatus
 
 # Only for batches that a condition names.
@@ -37,7 +35,7 @@ class BatchQueries:
 
     async def get(self, batch_id: UUID, caller: Caller) -> Batch | None:
         """The batch as it stands, or None if no run of it exists."""
-        query = _COUNTS.where(UserRun.batch_id == batch_id, *_visible_to(caller))
+        query = _COUNTS.where(UserRun.batch_id == batch_id, *visible_to(caller, UserRun))
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
         return _batch(rows) if rows else None
@@ -46,13 +44,13 @@ class BatchQueries:
         """Batches, newest first. Raises InvalidInput for a wrong cursor."""
         newest = (
             select(UserRun.batch_id)
-            .where(UserRun.batch_id.is_not(None), *_visible_to(caller))
+            .where(UserRun.batch_id.is_not(None), *visible_to(caller, UserRun))
             .distinct()
             .order_by(UserRun.batch_id.desc())  # ids grow with time
             .limit(limit + 1)
         )
         if cursor is not None:
-            newest = newest.where(UserRun.batch_id < _decode(cursor))
+            newest = newest.where(UserRun.batch_id < id_of(cursor))
         async with self._database.read() as connection:
             found = [row.batch_id for row in await connection.execute(newest)]
             batch_ids = found[:limit]
@@ -61,7 +59,7 @@ class BatchQueries:
                 of_batch[row.batch_id].append(row)
         # A batch may have been deleted in between.
         batches = [_batch(of_batch[batch_id]) for batch_id in batch_ids if of_batch[batch_id]]
-        return BatchPage(batches, _encode(batch_ids[-1]) if len(found) > limit else None)
+        return BatchPage(batches, cursor_of(batch_ids[-1]) if len(found) > limit else None)
 
     async def unsettled(self, batch_id: UUID) -> list[UUID]:
         """The runs of the batch that are not settled; those that execute come last.
@@ -77,16 +75,6 @@ class BatchQueries:
             return list(await connection.scalars(query))
 
 
-def _visible_to(caller: Caller) -> list[ColumnElement[bool]]:
-    """The conditions of the runs that the caller sees."""
-    conditions = []
-    if caller.visible_owner is not None:
-        conditions.append(UserRun.owner == caller.visible_owner)
-    if caller.visible_end_user is not None:
-        conditions.append(UserRun.end_user == caller.visible_end_user)
-    return conditions
-
-
 def _batch(rows: Sequence[Row[Any]]) -> Batch:
     """A batch of the counts of its runs."""
     counts = {RunStatus(row.status): row.runs for row in rows}
@@ -98,14 +86,3 @@ def _batch(rows: Sequence[Row[Any]]) -> Batch:
         created_at=min(row.created_at for row in rows),
         finished_at=max(row.finished_at for row in rows) if is_settled else None,
     )
-
-
-def _encode(batch_id: UUID) -> str:
-    return base64.urlsafe_b64encode(batch_id.bytes).decode()
-
-
-def _decode(cursor: str) -> UUID:
-    try:
-        return UUID(bytes=base64.urlsafe_b64decode(cursor.encode()))
-    except (binascii.Error, ValueError):
-        raise InvalidInput("cursor", "not one that a list gave as next_cursor") from None

@@ -32,8 +32,6 @@ _FIRST_BACKOFF_SECONDS: Final = 0.1
 _MAX_BACKOFF_SECONDS: Final = 5.0
 # PgQueuer logs each change of a hint; the run's row has the history that matters.
 _LOG_KEPT_SECONDS: Final = 600.0
-# PostgreSQL allows 8,000 bytes, and a message grows by a third.
-MAX_MESSAGE_BYTES: Final = 5_900
 _PROBE_SECONDS: Final = 2.0
 
 _HINTS: Final = "hints"
