@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
-from litestar import MediaType, Response, Router, delete, get, post
+from litestar import Response, Router, delete, get, post
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
@@ -22,6 +22,7 @@ from app.api.errors import accepted, error_responses, run_location
 from app.api.events import EVENT_DATA, EventsOperation
 from app.api.links import linked, links_to_batch, links_to_run
 from app.api.markdown import HtmlRenderer
+from app.api.media_types import or_in
 from app.api.middleware.auth import CallerRequest
 from app.api.order_fields import NotBefore, Priority, parse_time
 from app.api.output_files import archive, document
@@ -66,6 +67,8 @@ _MAX_NAME_CHARACTERS = 100
 _MAX_LIST = 200
 _MAX_EVENT_ID = 10**18 - 1
 
+_MARKDOWN = "text/markdown"
+_HTML = "text/html"
 _ZIP = "application/zip"
 _METADATA_PREFIX = "metadata."
 
@@ -385,7 +388,8 @@ async def delete_run(run_id: FromPath[UUID], runs: Runs, request: CallerRequest)
 @get(
     "/{run_id:uuid}/outputs/{name:str}",
     summary="Get one output of a run, as soon as its task is finished",
-    media_type=MediaType.TEXT,
+    media_type=_MARKDOWN,
+    operation_class=or_in(_HTML),
     responses=error_responses(
         {404: "There is no such run or output", 409: "Another process has the output for now"}
     ),
@@ -407,16 +411,17 @@ async def get_output(
             raise OutputElsewhere(run_id, name)
         raise UnknownOutput(f"run {run_id} is {run.status} and has no output of that name")
     if as_ == "html":
-        return Response(await renderer.render(text), media_type="text/html")
+        return Response(await renderer.render(text), media_type=_HTML)
     filename = OutputKey.filename_from(name)
     headers = {"Content-Disposition": f'attachment; filename="{filename}.md"'}
-    return Response(text, media_type="text/markdown", headers=headers)
+    return Response(text, media_type=_MARKDOWN, headers=headers)
 
 
 @get(
     "/{run_id:uuid}/outputs",
     summary="Get all outputs of a run so far, as one file",
-    media_type=MediaType.TEXT,
+    media_type=_MARKDOWN,
+    operation_class=or_in(_ZIP),
     responses=error_responses({404: "There is no such run, or it has no output"}),
 )
 async def get_outputs(
@@ -433,7 +438,7 @@ async def get_outputs(
     if as_ == "zip":
         content, media_type, ending = await asyncio.to_thread(archive, outputs), _ZIP, "zip"
     else:
-        content, media_type, ending = document(run, outputs).encode(), "text/markdown", "md"
+        content, media_type, ending = document(run, outputs).encode(), _MARKDOWN, "md"
     headers = {"Content-Disposition": f'attachment; filename="{run_id}.{ending}"'}
     return Response(content, media_type=media_type, headers=headers)
 

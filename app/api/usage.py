@@ -4,24 +4,17 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from litestar import MediaType, Response, Router, get
 from litestar.openapi import ResponseSpec
-from litestar.openapi.spec import (
-    OpenAPIMediaType,
-    OpenAPIResponse,
-    OpenAPIType,
-    Operation,
-    Schema,
-)
 from litestar.params import FromQuery, QueryParameter
 
 from app.api.dependencies import Runs
 from app.api.errors import error_responses
+from app.api.media_types import or_in
 from app.api.middleware.auth import CallerRequest
 from app.prices import usd
 from app.runs import USAGE_COUNTS, InvalidInput, UsageFilter, UsageRow, clean_text
@@ -70,21 +63,10 @@ class UsageAnswer(msgspec.Struct):
     usage: list[UsageView] = msgspec.field()
 
 
-@dataclass
-class UsageOperation(Operation):
-    """The description of an operation that answers in JSON or CSV."""
-
-    def __post_init__(self) -> None:
-        response = (self.responses or {})["200"]
-        if isinstance(response, OpenAPIResponse) and response.content is not None:
-            text = Schema(type=OpenAPIType.STRING)
-            response.content["text/csv"] = OpenAPIMediaType(schema=text)
-
-
 @get(
     "/",
     summary="Get the usage of models and its cost",
-    operation_class=UsageOperation,
+    operation_class=or_in("text/csv"),
     responses={200: ResponseSpec(UsageAnswer, description="The usage", generate_examples=False)}
     | error_responses({}),
 )
