@@ -191,7 +191,8 @@ class CallView(msgspec.Struct):
     `finished_at` is null while the call is under way, and for a call that its run did not wait for.
     `first_token_seconds` is known for streamed answers. `waited_seconds` is the time for a
     connection. `error_type` is the class of the error that ended the call. `cost` is in USD; null
-    for a model without a price. `content_omitted` is true if the run's room for texts was used up.
+    for a model without a price, and until the call ends. `content_omitted` is true if the run's
+    room for texts was used up.
     """
 
     attempt: int

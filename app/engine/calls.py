@@ -4,7 +4,7 @@ import contextvars
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from app.engine.results import TaskStarted
 
@@ -35,7 +35,8 @@ class ModelCall(Call):
     `max_tokens` is the model's limit of an answer, if it has one. `waited` is the time for a slot
     of the connection pool, in nanoseconds. The pool adds `headers` to the request. `api_key` is the
     key of the call. The pool calls `on_refused` with the seconds to wait for each response with
-    429, and counts these as `refused`.
+    429, and counts these as `refused`. An observer sets `cost`, in nano-dollars, when the call is
+    finished; None if it is not known.
     """
 
     model: str
@@ -49,6 +50,7 @@ class ModelCall(Call):
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cost: int | None = None
     finish_reason: str | None = None
     retries: int = 0
     waited: int = 0
@@ -87,8 +89,11 @@ OnGuardrail = Callable[[GuardrailRound], None]
 """Receives each round of a guardrail, in the thread that calls it; must neither block nor raise."""
 
 
-class CallObserver(Protocol):
-    """Receives the calls of a run, each in the thread and the context that makes it."""
+class CallObserver:
+    """Receives the calls of a run, each in the thread and the context that makes it.
+
+    This base admits every call and ignores the rest.
+    """
 
     def admit(self, call: ModelCall) -> Awaitable[None] | None:
         """Called before a model call; may change its `headers`.
@@ -97,6 +102,7 @@ class CallObserver(Protocol):
         raises, at once or when it is awaited, ends the run with that error. The call is then
         neither made nor reported.
         """
+        return None
 
     def call_started(self, call: ModelCall | ToolCall) -> None:
         """Called as a call begins; may change its `headers`. Must neither block nor raise."""

@@ -34,8 +34,8 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     a `tool`, one to a model a `model`. `index` is the task's. `within` is the id of the tool call
     that makes it. Times are in nanoseconds since the epoch, `waited` in nanoseconds. A call without
     an end is under way, or was so as the attempt ended. `error_type` is the name of the error's
-    class. `cost` is in nano-dollars (1e-9 USD). `content_bytes` is the size of its texts as JSON;
-    `content_omitted` is set if the run had no room for them.
+    class. `cost` is in nano-dollars (1e-9 USD), known once the call has ended. `content_bytes` is
+    the size of its texts as JSON; `content_omitted` is set if the run had no room for them.
     """
 
     attempt: int
@@ -86,7 +86,7 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def cost_usd(self) -> float | None:
-        """The cost in USD; None if the model has no price."""
+        """The cost in USD; None if the model has no price, or the call no end."""
         return None if self.cost is None else usd(self.cost)
 
 

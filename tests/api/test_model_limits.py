@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -52,13 +53,17 @@ async def test_a_refusal_pauses_the_model(serve: Serve) -> None:
         await close_models()
 
 
-async def test_a_fallback_answers_and_is_recorded(serve: Serve) -> None:
+async def test_a_fallback_answers_and_is_recorded(serve: Serve, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         failure = Failure(status=500, headers={"retry-after": "0"})
         stub = StubModel(delay_seconds=0.0, failures=dict.fromkeys(range(1, 7), failure))
         url = await stack.enter_async_context(run_stub(stub))
         model = {"llm_model": "openai/one", "llm_base_url": url, "llm_api_key": "none"}
-        service = await stack.enter_async_context(serve(**model, model_fallback="openai/two"))
+        prices = tmp_path / "prices.toml"
+        prices.write_text("[one]\ninput = 1\noutput = 1\n")
+        service = await stack.enter_async_context(
+            serve(**model, model_fallback="openai/two", prices_file=prices)
+        )
         run = (await service.http.post("/api/runs?wait=30", json={"crew": "idea"})).json()
         assert run["status"] == "succeeded"
         calls = (await service.http.get(f"/api/runs/{run['run_id']}/calls")).json()["calls"]
@@ -68,6 +73,10 @@ async def test_a_fallback_answers_and_is_recorded(serve: Serve) -> None:
         assert all(call["tokens"]["output"] for call in calls)
         assert "openai/two" in run["tasks"][0]["models"]
         assert run["tasks"][2]["models"] == ["openai/one"]
+        budget = {"crew": "idea", "max_cost": 1}
+        refused = await service.http.post("/api/runs", json=budget)
+        assert refused.status_code == 400
+        assert "calls the model openai/two, which has no price" in refused.json()["error"]
         await close_models()
 
 

@@ -12,7 +12,7 @@ from app.settings import Settings, load_settings
 from tests.load.stub_model import StubModel, run_stub
 
 CREW = """
-from crewai import Agent, Crew, Task
+from crewai import Agent, Crew, Memory, PlanningConfig, Process, Task
 
 def build(**of_agent):
     agent = Agent(role="Poet", goal="Rhyme", backstory="None", **of_agent)
@@ -28,6 +28,23 @@ def guarded():
         description="A poem", expected_output="A poem", agent=agent, guardrail="It must rhyme"
     )
     return Crew(agents=[agent], tasks=[task])
+
+def many():
+    poet = Agent(
+        role="Poet", goal="Rhyme", backstory="None", llm="openai/gpt-of-agent",
+        function_calling_llm="openai/gpt-of-agents-tools",
+        planning_config=PlanningConfig(llm="openai/gpt-of-agents-plan"),
+        memory=Memory(llm="openai/gpt-of-agents-memory"),
+    )
+    critic = Agent(role="Critic", goal="Judge", backstory="None", llm="openai/gpt-of-guardrail")
+    task = Task(
+        description="A poem", expected_output="A poem", agent=critic, guardrail="It must rhyme"
+    )
+    return Crew(
+        agents=[poet, critic], tasks=[task], process=Process.hierarchical,
+        manager_llm="openai/gpt-of-manager", planning=True, planning_llm="openai/gpt-of-planner",
+        function_calling_llm="openai/gpt-of-crews-tools", memory=Memory(llm="openai/gpt-of-memory"),
+    )
 """
 
 
@@ -40,7 +57,9 @@ def _crews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def settings_with(folder: Path, table: str, **settings: object) -> Settings:
     file = folder / "crews.toml"
     file.write_text(table)
-    crews = ",".join(f"{name}=crews_with_models:{name}" for name in ("build", "own", "guarded"))
+    crews = ",".join(
+        f"{name}=crews_with_models:{name}" for name in ("build", "own", "guarded", "many")
+    )
     return load_settings(crews=crews, crews_file=file, **settings)
 
 
@@ -134,3 +153,24 @@ async def test_the_model_of_a_guardrail_in_words_is_replaced_as_well(tmp_path: P
             await run(settings, "guarded")
     assert any("Guardrail" in str(body["messages"]) for body in stub.bodies)
     assert {body["model"] for body in stub.bodies} == {"of-the-crew"}
+
+
+async def test_every_model_that_a_crew_names_is_known_at_start(tmp_path: Path) -> None:
+    """`doctor` and the start look for the keys and the prices of these."""
+    settings = settings_with(tmp_path, "")
+    crews = load_crews(settings)
+    engine = Engine(model=configured_model(settings, crews), mode="auto", max_stock_threads=1)
+    await engine.start(list(crews))
+    await engine.aclose()
+    assert set(engine.describe("many").models) == {
+        "openai/gpt-of-agent",
+        "openai/gpt-of-agents-tools",
+        "openai/gpt-of-agents-plan",
+        "openai/gpt-of-agents-memory",
+        "openai/gpt-of-guardrail",
+        "openai/gpt-of-manager",
+        "openai/gpt-of-planner",
+        "openai/gpt-of-crews-tools",
+        "openai/gpt-of-memory",
+    }
+    assert engine.describe("build").models == ("offline",)

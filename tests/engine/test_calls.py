@@ -10,7 +10,7 @@ from crewai import Crew
 from crewai.flow.flow import Flow, start
 from crewai.llms.base_llm import BaseLLM
 
-from app.engine import CrewResult, Engine, ModelCall, ModelError, ToolCall
+from app.engine import CallObserver, CrewResult, Engine, ModelCall, ModelError, ToolCall
 from tests.engine.crews import (
     INPUTS,
     agent,
@@ -29,7 +29,7 @@ from tests.engine.recording import RecordingLLM, Source
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-class _Seen:
+class _Seen(CallObserver):
     """Keeps the calls in the order of their starts; refuses model calls beyond `limit`."""
 
     def __init__(self, limit: int | None = None, *, waits: bool = False) -> None:

@@ -14,6 +14,7 @@ from crewai.tasks.llm_guardrail import LLMGuardrail
 from crewai.utilities.llm_utils import create_llm
 
 from app.engine.llm import pooled
+from app.engine.llm.pooled import fallback_of
 from app.projects.pending_model import PendingModel
 
 _default: contextvars.ContextVar[BaseLLM | None] = contextvars.ContextVar(
@@ -78,35 +79,44 @@ def configure_models(crew: Crew, model: CrewModel) -> list[BaseLLM]:
         return configured[id(llm)]
 
     for agent in agents_of(crew):
-        agent.llm = configure(agent.llm)
-        if isinstance(agent, Agent):
-            # Of its deprecated field: an access would warn.
-            vars(agent)["function_calling_llm"] = configure(vars(agent)["function_calling_llm"])
-            if (planning := agent.planning_config) is not None and planning.llm is not None:
-                # A copy: agents of all runs may share the configuration.
-                agent.planning_config = planning.model_copy(update={"llm": configure(planning.llm)})
-    for field in _models_in_use(crew):
-        vars(crew)[field] = configure(vars(crew)[field])
-    for guardrail in _guardrails(crew):
-        guardrail.llm = configure(guardrail.llm)
+        if isinstance(agent, Agent) and agent.planning_config is not None:
+            # A copy: agents of all runs may share the configuration.
+            agent.planning_config = agent.planning_config.model_copy()
     for memory in _memories(crew):
         if "llm" not in memory.model_fields_set:
             memory.llm = model.llm  # CrewAI's default is a name
-        memory._llm_instance = _non_streaming_analysis_llm(configure(memory.llm))
+    for holder, field in _model_fields(crew):
+        holder[field] = configure(holder[field])
+    for memory in _memories(crew):
+        memory._llm_instance = _non_streaming_analysis_llm(memory.llm)
     return list(configured.values())
 
 
 def models_of(crew: Crew) -> list[BaseLLM]:
-    """The models of a configured crew, each once."""
-    held: list[Any] = [agent.llm for agent in agents_of(crew)]
-    held += [vars(crew)[field] for field in _models_in_use(crew)]
-    held += [guardrail.llm for guardrail in _guardrails(crew)]
-    held += [
-        agent.planning_config.llm
-        for agent in agents_of(crew)
-        if isinstance(agent, Agent) and agent.planning_config is not None
-    ]
-    return list({id(llm): llm for llm in held if isinstance(llm, BaseLLM)}.values())
+    """The models that runs of a configured crew may call, each once."""
+    held = [holder[field] for holder, field in _model_fields(crew)]
+    models = [llm for llm in held if isinstance(llm, BaseLLM)]
+    models += [second for llm in models if (second := fallback_of(llm)) is not None]
+    return list({id(llm): llm for llm in models}.values())
+
+
+def _model_fields(crew: Crew) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every field of a crew, and of its parts, whose model its runs may call.
+
+    They are items of `vars`: an access to a deprecated field of CrewAI's would warn.
+    """
+    for agent in agents_of(crew):
+        yield vars(agent), "llm"
+        if isinstance(agent, Agent):
+            yield vars(agent), "function_calling_llm"
+            if agent.planning_config is not None:
+                yield vars(agent.planning_config), "llm"
+    for field in _models_in_use(crew):
+        yield vars(crew), field
+    for guardrail in _guardrails(crew):
+        yield vars(guardrail), "llm"
+    for memory in _memories(crew):
+        yield vars(memory), "llm"
 
 
 def _models_in_use(crew: Crew) -> list[str]:

@@ -28,7 +28,7 @@ class ModelFallback:
 
     def __init__(self, first: str, model: BaseLLM, name: str, failures_allowed: int) -> None:
         """`first` is the name of the first model, and `name` that of the second, `model`."""
-        self._model = model
+        self.model: Final = model
         self._name = name
         self._breaker = CircuitBreaker(
             f"The model {first}", _PAUSE_SECONDS, logger, failures_allowed=failures_allowed
@@ -45,7 +45,7 @@ class ModelFallback:
                 self._breaker.record_success()
                 return answer
         self._note_call()
-        return self._model.call(*args, **kwargs)
+        return self.model.call(*args, **kwargs)
 
     async def acall(self, first: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
         """The same for a call on an event loop."""
@@ -58,7 +58,7 @@ class ModelFallback:
                 self._breaker.record_success()
                 return answer
         self._note_call()
-        return await self._model.acall(*args, **kwargs)
+        return await self.model.acall(*args, **kwargs)
 
     def _record(self, error: Exception) -> None:
         """Count a failure of the model. Raises the error if it is not the model's."""
@@ -69,7 +69,7 @@ class ModelFallback:
     def _note_call(self) -> None:
         call = active_model_call.get()
         if call is not None:
-            call.model, call.provider = self._name, str(self._model.provider)
+            call.model, call.provider = self._name, str(self.model.provider)
             call.on_refused = None  # it was for the first model
 
 

@@ -156,6 +156,12 @@ def pooled_over(llm: BaseLLM, pool: ModelPool, fallback: ModelFallback | None = 
     return twin
 
 
+def fallback_of(llm: BaseLLM) -> BaseLLM | None:
+    """The model that answers the calls which this one fails to answer, if it has one."""
+    fallback = llm._fallback if isinstance(llm, _Pooled) else None
+    return None if fallback is None else fallback.model
+
+
 def is_pooled(llm: BaseLLM) -> bool:
     """Whether a model sends its calls over a pool."""
     return isinstance(llm, _Pooled)

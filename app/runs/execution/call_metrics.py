@@ -1,17 +1,14 @@
 """The metrics of a run's calls to models and tools."""
 
-from app.engine import ModelCall, ToolCall
+from app.engine import CallObserver, ModelCall, ToolCall
 from app.telemetry import metrics
 
 
-class CallMetrics:
-    """Counts calls under way, and records those that have ended. Implements CallObserver.
+class CallMetrics(CallObserver):
+    """Counts calls under way, and records those that have ended.
 
     It keeps no state: all runs share one.
     """
-
-    def admit(self, call: ModelCall) -> None:
-        """Admit every call."""
 
     def call_started(self, call: ModelCall | ToolCall) -> None:
         """Count a call that begins."""

@@ -6,8 +6,7 @@ import threading
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from app.engine import ModelCall, ToolCall
-from app.prices import Prices
+from app.engine import CallObserver, ModelCall, ToolCall
 from app.runs.call_records import (
     MAX_CALLS_PER_ATTEMPT,
     CallBatch,
@@ -31,15 +30,14 @@ class _Started(NamedTuple):
     content: CallContent | None
 
 
-class CallRecorder:
-    """Keeps the finished calls of an attempt until they are stored. Implements CallObserver.
+class CallRecorder(CallObserver):
+    """Keeps the finished calls of an attempt until they are stored.
 
     Calls begin and end in any thread; all other methods are called on the event loop. Calls beyond
     `MAX_CALLS_PER_ATTEMPT` are not recorded.
     """
 
-    def __init__(self, run_id: UUID, attempt: int, prices: Prices) -> None:
-        self._prices = prices
+    def __init__(self, run_id: UUID, attempt: int) -> None:
         self._run_id = run_id
         self._attempt = attempt
         self._ids = itertools.count(1)
@@ -57,9 +55,6 @@ class CallRecorder:
         """Keep the texts of calls as well, up to that many bytes as JSON."""
         self._keeps_content = True
         self._content_bytes_left = max_bytes
-
-    def admit(self, call: ModelCall) -> None:
-        """Admit every call."""
 
     def call_started(self, call: ModelCall | ToolCall) -> None:
         """Note a call that begins."""
@@ -160,8 +155,6 @@ class CallRecorder:
             finish_reason=reason if reason is None or _WORD.fullmatch(reason) else "other",
             retries=call.retries,
             waited=call.waited,
-            cost=self._prices.cost(
-                call.model, call.input_tokens, call.cached_tokens, call.output_tokens
-            ),
+            cost=call.cost,
             **common,
         )

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Sequence
 from app.engine import CallObserver, ModelCall, ToolCall
 
 
-class CallObservers:
-    """Passes the calls of an attempt to several observers. Implements the engine's CallObserver.
+class CallObservers(CallObserver):
+    """Passes the calls of an attempt to several observers.
 
     A model call is admitted by all observers in their order, and started only then.
     """

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from typing import Final
 
 from app.db import Database, DatabaseUnavailable
-from app.engine import ModelCall, ToolCall, characters
+from app.engine import CallObserver, ModelCall, ToolCall, characters
 from app.runs.persistence.model_permits import ModelKey, ModelPermits
 
 # Of characters of English text. The tokens that the model reports are counted in the end.
@@ -25,8 +25,8 @@ _REFUSED_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = (0.25, 1.0)
 
 
-class ModelLimits:
-    """The limits of this process's model calls. Implements the engine's CallObserver.
+class ModelLimits(CallObserver):
+    """The limits of this process's model calls.
 
     A call waits for its permit, in order with the calls of all processes. If the model's server
     refuses a request with 429, no process gets a permit until the server's wait is over. The calls
@@ -44,9 +44,6 @@ class ModelLimits:
     def admit(self, call: ModelCall) -> Awaitable[None]:
         """Wait until the call is permitted."""
         return self._acquire(call)
-
-    def call_started(self, call: ModelCall | ToolCall) -> None:
-        """Nothing is known of the call yet."""
 
     def call_finished(self, call: ModelCall | ToolCall) -> None:
         """Count the tokens that a model call has used, instead of the estimate."""

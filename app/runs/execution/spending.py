@@ -9,7 +9,7 @@ from typing import Final
 
 from app.budgets import Budget
 from app.db import Database
-from app.engine import ModelCall, ToolCall, Usage, characters
+from app.engine import CallObserver, ModelCall, ToolCall, Usage, characters
 from app.prices import Price, Prices, usd
 from app.runs.errors import BudgetExceeded
 from app.runs.persistence.daily_budgets import DailyBudgets
@@ -41,8 +41,8 @@ class Accounts:
         await self.daily.aclose()
 
 
-class Spending:
-    """The cost of one attempt's model calls. Implements the engine's CallObserver.
+class Spending(CallObserver):
+    """The cost of one attempt's model calls, which it sets in each finished call.
 
     `before` is the usage of earlier attempts, `task_costs_before` what their tasks have cost, and
     `models_before` the models that they have called.
@@ -106,14 +106,11 @@ class Spending:
             return None
         return self._reserve(call, price, budget.cost_per_day)
 
-    def call_started(self, call: ModelCall | ToolCall) -> None:
-        """Nothing is known of the call yet."""
-
     def call_finished(self, call: ModelCall | ToolCall) -> None:
         """Count the cost of a model call."""
         if not isinstance(call, ModelCall):
             return
-        cost = self._accounts.prices.cost(
+        cost = call.cost = self._accounts.prices.cost(
             call.model, call.input_tokens, call.cached_tokens, call.output_tokens
         )
         with self._counting:

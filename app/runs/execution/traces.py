@@ -6,7 +6,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from app.engine import GuardrailRound, ModelCall, TaskStarted, ToolCall
+from app.engine import CallObserver, GuardrailRound, ModelCall, TaskStarted, ToolCall
 from app.runs.records import ClaimedRun, RunStatus, Settlement
 from app.telemetry import content
 from app.telemetry.tracing import EventName, Key, SpanName, set_trace_id
@@ -33,8 +33,8 @@ _FIRST: Final = 1
 _NANOSECONDS: Final = 1e9
 
 
-class RunTrace:
-    """The spans of one attempt at a run. Implements the engine's CallObserver.
+class RunTrace(CallObserver):
+    """The spans of one attempt at a run.
 
     Of an attempt that is not sampled there are none. Its requests to models still have the context,
     which contains that decision. Tasks and calls begin and end in several threads.
@@ -142,9 +142,6 @@ class RunTrace:
     def settling(self) -> AbstractContextManager[None]:
         """The span of settling the run, for the length of a block."""
         return self._step(SpanName.SETTLE, self._span)
-
-    def admit(self, call: ModelCall) -> None:
-        """Admit every call."""
 
     def call_started(self, call: ModelCall | ToolCall) -> None:
         """Begin the span of a call, and put its context into the request of the call."""

@@ -421,7 +421,7 @@ class Worker:
             return await self._execute_claimed(claimed, active)
 
     async def _execute_claimed(self, claimed: ClaimedRun, active: _ActiveRun) -> Run | None:
-        calls = CallRecorder(claimed.run_id, claimed.attempt, self._accounts.prices)
+        calls = CallRecorder(claimed.run_id, claimed.attempt)
         spending = self._accounts.open(claimed, active.used)
         active.calls, active.spending = calls, spending
         capture = Capture(
@@ -513,6 +513,7 @@ class Worker:
         return self._memories.of_run(claimed, self._memory_ownership[claimed.crew])
 
     def _call_observers(self, active: _ActiveRun) -> CallObservers:
+        """The observers of the run's calls: the spending sets the costs that the recorder keeps."""
         observers: list[CallObserver | None] = [
             self._call_metrics,
             active.calls,

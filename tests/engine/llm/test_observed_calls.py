@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from crewai import Agent, Crew, Task
 
-from app.engine import CrewResult, Engine, ModelCall
+from app.engine import CallObserver, CrewResult, Engine, ModelCall
 from app.engine.calls import ToolCall
 from tests.engine.llm.conftest import Server
 from tests.engine.recording import Source
@@ -14,7 +14,7 @@ from tests.load.stub_model import Failure
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-class _Calls:
+class _Calls(CallObserver):
     def __init__(self) -> None:
         self.models: list[ModelCall] = []
 
@@ -24,9 +24,6 @@ class _Calls:
     def call_started(self, call: ModelCall | ToolCall) -> None:
         assert isinstance(call, ModelCall)
         self.models.append(call)
-
-    def call_finished(self, call: ModelCall | ToolCall) -> None:
-        pass
 
 
 @pytest.mark.parametrize("stream", [False, True])
