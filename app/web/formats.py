@@ -1,7 +1,11 @@
-"""Numbers, times and states as pages show them: the filters of the templates."""
+"""Numbers, times and states as pages show them: the filters of the templates.
+
+`static/formats.js` writes numbers and times alike.
+"""
 
 import json
 from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -48,15 +52,15 @@ def relative(time: datetime, now: datetime) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration in at most two units: `0.42 s`, `12.3 s`, `3 min 5 s`, `2 h 10 min`."""
+    """A duration in at most two units: `0.42 s`, `12.3 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
     if seconds is None:
         return NOTHING
     seconds = max(seconds, 0.0)
     if seconds < 0.995:
-        return f"{seconds:.2f} s"
+        return f"{_fixed(seconds, 2)} s"
     if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+        return f"{_fixed(seconds, 1)} s"
+    minutes, rest = divmod(int(_fixed(seconds, 0)), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
@@ -70,12 +74,10 @@ def money(usd: float | None) -> str:
     """An amount in US dollars; small ones with three significant digits."""
     if usd is None:
         return NOTHING
-    if usd == 0 or usd >= 0.995:
-        return f"${usd:,.2f}"
     digits = 2
-    while digits < 9 and usd < 10.0 ** (2 - digits):
+    while 0 < usd < 0.995 and digits < 9 and usd < 10.0 ** (2 - digits):
         digits += 1
-    return f"${usd:.{digits}f}"
+    return f"${_fixed(usd, digits):,f}"
 
 
 def count(number: float | None) -> str:
@@ -89,9 +91,14 @@ def size(number: float | None) -> str:
         return NOTHING
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if number < 999.5 or unit == "TB":
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+            return f"{_fixed(number, 0 if unit == 'B' else 1)} {unit}"
         number /= 1000
     raise AssertionError
+
+
+def _fixed(number: float, digits: int) -> Decimal:
+    """The number with so many digits, rounded as JavaScript rounds: halves go up."""
+    return Decimal(number).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
 
 
 def state(status: str) -> Markup:

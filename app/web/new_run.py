@@ -23,12 +23,18 @@ from app.runs import (
     LimitReached,
     MissingInputs,
     Overloaded,
-    RunOptions,
     ShuttingDown,
 )
 from app.web.formats import label, text_of
 from app.web.forms import read_form
 from app.web.rendering import page
+from app.web.run_options import (
+    metadata_text,
+    option_fields,
+    option_texts,
+    read_options,
+    run_options,
+)
 from app.web.snippets import curl, python
 
 # Names of fields that are inputs begin with it, so that no input collides with another field.
@@ -69,15 +75,17 @@ async def new_run(
     crew: FromQuery[str | None] = None,
     from_: Annotated[UUID | None, QueryParameter(name="from")] = None,
 ) -> Template:
-    """With `from`, the inputs are those of that run."""
+    """With `from`, the inputs and the metadata are those of that run."""
     values: Mapping[str, Any] = {}
+    texts: Mapping[str, str] = {}
     if from_ is not None:
         run = await runs.get(from_, request.user)
         values = {k: v for k, v in run.inputs.items() if k not in run.assumed_inputs}
+        texts = metadata_text(run.metadata)
         crew = run.crew
     crews = runs.crews()
     chosen = runs.crew(crew) if crew is not None else next(iter(crews), None)
-    return _page(request, crews, chosen, values, needs_key=needs_key, origin=from_)
+    return _page(request, crews, chosen, values, texts, needs_key=needs_key, origin=from_)
 
 
 @post("/", opt=FORM, status_code=303)
@@ -87,9 +95,13 @@ async def submit(
     form = await read_form(request)
     crew = runs.crew(form.get("crew", ""))
     values, problems = _values(crew, form)
+    option_values = option_texts(form)
+    options, problems_of_options = read_options(option_values)
+    problems |= problems_of_options
     if not problems:
         try:
-            run_id = await _submit(request, runs, crew.name, values, form.get("key") or None)
+            key = form.get("key") or None
+            run_id = await _submit(request, runs, crew.name, values, options, key)
             return Redirect(f"/runs/{run_id}", status_code=303)
         except MissingInputs as error:
             problems = dict.fromkeys(error.names, "is required")
@@ -98,20 +110,32 @@ async def submit(
         except (LimitReached, Overloaded, ShuttingDown) as error:
             problems = {"": f"{error}. Nothing was accepted; try again later."}
     texts = {n.removeprefix(_PREFIX): text for n, text in form.items() if n.startswith(_PREFIX)}
-    extra = form.get(_EXTRA, "")
-    return _page(request, runs.crews(), crew, texts, problems, needs_key=needs_key, extra=extra)
+    return _page(
+        request,
+        runs.crews(),
+        crew,
+        texts,
+        option_values,
+        problems,
+        needs_key=needs_key,
+        extra=form.get(_EXTRA, ""),
+    )
 
 
 async def _submit(
-    request: CallerRequest, runs: Runs, crew: str, values: Mapping[str, Any], key: str | None
+    request: CallerRequest,
+    runs: Runs,
+    crew: str,
+    values: Mapping[str, Any],
+    options: Mapping[str, Any],
+    key: str | None,
 ) -> UUID:
     """Submit the run; the same form sent twice gets the same run, a changed one another."""
-    options = RunOptions(stream=True, idempotency_key=key)
     try:
-        return (await runs.submit(crew, values, request.user, options)).run_id
+        return (await runs.submit(crew, values, request.user, run_options(options, key))).run_id
     except IdempotencyConflict:
-        options = RunOptions(stream=True, idempotency_key=uuid4().hex)
-        return (await runs.submit(crew, values, request.user, options)).run_id
+        other = run_options(options, uuid4().hex)
+        return (await runs.submit(crew, values, request.user, other)).run_id
 
 
 def _values(crew: CrewInfo, form: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -169,14 +193,15 @@ def _page(
     crews: Iterable[CrewInfo],
     chosen: CrewInfo | None,
     values: Mapping[str, Any],
+    option_values: Mapping[str, str],
     problems: Mapping[str, str] | None = None,
     *,
     needs_key: bool,
     origin: UUID | None = None,
     extra: str = "",
 ) -> Template:
-    problems = problems or {}
-    fields = [_field(one, values, problems) for one in chosen.inputs] if chosen else []
+    options, problems_of_inputs = option_fields(option_values, problems or {})
+    fields = [_field(one, values, problems_of_inputs) for one in chosen.inputs] if chosen else []
     names = {field.name for field in fields}
     url = str(request.base_url).rstrip("/")
     inputs = {name: value for name, value in values.items() if name in names and value != ""}
@@ -184,9 +209,10 @@ def _page(
         extra = text_of(more)
     code = {}
     if chosen is not None:
+        body = {"crew": chosen.name, "inputs": inputs, **read_options(option_values)[0]}
         code = {
-            "curl": curl(url, chosen.name, inputs, needs_key=needs_key),
-            "Python": python(url, chosen.name, inputs, needs_key=needs_key),
+            "curl": curl(url, body, needs_key=needs_key),
+            "Python": python(url, body, needs_key=needs_key),
         }
     return page(
         request,
@@ -195,12 +221,13 @@ def _page(
         crews=crews,
         crew=chosen,
         fields=fields,
+        options=options,
         extra=extra,
         code=code,
         origin=origin,
         key=uuid4().hex,
-        problem=problems.get("", ""),
-        other_problems={n: p for n, p in problems.items() if n and n not in names},
+        problem=problems_of_inputs.get("", ""),
+        other_problems={n: p for n, p in problems_of_inputs.items() if n and n not in names},
     )
 
 

@@ -10,15 +10,15 @@ _KEY_OF_CURL = ' \\\n  -H "Authorization: Bearer $KEY"'
 _KEY_OF_PYTHON = '\n    headers={"Authorization": f"Bearer {os.environ[\'KEY\']}"},'
 
 
-def curl(url: str, crew: str, inputs: Mapping[str, Any], *, needs_key: bool) -> Markup:
+def curl(url: str, body: Mapping[str, Any], *, needs_key: bool) -> Markup:
     """The call with curl. A script keeps the element with the body current."""
-    body = json.dumps({"crew": crew, "inputs": inputs}, indent=2, ensure_ascii=False)
+    text = json.dumps(body, indent=2, ensure_ascii=False)
     return Markup("curl {}/api/runs{} \\\n  --json '<span data-body=\"curl\">{}</span>'").format(
-        url, _KEY_OF_CURL if needs_key else "", body.replace("'", "'\\''")
+        url, _KEY_OF_CURL if needs_key else "", text.replace("'", "'\\''")
     )
 
 
-def python(url: str, crew: str, inputs: Mapping[str, Any], *, needs_key: bool) -> Markup:
+def python(url: str, body: Mapping[str, Any], *, needs_key: bool) -> Markup:
     """The call in Python. A script keeps the element with the body current."""
     return Markup(
         'import {}httpx\n\nrun = httpx.post(\n    "{}/api/runs?wait=60",{}\n'
@@ -28,7 +28,7 @@ def python(url: str, crew: str, inputs: Mapping[str, Any], *, needs_key: bool) -
         "os\nimport " if needs_key else "",
         url,
         _KEY_OF_PYTHON if needs_key else "",
-        python_literal({"crew": crew, "inputs": inputs}, 4),
+        python_literal(body, 4),
     )
 
 

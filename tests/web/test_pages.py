@@ -1,8 +1,11 @@
-"""Pages beside the API: headers, files, errors, and the setting that leaves them out."""
+"""Pages beside the API: headers, files, errors, formats, and the setting that leaves them out."""
 
 import re
+from datetime import UTC, datetime
 
+from app.web import formats
 from tests.serving import Running, Serve
+from tests.web.conftest import OpenPage, Site
 
 _HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
@@ -66,3 +69,39 @@ async def test_without_pages_the_paths_do_not_exist(serve: Serve) -> None:
             response = await service.http.get(path, headers=_HTML)
             assert response.status_code == 404
             assert response.json()["error_type"] == "not_found"
+
+
+_SECONDS = [0, 0.004, 0.125, 0.994, 0.995, 1, 12.25, 59.94, 59.95, 60, 62.5, 3599.5, 3600, 5400]
+_SECONDS += [172_799, 172_800, 180_000, 9_000_000, -3]
+_AMOUNTS = [0, 1e-9, 0.000123, 0.0125, 0.125, 0.994, 0.995, 1.005, 1.125, 999.995, 1234.5, 1e7]
+_NUMBERS = [0, 7, 999, 1000, 12_345, 1_234_567, 1234.5]
+_BYTES = [0, 999, 999.5, 1000, 1250, 999_949, 999_950, 4.2e6, 1.3e9, 2.5e12, 9e15]
+_AGES = [0, 4.9, 5, 59, 60, 3599, 3600, 86_399, 86_400, 2_591_999, 2_592_000, 1e8, -5, -90, -7200]
+
+
+async def test_scripts_write_numbers_and_times_as_the_server_does(
+    site: Site, open_page: OpenPage
+) -> None:
+    page = await open_page(f"{site.url}/")
+    address = await page.locator("script[src*='app.js']").get_attribute("src") or ""
+    now = datetime(2030, 5, 6, 7, 8, 9, tzinfo=UTC)
+    cases = {
+        "duration": (formats.duration, [*_SECONDS, None]),
+        "money": (formats.money, [*_AMOUNTS, None]),
+        "count": (formats.count, [*_NUMBERS, None]),
+        "size": (formats.size, [*_BYTES, None]),
+    }
+    for name, (write, values) in cases.items():
+        written = await page.evaluate(
+            "([address, name, values]) =>"
+            " import(address).then((formats) => values.map((value) => formats[name](value)))",
+            [address.replace("app.js", "formats.js"), name, values],
+        )
+        assert written == [write(value) for value in values], name
+    times = [now.timestamp() - age for age in _AGES]
+    written = await page.evaluate(
+        "([address, times, now]) => import(address).then((formats) =>"
+        " times.map((time) => formats.relative(new Date(time * 1000), now * 1000)))",
+        [address.replace("app.js", "formats.js"), times, now.timestamp()],
+    )
+    assert written == [formats.relative(datetime.fromtimestamp(t, UTC), now) for t in times]

@@ -12,6 +12,7 @@ import pytest_asyncio
 from playwright.async_api import Page, expect
 
 from tests.load.stub_model import StubModel, run_stub
+from tests.runs.receiver import SETTING
 from tests.web.conftest import OpenPage, ServePages, Site, log_in, serious_problems
 from tests.web.crews import HOSTILE, LONG, Held, crews
 
@@ -327,6 +328,51 @@ async def test_run_again_with_changes_and_every_type_of_input(
         "formal": True,
         "parts": ["c"],
     }
+
+
+async def test_a_run_is_started_with_a_webhook_metadata_and_a_budget(
+    serve_pages: ServePages, open_page: OpenPage
+) -> None:
+    async with serve_pages(webhook_secret=SETTING, webhook_allow_private=True) as site:
+        page = await open_page(f"{site.url}/?crew=idea")
+        await page.get_by_text("Webhook, metadata and budget").click()
+        for field, text, problem in (
+            ("Webhook URL", "ftp://example.com/", "must start with http:// or https://"),
+            ("Metadata", "team", "must be KEY=VALUE, one a line"),
+            ("Metadata", "a b=c", "the key 'a b' is not allowed"),
+            ("Cost at most, $", "free", "must be a number"),
+            ("Model calls at most", "0", "must be a whole number of at least 1"),
+            ("Tokens at most", "1.5", "must be a whole number of at least 1"),
+        ):
+            box = page.get_by_label(field, exact=True)
+            await box.fill(text)
+            await page.get_by_role("button", name="Start run").click()
+            await expect(box).to_have_attribute("aria-invalid", "true")
+            await expect(page.locator(".problem:visible")).to_contain_text([f"{field}: {problem}"])
+            assert await box.input_value() == text
+            assert await box.is_visible()
+            await box.fill("")
+        assert await serious_problems(page) == []
+        await page.get_by_label("Webhook URL").fill("http://127.0.0.1:9/hook")
+        await page.get_by_label("Metadata").fill("team=red\nticket = a=b")
+        await page.get_by_label("Model calls at most").fill("1")
+        options = {
+            "webhook_url": "http://127.0.0.1:9/hook",
+            "metadata": {"team": "red", "ticket": "a=b"},
+            "max_model_calls": 1,
+        }
+        curl = (await page.locator("#code-1").inner_text()).split("--json ")[1]
+        assert json.loads(curl.strip("'")) == {"crew": "idea", "inputs": {}, **options}
+        await page.get_by_role("button", name="Start run").click()
+        await page.wait_for_url("**/runs/*")
+        await _status(page, "failed")
+        await expect(page.locator("#run-head")).to_contain_text("Budget exceeded")
+        await expect(page.locator("#run-deliveries")).to_contain_text("127.0.0.1")
+        run = (await site.service.http.get(page.url.replace("/runs/", "/api/runs/"))).json()
+        assert run["metadata"] == options["metadata"]
+        await page.get_by_role("link", name="Run again with changes").click()
+        assert await page.get_by_label("Metadata").input_value() == "team=red\nticket=a=b"
+        assert '"ticket": "a=b"' in await page.locator("#code-1").inner_text()
 
 
 async def test_a_form_sent_twice_submits_one_run(site: Site) -> None:

@@ -1,43 +1,6 @@
 // What every page has: times that stay current, copy buttons, announcements, and requests to the API.
 
-const STEPS = [[60, 1, "s"], [3600, 60, "min"], [86400, 3600, "h"], [30 * 86400, 86400, "d"]];
-
-/** A time as its distance from now, as `app/web/formats.py` has it. */
-export function relative(date, now = Date.now()) {
-  const seconds = (now - date.getTime()) / 1000;
-  const distance = Math.abs(seconds);
-  if (distance < 5) return "now";
-  for (const [below, unit, name] of STEPS) {
-    if (distance < below) {
-      const amount = `${Math.floor(distance / unit)} ${name}`;
-      return seconds > 0 ? `${amount} ago` : `in ${amount}`;
-    }
-  }
-  return date.toISOString().slice(0, 10);
-}
-
-/** A duration in at most two units, as `app/web/formats.py` has it. */
-export function duration(seconds) {
-  if (seconds === null || seconds === undefined) return "–";
-  seconds = Math.max(seconds, 0);
-  if (seconds < 0.995) return `${seconds.toFixed(2)} s`;
-  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
-  const whole = Math.round(seconds);
-  let minutes = Math.floor(whole / 60);
-  if (minutes < 60) return whole % 60 ? `${minutes} min ${whole % 60} s` : `${minutes} min`;
-  const hours = Math.floor(minutes / 60);
-  minutes %= 60;
-  return minutes ? `${hours} h ${minutes} min` : `${hours} h`;
-}
-
-/** An amount in US dollars, as `app/web/formats.py` has it. */
-export function money(usd) {
-  if (usd === null || usd === undefined) return "–";
-  if (usd === 0 || usd >= 0.995) return `$${usd.toFixed(2)}`;
-  let digits = 2;
-  while (digits < 9 && usd < 10 ** (2 - digits)) digits += 1;
-  return `$${usd.toFixed(digits)}`;
-}
+import { relative } from "./formats.js";
 
 /** An element with a class and text; text is never parsed as HTML. */
 export function element(name, className = "", text = "") {

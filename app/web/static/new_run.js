@@ -22,6 +22,23 @@ function inputs() {
   return found;
 }
 
+/** The options as fields of the API's request. */
+function options() {
+  const found = {};
+  for (const field of form.querySelectorAll("[data-option]")) {
+    const text = field.value.trim();
+    if (!text) continue;
+    if (field.dataset.option === "metadata") {
+      const pairs = text.split("\n").filter((line) => line.includes("="));
+      found.metadata = Object.fromEntries(pairs.map((line) => {
+        const at = line.indexOf("=");
+        return [line.slice(0, at).trim(), line.slice(at + 1).trim()];
+      }));
+    } else found[field.name] = field.dataset.option === "number" ? parsed(text) : text;
+  }
+  return found;
+}
+
 /** A JSON value as Python, as `app/web/snippets.py` writes it. */
 function python(value, indent) {
   const inner = " ".repeat(indent + 4);
@@ -37,7 +54,7 @@ function python(value, indent) {
 }
 
 function show() {
-  const body = { crew: form.dataset.crew, inputs: inputs() };
+  const body = { crew: form.dataset.crew, inputs: inputs(), ...options() };
   document.querySelector("[data-body=curl]").textContent = JSON.stringify(body, null, 2).replaceAll("'", "'\\''");
   document.querySelector("[data-body=python]").textContent = python(body, 4);
   for (const chip of form.querySelectorAll("[data-fill]")) {

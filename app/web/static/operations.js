@@ -1,6 +1,7 @@
 // The page of operations: charts of the last hour as SVG, and numbers that follow the service.
 
-import { duration, element, money, relative, request } from "./app.js";
+import { element, request } from "./app.js";
+import { count, duration, money, relative, size } from "./formats.js";
 
 const HOUR = 3600;
 // A young service fills its charts, too: they span the shortest of these that has all its points.
@@ -23,23 +24,13 @@ const CHARTS = {
   cpu: [["cpu_cores", "all processes", 1]],
 };
 
-const KINDS = {
-  count: (value) => (value === null ? "–" : Math.round(value).toLocaleString("en-US")),
-  seconds: duration,
-  money,
-  size(value) {
-    if (value === null) return "–";
-    for (const unit of ["B", "kB", "MB", "GB", "TB"]) {
-      if (value < 999.5 || unit === "TB") return unit === "B" ? `${value.toFixed(0)} B` : `${value.toFixed(1)} ${unit}`;
-      value /= 1000;
-    }
-  },
-};
+const rounded = (value) => count(value === null ? null : Math.round(value));
+const KINDS = { count: rounded, seconds: duration, money, size };
 
 const number = (value, unit) => {
   if (value === null || value === undefined) return "–";
   if (unit === "s") return duration(value);
-  const text = value >= 100 ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(2)));
+  const text = value >= 100 ? rounded(value) : String(Number(value.toPrecision(2)));
   return unit === "cores" || !unit ? text : `${text}${unit}`;
 };
 
@@ -210,31 +201,31 @@ function show(state) {
     const before = state.hour_before.spend.find((each) => each.crew === crew && each.model === model);
     cell(row, crew, "", `/crews/${encodeURIComponent(crew)}`);
     cell(row, model);
-    cell(row, KINDS.count(calls), "num");
-    cell(row, KINDS.count(tokens), "num");
+    cell(row, rounded(calls), "num");
+    cell(row, rounded(tokens), "num");
     cell(row, money(cost), "num");
     cell(row, money(before?.cost ?? null), "num change");
   });
   fill("errors", Object.entries(state.hour.errors), (row, [name, count]) => {
     cell(row, name.replaceAll("_", " "), "", `/runs?error_type=${encodeURIComponent(name)}`);
-    cell(row, KINDS.count(count), "num");
-    cell(row, KINDS.count(state.hour_before.errors[name] ?? 0), "num change");
+    cell(row, rounded(count), "num");
+    cell(row, rounded(state.hour_before.errors[name] ?? 0), "num change");
   });
   fill("storage", state.storage, (row, backend) => {
     const name = cell(row, backend.backend);
     if (!backend.up) name.append(" ", element("span", "state is-failed", "can't be reached"));
-    cell(row, KINDS.count(backend.outputs), "num");
-    cell(row, KINDS.size(backend.bytes), "num");
+    cell(row, rounded(backend.outputs), "num");
+    cell(row, size(backend.bytes), "num");
     cell(row, duration(backend.oldest_seconds), "num");
-    cell(row, KINDS.size(backend.free_bytes), "num");
+    cell(row, size(backend.free_bytes), "num");
   });
   fill("processes", state.processes, (row, process) => {
     const name = cell(row, process.host ? `${process.host}, ${process.pid}` : process.id);
     name.title = process.id;
     if (process.draining) name.append(" ", element("span", "state is-wait", "drains"));
     cell(row, process.version ?? "–");
-    cell(row, KINDS.count(process.runs), "num");
-    cell(row, KINDS.count(process.slots), "num");
+    cell(row, rounded(process.runs), "num");
+    cell(row, rounded(process.slots), "num");
     for (const time of [process.started_at, process.last_seen_at]) cell(row, time ? relative(new Date(time)) : "–", "nowrap");
   });
   const sweeps = state.sweeps.map(({ result, at }) => `${result.replaceAll("_", " ")} ${relative(new Date(at))}`);
@@ -288,7 +279,7 @@ document.getElementById("sweep").addEventListener("submit", async (event) => {
   try {
     const report = await request("POST", "/api/operations/sweep");
     const done = report.result === "done" ? "Swept" : `Not swept: ${report.result}`;
-    result.textContent = `${done}: ${KINDS.count(report.removed)} removed (${KINDS.size(report.removed_bytes)}), ${KINDS.count(report.kept)} kept, ${KINDS.count(report.failed)} failed.`;
+    result.textContent = `${done}: ${rounded(report.removed)} removed (${size(report.removed_bytes)}), ${rounded(report.kept)} kept, ${rounded(report.failed)} failed.`;
   } catch (error) {
     result.textContent = error.message;
   }

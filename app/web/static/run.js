@@ -1,6 +1,7 @@
 // The page of a run while it happens: events bring text and news, the server renders what changed.
 
-import { announce, duration } from "./app.js";
+import { announce } from "./app.js";
+import { duration } from "./formats.js";
 import { GrowingText } from "./markdown.js";
 
 const root = document.getElementById("run");

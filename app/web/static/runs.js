@@ -1,6 +1,7 @@
 // Lists of runs: filters without empty parameters, live states, keys, and deletion in place.
 
-import { announce, duration, money, request } from "./app.js";
+import { announce, request } from "./app.js";
+import { count, duration, money } from "./formats.js";
 
 const SETTLED = new Set(["succeeded", "failed", "cancelled"]);
 const NAMES = { awaiting_human: "waiting for you" };
@@ -37,7 +38,7 @@ function show(row, run) {
   if (run.started_at) row.dataset.started = run.started_at;
   const time = row.querySelector(".cell-time");
   if (run.finished_at && run.started_at) time.textContent = duration((new Date(run.finished_at) - new Date(run.started_at)) / 1000);
-  if (run.usage?.total_tokens !== undefined) row.querySelector(".cell-tokens").textContent = run.usage.total_tokens.toLocaleString("en-US");
+  if (run.usage?.total_tokens !== undefined) row.querySelector(".cell-tokens").textContent = count(run.usage.total_tokens);
   row.querySelector(".cell-cost").textContent = money(run.cost);
 }
 
@@ -59,7 +60,7 @@ function showBatch(found) {
     x += width;
   }
   for (const [status, number] of Object.entries(found.counts)) {
-    batch.querySelector(`[data-count="${status}"]`).textContent = number.toLocaleString("en-US");
+    batch.querySelector(`[data-count="${status}"]`).textContent = count(number);
   }
   if (found.finished_at) {
     batch.dataset.ended = "";
