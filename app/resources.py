@@ -84,7 +84,9 @@ async def _queue_driver(settings: Settings, database: Database) -> Driver:
     if settings.queue_url == "postgresql":
         from app.runs.queue.postgresql import PostgresqlDriver  # noqa: PLC0415
 
-        return PostgresqlDriver(driver_arguments(settings.database_url))
+        return PostgresqlDriver(
+            driver_arguments(settings.database_url), redelivery_seconds=settings.lease_seconds
+        )
     from app.runs.queue.nats import NatsDriver  # noqa: PLC0415
 
     # Installations that share the servers see nothing of each other.
@@ -93,6 +95,7 @@ async def _queue_driver(settings: Settings, database: Database) -> Driver:
         prefix=f"crew_capture.{await installation_id(database)}",
         credentials=settings.queue_credentials,
         replicas=settings.queue_replicas,
+        redelivery_seconds=settings.lease_seconds,
     )
 
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,6 +38,7 @@ from tests.commands import Command, Launch
 from tests.databases import PostgreSQL
 from tests.load.generator import REPORTS
 from tests.load.stub_model import MARKER, StubModel, run_stub
+from tests.load.watchers import events_of
 from tests.servers import SeaweedFS, free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -198,10 +199,13 @@ class Deployment:
     """Whether a promise was broken; told once, where it happened first."""
 
     @asynccontextmanager
-    async def serving(self, **settings: object) -> AsyncIterator[Serving]:
-        """A service that is ready; killed at the end of the block, if it is still there."""
+    async def serving(self, *command: str, **settings: object) -> AsyncIterator[Serving]:
+        """A service that is ready; killed at the end of the block, if it is still there.
+
+        `command` is `serve` unless it is given.
+        """
         more = {name.upper(): str(value) for name, value in settings.items()}
-        serving = self._start(more)
+        serving = self._start(command or ("serve",), more)
         try:
             up = "Application startup complete"
             async with asyncio.timeout(_START_SECONDS):
@@ -216,11 +220,11 @@ class Deployment:
         finally:
             serving.end()
 
-    def _start(self, settings: Mapping[str, str]) -> Serving:
+    def _start(self, command: Sequence[str], settings: Mapping[str, str]) -> Serving:
         (port,) = free_ports(1)
         log = self.site.folder / f"{uuid4().hex}.log"
         process = self.site.launch(
-            ["app.cli", "serve", "--port", str(port)],
+            ["app.cli", *command, "--port", str(port)],
             self.site.folder,
             {**os.environ, **self.environment, **settings},
             log,
@@ -258,6 +262,16 @@ class Deployment:
         else:
             assert response.status == 503, answer
             assert int(response.headers["Retry-After"]) > 0
+
+    async def follow(self, serving: Serving, run_id: UUID) -> None:
+        """Read the events of a run to its end; fail unless they are those that are stored."""
+        async with aiohttp.request("GET", f"{serving.url}/api/runs/{run_id}/events") as response:
+            assert response.status == 200
+            received = [event async for event in events_of(response.content)]
+        numbers = [number for number, _, _ in received if number is not None]
+        stored = await RunQueries(self.database).history(run_id)
+        assert numbers == [event.seq for event in stored], received
+        assert stored[-1].settles
 
     async def rows(self) -> dict[UUID, Row[Any]]:
         """All runs by id."""

@@ -9,16 +9,16 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import aiohttp
 import psutil
-from sqlalchemy import select, text, update
+from sqlalchemy import Row, select, text, update
 
 from app.runs.models import UserRun
 from app.runs.records import UNSETTLED
@@ -31,6 +31,8 @@ Figures = dict[str, float]
 
 # The first two tasks of the idea crew execute at once.
 _CONCURRENT_TASKS = 2
+# Runs of a killed worker, and as many others, that have clients which read their events.
+_FOLLOWED = 20
 
 
 class Scenario(Protocol):
@@ -133,11 +135,46 @@ async def one_worker_killed(site: Site, runs: int) -> Figures:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Machines:
+    """A process that only accepts runs, and workers, which share the runs by a queue."""
+
+    deployment: Deployment
+    accepting: Serving
+    workers: Sequence[Serving]
+
+    async def end_in_good_order(self) -> None:
+        """Stop what still runs, and fail unless each run has succeeded once."""
+        for serving in (self.accepting, *self.workers):
+            if serving.is_running:
+                await serving.stop()
+        await self.deployment.every_run_succeeded_once()
+
+
+@asynccontextmanager
+async def _machines(
+    site: Site, pace: _Pace, queue_url: str, **settings: object
+) -> AsyncIterator[_Machines]:
+    async with (
+        _deployment(site, pace, queue_url=queue_url, **settings) as deployment,
+        AsyncExitStack() as stack,
+    ):
+        commands = (["worker"], ["worker"], ["serve", "--accept-only"])
+        *workers, accepting = await _started(deployment, stack, *commands)
+        await until(lambda: _knows_crews(accepting), 20)
+        yield _Machines(deployment, accepting, workers)
+
+
+async def _knows_crews(accepting: Serving) -> bool:
+    async with aiohttp.request("GET", f"{accepting.url}/api/crews") as response:
+        return bool((await response.json())["crews"])
+
+
 async def machine_killed(site: Site, runs: int, *, queue: str, is_emptied: bool = False) -> Figures:
-    """Of three services that share runs by a queue, one that executes them dies half-way.
+    """Of two workers that share the runs of an accepting process, one dies half-way.
 
     `queue` is nats or postgresql. With `is_emptied`, NATS dies then, too, and starts without its
-    data.
+    data. Clients follow runs through the accepting process meanwhile.
     """
     pace = _pace(runs)
     with ExitStack() as servers:
@@ -145,37 +182,34 @@ async def machine_killed(site: Site, runs: int, *, queue: str, is_emptied: bool 
         if queue == "nats":
             nats = servers.enter_context(NatsServer(site.folder / "nats"))
             url = nats.url
-        async with (
-            _deployment(site, pace, queue_url=url, max_runs_in_flight=runs) as deployment,
-            # It accepts all runs, and executes one at a time.
-            deployment.serving(max_runs_in_flight=1) as accepting,
-            deployment.serving() as victim,
-            deployment.serving() as survivor,
-        ):
+        async with _machines(site, pace, url, max_runs_in_flight=runs) as machines:
+            deployment, accepting = machines.deployment, machines.accepting
+            victim, survivor = machines.workers
             await deployment.post(accepting, runs, pace.arrival_seconds)
             (process,) = victim.workers()
             pid = process.pid
-            begun = time.monotonic()
-            await victim.kill()
-            rows = await deployment.rows()  # its leases have not ended yet
-            held = {run: row for run, row in rows.items() if _pid(row.worker) == pid}
-            lost = [run for run, row in held.items() if row.status in UNSETTLED]
-            assert lost, "the runs are not spread over the workers"
-            if nats is not None and is_emptied:
-                nats.kill()
-                nats.forget()
-                await asyncio.to_thread(nats.start)
-            await until(lambda: _holds_nothing(deployment, pid), _TAKEOVER_SECONDS)
-            recovered_after = time.monotonic() - begun
-            await deployment.settled(_END_SECONDS)
-            done = time.monotonic() - begun
+            held = _held_by(pid, await deployment.rows())
+            async with asyncio.TaskGroup() as clients:
+                for run in [*held[:_FOLLOWED], *deployment.accepted][: 2 * _FOLLOWED]:
+                    clients.create_task(deployment.follow(accepting, run))
+                begun = time.monotonic()
+                await victim.kill()
+                # Its leases have not ended yet.
+                lost = _held_by(pid, await deployment.rows())
+                assert lost, "the runs are not spread over the workers"
+                if nats is not None and is_emptied:
+                    nats.kill()
+                    nats.forget()
+                    await asyncio.to_thread(nats.start)
+                await until(lambda: _holds_all(deployment, survivor), _TAKEOVER_SECONDS)
+                recovered_after = time.monotonic() - begun
+                await deployment.settled(_END_SECONDS)
+                done = time.monotonic() - begun
             repeated = deployment.stub.calls - runs * len(REPORTS)
             in_flight = _CONCURRENT_TASKS * len(lost)
             assert repeated <= in_flight, f"{repeated} calls repeated, {in_flight} were in flight"
-            await accepting.stop()
-            await survivor.stop()
             assert len(deployment.accepted) == runs
-            await deployment.every_run_succeeded_once()
+            await machines.end_in_good_order()
             rows = await deployment.rows()
             again = {run for run, row in rows.items() if row.attempt > 1}
             assert again <= set(lost), "another worker's run was disturbed"
@@ -186,6 +220,11 @@ async def machine_killed(site: Site, runs: int, *, queue: str, is_emptied: bool 
         "all claimed by others after s": recovered_after,
         "all done after s": done,
     }
+
+
+def _held_by(pid: int, rows: Mapping[UUID, Row[Any]]) -> Sequence[UUID]:
+    """The runs that a process has, and that are not settled."""
+    return [run for run, row in rows.items() if _pid(row.worker) == pid and row.status in UNSETTLED]
 
 
 async def killed_at_a_due_time(site: Site, runs: int) -> Figures:
@@ -271,7 +310,7 @@ async def worker_frozen(site: Site, runs: int) -> Figures:
     """SIGSTOP past the lease, then SIGCONT: what the frozen one still does changes nothing."""
     pace = _pace(runs)
     async with _deployment(site, pace) as deployment, AsyncExitStack() as stack:
-        first, other = await _two(deployment, stack)
+        first, other = await _started(deployment, stack, [], [])
         await deployment.post(first, runs, pace.arrival_seconds)
         # However long it takes to find it outside of a write, no run ends by its last call.
         deployment.stub.delay_seconds = _END_SECONDS
@@ -301,7 +340,7 @@ async def worker_frozen_inside_a_write(site: Site, runs: int) -> Figures:
     """
     pace = _pace(runs)
     async with _deployment(site, pace) as deployment, AsyncExitStack() as stack:
-        frozen, other = await _two(deployment, stack)
+        frozen, other = await _started(deployment, stack, [], [])
         async with asyncio.TaskGroup() as clients:
             clients.create_task(deployment.post(frozen, runs, pace.arrival_seconds))
             clients.create_task(deployment.post(other, runs, pace.arrival_seconds))
@@ -483,12 +522,16 @@ def _only_what_was_not_captured_was_called_again(deployment: Deployment, capture
     assert deployment.stub.calls <= needed, f"{deployment.stub.calls} calls, {needed} were needed"
 
 
-async def _two(deployment: Deployment, stack: AsyncExitStack) -> tuple[Serving, Serving]:
-    """Two services side by side."""
+async def _started(
+    deployment: Deployment, stack: AsyncExitStack, *commands: Sequence[str]
+) -> Sequence[Serving]:
+    """Services side by side, each with the words of its command."""
     async with asyncio.TaskGroup() as starts:
-        one = starts.create_task(stack.enter_async_context(deployment.serving()))
-        other = starts.create_task(stack.enter_async_context(deployment.serving()))
-    return one.result(), other.result()
+        started = [
+            starts.create_task(stack.enter_async_context(deployment.serving(*command)))
+            for command in commands
+        ]
+    return [task.result() for task in started]
 
 
 async def _next_start(deployment: Deployment) -> float:
@@ -534,6 +577,13 @@ async def _has_workers(serving: Serving, count: int) -> bool:
 async def _holds_nothing(deployment: Deployment, pid: int) -> bool:
     rows = await deployment.rows()
     return not any(row.status in UNSETTLED and _pid(row.worker) == pid for row in rows.values())
+
+
+async def _holds_all(deployment: Deployment, survivor: Serving) -> bool:
+    """Whether it has claimed every run that is not settled."""
+    (process,) = survivor.workers()
+    rows = (await deployment.rows()).values()
+    return all(_pid(row.worker) == process.pid for row in rows if row.status in UNSETTLED)
 
 
 def _pid(worker: str) -> int:

@@ -128,6 +128,25 @@ async def test_a_nats_server_that_keeps_its_disk_keeps_the_hints(tmp_path: Path)
         await queue.aclose()
 
 
+async def test_the_time_of_redelivery_is_that_of_the_last_start(nats_server: NatsServer) -> None:
+    def driver(redelivery_seconds: float) -> NatsDriver:
+        return NatsDriver(
+            [nats_server.url], prefix="changed", redelivery_seconds=redelivery_seconds
+        )
+
+    lost = driver(300.0)
+    await lost.start()
+    published = hints(3)
+    await lost.publish(published)
+    while not await lost.receive(CREW, 3, 5.0):
+        pass
+    await lost.aclose()
+    queue = RunQueue(driver(1.0))
+    await queue.start()
+    assert sorted(ids(await receive(queue, 3))) == sorted(hint.run_id for hint in published)
+    await queue.aclose()
+
+
 async def test_a_server_that_is_not_there_is_one_line_without_the_password() -> None:
     (port,) = free_ports(1)
     driver = NatsDriver([f"nats://user:secret-word@127.0.0.1:{port}"], prefix=uuid4().hex)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from app.bootstrap import open_service
+from app.resources import open_database, open_queue
 from app.settings import Settings, SettingsError
 from tests.servers import NatsServer, free_ports
 from tests.serving import MakeSettings, Running, Serve
@@ -72,6 +73,17 @@ async def test_an_unreachable_broker_stops_the_start_with_one_line(
         async with open_service(broken):
             pass
     assert "secret" not in str(raised.value)
+
+
+async def test_ids_that_a_lost_worker_received_are_delivered_again_when_leases_end(
+    settings: MakeSettings, nats_server: NatsServer, migrated_postgresql_url: str
+) -> None:
+    database = {"database_url": migrated_postgresql_url, "lease_seconds": 11}
+    for url in (nats_server.url, "postgresql"):
+        made = settings(queue_url=url, **database)
+        async with open_database(made) as opened, open_queue(made, opened) as queue:
+            assert queue is not None
+            assert queue.redelivery_seconds == made.lease_seconds
 
 
 def test_the_login_of_the_first_server_is_that_of_all() -> None:

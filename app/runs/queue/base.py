@@ -143,6 +143,11 @@ class RunQueue:
         return self._driver.is_connected and self._driver.is_live
 
     @property
+    def redelivery_seconds(self) -> float:
+        """The time after which the hints of a lost worker are delivered to others."""
+        return self._driver.redelivery_seconds
+
+    @property
     def in_hand(self) -> int:
         """The number of deliveries that are not acknowledged yet."""
         return len(self._in_hand)
@@ -280,7 +285,7 @@ class RunQueue:
 
     async def _keep_forever(self) -> None:
         while True:
-            await asyncio.sleep(self._driver.redelivery_seconds / 3)
+            await asyncio.sleep(self.redelivery_seconds / 3)
             try:
                 if deliveries := list(self._in_hand):
                     await self._driver.keep(deliveries)
