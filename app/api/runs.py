@@ -213,7 +213,7 @@ async def submit_run(
     # A repeat of a key gets 202 as well, unless it waits.
     status_code = 200 if wait and run.is_settled else 202
     with accepted(run.run_id):
-        return Response(await run_view(runs, run), status_code=status_code, headers=headers)
+        return Response(await run_view(runs, run, caller), status_code=status_code, headers=headers)
 
 
 @post(
@@ -325,7 +325,7 @@ async def list_runs(
 
 @get("/{run_id:uuid}", summary="Get a run", responses=error_responses({404: _UNKNOWN}))
 async def get_run(run_id: FromPath[UUID], runs: Runs, request: CallerRequest) -> RunView:
-    return await run_view(runs, await runs.get(run_id, request.user))
+    return await run_view(runs, await runs.get(run_id, request.user), request.user)
 
 
 @post(
@@ -342,7 +342,7 @@ async def cancel_run(
     The run's `error` shows the reason. A settled run stays as it is.
     """
     await runs.cancel(run_id, request.user, reason)
-    return await run_view(runs, await runs.get(run_id, request.user))
+    return await run_view(runs, await runs.get(run_id, request.user), request.user)
 
 
 @post(
@@ -358,7 +358,7 @@ async def retry_run(
 ) -> Response[RunView]:
     """It continues after its finished tasks; a run under way stays as it is."""
     await runs.retry(run_id, request.user)
-    view = await run_view(runs, await runs.get(run_id, request.user))
+    view = await run_view(runs, await runs.get(run_id, request.user), request.user)
     return Response(view, status_code=202, headers={"Location": run_location(run_id)})
 
 
@@ -373,7 +373,7 @@ async def resume_run(
 ) -> RunView:
     """Of two reviews at once, one counts; a run that doesn't wait for it responds with 400."""
     await runs.resume(ReviewDecision(run_id, data.task, data.feedback, data.approve), request.user)
-    return await run_view(runs, await runs.get(run_id, request.user))
+    return await run_view(runs, await runs.get(run_id, request.user), request.user)
 
 
 @delete(
@@ -404,7 +404,7 @@ async def get_output(
 ) -> Response[str]:
     """A markdown file, or a fragment of HTML that is safe to show."""
     run = await runs.get(run_id, request.user)
-    text = (await runs.outputs(run) or {}).get(name)
+    text = (await runs.outputs(run, [name]) or {}).get(name)
     if text is None:
         finished = [task["name"] for task in await runs.tasks(run) if task["status"] == "finished"]
         if name in finished and not run.is_settled:

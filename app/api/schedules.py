@@ -222,7 +222,7 @@ async def run_schedule(
     """The run belongs to the owner of the schedule. The due times stay as they are."""
     run = await schedules.run_now(schedule_id, request.user)
     headers = {"Location": run_location(run.run_id)}
-    return Response(await run_view(runs, run), status_code=202, headers=headers)
+    return Response(await run_view(runs, run, request.user), status_code=202, headers=headers)
 
 
 @get(

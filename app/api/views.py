@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 
+from app.access.callers import Caller
 from app.runs import (
     CallContent,
     CallPage,
@@ -132,7 +133,8 @@ class RunView(RunState, kw_only=True):
     `awaiting` has a value while it waits for a human. `queue_reason` says why a run is queued.
     `not_before`: that time is in the future. `no_worker`: no live worker has the run's crew.
     `no_slot`: the workers that have it have no free slot. Null: the run is about to start, or is
-    not queued.
+    not queued. `worker` is the process that executes the run, or executed it last; null for callers
+    that are no admins.
     """
 
     inputs: dict[str, Any]
@@ -140,6 +142,7 @@ class RunView(RunState, kw_only=True):
     outputs: dict[str, str] | None
     awaiting: AwaitingView | None
     queue_reason: QueueReason | None
+    worker: str | None
     tasks: list[TaskView]
     webhooks: list[DeliveryView]
 
@@ -221,8 +224,8 @@ class CallList(msgspec.Struct):
     next_cursor: str | None
 
 
-async def run_view(runs: RunService, run: Run) -> RunView:
-    """The run in full; reads its tasks and deliveries."""
+async def run_view(runs: RunService, run: Run, caller: Caller) -> RunView:
+    """The run in full, as the caller sees it; reads its tasks and deliveries."""
     tasks = [msgspec.convert(task, TaskView) for task in await runs.tasks(run)]
     webhooks = [_delivery_view(delivery) for delivery in await runs.deliveries(run)]
     human = run.awaiting
@@ -233,6 +236,7 @@ async def run_view(runs: RunService, run: Run) -> RunView:
         outputs=dict(outputs) if (outputs := await runs.outputs(run)) else None,
         awaiting=_awaiting_view(human) if human is not None else None,
         queue_reason=await runs.queue_reason(run),
+        worker=run.executed_by if caller.is_admin else None,
         tasks=tasks,
         webhooks=webhooks,
     )

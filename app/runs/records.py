@@ -185,7 +185,7 @@ class Run(ListedRun):
 
     `assumed_inputs` are the inputs that were not given and have their defaults.
     `address` is set only for callers with a quota, and only until the run is settled. `human_input`
-    is what the run has kept since its last pause.
+    is what the run has kept since its last pause. `worker` holds the run, or held it last.
     """
 
     inputs: dict[str, Any]
@@ -199,10 +199,20 @@ class Run(ListedRun):
     had_secrets: bool = False
     raw_result: str | None = None
     tasks: list[dict[str, Any]] | None = None
+    worker: str | None = None
 
     def is_deferred_at(self, now: datetime) -> bool:
         """Whether the run, once it is queued, waits for its `not_before`."""
         return self.not_before is not None and self.not_before > now
+
+    @property
+    def executed_by(self) -> str | None:
+        """The worker that executes the run, or executed it last; None while it waits for one."""
+        has_one = self.attempt > 0 and self.status not in (
+            RunStatus.QUEUED,
+            RunStatus.AWAITING_HUMAN,
+        )
+        return self.worker if has_one and self.worker != QUEUE else None
 
     @property
     def awaiting(self) -> HumanInput | None:
@@ -326,9 +336,9 @@ class Settlement(NamedTuple):
 class ClaimedRun:
     """A run that this worker has claimed. `attempt` is the fencing token of its later writes.
 
-    `trace` is the context of the request that submitted it, if that has a trace.
-    `previous_started_at` is the start of the attempt before; None for the first one. `is_takeover`:
-    the worker of the attempt before was lost.
+    `worker` is the name of this worker. `trace` is the context of the request that submitted it, if
+    that has a trace. `previous_started_at` is the start of the attempt before; None for the first
+    one. `is_takeover`: the worker of the attempt before was lost.
     """
 
     run_id: UUID
@@ -337,6 +347,7 @@ class ClaimedRun:
     attempt: int
     created_at: datetime
     started_at: datetime
+    worker: str
     owner: str = ""
     address: str | None = None
     context_id: str | None = None
@@ -379,6 +390,7 @@ class ClaimedRun:
             outputs=outcome.outputs,
             raw_result=outcome.raw_result,
             tasks=outcome.tasks,
+            worker=self.worker,
             metadata=self.metadata,
             batch_id=self.batch_id,
             priority=self.priority,

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence, Set
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from datetime import datetime
@@ -454,18 +454,28 @@ class RunService:
             return "no_worker"
         return None if any(one.free_slots for one in capable) else "no_slot"
 
-    async def outputs(self, run: Run) -> Mapping[str, str] | None:
+    async def outputs(
+        self, run: Run, names: Collection[str] | None = None
+    ) -> Mapping[str, str] | None:
         """The outputs of the run's finished tasks by their names; None without any.
 
         While the run is under way, they are those that this process can read. If it executes the
-        run, that is all of them, otherwise those in a store that the processes share.
+        run, that is all of them, otherwise those in a store that the processes share. With `names`,
+        no other outputs are read from the store.
         """
         if run.is_settled or run.attempt == 0:
             return run.outputs
         progress = self._worker.progress(run.run_id)
         if progress is not None:
             return {**(run.outputs or {}), **(progress.outputs or {})} or None
-        return await self._worker.stored_outputs(run)
+        return await self._worker.stored_outputs(run, names)
+
+    async def output_names(self, run: Run) -> Set[str]:
+        """The names of the outputs that `outputs` gives. No output is read from the store."""
+        is_here = self._worker.progress(run.run_id) is not None
+        if run.is_settled or run.attempt == 0 or is_here:
+            return set(await self.outputs(run) or ())
+        return await self._worker.stored_output_names(run)
 
     async def calls(
         self,

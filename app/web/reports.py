@@ -7,6 +7,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from app.api.markdown import HtmlRenderer
+from app.runs import Run, RunService
 
 # The renderer writes this tag for tables and for nothing else: texts are escaped.
 _TABLE: Final = "<table>"
@@ -17,23 +18,32 @@ _SCROLL: Final = '<div class="scroll" role="region" aria-label="Table" tabindex=
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The output of a task; `text` is None while there is none."""
+    """The output of a task, without its text; it may not be written yet."""
 
     index: int
     name: str
     status: str
-    text: str | None
+    is_written: bool
 
 
-def reports_of(
-    tasks: Sequence[Mapping[str, Any]], outputs: Mapping[str, str], awaited: tuple[str, str] | None
+async def reports_of(
+    runs: RunService, run: Run, tasks: Sequence[Mapping[str, Any]]
 ) -> list[Report]:
-    """A report for each task; that of an awaited task has the output that awaits its review."""
-    texts = {**outputs, **dict([awaited] if awaited else [])}
+    """A report for each task. No text is read."""
+    written = set(await runs.output_names(run))
+    if run.awaiting is not None:
+        written.add(run.awaiting.task)
     return [
-        Report(index, task["name"], task["status"], texts.get(task["name"]))
+        Report(index, task["name"], task["status"], task["name"] in written)
         for index, task in enumerate(tasks)
     ]
+
+
+async def report_text(runs: RunService, run: Run, name: str) -> str | None:
+    """The output of a task, which may await its review; None while there is none."""
+    if run.awaiting is not None and run.awaiting.task == name:
+        return run.awaiting.output
+    return (await runs.outputs(run, [name]) or {}).get(name)
 
 
 async def report_html(renderer: HtmlRenderer, text: str) -> Markup:

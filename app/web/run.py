@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from litestar import get, post
@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath, FromQuery
 from litestar.response import Redirect, Template
+from markupsafe import Markup
 
 from app.api.dependencies import Runs
 from app.api.markdown import HtmlRenderer
@@ -28,7 +29,7 @@ from app.runs import (
 )
 from app.web.forms import read_form
 from app.web.rendering import page
-from app.web.reports import Report, report_html, reports_of
+from app.web.reports import Report, report_html, report_text, reports_of
 from app.web.timeline import Timeline, timeline
 
 _MAX_CALLS: Final = 300
@@ -73,8 +74,8 @@ class RunPage:
     def shown(self) -> Report | None:
         """The report that the page shows first: of a settled run the last one."""
         if self.run.is_settled:
-            by_text = (one for one in reversed(self.reports) if one.text is not None)
-            return next(by_text, self._first)
+            written = (one for one in reversed(self.reports) if one.is_written)
+            return next(written, self._first)
         by_status: Mapping[str, Report] = {one.status: one for one in reversed(self.reports)}
         for status in ("awaiting_human", "running", "finished"):
             if status in by_status:
@@ -103,7 +104,7 @@ async def show_run(
         view=view,
         run=view.run,
         shown=shown,
-        html=await _html(renderer, shown),
+        html=await _html(runs, renderer, view.run, shown),
     )
 
 
@@ -124,8 +125,9 @@ async def show_report(
 ) -> Template:
     """One report, as a part of the page."""
     run = await runs.get(run_id, request.user)
-    shown = _report(await _reports(runs, run, await runs.tasks(run)), run_id, index)
-    return page(request, "run_report.html", run=run, shown=shown, html=await _html(renderer, shown))
+    shown = _report(await reports_of(runs, run, await runs.tasks(run)), run_id, index)
+    html = await _html(runs, renderer, run, shown)
+    return page(request, "run_report.html", run=run, shown=shown, html=html)
 
 
 @get("/runs/{run_id:uuid}/print")
@@ -137,10 +139,11 @@ async def print_run(
 ) -> Template:
     """The whole run as one document."""
     run = await runs.get(run_id, request.user)
-    reports = await _reports(runs, run, await runs.tasks(run))
-    parts = [
-        (one, await report_html(renderer, one.text)) for one in reports if one.text is not None
-    ]
+    texts = dict(await runs.outputs(run) or {})
+    if run.awaiting is not None:
+        texts[run.awaiting.task] = run.awaiting.output
+    names = [task["name"] for task in await runs.tasks(run)]
+    parts = [(name, await report_html(renderer, texts[name])) for name in names if name in texts]
     return page(request, "run_print.html", run=run, summary=summary(run), parts=parts)
 
 
@@ -171,14 +174,9 @@ async def _view(runs: RunService, run_id: UUID, request: CallerRequest) -> RunPa
         has_more_calls=calls.next_cursor is not None,
         seconds=seconds_between(run.started_at, run.finished_at),
         timeline=timeline(run, tasks, [call for call, _ in calls.calls]),
-        reports=await _reports(runs, run, tasks),
+        reports=await reports_of(runs, run, tasks),
         deliveries=await runs.deliveries(run),
     )
-
-
-async def _reports(runs: RunService, run: Run, tasks: Sequence[Mapping[str, Any]]) -> list[Report]:
-    awaited = (run.awaiting.task, run.awaiting.output) if run.awaiting else None
-    return reports_of(tasks, await runs.outputs(run) or {}, awaited)
 
 
 async def _queued_before(runs: RunService, run: Run, request: CallerRequest) -> int:
@@ -195,5 +193,8 @@ def _report(reports: Sequence[Report], run_id: UUID, index: int) -> Report:
     return reports[index]
 
 
-async def _html(renderer: HtmlRenderer, shown: Report | None) -> Any:
-    return await report_html(renderer, shown.text) if shown and shown.text is not None else None
+async def _html(
+    runs: RunService, renderer: HtmlRenderer, run: Run, shown: Report | None
+) -> Markup | None:
+    text = None if shown is None else await report_text(runs, run, shown.name)
+    return None if text is None else await report_html(renderer, text)

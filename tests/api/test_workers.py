@@ -36,6 +36,24 @@ async def test_only_admins_list_workers(serve: Serve) -> None:
         assert (await service.http.get("/api/workers")).status_code == 401
 
 
+async def test_admins_see_which_worker_executed_a_run(serve: Serve) -> None:
+    async with serve(auth="keys") as service:
+        seen = {}
+        for role in (Role.USER, Role.ADMIN):
+            key = await service.inside.api_keys.create(f"a {role}", role)
+            headers = {"Authorization": f"Bearer {key}"}
+            body = {"crew": "idea"}
+            ended = await service.http.post("/api/runs?wait=60", json=body, headers=headers)
+            path = ended.headers["Location"]
+            seen[role] = [
+                ended.json()["worker"],
+                (await service.http.get(path, headers=headers)).json()["worker"],
+            ]
+        await until(lambda: _is_listed(service, **headers))
+        (worker,) = await _workers(service, **headers)
+        assert seen == {Role.USER: [None, None], Role.ADMIN: [worker["id"], worker["id"]]}
+
+
 async def test_a_drained_service_accepts_no_more_runs(
     serve: Serve, crew_capture: RunCommand, tmp_path: Path
 ) -> None:
@@ -63,5 +81,5 @@ async def test_a_drained_service_accepts_no_more_runs(
         assert (await _workers(service))[0]["draining"] is True
 
 
-async def _is_listed(service: Running) -> bool:
-    return bool(await _workers(service))
+async def _is_listed(service: Running, **headers: str) -> bool:
+    return bool(await _workers(service, **headers))

@@ -66,6 +66,13 @@ async def test_a_running_run_has_the_outputs_of_its_finished_tasks(
             return await other.runs.outputs(run) == {"first": "one"}
 
         await until(is_readable_elsewhere)
+        # Names are known, and other outputs are given, without a read.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "read", None)
+            for parts in (one, other):
+                assert await parts.runs.output_names(run) == {"first"}
+            assert await other.runs.outputs(run, ["second"]) is None
+        assert await other.runs.outputs(run, ["first"]) == {"first": "one"}
         script.go_on.set()
 
 

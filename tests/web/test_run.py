@@ -87,9 +87,12 @@ async def test_a_form_leads_to_text_that_streams_and_to_reports(
     await expect(stream.locator("h1")).to_have_text("Streamed")
     await expect(stream).to_contain_text("word3")
     # In the middle: a reload and a second tab have the text so far, and all that follows.
+    tail = page.locator("#task-0 [data-tail]")
+    await expect(tail).to_contain_text("Streamed word0 word1 word2")
     second = await open_page(page.url)
     await expect(second.locator("[data-stream] h1")).to_have_text("Streamed")
     await page.reload()
+    await expect(tail).to_contain_text("word3")
     await expect(page.locator("[data-stream]")).to_contain_text("word0 word1 word2 word3")
     for one in (page, second):
         await _status(one, "succeeded")
@@ -433,9 +436,13 @@ async def test_each_sees_only_their_own_runs(guarded_site: Site, open_page: Open
         "/api/runs?wait=60", json={"crew": "idea"}, headers={"Authorization": f"Bearer {ada}"}
     )
     path = f"/runs/{response.json()['run_id']}"
+    headers = {"Authorization": f"Bearer {guarded_site.key}"}
+    (worker,) = (await http.get("/api/workers", headers=headers)).json()["workers"]
     for key, is_visible in ((ada, True), (bob, False), (guarded_site.key, True)):
         page = await open_page(f"{guarded_site.url}{path}")
         await log_in(page, key)
+        executed_by = page.locator("#run-facts").get_by_text(worker["id"])
+        await expect(executed_by).to_have_count(1 if key == guarded_site.key else 0)
         assert page.url == f"{guarded_site.url}{path}"
         heading = page.get_by_role("heading", name="Idea" if is_visible else "Not found")
         await expect(heading).to_be_visible()

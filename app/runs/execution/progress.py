@@ -1,7 +1,7 @@
 """The progress of runs: the tasks of an attempt, and the outputs that are captured so far."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -133,32 +133,60 @@ def task_costs(events: Sequence[Event]) -> Mapping[int, int]:
 
 
 async def stored_outputs(
-    run: Run, events: Sequence[Event], store: OutputStore
+    run: Run,
+    events: Sequence[Event],
+    store: OutputStore,
+    names: Collection[str] | None = None,
 ) -> dict[str, str] | None:
     """The outputs of a run's finished tasks: saved ones, and those that the store can read here.
 
-    With the memory backend, only the process that executes a run has its outputs.
+    With `names`, no other outputs are read from the store. With the memory backend, only the
+    process that executes a run has its outputs.
     """
+    outputs = _saved_outputs(run, events)
+    for name, key in await _stored_keys(run, events, store):
+        if names is None or name in names:
+            try:
+                outputs[name] = replace_surrogates(await store.read(key))
+            except StorageError:
+                continue  # it is deleted as the run ends, or can't be read here
+    return outputs or None
+
+
+async def stored_output_names(run: Run, events: Sequence[Event], store: OutputStore) -> set[str]:
+    """The names of the outputs that `stored_outputs` reads."""
+    keys = await _stored_keys(run, events, store)
+    return {*_saved_outputs(run, events), *(name for name, _ in keys)}
+
+
+def _saved_outputs(run: Run, events: Sequence[Event]) -> dict[str, str]:
+    """The outputs that the run's row has."""
     outputs = dict(run.outputs or {})
     if run.human_input is not None:
         for index, kept in run.human_input.kept.items():
             if name := _name(events, index):
                 outputs[name] = kept.text
+    return outputs
+
+
+async def _stored_keys(
+    run: Run, events: Sequence[Event], store: OutputStore
+) -> list[tuple[str, OutputKey]]:
+    """The keys of outputs in the store, each with the name of its task."""
     names = {
         OutputKey.filename_from(event.data["name"]): event.data["name"]
         for event in events
         if event.type == EventType.TASK_FINISHED
     }
-    if names:
-        starts = _starts_of_last_definition(events)
-        for found in await _found(run, store):
-            key = found.key
-            if key.filename in names and key.started_at in starts:
-                try:
-                    outputs[names[key.filename]] = replace_surrogates(await store.read(key))
-                except StorageError:
-                    continue  # it is deleted as the run ends, or can't be read here
-    return outputs or None
+    if not names:
+        return []
+    starts = _starts_of_last_definition(events)
+    keys = [found.key for found in await _found(run, store)]
+    return [
+        (names[key.filename], key)
+        for key in keys
+        if key.filename in names and key.started_at in starts
+    ]
 
 
 def pending(name: str, agent: str) -> dict[str, Any]:

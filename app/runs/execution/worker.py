@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -41,7 +41,14 @@ from app.runs.execution.calls import CallObservers
 from app.runs.execution.capture import Capture
 from app.runs.execution.checkpoints import Checkpoint, find_checkpoint, usage_in
 from app.runs.execution.fair_slots import FairSlots
-from app.runs.execution.progress import Progress, ended, stored_outputs, tasks_of, with_progress
+from app.runs.execution.progress import (
+    Progress,
+    ended,
+    stored_output_names,
+    stored_outputs,
+    tasks_of,
+    with_progress,
+)
 from app.runs.execution.spending import Accounts, Spending
 from app.runs.execution.traces import RunTrace
 from app.runs.human_input import HumanInput, paused_at
@@ -346,9 +353,20 @@ class Worker:
                 )
                 await self._settle(stalled, outcome, keys=None)
 
-    async def stored_outputs(self, run: Run) -> dict[str, str] | None:
-        """The outputs of a run under way that the store can read. Raises DatabaseUnavailable."""
-        return await stored_outputs(run, await self._queries.history(run.run_id), self._store)
+    async def stored_outputs(
+        self, run: Run, names: Collection[str] | None = None
+    ) -> dict[str, str] | None:
+        """The outputs of a run under way that the store can read. Raises DatabaseUnavailable.
+
+        With `names`, no other outputs are read from the store.
+        """
+        events = await self._queries.history(run.run_id)
+        return await stored_outputs(run, events, self._store, names)
+
+    async def stored_output_names(self, run: Run) -> set[str]:
+        """The names of the outputs that `stored_outputs` reads. Raises DatabaseUnavailable."""
+        events = await self._queries.history(run.run_id)
+        return await stored_output_names(run, events, self._store)
 
     async def with_stored_progress(self, run: Run, outcome: Outcome) -> Outcome:
         """The outcome with the usage, tasks and outputs that the events and the store have.

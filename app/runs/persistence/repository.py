@@ -150,7 +150,7 @@ class RunRepository:
             fingerprint_of=self._fingerprint_of,
         )
         applied = self._published(await self._writes.submit(Claim.apply, claim))
-        claimed = claimed_run(applied)
+        claimed = claimed_run(applied, self._worker)
         if claimed is not None and applied.row is not None:
             crew = self._crew_label(claimed.crew)
             if claimed.attempt == 1:

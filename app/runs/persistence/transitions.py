@@ -207,8 +207,8 @@ class Claim(Transition):
         )
 
 
-def claimed_run(applied: Applied) -> ClaimedRun | None:
-    """The run that a Claim has claimed; None if the claim was refused."""
+def claimed_run(applied: Applied, worker: str) -> ClaimedRun | None:
+    """The run that a worker's Claim has claimed; None if the claim was refused."""
     row, event = applied.row, applied.event
     if row is None or event is None:
         return None
@@ -220,6 +220,7 @@ def claimed_run(applied: Applied) -> ClaimedRun | None:
         attempt=row.attempt + 1,
         created_at=row.created_at,
         started_at=event.at,
+        worker=worker,
         owner=row.owner,
         end_user=row.end_user,
         stored_secrets=row.secrets,

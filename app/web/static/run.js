@@ -9,6 +9,7 @@ const path = `/runs/${root.dataset.run}`;
 const PARTS = ["run-head", "run-actions", "run-facts", "run-timeline", "run-deliveries", "run-tabs"];
 const END = new Set(["run.succeeded", "run.failed", "run.cancelled"]);
 const PAUSE_MS = 250;
+const TAIL_CHARACTERS = 240;
 
 const texts = new Map(); // of tasks under way, by index
 let growing = null; // the text in the pane
@@ -16,6 +17,7 @@ let isLive = root.dataset.live === "yes";
 let follows = !new URLSearchParams(location.search).has("report");
 let refresh = 0;
 let behind = false;
+let drawing = 0;
 
 const pane = () => document.querySelector(".report-pane");
 const shown = () => Number(pane()?.dataset.index ?? -1);
@@ -52,6 +54,7 @@ async function update() {
     if (old && fresh) swap(old, fresh);
     else if (fresh) document.getElementById("run-tabs").before(fresh);
   }
+  showTails();
   const suggested = Number(document.querySelector("#run-tabs [aria-current]")?.dataset.report ?? -1);
   await show(follows && suggested >= 0 ? suggested : index, false);
   tick();
@@ -92,9 +95,20 @@ function attach() {
 function receive({ index, text, so_far: soFar }) {
   const isShown = growing && Number(growing.target.dataset.stream) === index;
   texts.set(index, soFar ? text : (texts.get(index) ?? "") + text);
+  drawing ||= requestAnimationFrame(showTails);
   if (soFar && isShown) growing = null;
   if (growing && isShown) growing.add(text);
   else attach();
+}
+
+/** The lane of a task under way ends with the text that its model wrote last, in one line. */
+function showTails() {
+  drawing = 0;
+  for (const tail of document.querySelectorAll("[data-tail]")) {
+    const text = texts.get(Number(tail.dataset.tail)) ?? "";
+    const line = text.slice(-TAIL_CHARACTERS).replace(/[\s#*_|`>-]+/g, " ").trim();
+    if (tail.textContent !== line) tail.textContent = line;
+  }
 }
 
 /** Bars and durations of what is under way grow until now. */
