@@ -15,13 +15,13 @@ help: ## list the commands
 $(VENV)/.runtime: requirements.lock pyproject.toml
 	@echo "Installing the service into $(VENV): once, in a minute or two."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --require-hashes -r requirements.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	@echo "Installing the development packages into $(VENV): once, in a minute or two."
-	$(PIP) install --require-hashes -r requirements-dev.lock
+	$(PIP) install --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
 setup: $(VENV)/.dev ## make .venv with the locked runtime and development packages
@@ -59,8 +59,9 @@ bench: $(VENV)/.dev ## measure speed against the bare limit (tests/load); ARGS=-
 NEXT := .venv-next
 crewai-next: ## compare the engine with the newest CrewAI, also a pre-release; list the pins that changed
 	test -x $(NEXT)/bin/python || $(PYTHON) -m venv $(NEXT)
-	$(NEXT)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-dev.lock
+	$(NEXT)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements-dev.lock
 	$(NEXT)/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --pre crewai crewai-tools
+	$(NEXT)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	$(NEXT)/bin/python -m pip --disable-pip-version-check list | grep -i '^crewai'
 	$(NEXT)/bin/python -m app.pins
 	$(NEXT)/bin/python -m pytest tests/engine/test_conformance.py tests/engine/test_random_crews.py $(ARGS)

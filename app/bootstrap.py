@@ -447,6 +447,8 @@ async def _start_engine(stack: AsyncExitStack, settings: Settings, crews: Regist
         max_output_chars=settings.max_output_chars,
         max_abandoned_threads=settings.max_abandoned_threads,
         embedder=configured_embedder(settings),
+        max_mcp_connections=settings.max_mcp_connections,
+        mcp_headers={crew.name: crew.options.mcp_headers for crew in crews},
     )
     stack.push_async_callback(close_models)
     stack.push_async_callback(engine.aclose)

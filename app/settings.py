@@ -89,6 +89,7 @@ class Settings(BaseSettings):
     max_runs_in_flight: Count = 2000
     max_runs_queued: Annotated[int, Field(ge=0)] = 20_000
     max_abandoned_threads: Count = 32
+    max_mcp_connections: Annotated[int, Field(ge=0)] = 32
     run_timeout_seconds: Seconds = 900.0
     lease_seconds: Annotated[float, Field(ge=10)] = 20.0
     max_attempts: Count = 3

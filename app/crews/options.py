@@ -75,7 +75,9 @@ class CrewOptions(_Table):
     without a model of their own; with `replace_models`, to all agents. The limits apply to each
     process, within the limits of the service. `allow_extra_inputs` is for crews that read inputs
     which their texts don't name; None leaves the choice to the crew. `memory` overrides the setting
-    MEMORY. `max_cost` (USD), `max_model_calls` and `max_tokens` are the budget of each run.
+    MEMORY. `mcp_headers` are headers for MCP servers of the crew's agents, by the server's URL. A
+    `{NAME}` in a value is the secret NAME of the run. `max_cost` (USD), `max_model_calls` and
+    `max_tokens` are the budget of each run.
     """
 
     description: str = ""
@@ -88,6 +90,7 @@ class CrewOptions(_Table):
     run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     allow_extra_inputs: bool | None = None
     memory: Literal["caller", "run", "crew"] | None = None
+    mcp_headers: dict[str, dict[str, str]] = {}
     max_cost: Annotated[float, Field(gt=0, le=1e9)] | None = None
     max_model_calls: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +79,12 @@ from app.engine.results import (
 )
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.failures import failure_of
+from app.engine.runtime.mcp_connections import (
+    MAX_CONNECTIONS,
+    McpConnections,
+    McpHeaders,
+    McpScope,
+)
 from app.engine.runtime.model_hooks import instrument_model, model_name
 from app.engine.runtime.signals import ReviewRequired
 from app.engine.runtime.threads import (
@@ -125,6 +131,8 @@ class Engine:
     each output: a longer one fails its run. While `max_abandoned_threads` threads of ended runs
     still execute, no run begins in an execution mode other than "plan". `embedder` embeds memories
     and knowledge of crews without an embedder of their own; None: by hashes of words.
+    `max_mcp_connections` limits the connections to MCP servers that are kept. `mcp_headers` are
+    those that the deployment adds to the servers of a crew, by the name of the crew.
     """
 
     def __init__(
@@ -137,6 +145,8 @@ class Engine:
         max_output_chars: int = MAX_OUTPUT_CHARS,
         max_abandoned_threads: int = MAX_ABANDONED_THREADS,
         embedder: Embedder | None = None,
+        max_mcp_connections: int = MAX_CONNECTIONS,
+        mcp_headers: Mapping[str, McpHeaders] | None = None,
     ) -> None:
         self._embedder = embedder or HashEmbedder()
         self._max_output_chars = max_output_chars
@@ -147,6 +157,8 @@ class Engine:
         self._build_threads = BuildThreads(self._abandoned)
         self._stock_threads = StockThreads(max_stock_threads, self._abandoned)
         self._work_threads = WorkThreads(max_stock_threads, self._abandoned)
+        self._mcp_connections = McpConnections(max_mcp_connections)
+        self._mcp_headers = mcp_headers or {}
         self._crews: dict[str, _RegisteredCrew] = {}
         # The crews whose code builds them once, so that each run needs a copy.
         self._copied: set[str] = set()
@@ -215,6 +227,7 @@ class Engine:
         on_guardrail: OnGuardrail | None = None,
         secrets: Mapping[str, str] | None = None,
         memory_store: MemoryStore | None = None,
+        caller: Hashable = None,
     ) -> CrewResult | Paused:
         """Run a crew or flow once. Nothing is shared with any other run.
 
@@ -231,7 +244,7 @@ class Engine:
         however the run ends. `calls` receives the calls to models and tools, and
         `on_guardrail` the rounds of guardrails. `secrets` is what `run_secret` returns to the code
         of the crew. The run reads and stores its memories in `memory_store`; None: they end with
-        the run.
+        the run. Runs of one `caller` share connections to MCP servers.
 
         Cancelling the awaiting task cancels the run. Raises CrewUnknown, EngineClosed, CrewBroken
         (the factory failed for this run), InputRefused, ModelError, CrewFailed, NoResult, or the
@@ -244,6 +257,13 @@ class Engine:
         run = self._new_context(registered, observer, replays, on_step, calls, on_guardrail)
         run.reviews = reviews or {}
         run.memory_store = memory_store
+        run.mcp_scope = McpScope(
+            self._mcp_connections,
+            name,
+            caller,
+            registered.source.project,
+            self._mcp_headers.get(name, {}),
+        )
         if usage is not None:
             run.usage = usage
         if models is not None:
@@ -290,6 +310,7 @@ class Engine:
     async def aclose(self) -> None:
         """Refuse further runs. The caller cancels the active ones."""
         self._closed = True
+        await self._mcp_connections.aclose()
         self._build_threads.close()
         self._stock_threads.close()
         self._work_threads.close()

@@ -23,6 +23,8 @@ from crewai.events.event_bus import CrewAIEventsBus
 from crewai.flow.runtime import Flow
 from crewai.knowledge.source import base_file_knowledge_source, excel_knowledge_source
 from crewai.llms.base_llm import BaseLLM
+from crewai.mcp import tool_resolver
+from crewai.mcp.transports.http import HTTPTransport
 from crewai.project import annotations
 from crewai.skills import loader
 from crewai.tasks.task_output import TaskOutput
@@ -48,6 +50,7 @@ from app.engine.native.runner import prepare_tasks
 from app.engine.results import Replay, Review
 from app.engine.runtime import thread_fields, tool_hooks
 from app.engine.runtime.context import RunContext, current_run
+from app.engine.runtime.mcp_connections import connect_by_http, mcp_client
 from app.engine.runtime.model_hooks import count_reported
 from app.engine.runtime.request_limit import RequestLimit
 from app.engine.runtime.signals import ContextTooLong, exits_contained
@@ -328,6 +331,8 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (Crew, "_aexecute_tasks", _aexecute_tasks),
     (Crew, "_get_agent_to_use", _get_agent_to_use),
     (Agent, "get_mcp_tools", _get_mcp_tools),
+    (tool_resolver, "MCPClient", mcp_client),
+    (HTTPTransport, "connect", connect_by_http),
     (Agent, "get_platform_tools", _get_platform_tools),
     (crew_module, "RPMController", RequestLimit),
     (base_agent, "RPMController", RequestLimit),

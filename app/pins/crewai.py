@@ -142,7 +142,37 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.tools.mcp_native_tool:MCPNativeTool._run_async",
         "f4e427e8a88d",
-        "has a connection of its own for each call: runs never share one",
+        "connects for each call: its client uses a connection that runs share",
+    ),
+    Pin(
+        "crewai.mcp.tool_resolver:MCPToolResolver._resolve_native",
+        "a43ab15fd823",
+        "likewise, before each task",
+    ),
+    Pin(
+        "crewai.mcp.client:MCPClient.connect",
+        "87da7d16ed0f",
+        "opens the transport and a session: ours in a task of its own",
+    ),
+    Pin(
+        "crewai.mcp.client:MCPClient._list_tools_impl",
+        "abe40281fb72",
+        "uses the session: ours on the engine's event loop",
+    ),
+    Pin(
+        "crewai.mcp.client:MCPClient._call_tool_impl",
+        "15e75dcaec19",
+        "likewise",
+    ),
+    Pin(
+        "crewai.mcp.transports.http:HTTPTransport.connect",
+        "54b82c1e7ca4",
+        "opens the transport in another task before Python 3.12, and so can't close it",
+    ),
+    Pin(
+        "crewai.mcp.transports.http:HTTPTransport._close_transport_context",
+        "4f8a3bf7eec1",
+        "closes what our `connect` has opened",
     ),
     Pin(
         "crewai.crew:Crew._create_manager_agent",

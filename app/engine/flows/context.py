@@ -177,6 +177,7 @@ class CrewContext(RunContext):
         self.flow_states = flow.flow_states
         self.files = flow.files
         self.remembering = flow
+        self.mcp_scope = flow.mcp_scope
         self.models = flow.models
         self._flow = flow
         self._first = first

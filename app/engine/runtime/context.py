@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crewai import Crew
 from crewai.agents.agent_builder.base_agent import BaseAgent
@@ -41,6 +41,9 @@ from app.engine.runtime.signals import OutputTooLong, ReviewRequired, RunCancell
 from app.engine.runtime.threads import WorkThreads
 from app.projects import outside
 from app.projects.run_files import RunFiles
+
+if TYPE_CHECKING:
+    from app.engine.runtime.mcp_connections import McpScope
 
 _T = TypeVar("_T")
 _Call = TypeVar("_Call", ModelCall, ToolCall)
@@ -118,6 +121,8 @@ class RunContext:
         self.memory: Any = None
         # The run whose memory this one uses: of a crew inside a flow, the flow.
         self.remembering: RunContext | None = None
+        # The connections to MCP servers that it may share; None: each call has one of its own.
+        self.mcp_scope: McpScope | None = None
         # Saves of memories, and other code that CrewAI executes in threads of its own.
         self.background: set[asyncio.Task[Any]] = set()
         # The saves among it that have not ended.
@@ -264,10 +269,7 @@ class RunContext:
         if (waiting := self._begin_admission(call)) is None:
             return
         try:
-            if self.is_on_loop():
-                await waiting
-            else:  # on the event loop of a flow
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, self._loop))
+            await self.await_on_loop(waiting)
         except Exception as error:
             raise self._stopped(error) from error
 
@@ -568,6 +570,14 @@ class RunContext:
                 if self.cancelled:
                     raise RunCancelled from error
                 raise
+
+    async def await_on_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Execute `work` on the event loop, and await it on any, such as that of a flow."""
+        if self.is_on_loop():
+            return await work
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self.cancelled_with_run(future):
+            return await asyncio.wrap_future(future)
 
     @contextmanager
     def cancelled_with_run(self, future: Future[Any]) -> Iterator[None]:

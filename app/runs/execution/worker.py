@@ -516,6 +516,7 @@ class Worker:
             on_guardrail=active.trace.add_guardrail if active.trace is not None else None,
             secrets=self.vault.of(claimed.run_id, claimed.stored_secrets),
             memory_store=self._memory_store(claimed),
+            caller=(claimed.owner, claimed.end_user),
         )
         if isinstance(result, Paused):
             fingerprint = self._engine.describe(claimed.crew).fingerprint
