@@ -13,7 +13,14 @@ import msgspec
 
 from tests.commands import Launch, launch
 from tests.load.generator import Load
-from tests.load.services import ROOT, SERVICES, deployed, left_outputs, lost_runs
+from tests.load.services import (
+    ROOT,
+    SERVICES,
+    deployed,
+    folder_for_outputs,
+    left_outputs,
+    lost_runs,
+)
 
 MODEL_SECONDS = 1.0
 # No load takes nearly as long; one that does hangs, and the bench must end.
@@ -42,6 +49,7 @@ TOOL_USERS = Scenario(60, model_seconds=0.1)
 SCENARIOS = {
     "limit": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "plan": (HUNDRED, THOUSAND, TEN_THOUSAND),
+    "plan-ram": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "native": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "plan-two": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "tool": (TOOL_USERS,),
@@ -73,9 +81,11 @@ class Result(msgspec.Struct):
 def measure(key: str, scenario: Scenario, start: Launch = launch) -> Result:
     """Start service `key` and a model, send it `scenario`'s users, stop both."""
     service = SERVICES[key]
-    with tempfile.TemporaryDirectory(prefix="crew-capture-bench-") as name:
-        folder = Path(name)
-        with deployed(service, folder, scenario.model_seconds, start) as it:
+    with (
+        tempfile.TemporaryDirectory(prefix="crew-capture-bench-") as name,
+        folder_for_outputs(service, folder := Path(name)) as outputs,
+    ):
+        with deployed(service, folder, scenario.model_seconds, start, outputs) as it:
             _drive(it.url, Scenario(_WARM_UP_USERS))
             _request(f"{it.model_url}/reset", b"")
             idle_bytes, cpu_before = it.process.resident_bytes(), it.process.cpu_seconds()
@@ -94,7 +104,7 @@ def measure(key: str, scenario: Scenario, start: Launch = launch) -> Result:
         )
         if service.keeps_rows:
             result.lost_runs = lost_runs(folder, scenario.users + _WARM_UP_USERS)
-            result.left_outputs = left_outputs(folder)
+            result.left_outputs = left_outputs(outputs)
         return result
 
 

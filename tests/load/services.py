@@ -6,6 +6,7 @@ import os
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.error
@@ -34,6 +35,7 @@ class Service:
 
     Each of its `processes` logs `says` when it has started; a service that doesn't is not the one
     that the table names. `keeps_rows`: it is a Crew Capture, whose runs can be looked at.
+    `outputs_in_ram`: they are files below `/dev/shm`, while its database is on disk.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Service:
     says: str = ""
     processes: int = 1
     model_calls_per_run: int = 3
+    outputs_in_ram: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,13 @@ SERVICES = {
         crew_capture(ENGINE="auto"),
         keeps_rows=True,
         says="crew idea: execution mode plan",
+    ),
+    "plan-ram": Service(
+        "Crew Capture, recorded plan, outputs in RAM",
+        crew_capture(ENGINE="auto"),
+        keeps_rows=True,
+        says="crew idea: execution mode plan",
+        outputs_in_ram=True,
     ),
     "native": Service(
         "Crew Capture, native executor",
@@ -217,9 +227,15 @@ def started(
 
 @contextmanager
 def deployed(
-    service: Service, folder: Path, model_seconds: float, start: Launch = launch
+    service: Service,
+    folder: Path,
+    model_seconds: float,
+    start: Launch = launch,
+    outputs: Path | None = None,
 ) -> Iterator[Deployment]:
     """Runs a service and its model server, which answers after that many seconds, in `folder`.
+
+    Its outputs are in `outputs`, by default in `folder` as well.
 
     Raises RuntimeError if either doesn't come up, or if the service isn't what it is called.
     """
@@ -227,6 +243,8 @@ def deployed(
     stub = ["tests.load.stub_model", "--port", str(model_port), "--delay", str(model_seconds)]
     model_url = f"http://127.0.0.1:{model_port}"
     arguments, environment = service.start(port, f"{model_url}/v1", folder)
+    if outputs is not None:
+        environment["TEMP_DIR"] = str(outputs)
     log = folder / "service.log"
     with (
         started(stub, model_port, folder / "stub.log", start=start),
@@ -234,6 +252,16 @@ def deployed(
     ):
         _wait_until_said(service, log)
         yield Deployment(process, f"http://127.0.0.1:{port}", model_url, folder)
+
+
+@contextmanager
+def folder_for_outputs(service: Service, folder: Path) -> Iterator[Path]:
+    """The folder in which a service stores outputs: `folder`, unless they are in RAM."""
+    if not service.outputs_in_ram:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="crew-capture-bench-", dir="/dev/shm") as in_ram:  # noqa: S108
+        yield Path(in_ram)
 
 
 def free_port() -> int:
@@ -255,9 +283,9 @@ def lost_runs(folder: Path, expected: int) -> int:
         return abs(expected - int(runs)) + int(runs) - int(succeeded)
 
 
-def left_outputs(folder: Path) -> int:
-    """How many stored outputs a Crew Capture left in `folder`."""
-    return len(list((folder / "idea_crew_outputs").glob("*.md")))
+def left_outputs(outputs: Path) -> int:
+    """How many outputs a Crew Capture left in its folder for them."""
+    return len(list((outputs / "idea_crew_outputs").glob("*.md")))
 
 
 def _wait_until_up(process: Command, port: int, log: Path) -> None:
