@@ -75,7 +75,7 @@ async def open_queue(settings: Settings, database: Database) -> AsyncIterator[Ru
         try:
             await queue.start()
         except QueueUnavailable as error:
-            raise SettingsError(f"QUEUE_URL: {error}") from None
+            raise SettingsError(f"QUEUE_{error.about.upper()}: {error}") from None
         yield queue
 
 
@@ -94,6 +94,7 @@ async def _queue_driver(settings: Settings, database: Database) -> Driver:
         settings.queue_servers,
         prefix=f"crew_capture.{await installation_id(database)}",
         credentials=settings.queue_credentials,
+        ca_file=settings.queue_ca_file,
         replicas=settings.queue_replicas,
         redelivery_seconds=settings.lease_seconds,
     )

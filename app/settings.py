@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     database_url: str = "sqlite+aiosqlite:///crew_capture.db"
     queue_url: str = ""
     queue_credentials: Path | None = None
+    queue_ca_file: Path | None = None
     queue_replicas: Annotated[int, Field(ge=1, le=5)] = 1
 
     temp_backend: str = "local"

@@ -1,8 +1,10 @@
 """A broker of each kind, on servers of this package's own."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +21,13 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
 
 
 @pytest.fixture(scope="module")
-def own_postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+def own_postgresql() -> Iterator[PostgreSQL]:
     """A server that tests may kill."""
-    with PostgreSQL(tmp_path_factory.mktemp("postgresql")) as server:
+    # Not in pytest's own folder: a later pytest would take the rights from its user.
+    with (
+        tempfile.TemporaryDirectory(prefix="crew-capture-postgresql-") as folder,
+        PostgreSQL(Path(folder)) as server,
+    ):
         yield server
 
 

@@ -154,14 +154,3 @@ async def test_a_server_that_is_not_there_is_one_line_without_the_password() -> 
         await driver.start()
     assert "\n" not in str(raised.value)
     assert "secret-word" not in str(raised.value)
-
-
-async def test_a_wrong_password_is_one_line_without_it(tmp_path: Path) -> None:
-    with NatsServer(tmp_path / "streams", "--user", "user", "--pass", "right") as server:
-        url = server.url.replace("//", "//user:wrong-word@")
-        with pytest.raises(QueueUnavailable, match=r"(?i)authorization") as raised:
-            await NatsDriver([url], prefix="test").start()
-        assert "wrong-word" not in str(raised.value)
-        driver = NatsDriver([server.url.replace("//", "//user:right@")], prefix="test")
-        await driver.start()
-        await driver.aclose()

@@ -11,10 +11,11 @@ suite, `tests/queue/`, holds all drivers to these promises.
 
 import asyncio
 import logging
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 from app.telemetry import metrics
@@ -23,12 +24,51 @@ logger = logging.getLogger("crew_capture.queue")
 
 # Publications and acknowledgements of so long share a request to the broker.
 _JOINED_SECONDS: Final = 0.005
+_FIRST_BACKOFF_SECONDS: Final = 0.1
+_MAX_BACKOFF_SECONDS: Final = 5.0
 _CHECK_SECONDS: Final = 5.0
 _CHECK_CREW: Final = "crew-capture-check"
 
 
 class QueueUnavailable(Exception):
-    """The broker can't be reached now. The message is one line without secrets."""
+    """The broker can't be reached now, or refuses this process.
+
+    The message is one line without secrets. `about` names what is to be corrected, if it is not
+    the URL.
+    """
+
+    def __init__(self, message: str, about: Literal["url", "credentials", "ca_file"] = "url"):
+        super().__init__(message)
+        self.about = about
+
+
+async def retry(
+    operation: Callable[[], Awaitable[None]],
+    errors: tuple[type[BaseException], ...],
+    *,
+    is_needed: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Call until there is no such error, or no need any more; whether it has succeeded."""
+    failures, last_problem = 0, ""
+    while is_needed():
+        try:
+            await operation()
+        except errors as error:
+            problem = str(error) or type(error).__name__
+            level = logging.DEBUG if problem == last_problem else logging.WARNING
+            logger.log(level, "The queue can't be used: %s; this process tries again", problem)
+            last_problem = problem
+            await asyncio.sleep(backoff_seconds(failures))
+            failures += 1
+        else:
+            return True
+    return False
+
+
+def backoff_seconds(failures: int) -> float:
+    """The pause after so many failures in a row: exponential, with jitter, five seconds at most."""
+    longest = min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 20), _MAX_BACKOFF_SECONDS)
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import json
 import logging
-import random
+import ssl
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -35,15 +35,23 @@ from nats.js.api import (
 )
 from nats.js.errors import NotFoundError
 
-from app.runs.queue.base import Delivery, Driver, Hint, QueueUnavailable, Receiver
+from app.runs.queue.base import (
+    Delivery,
+    Driver,
+    Hint,
+    QueueUnavailable,
+    Receiver,
+    backoff_seconds,
+    retry,
+)
 
 logger = logging.getLogger("crew_capture.queue")
 
 _START_SECONDS: Final = 5.0
 _REQUEST_SECONDS: Final = 5.0
 _FIRST_CONNECTS: Final = 2
-_FIRST_BACKOFF_SECONDS: Final = 0.1
-_MAX_BACKOFF_SECONDS: Final = 5.0
+# A consumer that is lost, or that another server leads, is ready again by then.
+_RESTORE_SECONDS: Final = 0.1
 # A hint that no worker has received by then is published again by the database's reconciliation.
 _MAX_AGE_SECONDS: Final = 24 * 3600.0
 # A pull request is forgotten so long after its expiry.
@@ -69,6 +77,18 @@ class _Consumer:
     expires_at: float = 0.0
 
 
+class _Client(Client):
+    """A client that keeps its login from servers without TLS, if their URL is `tls://`."""
+
+    def _connect_command(self) -> bytes:
+        server = self._current_server
+        assert server is not None  # noqa: S101 - it has answered
+        if server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+            raise nats.errors.Error("the server has no TLS, which tls:// requires")
+        command: bytes = super()._connect_command()
+        return command
+
+
 class NatsDriver(Driver):
     """A connection to a NATS server or cluster."""
 
@@ -78,17 +98,22 @@ class NatsDriver(Driver):
         *,
         prefix: str,
         credentials: Path | None = None,
+        ca_file: Path | None = None,
         replicas: int = 1,
         redelivery_seconds: float = 30.0,
     ) -> None:
-        """`prefix` begins all names, so that several installations can share a cluster."""
+        """`prefix` begins all names, so that several installations can share a cluster.
+
+        `ca_file` has the authorities to trust, instead of those of the machine.
+        """
         self._servers = list(servers)
         self._prefix = prefix
         self._stream = prefix.replace(".", "_")
         self._credentials = credentials
+        self._ca_file = ca_file
         self._replicas = replicas
         self.redelivery_seconds = redelivery_seconds
-        self._client = Client()
+        self._client: Client = _Client()
         self._stream_context: JetStreamContext | None = None
         self._consumers: dict[str, _Consumer] = {}
         self._topics: list[tuple[str, Receiver]] = []
@@ -97,7 +122,7 @@ class NatsDriver(Driver):
         self._responses: dict[str, asyncio.Future[bool]] = {}
         self._preparing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._last_error = ""
+        self._problem: BaseException | None = None
         self._failed_connects = 0
         self._is_closing = False
 
@@ -109,15 +134,32 @@ class NatsDriver(Driver):
             self._is_closing = True
             with suppress(Exception):
                 await self._client.close()
-            cause = self._last_error or str(error) or "no server answered in time"
-            raise QueueUnavailable(f"NATS can't be used: {cause}") from None
+            raise self._failure(self._problem or error) from None
         self.is_connected = True
 
+    def _failure(self, error: BaseException) -> QueueUnavailable:
+        """The error of a start, with the setting to correct."""
+        cause = str(error).removeprefix("nats: ") or "no server answered in time"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            cause = f"{error.verify_message}; it must name the authority of the servers"
+            return QueueUnavailable(f"the certificate of NATS is not trusted: {cause}", "ca_file")
+        if not _refuses_login(error):
+            return QueueUnavailable(f"NATS can't be used: {cause}")
+        if self._credentials is None:
+            fix = "it needs a user and a password that the servers know"
+            return QueueUnavailable(f"NATS can't be used: {cause}; {fix}")
+        fix = f"{self._credentials} must be of a user of these servers"
+        return QueueUnavailable(f"NATS can't be used: {cause}; {fix}", "credentials")
+
     async def _connect(self) -> None:
-        client = self._client = Client()
         options: dict[str, Any] = {}
         if self._credentials is not None:
+            _check_credentials(self._credentials)
             options["user_credentials"] = str(self._credentials)
+        if self._ca_file is not None:
+            options["tls"] = _trusting(self._ca_file)
+        self._problem = None
+        client = self._client = _Client()
         await client.connect(
             servers=self._servers,
             name="crew-capture",
@@ -269,6 +311,8 @@ class NatsDriver(Driver):
                 await self._respond(list(consumer.arrived), b"-NAK")
         for task in self._tasks:
             task.cancel()
+        if self._stream_context is None:
+            return  # it was never connected
         with suppress(*_ERRORS):
             await self._client.flush(timeout=1)
         with suppress(*_ERRORS):
@@ -357,7 +401,7 @@ class NatsDriver(Driver):
                 consumer.changed.set()
 
     async def _restore_soon(self) -> None:
-        await asyncio.sleep(_FIRST_BACKOFF_SECONDS)
+        await asyncio.sleep(_RESTORE_SECONDS)
         with suppress(*_ERRORS):
             await self._restore()
 
@@ -381,46 +425,36 @@ class NatsDriver(Driver):
             self._start(self._connect_anew())
 
     async def _connect_anew(self) -> None:
-        delay = _FIRST_BACKOFF_SECONDS
-        while True:
-            for consumer in self._consumers.values():
-                consumer.subscription = None
-            try:
-                await self._connect()
-            except _ERRORS as error:
-                logger.debug("The queue can't be reached: %s", error)
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _MAX_BACKOFF_SECONDS)
-            else:
-                await self._after_reconnect()
-                return
+        for consumer in self._consumers.values():
+            consumer.subscription = None
+        await retry(self._connect_again, (QueueUnavailable,))
+        await self._after_reconnect()
+
+    async def _connect_again(self) -> None:
+        try:
+            await self._connect()
+        except _ERRORS as error:
+            raise self._failure(self._problem or error) from None
 
     async def _after_reconnect(self) -> None:
         """Restore the stream, which needs a while in a cluster without its leader."""
-        delay = _FIRST_BACKOFF_SECONDS
-        while self._client.is_connected:
-            try:
-                await self._restore()
-            except _ERRORS as error:
-                logger.debug("The queue is not restored yet: %s", error)
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _MAX_BACKOFF_SECONDS)
-            else:
-                self._failed_connects = 0
-                self.is_connected = True
-                self.on_restored()
-                return
+        client = self._client
+        if await retry(self._restore, _ERRORS, is_needed=lambda: client.is_connected):
+            self._failed_connects = 0
+            self.is_connected = True
+            self.on_restored()
 
     def _next_server(self, servers: list[Any], _info: Any) -> tuple[Any, float]:
         """The server to connect to next, and the seconds to wait before: exponential backoff."""
         rounds, index = divmod(self._failed_connects, len(servers))
         self._failed_connects += 1
-        backoff = min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(rounds, 20), _MAX_BACKOFF_SECONDS)
-        return servers[index], backoff * random.uniform(0.5, 1.0) if rounds else 0.0  # noqa: S311
+        return servers[index], backoff_seconds(rounds) if rounds else 0.0
 
     async def _note_error(self, error: Exception) -> None:
-        self._last_error = str(error) or type(error).__name__
         logger.debug("NATS: %s", error)
+        # A server that refuses a client also closes its connection, which is another error.
+        if not (self._problem and _is_refusal(self._problem)):
+            self._problem = error
 
     def _check_connection(self) -> None:
         if not self.is_connected:
@@ -430,6 +464,32 @@ class NatsDriver(Driver):
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, ssl.SSLError) or _refuses_login(error)
+
+
+def _refuses_login(error: BaseException) -> bool:
+    return "authorization violation" in str(error).lower()
+
+
+def _check_credentials(path: Path) -> None:
+    """Raises QueueUnavailable; the client would fail in many ways."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise QueueUnavailable(f"{path} can't be read: {error}", "credentials") from None
+    if not ("BEGIN NATS USER JWT" in text and "BEGIN USER NKEY SEED" in text):
+        raise QueueUnavailable(f"{path} is not a credentials file of NATS", "credentials")
+
+
+def _trusting(path: Path) -> ssl.SSLContext:
+    """Raises QueueUnavailable."""
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise QueueUnavailable(f"{path} has no certificates in PEM: {error}", "ca_file") from None
 
 
 def _token(crew: str) -> str:

@@ -22,14 +22,12 @@ from pgqueuer.domain.types import QueueEntrypoint, QueueManagerId
 from pgqueuer.ports.repository import EntrypointExecutionParameter
 from pgqueuer.queries import Queries
 
-from app.runs.queue.base import Delivery, Driver, Hint, QueueUnavailable, Receiver
+from app.runs.queue.base import Delivery, Driver, Hint, QueueUnavailable, Receiver, retry
 
 logger = logging.getLogger("crew_capture.queue")
 
 _POLL_SECONDS: Final = 0.5
 _COMMAND_SECONDS: Final = 10.0
-_FIRST_BACKOFF_SECONDS: Final = 0.1
-_MAX_BACKOFF_SECONDS: Final = 5.0
 # PgQueuer logs each change of a hint; the run's row has the history that matters.
 _LOG_KEPT_SECONDS: Final = 600.0
 _PROBE_SECONDS: Final = 2.0
@@ -250,21 +248,15 @@ class PostgresqlDriver(Driver):
             self._start(self._connect_again())
 
     async def _connect_again(self) -> None:
-        delay = _FIRST_BACKOFF_SECONDS
-        while True:
-            try:
-                await self._listen()
-                await self._install()
-            except _ERRORS as error:
-                logger.debug("The queue can't be reached: %s", error)
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _MAX_BACKOFF_SECONDS)
-            else:
-                self.is_connected = True
-                for changed in self._changed.values():
-                    changed.set()
-                self.on_restored()
-                return
+        await retry(self._restore, _ERRORS)
+        self.is_connected = True
+        for changed in self._changed.values():
+            changed.set()
+        self.on_restored()
+
+    async def _restore(self) -> None:
+        await self._listen()
+        await self._install()
 
     async def _prune_forever(self) -> None:
         while True:
