@@ -260,7 +260,7 @@ def folder_for_outputs(service: Service, folder: Path) -> Iterator[Path]:
     if not service.outputs_in_ram:
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="crew-capture-bench-", dir="/dev/shm") as in_ram:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="crew-capture-bench-", dir="/dev/shm") as in_ram:
         yield Path(in_ram)
 
 
