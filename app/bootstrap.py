@@ -174,7 +174,8 @@ async def open_service(
     executes = role is not Role.ACCEPT
     crews = (crews or load_crews(settings)) if executes else Registry([])
     async with AsyncExitStack() as stack:
-        tracing = _open_tracing(stack)
+        events, name = EventHub(), name or _worker_name()
+        tracing = _open_tracing(stack, name)
         database = await stack.enter_async_context(open_database(settings))
         store = await stack.enter_async_context(
             open_store(settings, database, is_one_shot=is_one_shot)
@@ -183,7 +184,6 @@ async def open_service(
         queue = await stack.enter_async_context(
             nullcontext() if is_one_shot else open_queue(settings, database)
         )
-        events, name = EventHub(), name or _worker_name()
         accounts = await stack.enter_async_context(
             aclosing(Accounts(database, name, read_prices(settings.prices_file)))
         )
@@ -466,9 +466,9 @@ def _retention(settings: Settings, database: Database, memories: Memories) -> li
     return services
 
 
-def _open_tracing(stack: AsyncExitStack) -> "Tracing | None":
+def _open_tracing(stack: AsyncExitStack, worker: str) -> "Tracing | None":
     """Traces, if they are configured, until the end of the stack; log lines have their ids."""
-    tracing = open_tracing(VERSION)
+    tracing = open_tracing(VERSION, worker)
     if tracing is not None:
         stack.push_async_callback(tracing.aclose)
         set_trace_ids(current_trace_id)

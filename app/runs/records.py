@@ -201,6 +201,14 @@ class Run(ListedRun):
     tasks: list[dict[str, Any]] | None = None
     worker: str | None = None
 
+    @property
+    def has_lost_worker(self) -> bool:
+        """Whether the worker of the last attempt was lost, for a run whose lease has ended.
+
+        A worker that stops has released its leases.
+        """
+        return self.status is RunStatus.RUNNING and self.lease_until is not None
+
     def is_deferred_at(self, now: datetime) -> bool:
         """Whether the run, once it is queued, waits for its `not_before`."""
         return self.not_before is not None and self.not_before > now

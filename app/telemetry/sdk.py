@@ -16,6 +16,7 @@ from opentelemetry import context as current_context
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import (
+    SERVICE_INSTANCE_ID,
     SERVICE_NAME,
     SERVICE_VERSION,
     OTELResourceDetector,
@@ -66,11 +67,12 @@ class Tracing:
     it.
     """
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, worker: str) -> None:
+        """`worker` is the name of this process, as in the rows of its runs."""
         _limit_warnings()
         self._ids = _Ids()
         self._provider = TracerProvider(
-            resource=_resource(version), id_generator=self._ids, shutdown_on_exit=False
+            resource=_resource(version, worker), id_generator=self._ids, shutdown_on_exit=False
         )
         self._provider.add_span_processor(BatchSpanProcessor(_Exporter(OTLPSpanExporter())))
         self._tracer = self._provider.get_tracer("crew-capture", version)
@@ -214,9 +216,13 @@ def _remote(headers: TraceHeaders) -> Span:
     )
 
 
-def _resource(version: str) -> Resource:
-    """The description of this service, which the environment may change."""
-    own = {SERVICE_NAME: "crew-capture", SERVICE_VERSION: version}
+def _resource(version: str, worker: str) -> Resource:
+    """The description of this process, which the environment may change."""
+    own = {
+        SERVICE_NAME: "crew-capture",
+        SERVICE_VERSION: version,
+        SERVICE_INSTANCE_ID: worker,
+    }
     configured = OTELResourceDetector().detect().attributes
     return Resource.create({name: own[name] for name in own.keys() - configured.keys()})
 

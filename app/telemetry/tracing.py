@@ -168,17 +168,18 @@ def is_configured() -> bool:
     return bool(has_endpoint) and not is_disabled and exporter in ("", "otlp")
 
 
-def open_tracing(version: str) -> "Tracing | None":
+def open_tracing(version: str, worker: str) -> "Tracing | None":
     """Start to make traces, in this process; None if they are not configured.
 
-    Call it after the last fork. `version` is that of the service.
+    Call it after the last fork. `version` is that of the service, and `worker` the name of this
+    process.
     """
     if not is_configured():
         return None
     protocol = _variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol not in ("", "http/protobuf"):
         logger.warning("Traces are sent by OTLP over HTTP: the protocol that is set is ignored")
-    tracing: Tracing = import_module("app.telemetry.sdk").Tracing(version)
+    tracing: Tracing = import_module("app.telemetry.sdk").Tracing(version, worker)
     return tracing
 
 

@@ -8,17 +8,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 from crewai import Agent, Crew, Task
 from crewai.flow.flow import Flow, start
 from crewai.tools import tool
+from sqlalchemy import select
 
-from app.access.api_keys import Role
+from app.access.api_keys import ApiKeys, Role
 from app.crews.options import CrewOptions
 from app.crews.registry import CrewSpec, Registry
 from app.prices import nanos
 from app.runs.execution.spending import Accounts
+from app.runs.models import CallerUsage
+from tests.commands import ForkServer
+from tests.faults.deployment import Servers, Site, deployed
 from tests.load.stub_model import Body, Failure, StubModel, run_stub
 from tests.runs.scripted import until
 from tests.serving import Running, Serve
@@ -436,3 +441,56 @@ async def test_reservations_of_a_lost_process_end_with_its_leases(
         run = await _run(service, "two")
         assert run["status"] == "succeeded"
         assert stub.calls == 2
+
+
+async def test_the_budget_of_a_day_holds_over_two_processes(
+    tmp_path: Path, fork_server: ForkServer
+) -> None:
+    """`WORKERS=2`, 200 runs of one key, and room for 50."""
+    prices = tmp_path / "prices.toml"
+    prices.write_text("[stub-model]\ninput = 1\noutput = 0\n")
+    site = Site(Servers(tmp_path), tmp_path, "sqlite", "local", fork_server.launch)
+    settings = {"crews": "work=tests.deeds:create", "auth": "keys", "prices_file": prices}
+    async with (
+        deployed(site, model_seconds=0.2, **settings) as deployment,
+        deployment.serving(workers=2) as serving,
+    ):
+        keys, bodies = ApiKeys(deployment.database), deployment.stub.bodies
+        deployment.stub.record = True
+
+        async def submit(path: str, key: str, body: dict[str, Any]) -> Any:
+            # A connection of its own: any process may accept it.
+            headers = {"Authorization": f"Bearer {key}"}
+            url = f"{serving.url}/api/{path}"
+            while True:
+                async with aiohttp.request("POST", url, json=body, headers=headers) as answer:
+                    if answer.status in (200, 202):
+                        return await answer.json()
+                    # A process knows a new key within a second.
+                    assert answer.status == 401, await answer.text()
+
+        run = {"crew": "work", "inputs": {"deed": "rest"}}
+        admin = await keys.create("admin", Role.ADMIN)
+        cost = (await submit("runs?wait=30", admin, run))["cost"]
+        assert cost == pytest.approx(sum(map(_input_cost, bodies)))
+        bodies.clear()
+        key = await keys.create("team", Role.USER, cost_per_day=nanos(50 * cost))
+        batch = {**run, "inputs": [run["inputs"]] * 4}
+        await asyncio.gather(*(submit("runs/batch", key, batch) for _ in range(50)))
+        await deployment.settled(60)
+
+        spent = sum(map(_input_cost, bodies))
+        assert 50 * cost <= spent + 1e-9
+        assert spent <= 50 * cost + max(map(_input_cost, bodies)) + 1e-9
+        rows = (await deployment.rows()).values()
+        assert len({row.worker for row in rows}) == 2, "one process had all runs"
+        assert {row.error_type for row in rows} == {None, "budget_exceeded"}
+        async with deployment.database.read() as connection:
+            costs = await connection.scalars(select(CallerUsage.cost).where(CallerUsage.cost > 0))
+            assert nanos(spent) in set(costs)
+
+
+def _input_cost(body: Body) -> float:
+    """What a call costs if an input token is 1 USD for a million, and output is free."""
+    words = [str(message.get("content") or "").split() for message in body["messages"]]
+    return sum(map(len, words)) / 1e6

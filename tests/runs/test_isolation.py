@@ -122,6 +122,11 @@ class Suspects:
         """The runs that any service may execute."""
         return await self._parts.queries.stalled(["poem"], 10)
 
+    async def lost_workers(self) -> list[bool]:
+        """For each of these runs, whether the worker of its last attempt counts as lost."""
+        rows = [await self._parts.queries.get(run.run_id) for run in await self.stalled()]
+        return [row.has_lost_worker for row in rows if row is not None]
+
     def groups(self) -> Counter[int]:
         """How many processes have claimed how many runs."""
         return Counter(int(file.read_text()) for file in _files(self._folder))
@@ -266,6 +271,7 @@ async def test_a_stop_ends_processes_and_releases_their_runs(isolate: Isolate) -
         assert await _is_over(process)
         assert await suspects.ends(runs) == [("running", None)]
         assert [run.run_id for run in await suspects.stalled()] == [runs[0].run_id]
+        assert await suspects.lost_workers() == [True]
 
 
 async def test_a_process_that_the_service_ends_as_frozen_is_no_cause(isolate: Isolate) -> None:
@@ -277,6 +283,7 @@ async def test_a_process_that_the_service_ends_as_frozen_is_no_cause(isolate: Is
         assert runs[0].run_id in suspects.isolation
         suspects.isolation.end_if_frozen(runs[0]._replace(attempt=1))
         assert await suspects.ends(runs) == [("running", None)]
+        assert await suspects.lost_workers() == [True]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

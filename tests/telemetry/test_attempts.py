@@ -6,20 +6,24 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import aiohttp
 import pytest
 from sqlalchemy import update
 
+from app.db import Database
 from app.runs.models import UserRun
-from app.telemetry.tracing import Key
+from app.runs.persistence.repository import RunRepository
+from app.runs.records import NewRun
+from app.telemetry.tracing import Key, attempt_span_id
 from tests.api.crews import LETTER, Letters
 from tests.commands import ForkServer, RunCommand
 from tests.faults.deployment import Servers, Site, deployed
 from tests.load.stub_model import Failure
 from tests.runs.receiver import SETTING, receiving
 from tests.runs.scripted import until
-from tests.telemetry.conftest import MakeTraced
+from tests.telemetry.conftest import MakeTraced, Traced
 from tests.telemetry.crews import SECRET
 from tests.telemetry.otlp import Collector, Span, Trace, collecting
 
@@ -69,6 +73,105 @@ async def test_a_run_whose_process_is_killed_stays_one_trace(
     agents = [[n for n in trace.children(one) if "invoke_agent" in n] for one in (lost, last)]
     assert [len(names) for names in agents] == [2, 1]
     assert SECRET.encode() not in b"".join(collector.bodies)
+
+
+async def _lose_attempts(service: Traced, count: int) -> list[str]:
+    """A run that so many workers have claimed and left; returns the ids of their spans."""
+    inside = service.service.inside
+    rows = RunRepository(
+        inside.database, inside.events, inside.engine.fingerprint, worker="w", lease_seconds=60
+    )
+    run = NewRun(uuid4(), "three", {"topic": SECRET}, rows.now())
+    await rows.add([run])
+    starts = []
+    for _ in range(count):
+        claimed = await rows.claim(run.run_id)
+        assert claimed is not None
+        starts.append(claimed.started_at)
+        # Not before the end of all of them: the service would claim the run.
+        await _set_lease(inside.database, None)
+    await _set_lease(inside.database, datetime.now(UTC))
+    return [f"{attempt_span_id(run.run_id, start):016x}" for start in starts]
+
+
+async def _set_lease(database: Database, until: datetime | None) -> None:
+    async with database.write() as connection:
+        await connection.execute(update(UserRun).values(lease_until=until))
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_a_run_that_is_given_up_has_the_span_of_its_last_attempt(
+    traced: MakeTraced, lost: int
+) -> None:
+    async with traced(max_attempts=1) as service:
+        ids = await _lose_attempts(service, lost)
+        trace = await service.collector.until(_RUN.format("three"))
+        await until(service.service.all_settled)
+    span = trace.one(_RUN.format("three"))
+    assert span.id == ids[-1]
+    assert span.links == [(span.trace_id, id_) for id_ in ids[-2:-1]]
+    assert span.attributes[Key.ATTEMPT] == lost
+    assert span.attributes[Key.RUN_STATUS] == "failed"
+    assert span.attributes[Key.ERROR_TYPE] == "worker_lost"
+    assert trace.shape() == (_RUN.format("three"), [("settle run", [])])
+    trace.check_times()
+
+
+async def test_a_second_takeover_links_all_attempts(traced: MakeTraced) -> None:
+    async with traced(max_attempts=9) as service:
+        first, second = await _lose_attempts(service, 2)
+        trace = await service.collector.until(_RUN.format("three"), 2)
+    lost, last = trace.all(_RUN.format("three"))
+    assert lost.id == second
+    assert [one.links for one in (lost, last)] == [
+        [(lost.trace_id, id_)] for id_ in (first, second)
+    ]
+    assert last.attributes[Key.RUN_STATUS] == "succeeded"
+
+
+async def test_with_two_processes_each_run_is_a_trace_of_one_of_them(
+    tmp_path: Path, fork_server: ForkServer
+) -> None:
+    numbers: list[int] = []
+    site = Site(Servers(tmp_path), tmp_path, "sqlite", "local", fork_server.launch)
+    async with collecting() as collector, deployed(site, model_seconds=0.0) as deployment:
+        tracing = {
+            "otel_exporter_otlp_endpoint": collector.endpoint,
+            "otel_resource_attributes": "deployment.environment.name=test",
+        }
+        async with deployment.serving(workers=2, **tracing) as serving:
+
+            async def submit() -> None:
+                # A connection of its own: any process may accept it.
+                numbers.append(number := len(numbers) + 1)
+                headers = {"traceparent": f"00-{number:032x}-{number:016x}-01"}
+                body = {"crew": "idea", "inputs": {"interest_area": SECRET}}
+                url = f"{serving.url}/api/runs"
+                async with aiohttp.request("POST", url, json=body, headers=headers) as answer:
+                    assert answer.status == 202
+
+            async def both_have_runs() -> bool:
+                await asyncio.gather(*(submit() for _ in range(8)))
+                return len({row.worker for row in (await deployment.rows()).values()}) == 2
+
+            await until(both_have_runs, 30)
+            await deployment.settled(60)
+            rows = await deployment.rows()
+            await serving.stop()  # it sends the spans that are left
+    traces = [collector.trace(f"{number:032x}") for number in numbers]
+    assert sum(len(trace.spans) for trace in traces) == len(collector.spans)
+    for number, trace in zip(numbers, traces, strict=True):
+        trace.check_times()
+        (request,) = trace.roots()
+        assert (request.name, request.parent_id) == ("POST /api/runs", f"{number:016x}")
+        run = trace.one(_RUN.format("idea"))
+        assert trace.parent(run) == request
+        assert len([name for name in trace.children(run) if "invoke_agent" in name]) == 3
+        (resource,) = {tuple(sorted(span.resource.items())) for span in trace.spans}
+        named = dict(resource)
+        assert named["service.name"] == "crew-capture"
+        assert named["deployment.environment.name"] == "test"
+        assert named["service.instance.id"] == rows[UUID(run.attributes[Key.RUN_ID])].worker
 
 
 async def test_a_run_without_a_request_is_a_trace(crew_capture: RunCommand) -> None:

@@ -45,7 +45,7 @@ def test_without_an_endpoint_nothing_is_made(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert not is_configured()
-    assert open_tracing("1") is None
+    assert open_tracing("1", "worker") is None
 
 
 def test_the_modules_of_a_run_import_no_opentelemetry() -> None:

@@ -179,7 +179,7 @@ class Isolation:
         """Deal with the runs that the process has left; returns those to execute alone."""
         left = await self._queries.held(group.name)
         if left and (group.is_killed or len(group.runs) > 1):
-            await Leases(self._database, worker=group.name, duration=timedelta()).release()
+            await Leases(self._database, worker=group.name, duration=timedelta()).expire()
         if group.is_killed:
             return ()
         if exit_code not in (0, START_FAILED):  # a crew may end the process before any claim

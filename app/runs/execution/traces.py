@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from app.engine import CallObserver, GuardrailRound, ModelCall, TaskStarted, ToolCall
-from app.runs.records import ClaimedRun, RunStatus, Settlement
+from app.runs.records import ClaimedRun, Run, RunStatus, Settlement
 from app.telemetry import content
-from app.telemetry.tracing import EventName, Key, SpanName, set_trace_id
+from app.telemetry.tracing import EventName, Key, SpanName, TraceHeaders, set_trace_id
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -42,9 +42,12 @@ class RunTrace(CallObserver):
     `execution_mode` is set once it is known.
     """
 
-    def __init__(self, tracing: "Tracing", claimed: ClaimedRun, dispatched_at: int) -> None:
-        """Begin the span of the attempt, at the time when the run was dispatched."""
+    def __init__(self, tracing: "Tracing", span: "Span") -> None:
+        """`span` is that of the attempt."""
         self._tracing = tracing
+        self._span = span
+        self._is_recording = span.is_recording()
+        self._headers = tracing.headers_of(span).as_dict()
         self._tasks: dict[int, Span] = {}
         self._open_tasks: dict[int, Span] = {}
         self._calls: dict[ModelCall | ToolCall, Span] = {}
@@ -53,9 +56,11 @@ class RunTrace(CallObserver):
         self._is_over = False
         self._is_lost = False
         self.execution_mode: str | None = None
-        if claimed.is_takeover and claimed.previous_started_at is not None:
-            _write_lost_attempt(tracing, claimed, claimed.previous_started_at)
-        self._span = tracing.start_attempt(
+
+    @classmethod
+    def begin(cls, tracing: "Tracing", claimed: ClaimedRun, dispatched_at: int) -> Self:
+        """Begin the span of an attempt, at the time when the run was dispatched."""
+        span = tracing.start_attempt(
             claimed.run_id,
             claimed.started_at,
             claimed.trace,
@@ -64,12 +69,46 @@ class RunTrace(CallObserver):
             started_at=dispatched_at,
             previous=claimed.previous_started_at,
         )
-        self._is_recording = self._span.is_recording()
-        headers = tracing.headers_of(self._span)
-        set_trace_id(headers)
-        self._headers = headers.as_dict()
-        if self._is_recording:
-            tracing.start(SpanName.WAIT, self._span, {}, started_at=dispatched_at).end()
+        set_trace_id(tracing.headers_of(span))
+        trace = cls(tracing, span)
+        if trace._is_recording:
+            tracing.start(SpanName.WAIT, span, {}, started_at=dispatched_at).end()
+        return trace
+
+    @classmethod
+    def of_lost_attempt(
+        cls,
+        tracing: "Tracing",
+        run: ClaimedRun | Run,
+        attempt: int,
+        started_at: datetime,
+        parent: TraceHeaders | None,
+        previous: datetime | None,
+    ) -> Self:
+        """The span of an attempt that began then and whose worker was lost with it.
+
+        Its parts have arrived. `parent` is the context of the run's request, and `previous` the
+        start of the attempt before. The span is written if this is ended by `end_lost_attempt`, or
+        if the run is settled within it.
+        """
+        begun = run.created_at if attempt == _FIRST else started_at
+        span = tracing.start_attempt(
+            run.run_id,
+            started_at,
+            parent,
+            _attributes(run, attempt),
+            name=SpanName.RUN.format(run.crew),
+            started_at=int(begun.timestamp() * _NANOSECONDS),
+            previous=previous,
+        )
+        trace = cls(tracing, span)
+        trace._is_lost = True
+        return trace
+
+    def end_lost_attempt(self) -> None:
+        """End the span of a lost attempt after which another one has begun."""
+        self._tracing.fail(self._span, _LOST)
+        self._span.end()
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +137,10 @@ class RunTrace(CallObserver):
 
     def set_settlement(self, settlement: Settlement | None, error_type: str | None) -> None:
         """Note how the run was settled; None if another attempt has begun meanwhile."""
+        self._is_lost = settlement is None
         if settlement is None:
-            self._is_lost = True
-        elif settlement.status is RunStatus.CANCELLED:
+            return
+        if settlement.status is RunStatus.CANCELLED:
             self.set_status(settlement.status, RunStatus.CANCELLED)
         else:
             self.set_status(settlement.status, error_type)
@@ -206,33 +246,17 @@ class RunTrace(CallObserver):
             span.end()
 
 
-def _write_lost_attempt(tracing: "Tracing", claimed: ClaimedRun, started_at: datetime) -> None:
-    """Write the span of the attempt before, whose worker was lost with it: its parts are there."""
-    begun = claimed.created_at if claimed.attempt == _FIRST + 1 else started_at
-    span = tracing.start_attempt(
-        claimed.run_id,
-        started_at,
-        claimed.trace,
-        _attributes(claimed, claimed.attempt - 1),
-        name=SpanName.RUN.format(claimed.crew),
-        started_at=int(begun.timestamp() * _NANOSECONDS),
-        previous=None,
-    )
-    tracing.fail(span, _LOST)
-    span.end()
-
-
-def _attributes(claimed: ClaimedRun, attempt: int) -> dict[str, Any]:
+def _attributes(run: ClaimedRun | Run, attempt: int) -> dict[str, Any]:
     attributes = {
         Key.OPERATION: "invoke_workflow",
-        Key.AGENT: claimed.crew,
-        Key.RUN_ID: str(claimed.run_id),
+        Key.AGENT: run.crew,
+        Key.RUN_ID: str(run.run_id),
         Key.ATTEMPT: attempt,
     }
-    if claimed.context_id is not None:
-        attributes[Key.CONVERSATION] = claimed.context_id
-    if claimed.end_user:
-        attributes[Key.END_USER] = claimed.end_user
+    if run.context_id is not None:
+        attributes[Key.CONVERSATION] = run.context_id
+    if run.end_user:
+        attributes[Key.END_USER] = run.end_user
     return attributes
 
 

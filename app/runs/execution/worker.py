@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
@@ -34,6 +35,7 @@ from app.logs import lines_of_run
 from app.pacer import identify, metered, turn
 from app.runs.call_records import MAX_CONTENT_BYTES, CallBatch, CallId, CallRecord
 from app.runs.errors import BudgetExceeded
+from app.runs.events.event import EventType
 from app.runs.events.hub import EventHub
 from app.runs.execution.call_metrics import CallMetrics
 from app.runs.execution.call_recorder import CallRecorder
@@ -347,11 +349,16 @@ class Worker:
         """Settle a run as failed whose workers were lost, with what it has until then."""
         with lines_of_run(stalled.run_id, stalled.crew, stalled.attempt):
             run = await self._persist(lambda: self._queries.get(stalled.run_id))
-            if run is not None:
-                outcome = await self._persist(
-                    lambda: self.with_stored_progress(run, _failed("worker_lost", error))
-                )
-                await self._settle(stalled, outcome, keys=None)
+            if run is None:
+                return
+            outcome = await self._persist(
+                lambda: self.with_stored_progress(run, _failed("worker_lost", error))
+            )
+            trace = None
+            if run.has_lost_worker:
+                trace = await self._trace_of_lost_attempt(run, run.attempt, run.started_at)
+            with trace or nullcontext():
+                await self._settle(stalled, outcome, keys=None, trace=trace)
 
     async def stored_outputs(
         self, run: Run, names: Collection[str] | None = None
@@ -433,7 +440,13 @@ class Worker:
         if claimed is None:
             return None
         if self._tracing is not None:
-            active.trace = RunTrace(self._tracing, claimed, active.dispatched_at)
+            if claimed.is_takeover:
+                lost = await self._trace_of_lost_attempt(
+                    claimed, claimed.attempt - 1, claimed.previous_started_at
+                )
+                if lost is not None:
+                    lost.end_lost_attempt()
+            active.trace = RunTrace.begin(self._tracing, claimed, active.dispatched_at)
         with active.trace or nullcontext(), lines_of_run(run_id, claimed.crew, claimed.attempt):
             await turn()  # runs are claimed in groups
             return await self._execute_claimed(claimed, active)
@@ -459,7 +472,7 @@ class Worker:
             outcome = active.with_progress(outcome)
         # Earlier attempts have stored outputs under keys of their own.
         keys = capture.keys if claimed.attempt == 1 else None
-        return await self._settle(claimed, outcome, keys, active)
+        return await self._settle(claimed, outcome, keys, active, active.trace)
 
     async def _attempt(
         self, claimed: ClaimedRun, capture: Capture, active: _ActiveRun, spending: Spending
@@ -525,6 +538,23 @@ class Worker:
             active.trace.execution_mode = result.execution_mode
         return _outcome(result, active.usage, spending)
 
+    async def _trace_of_lost_attempt(
+        self, run: ClaimedRun | Run, attempt: int, started_at: datetime | None
+    ) -> RunTrace | None:
+        """The trace of an attempt whose worker was lost; None if runs have no traces."""
+        if self._tracing is None or started_at is None:
+            return None
+        if isinstance(run, ClaimedRun):
+            parent = run.trace
+        else:
+            parent = await self._persist(lambda: self._queries.trace_of(run.run_id))
+        previous = None
+        if attempt > 1:
+            events = await self._persist(lambda: self._queries.history(run.run_id))
+            starts = [event.at for event in events if event.type is EventType.RUN_RUNNING]
+            previous = max((start for start in starts if start < started_at), default=None)
+        return RunTrace.of_lost_attempt(self._tracing, run, attempt, started_at, parent, previous)
+
     def _memory_store(self, claimed: ClaimedRun) -> MemoryStore | None:
         """The stored memories that the run may use; None if its memories end with it."""
         if self._memories is None:
@@ -589,14 +619,15 @@ class Worker:
         outcome: Outcome,
         keys: Iterable[OutputKey] | None,
         active: _ActiveRun | None = None,
+        trace: RunTrace | None = None,
     ) -> Run | None:
         """Commit the outcome, then delete the outputs of the run.
 
-        `keys` are those of all its outputs, where that is known. Returns the run as it stands, if
-        this worker has claimed it; None as well if another attempt has begun meanwhile.
+        `keys` are those of all its outputs, where that is known. `trace` is that of the attempt.
+        Returns the run as it stands, if this worker has claimed it; None as well if another attempt
+        has begun meanwhile.
         """
         error = active.error if active is not None else None
-        trace = active.trace if active is not None else None
         with trace.settling() if trace is not None else nullcontext():
             outcome, settlement = await self._commit(run, outcome, active)
         if trace is not None:

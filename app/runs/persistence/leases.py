@@ -28,6 +28,13 @@ class Leases:
         """End the leases of all runs in flight that this worker holds."""
         await self._set(None)
 
+    async def expire(self) -> None:
+        """End the leases of a worker that is lost.
+
+        Unlike released leases, they show that its attempts did not end.
+        """
+        await self._set(self._database.clock.now())
+
     async def _set(self, until: datetime | None, *which: ColumnElement[bool]) -> None:
         # Locked in the same order as everywhere: no deadlock.
         held = (

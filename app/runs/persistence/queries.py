@@ -60,6 +60,7 @@ from app.runs.records import (
     RunStatus,
     StalledRun,
 )
+from app.telemetry.tracing import TraceHeaders
 
 # The database sends no more of these: the inputs of one page may have hundreds of megabytes.
 _SHORTENED: Final = {
@@ -245,6 +246,13 @@ class RunQueries:
         )
         async with self._database.read() as connection:
             return set(await connection.scalars(query))
+
+    async def trace_of(self, run_id: UUID) -> TraceHeaders | None:
+        """The context of the request that submitted a run, if that has a trace."""
+        query = select(UserRun.traceparent, UserRun.tracestate).where(UserRun.run_id == run_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None or row.traceparent is None else TraceHeaders(*row)
 
     async def history(self, run_id: UUID, *, after_seq: int = -1) -> list[Event]:
         """The stored events of a run in their order, above a number."""
