@@ -19,6 +19,7 @@ from app.runs import (
     Run,
     RunService,
     RunStatus,
+    excerpt,
     summary,
 )
 
@@ -83,6 +84,7 @@ class DeliveryView(msgspec.Struct):
 class RunState(msgspec.Struct, kw_only=True):
     """The state of a run; `summary` is one sentence on it, for people.
 
+    `excerpt` is the start of the result in one line, without the signs of markdown.
     `metadata` are the names and texts that the client has given it. `batch_id` is the batch in
     which it was submitted. `cost` is in USD, that of the calls whose model has a price; null if
     none has. `usage` counts the others as `unpriced_calls`. A queued run whose `not_before` is in
@@ -95,6 +97,7 @@ class RunState(msgspec.Struct, kw_only=True):
     crew: str
     status: RunStatus
     summary: str
+    excerpt: str | None
     error: str | None
     error_type: str | None
     attempt: int
@@ -305,6 +308,7 @@ def _state_fields(run: ListedRun) -> dict[str, Any]:
         "crew": run.crew,
         "status": run.status,
         "summary": summary(run),
+        "excerpt": excerpt(run),
         "error": run.error,
         "error_type": run.error_type,
         "attempt": run.attempt,

@@ -35,6 +35,7 @@ from app.runs.memories import Memories, MemoryView
 from app.runs.metadata import METADATA_LIMITS
 from app.runs.queue.base import RunQueue
 from app.runs.records import (
+    MAX_COUNTED_REVIEWS,
     MAX_PRIORITY,
     UNSETTLED,
     USAGE_COUNTS,
@@ -60,10 +61,11 @@ from app.runs.records import (
 )
 from app.runs.secrets import SECRETS_LIMITS
 from app.runs.service import RunService
-from app.runs.summaries import ERROR_TYPES, advice, seconds_between, summary
+from app.runs.summaries import ERROR_TYPES, advice, excerpt, seconds_between, summary
 
 __all__ = [
     "ERROR_TYPES",
+    "MAX_COUNTED_REVIEWS",
     "MAX_PRIORITY",
     "METADATA_LIMITS",
     "SECRETS_LIMITS",
@@ -122,6 +124,7 @@ __all__ = [
     "check_batch_values",
     "check_bounds",
     "clean_text",
+    "excerpt",
     "output_path",
     "seconds_between",
     "summary",

@@ -121,6 +121,9 @@ MAX_DELAY: Final = timedelta(days=366)
 MAX_REASON_CHARACTERS: Final = 500
 """How many characters the reason for a cancellation has at most."""
 
+MAX_LISTED_RESULT_CHARACTERS: Final = 1000
+"""How many characters of the JSON of a run's result a list reads; it shows one line of them."""
+
 MAX_LISTED_CHARACTERS: Final = 2000
 """How many characters of a run's inputs or error a list shows. It bounds the size of a list."""
 
@@ -128,8 +131,9 @@ MAX_LISTED_CHARACTERS: Final = 2000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedRun:
     """A run as lists show it: without outputs, and with no more than `MAX_LISTED_CHARACTERS` each
-    of inputs, as JSON, and of the error. `inputs` is None if they are larger. `owner` is '' where
-    no API key submitted it, `end_user` is '' where the client named none.
+    of inputs, as JSON, and of the error. `inputs` is None if they are larger. `raw_result` is the
+    start of the result. `owner` is '' where no API key submitted it, `end_user` is '' where the
+    client named none.
     """
 
     run_id: UUID
@@ -143,6 +147,7 @@ class ListedRun:
     usage: dict[str, int] | None = None
     error: str | None = None
     error_type: str | None = None
+    raw_result: str | None = None
     metadata: Mapping[str, str] | None = None
     batch_id: UUID | None = None
     priority: int = 0
@@ -197,7 +202,6 @@ class Run(ListedRun):
     lease_until: datetime | None = None
     outputs: dict[str, str] | None = None
     had_secrets: bool = False
-    raw_result: str | None = None
     tasks: list[dict[str, Any]] | None = None
     worker: str | None = None
 
@@ -607,6 +611,9 @@ class Delivery:
         """The `webhook-id` of all its attempts."""
         return webhook_id(self.run_id, self.seq, self.role)
 
+
+MAX_COUNTED_REVIEWS: Final = 100
+"""How many runs that wait for a human are counted at most."""
 
 MAX_COUNTED_DELIVERIES: Final = 10_000
 """How many pending deliveries a backlog counts at most."""

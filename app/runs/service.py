@@ -295,6 +295,13 @@ class RunService:
         async with self.list_slot(caller):
             return await self._queries.page(matching, cursor, limit)
 
+    async def awaiting_human(self, caller: Caller) -> int:
+        """How many of the caller's runs wait for a human, up to MAX_COUNTED_REVIEWS.
+
+        Raises DatabaseUnavailable.
+        """
+        return await self._queries.awaiting_human(caller)
+
     def list_slot(self, caller: Caller) -> asyncio.Semaphore:
         """The caller's slots to read lists, which bound how many connections these hold."""
         return self._lists.setdefault(caller.name, asyncio.Semaphore(_MAX_LISTS))

@@ -1,5 +1,6 @@
 """Runs in plain words: one sentence on the state, and advice on errors."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
@@ -7,6 +8,9 @@ from typing import Final
 from app.runs.records import ListedRun, RunStatus
 
 _MAX_ERROR_CHARACTERS: Final = 160
+_MAX_EXCERPT_CHARACTERS: Final = 160
+# Signs of markdown at the start of a line, and around words; rules and dividers of tables.
+_MARKDOWN: Final = re.compile(r"^[ \t]*(?:[-=*_|: ]+$|[#>|]+|[-*+](?=\s))|[*`|]+", re.MULTILINE)
 
 _ADVICE: Final[Mapping[str, str]] = {
     "budget_exceeded": "Submit it again with a higher budget, or raise the limit of the crew or "
@@ -46,6 +50,16 @@ def summary(run: ListedRun) -> str:
             return f"Failed after {_seconds(run)}{_attempt(run)}: {_error(run)}"
         case RunStatus.CANCELLED:
             return _sentence(_error(run))
+
+
+def excerpt(run: ListedRun) -> str | None:
+    """The start of a run's result in one line, without the signs of markdown; None without one."""
+    if run.raw_result is None:
+        return None
+    line = " ".join(_MARKDOWN.sub(" ", run.raw_result).split())
+    if len(line) > _MAX_EXCERPT_CHARACTERS:
+        line = f"{line[:_MAX_EXCERPT_CHARACTERS].rstrip()}…"
+    return line or None
 
 
 def advice(run: ListedRun) -> str | None:

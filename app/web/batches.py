@@ -1,9 +1,9 @@
 """`/batches`: batches with their progress, their runs, and a button to cancel the rest."""
 
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 from litestar.response import Redirect, Template
@@ -13,8 +13,8 @@ from app.api.middleware.auth import CallerRequest
 from app.api.middleware.csrf import FORM
 from app.runs import Batches, RunStatus
 from app.web.forms import read_form
-from app.web.rendering import page
-from app.web.run_list import items_of_batch
+from app.web.rendering import FRAGMENT, page
+from app.web.run_list import rows_of_batch, rows_response
 
 _ROWS: Final = 30
 
@@ -46,17 +46,24 @@ async def show_batch(
     cursor: FromQuery[str | None] = None,
 ) -> Template:
     batch = await batches.get(batch_id, request.user)
-    items, next_cursor = await items_of_batch(runs, batch_id, cursor or None, request)
-    path = f"/batches/{batch_id}"
     return page(
         request,
         "batch.html",
         batch=batch,
-        items=items,
+        rows=await rows_of_batch(request, runs, batch_id, cursor or None),
         statuses=list(RunStatus),
-        first=path if cursor else None,
-        next=f"{path}?cursor={next_cursor}" if next_cursor else None,
     )
+
+
+@get("/batches/{batch_id:uuid}/rows", opt=FRAGMENT)
+async def show_batch_rows(
+    request: CallerRequest,
+    batch_id: FromPath[UUID],
+    runs: Runs,
+    cursor: FromQuery[str | None] = None,
+) -> Response[Any]:
+    """The rows of the batch's runs, if they have changed."""
+    return rows_response(request, await rows_of_batch(request, runs, batch_id, cursor or None))
 
 
 @post("/batches/{batch_id:uuid}/cancel", opt=FORM, status_code=303)

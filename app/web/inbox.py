@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from litestar import get, post
+from litestar import MediaType, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 from litestar.response import Redirect, Template
@@ -28,7 +28,7 @@ from app.runs import (
     UnknownRun,
 )
 from app.web.forms import read_form
-from app.web.rendering import page
+from app.web.rendering import FRAGMENT, inbox_badge, page
 from app.web.reports import report_html
 
 _ITEMS: Final = 20
@@ -56,7 +56,13 @@ async def show_inbox(
     return await _inbox(request, runs, renderer, cursor=cursor or None, done=done)
 
 
-@get("/inbox/{run_id:uuid}")
+@get("/inbox/count", opt=FRAGMENT, media_type=MediaType.TEXT)
+async def show_inbox_count(request: CallerRequest, runs: Runs) -> str:
+    """The badge of the inbox in the navigation."""
+    return await inbox_badge(runs, request.user)
+
+
+@get("/inbox/{run_id:uuid}", opt=FRAGMENT)
 async def show_review(
     request: CallerRequest,
     run_id: FromPath[UUID],

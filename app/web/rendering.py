@@ -1,6 +1,7 @@
 """Templates, and the headers of every page."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,12 +14,17 @@ from litestar.template import TemplateConfig
 
 from app.access.callers import Caller
 from app.access.sessions import Session
+from app.db import DatabaseUnavailable
+from app.runs import MAX_COUNTED_REVIEWS, RunService
 from app.version import VERSION
 from app.web import formats
 from app.web.assets import asset_path
 
 PAGE: Final = {"page": True}
 """The `opt` of handlers whose responses are pages: their errors are pages, too."""
+
+FRAGMENT: Final = {"fragment": True}
+"""The `opt` of handlers whose responses are parts of pages, without the layout."""
 
 HEADERS: Final = {
     "Content-Security-Policy": "; ".join(
@@ -41,11 +47,15 @@ HEADERS: Final = {
 
 
 class NavigationItem(NamedTuple):
-    """A link of the navigation: `is_current` marks the section of the page."""
+    """A link of the navigation: `is_current` marks the section of the page.
+
+    `badge` is a text beside the label; None for a link that has none.
+    """
 
     path: str
     label: str
     is_current: bool
+    badge: str | None
 
 
 class _Section(NamedTuple):
@@ -55,14 +65,30 @@ class _Section(NamedTuple):
     with_keys: bool = False
 
 
+_INBOX: Final = "/inbox"
 _SECTIONS: Final = (
     _Section("/", "New run"),
     _Section("/runs", "Runs"),
-    _Section("/inbox", "Inbox"),
+    _Section(_INBOX, "Inbox"),
     _Section("/crews", "Crews"),
     _Section("/ops", "Operations", for_admins=True),
     _Section("/keys", "Keys", for_admins=True, with_keys=True),
 )
+
+
+async def count_inbox(request: Request[Any, Any, Any]) -> None:
+    """Count the runs that wait for a human, for the layout: Litestar's `before_request` hook."""
+    opt = request.route_handler.opt
+    if not (opt.get("public") or opt.get("fragment")):
+        with suppress(DatabaseUnavailable):  # the page may not need the database
+            request.state.inbox_badge = await inbox_badge(request.app.state.runs, request.user)
+
+
+async def inbox_badge(runs: RunService, caller: Caller) -> str:
+    """The number of runs that wait for a human; empty for none."""
+    waiting = await runs.awaiting_human(caller)
+    is_bound = waiting >= MAX_COUNTED_REVIEWS
+    return f"{MAX_COUNTED_REVIEWS - 1}+" if is_bound else str(waiting or "")
 
 
 def _environment() -> Environment:
@@ -127,4 +153,5 @@ def _navigation(request: Request[Any, Any, Any], caller: Caller) -> Iterator[Nav
             is_current = path == section.path or (
                 section.path != "/" and path.startswith(f"{section.path}/")
             )
-            yield NavigationItem(section.path, section.label, is_current)
+            badge = request.state.get("inbox_badge", "") if section.path == _INBOX else None
+            yield NavigationItem(section.path, section.label, is_current, badge)

@@ -28,7 +28,7 @@ from app.runs import (
     summary,
 )
 from app.web.forms import read_form
-from app.web.rendering import page
+from app.web.rendering import FRAGMENT, page
 from app.web.reports import Report, report_html, report_text, reports_of
 from app.web.timeline import Timeline, timeline
 
@@ -108,14 +108,14 @@ async def show_run(
     )
 
 
-@get("/runs/{run_id:uuid}/live")
+@get("/runs/{run_id:uuid}/live", opt=FRAGMENT)
 async def live_run(run_id: FromPath[UUID], request: CallerRequest, runs: Runs) -> Template:
     """The parts of the page that change while the run is under way."""
     view = await _view(runs, run_id, request)
     return page(request, "run_live.html", view=view, run=view.run, shown=view.shown)
 
 
-@get("/runs/{run_id:uuid}/reports/{index:int}")
+@get("/runs/{run_id:uuid}/reports/{index:int}", opt=FRAGMENT)
 async def show_report(
     run_id: FromPath[UUID],
     index: FromPath[int],

@@ -1,13 +1,14 @@
 """`/runs`: runs in a list; the filters are the address. Delete a run."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import UUID
 
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.params import FromPath
 from litestar.response import Redirect, Template
 
@@ -20,35 +21,64 @@ from app.runs import (
     InvalidInput,
     ListedRun,
     RunFilter,
-    RunPage,
     RunService,
     RunStatus,
     clean_text,
+    excerpt,
     seconds_between,
+    summary,
 )
 from app.web.formats import text_of
 from app.web.forms import read_form
-from app.web.rendering import page
+from app.web.rendering import FRAGMENT, page
 
 _PATH: Final = "/runs"
 _ROWS: Final = 50
 _MAX_CHARACTERS: Final = 100
 _MAX_NUMBER: Final = 1e9
-_MAX_SHOWN_INPUTS: Final = 90
+_MAX_LINE: Final = 160
 _METADATA: Final = "metadata"
 
 
 @dataclass(frozen=True, slots=True)
 class ListItem:
-    """A run as a row: `about` is its error or its inputs, in one line."""
+    """A run as a row: `summary` and `inputs` are one line each.
+
+    The summary is the start of the result, the error, or a sentence on the state.
+    """
 
     run: ListedRun
-    about: str
+    summary: str
+    inputs: str
     seconds: float | None
+
+    @property
+    def version(self) -> str:
+        """Changes with each change of the row."""
+        return f"{self.run.status}.{self.run.attempt}"
 
     @property
     def tokens(self) -> int | None:
         return (self.run.usage or {}).get("total_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRows:
+    """The rows of a page of a list. Its script reads `address` again for changes of them."""
+
+    items: Sequence[ListItem]
+    address: str
+    first: str | None
+    """The address of the first page; None on that page."""
+    next: str | None
+    """The address of the next page; None on the last one."""
+
+    @property
+    def tag(self) -> str:
+        """The entity tag: that of equal rows is equal."""
+        known = [f"{item.run.run_id} {item.version}" for item in self.items]
+        digest = hashlib.sha256("\n".join([*known, self.next or ""]).encode())
+        return f'"{digest.hexdigest()[:16]}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +120,13 @@ class FilterForm:
     def is_empty(self) -> bool:
         return self == FilterForm()
 
-    def address(self, **changes: str) -> str:
+    def address(self, path: str = _PATH, **changes: str | None) -> str:
         """The address of the list with these filters, and changes to it."""
         pairs = [(_PARAMETERS[name], getattr(self, name)) for name in _PARAMETERS]
         found = [(name, value) for name, value in pairs if value]
         found += [("status", state) for state in self.states]
         found += [(name, value) for name, value in changes.items() if value]
-        return f"{_PATH}?{urlencode(found)}" if found else _PATH
+        return f"{path}?{urlencode(found)}" if found else path
 
 
 _PARAMETERS: Final[Mapping[str, str]] = {
@@ -119,10 +149,9 @@ _PARAMETERS: Final[Mapping[str, str]] = {
 async def list_runs(request: CallerRequest, runs: Runs) -> Template:
     """A wrong filter is named, beside the form as it was given."""
     form = _form(request)
-    found, problem = RunPage([], None), ""
+    rows, problem = None, ""
     try:
-        cursor = request.query_params.get("cursor") or None
-        found = await runs.page(_filter(form), cursor, _ROWS, request.user)
+        rows = await _rows(request, runs, form)
     except InvalidInput as error:
         problem = str(error)
     names = [crew.name for crew in runs.crews()]
@@ -132,11 +161,34 @@ async def list_runs(request: CallerRequest, runs: Runs) -> Template:
         status_code=400 if problem else 200,
         form=form,
         problem=problem,
-        items=[_item(run) for run in found.runs],
+        rows=rows,
         crews=names if not form.crew or form.crew in names else [*names, form.crew],
         statuses=list(RunStatus),
         error_types=ERROR_TYPES,
-        first=form.address() if "cursor" in request.query_params else None,
+    )
+
+
+@get("/runs/rows", opt=FRAGMENT)
+async def show_rows(request: CallerRequest, runs: Runs) -> Response[Any]:
+    """The rows of the list with the same filters, if they have changed."""
+    return rows_response(request, await _rows(request, runs, _form(request)))
+
+
+def rows_response(request: CallerRequest, rows: RunRows) -> Response[Any]:
+    """The rows as a part of a page; 304 if those that the request names by their tag are equal."""
+    headers = {"ETag": rows.tag}
+    if request.headers.get("If-None-Match") == rows.tag:
+        return Response(None, status_code=304, headers=headers)
+    return page(request, "run_list_rows.html", headers=headers, rows=rows)
+
+
+async def _rows(request: CallerRequest, runs: RunService, form: FilterForm) -> RunRows:
+    cursor = request.query_params.get("cursor") or None
+    found = await runs.page(_filter(form), cursor, _ROWS, request.user)
+    return RunRows(
+        [_item(run) for run in found.runs],
+        address=form.address("/runs/rows", cursor=cursor),
+        first=form.address() if cursor else None,
         next=form.address(cursor=found.next_cursor) if found.next_cursor else None,
     )
 
@@ -154,12 +206,18 @@ async def delete_run(request: CallerRequest, run_id: FromPath[UUID], runs: Runs)
     return Redirect(_PATH, status_code=303)
 
 
-async def items_of_batch(
-    runs: RunService, batch_id: UUID, cursor: str | None, request: CallerRequest
-) -> tuple[list[ListItem], str | None]:
-    """The runs of a batch as rows, and the cursor of the next page."""
+async def rows_of_batch(
+    request: CallerRequest, runs: RunService, batch_id: UUID, cursor: str | None
+) -> RunRows:
+    """The runs of a batch as rows."""
     found = await runs.page(RunFilter(batch_id=batch_id), cursor, _ROWS, request.user)
-    return [_item(run) for run in found.runs], found.next_cursor
+    path = f"/batches/{batch_id}"
+    return RunRows(
+        [_item(run) for run in found.runs],
+        address=f"{path}/rows?cursor={cursor}" if cursor else f"{path}/rows",
+        first=path if cursor else None,
+        next=f"{path}?cursor={found.next_cursor}" if found.next_cursor else None,
+    )
 
 
 def _form(request: CallerRequest) -> FilterForm:
@@ -241,16 +299,18 @@ def _metadata(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _item(run: ListedRun) -> ListItem:
-    return ListItem(run, _about(run), seconds_between(run.started_at, run.finished_at))
+    is_failed = bool(run.error) and run.status == RunStatus.FAILED
+    inputs = "large inputs" if run.inputs is None else " · ".join(map(text_of, run.inputs.values()))
+    text = run.error if is_failed else excerpt(run)
+    return ListItem(
+        run,
+        _line(text or summary(run)),
+        _line(inputs),
+        seconds_between(run.started_at, run.finished_at),
+    )
 
 
-def _about(run: ListedRun) -> str:
-    if run.error and run.status == RunStatus.FAILED:
-        text = run.error
-    elif run.inputs is None:
-        text = "large inputs"
-    else:
-        text = " · ".join(map(text_of, run.inputs.values()))
-    text = " ".join(text.split())
-    is_long = len(text) > _MAX_SHOWN_INPUTS
-    return f"{text[:_MAX_SHOWN_INPUTS].rstrip()}…" if is_long else text
+def _line(text: str) -> str:
+    line = " ".join(text.split())
+    is_long = len(line) > _MAX_LINE
+    return f"{line[:_MAX_LINE].rstrip()}…" if is_long else line

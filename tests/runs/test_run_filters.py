@@ -17,6 +17,8 @@ from app.runs.records import NewRun, RunFilter, RunStatus
 _BEGUN = datetime(2030, 1, 1, tzinfo=UTC)
 # A cost beyond 32 bits: 5 USD in nano-dollars.
 _FIVE_USD = 5 * 10**9
+# About the longest text whose JSON a list reads as a whole.
+_LENGTHS = range(997, 1001)
 
 
 @pytest.fixture
@@ -53,6 +55,19 @@ async def test_cost_bounds_are_inclusive(rows: RunRepository, database: Database
     assert await _listed(database, cost_from=_FIVE_USD + 1) == set()
     assert await _listed(database, cost_to=7) == {cheap}
     assert await _listed(database, cost_from=7, cost_to=_FIVE_USD) == {cheap, dear}
+
+
+async def test_a_list_has_the_start_of_the_result(rows: RunRepository, database: Database) -> None:
+    texts = ["short", 'a "quote" \\', "é🙂" * 900, '\n"' * 900, "\\" * 900]
+    for text in [*texts, *("x" * length for length in _LENGTHS)]:
+        run_id = await _add(rows, database, raw_result=text)
+        (run,) = (await RunQueries(database).page(RunFilter(run_ids=[run_id]), None, 1)).runs
+        assert run.raw_result is not None
+        assert text.startswith(run.raw_result)
+        assert len(run.raw_result) == len(text) or len(run.raw_result) > 150
+        whole = await RunQueries(database).get(run_id)
+        assert whole is not None
+        assert whole.raw_result == text
 
 
 async def test_durations_are_those_of_ended_runs(rows: RunRepository, database: Database) -> None:

@@ -109,6 +109,24 @@ async def test_wrong_filters_are_named_and_kept_in_the_form(
     assert await page.get_by_label("Cost from, $").input_value() == "much"
 
 
+async def test_a_row_has_the_start_of_the_result_or_the_error(
+    full: Site, open_page: OpenPage
+) -> None:
+    values = {"created_at": _BEGUN - timedelta(days=300), "crew": "tea", "error_type": None}
+    result = "# Tea\n\n| a | b |\n|---|---|\n\n- **Green** <b>or</b> black, " + "hot " * 999
+    succeeded = _settled(0, raw_result=result, **values)
+    await _add(full, [succeeded, _settled(7, raw_result=None, **values)])
+    page = await open_page(f"{full.url}/runs?crew=tea")
+    summaries = page.locator("td.about span:first-child")
+    start = "Tea a b Green <b>or</b> black, hot hot"
+    await expect(summaries.filter(has_text=start)).to_have_count(1)
+    await expect(summaries.filter(has_text="<b>the model</b> is away")).to_have_count(1)
+    assert max(map(len, await summaries.all_inner_texts())) <= 161
+    found = await full.service.http.get("/api/runs?crew=tea")
+    excerpts = {run["excerpt"] for run in found.json()["runs"]}
+    assert excerpts == {None, await summaries.filter(has_text="Tea").inner_text()}
+
+
 async def test_two_thousand_runs_are_read_in_pages(full: Site, open_page: OpenPage) -> None:
     """Also without JavaScript."""
     page = await open_page(f"{full.url}/runs", javascript=False)
@@ -163,16 +181,32 @@ async def test_states_in_a_list_and_a_batch_follow_the_runs(
 ) -> None:
     gate = Gate()
     async with serve_pages(gate.crews, engine="stock") as site:
+        runs = await open_page(f"{site.url}/runs")
+        others = await open_page(f"{site.url}/runs?crew=older")
+        await expect(runs.get_by_text("No runs yet")).to_be_visible()
         body = {"crew": "idea", "inputs": [{}, {}, {}]}
         batch = (await site.service.http.post("/api/runs/batch", json=body)).json()
         page = await open_page(f"{site.url}/batches/{batch['batch_id']}")
         await expect(page.locator(".cell-state .is-running")).to_have_count(3)
-        runs = await open_page(f"{site.url}/runs")
+        # New runs appear in the list that was open before, if they match its filters.
+        await expect(runs.locator("tr[data-run]")).to_have_count(3)
+        await expect(runs.locator("#announcements")).to_have_text("3 new runs")
+        await expect(runs.get_by_text("No runs yet")).to_be_hidden()
+        address = await runs.locator("[data-rows]").get_attribute("data-rows") or ""
+        rows = await site.service.http.get(address)
+        known = {"If-None-Match": rows.headers["ETag"]}
+        unchanged = await site.service.http.get(address, headers=known)
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        first = runs.locator(".cell-run a").first
+        await first.focus()
         gate.open.set()
         await expect(page.locator(".cell-state .is-succeeded")).to_have_count(3)
         await expect(page.locator("[data-count=succeeded]")).to_have_text("3")
         await expect(page.get_by_role("button", name="Cancel the rest")).to_have_count(0)
         await expect(runs.locator(".cell-state .is-succeeded")).to_have_count(3)
+        await expect(first).to_be_focused()
+        await expect(others.get_by_text("No run matches these filters")).to_be_visible()
+        assert await _rows(others) == 0
         await runs.get_by_role("link", name="Batches").click()
         await expect(runs.get_by_role("row")).to_have_count(2)
         assert await serious_problems(runs) == []
@@ -199,6 +233,8 @@ async def test_an_output_is_sent_back_with_words_then_approved(
 ) -> None:
     run_id = await _waiting(full)
     page = await open_page(f"{full.url}/inbox")
+    badge = page.get_by_role("navigation").get_by_text("1", exact=True)
+    await expect(badge).to_be_visible()
     item = page.locator(f"[data-run='{run_id}']")
     before = await item.get_by_role("region").inner_text()
     await item.get_by_role("button", name="Send back").click()
@@ -212,6 +248,7 @@ async def test_an_output_is_sent_back_with_words_then_approved(
     await item.get_by_role("button", name="Approve").click()
     await expect(item.get_by_text("The run succeeded")).to_be_visible()
     await expect(item.locator(".tasks .is-finished")).to_have_count(2)
+    await expect(badge).to_be_hidden()
     await _until(full, run_id, "succeeded")
 
 
@@ -239,13 +276,17 @@ async def test_each_sees_only_what_is_theirs(serve_pages: ServePages, open_page:
         headers = {"Authorization": f"Bearer {anna}"}
         body = {"crew": "letter", "inputs": LETTER}
         run = (await site.service.http.post("/api/runs", json=body, headers=headers)).json()
-        await until(lambda: _is_waiting(site, headers))
+        await until(lambda: _are_waiting(site, headers, 1))
         many = {"crew": "letter", "inputs": [LETTER]}
         batch = (await site.service.http.post("/api/runs/batch", json=many, headers=headers)).json()
         mine, theirs = await open_page(f"{site.url}/runs"), await open_page(f"{site.url}/runs")
         await log_in(mine, anna)
         await log_in(theirs, berta)
         assert (await _rows(mine), await _rows(theirs)) == (2, 0)
+        await until(lambda: _are_waiting(site, headers, 2))
+        for page, badge in ((mine, "2"), (theirs, "")):
+            await page.reload()
+            await expect(page.locator("#inbox-badge")).to_have_text(badge)
         await theirs.goto(f"{site.url}/runs?key={anna.split('_')[1]}")
         assert await _rows(theirs) == 0
         for path in (f"/runs/{run['run_id']}/delete", f"/batches/{batch['batch_id']}"):
@@ -261,9 +302,9 @@ async def test_each_sees_only_what_is_theirs(serve_pages: ServePages, open_page:
             await expect(mine.get_by_role("heading", name="Not allowed")).to_be_visible()
 
 
-async def _is_waiting(site: Site, headers: dict[str, str]) -> bool:
+async def _are_waiting(site: Site, headers: dict[str, str], number: int) -> bool:
     found = await site.service.http.get("/api/runs?status=awaiting_human", headers=headers)
-    return len(found.json()["runs"]) == 1
+    return len(found.json()["runs"]) == number
 
 
 async def test_lists_are_accessible_in_both_themes(full: Site, open_page: OpenPage) -> None:

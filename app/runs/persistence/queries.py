@@ -4,6 +4,7 @@ import base64
 import binascii
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated, Any, Final
@@ -26,6 +27,7 @@ from sqlalchemy import (
     tuple_,
 )
 
+from app.access.callers import Caller
 from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database, in_parts
 from app.runs.call_records import (
     CallId,
@@ -43,11 +45,14 @@ from app.runs.models import (
     UserRun,
     WebhookDelivery,
 )
+from app.runs.persistence.pages import visible_to
 from app.runs.records import (
     COST,
     IN_FLIGHT,
     MAX_COUNTED_DELIVERIES,
+    MAX_COUNTED_REVIEWS,
     MAX_LISTED_CHARACTERS,
+    MAX_LISTED_RESULT_CHARACTERS,
     UNSETTLED,
     Backlog,
     Delivery,
@@ -66,7 +71,12 @@ from app.telemetry.tracing import TraceHeaders
 _SHORTENED: Final = {
     "inputs": func.substr(cast(UserRun.inputs, Text), 1, MAX_LISTED_CHARACTERS + 1).label("inputs"),
     "error": func.substr(UserRun.error, 1, MAX_LISTED_CHARACTERS).label("error"),
+    "raw_result": func.substr(
+        cast(UserRun.raw_result, Text), 1, MAX_LISTED_RESULT_CHARACTERS
+    ).label("raw_result"),
 }
+# Two of `\uXXXX`, for one character.
+_LONGEST_ESCAPE: Final = 12
 _METADATA: Final = {"metadata": UserRun.run_metadata.label("metadata")}
 
 
@@ -211,6 +221,17 @@ class RunQueries:
         )
         async with self._database.read() as connection:
             return [LeaseHolder(*row) for row in await connection.execute(query)]
+
+    async def awaiting_human(self, caller: Caller) -> int:
+        """How many of the runs that the caller sees wait for a human, up to a bound."""
+        waiting = (
+            select(UserRun.run_id)
+            .where(UserRun.status == RunStatus.AWAITING_HUMAN, *visible_to(caller, UserRun))
+            .limit(MAX_COUNTED_REVIEWS)
+            .subquery()
+        )
+        async with self._database.read() as connection:
+            return int(await connection.scalar(select(func.count()).select_from(waiting)) or 0)
 
     async def in_flight(self) -> int:
         """The number of runs in flight, of all processes."""
@@ -401,7 +422,17 @@ def _fields(row: Row[Any]) -> dict[str, Any]:
 def _listed(row: Row[Any]) -> ListedRun:
     is_whole = len(row.inputs) <= MAX_LISTED_CHARACTERS
     inputs = msgspec.json.decode(row.inputs) if is_whole else None
-    return ListedRun(**{**_fields(row), "inputs": inputs})
+    raw_result = None if row.raw_result is None else _start_of_text(row.raw_result)
+    return ListedRun(**{**_fields(row), "inputs": inputs, "raw_result": raw_result})
+
+
+def _start_of_text(json: str) -> str:
+    """The start of a text whose JSON may be cut: within an escape, or between two of one sign."""
+    whole = json.removesuffix('"') if len(json) < MAX_LISTED_RESULT_CHARACTERS else json
+    for cut in range(_LONGEST_ESCAPE):
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(f'{whole[: len(whole) - cut]}"', type=str)
+    return ""
 
 
 def _encode(run: ListedRun) -> str:

@@ -2,6 +2,8 @@
 
 import { relative } from "./formats.js";
 
+const WAITING_MILLISECONDS = 15_000;
+
 /** An element with a class and text; text is never parsed as HTML. */
 export function element(name, className = "", text = "") {
   const made = document.createElement(name);
@@ -38,6 +40,14 @@ function showTimes() {
   }
 }
 
+/** Show how many runs wait for a human, beside the inbox in the navigation. */
+export async function showWaiting() {
+  const badge = document.getElementById("inbox-badge");
+  if (!badge || document.hidden) return;
+  const response = await fetch("/inbox/count").catch(() => null);
+  if (response?.ok && !response.redirected) badge.textContent = await response.text();
+}
+
 // A button with data-copy copies the text of the element with that id, one with data-copy-url the
 // text at that address. One with data-print prints.
 document.addEventListener("click", async (event) => {
@@ -58,4 +68,5 @@ document.querySelector(".top nav [aria-current]")?.scrollIntoView({ block: "near
 
 showTimes();
 setInterval(showTimes, 10_000);
-document.addEventListener("visibilitychange", showTimes);
+setInterval(showWaiting, WAITING_MILLISECONDS);
+document.addEventListener("visibilitychange", () => { showTimes(); showWaiting(); });

@@ -1,6 +1,6 @@
 // The inbox: a review is sent in place, and the run continues before the eyes.
 
-import { announce, element, request } from "./app.js";
+import { announce, element, request, showWaiting } from "./app.js";
 
 const reviews = document.querySelector(".reviews");
 
@@ -20,6 +20,7 @@ reviews.addEventListener("submit", async (event) => {
     for (const button of item.querySelectorAll("button")) button.disabled = false;
     return refuse(item, error.message);
   }
+  showWaiting();
   follow(item, approve);
 });
 
@@ -93,4 +94,5 @@ async function renew(item, id) {
   item.replaceWith(found);
   found.querySelector("textarea").focus();
   announce("The run waits for you again");
+  showWaiting();
 }

@@ -1,6 +1,6 @@
 // The page of a run while it happens: events bring text and news, the server renders what changed.
 
-import { announce } from "./app.js";
+import { announce, showWaiting } from "./app.js";
 import { duration } from "./formats.js";
 import { GrowingText } from "./markdown.js";
 
@@ -132,6 +132,7 @@ function listen() {
   on("task.started", (data) => { texts.delete(data.index); later(); });
   on("task.finished", (data) => { texts.delete(data.index); later(); announce(`${data.name} finished`); });
   for (const type of ["run.queued", "run.running", "run.awaiting_human", "run.resumed"]) on(type, () => later());
+  for (const type of ["run.awaiting_human", "run.resumed"]) on(type, showWaiting);
   for (const type of END) {
     on(type, () => {
       isLive = false;

@@ -1,11 +1,11 @@
-// Lists of runs: filters without empty parameters, live states, keys, and deletion in place.
+// Lists of runs: filters without empty parameters, rows that follow the runs, keys, and deletion in place.
 
 import { announce, request } from "./app.js";
-import { count, duration, money } from "./formats.js";
+import { count, duration } from "./formats.js";
 
-const SETTLED = new Set(["succeeded", "failed", "cancelled"]);
-const NAMES = { awaiting_human: "waiting for you" };
 const POLL_MILLISECONDS = 2000;
+// While no run of the list can change, only new ones are looked for.
+const IDLE_POLL_MILLISECONDS = 5000;
 
 const filters = document.getElementById("filters");
 // An empty field is no filter: it is left out of the address.
@@ -18,33 +18,38 @@ filters?.addEventListener("change", (event) => {
   if (event.target.matches("select, [type=checkbox]")) filters.requestSubmit();
 });
 
-const table = document.querySelector("[data-live-runs]");
-const rows = () => [...(table?.querySelectorAll("tr[data-run]") ?? [])];
+const list = document.querySelector("[data-rows]");
+const rows = () => [...(list?.querySelectorAll("tr[data-run]") ?? [])];
+const rowOf = (id) => list.querySelector(`tr[data-run="${id}"]`);
+let tag = list?.dataset.tag;
 
-function badge(status) {
-  const made = document.createElement("span");
-  made.className = `state is-${status}`;
-  made.textContent = NAMES[status] ?? status.replaceAll("_", " ");
-  return made;
-}
-
-function show(row, run) {
-  if (row.dataset.status !== run.status) {
-    row.querySelector(".cell-state").replaceChildren(badge(run.status));
-    row.dataset.status = run.status;
-    row.querySelector(".cell-delete").hidden = !SETTLED.has(run.status);
-    announce(`${run.crew} ${run.run_id.slice(0, 8)}: ${NAMES[run.status] ?? run.status}`);
+/** Read the rows again, with one request; rows that did not change stay as they are. */
+async function refresh() {
+  const response = await fetch(list.dataset.rows, { headers: { Accept: "text/html", "If-None-Match": tag } });
+  if (response.status === 304) return;
+  if (response.redirected) location.reload();
+  if (!response.ok) throw new Error(`${list.dataset.rows}: ${response.status}`);
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html").body;
+  tag = response.headers.get("ETag");
+  const news = [];
+  let added = 0;
+  for (const row of fresh.querySelectorAll("tr[data-run]")) {
+    const shown = rowOf(row.dataset.run);
+    if (!shown) added += 1;
+    else if (shown.dataset.version === row.dataset.version) row.replaceWith(shown.cloneNode(true));
+    else news.push(`${row.querySelector(".cell-run").textContent.trim()}: ${row.querySelector(".cell-state").textContent.trim()}`);
   }
-  if (run.started_at) row.dataset.started = run.started_at;
-  const time = row.querySelector(".cell-time");
-  if (run.finished_at && run.started_at) time.textContent = duration((new Date(run.finished_at) - new Date(run.started_at)) / 1000);
-  if (run.usage?.total_tokens !== undefined) row.querySelector(".cell-tokens").textContent = count(run.usage.total_tokens);
-  row.querySelector(".cell-cost").textContent = money(run.cost);
+  if (added) news.unshift(added === 1 ? "1 new run" : `${count(added)} new runs`);
+  const focused = document.activeElement.closest?.("tr[data-run]")?.dataset.run;
+  const selector = document.activeElement.matches(".cell-delete") ? ".cell-delete" : ".cell-run a";
+  list.replaceChildren(...fresh.children);
+  document.querySelector("[data-no-rows]")?.toggleAttribute("hidden", rows().length > 0);
+  if (focused) rowOf(focused)?.querySelector(selector)?.focus({ preventScroll: true });
+  if (news.length) announce(news.join(", "));
 }
 
 function tick() {
-  for (const row of rows()) {
-    if (row.dataset.status !== "running" || !row.dataset.started) continue;
+  for (const row of list.querySelectorAll("tr[data-started]")) {
     row.querySelector(".cell-time").textContent = duration((Date.now() - new Date(row.dataset.started)) / 1000);
   }
 }
@@ -69,19 +74,11 @@ function showBatch(found) {
   }
 }
 
-// One request for all runs that can change, however many they are.
 async function poll() {
   try {
-    const open = rows().filter((row) => !SETTLED.has(row.dataset.status));
-    if (!document.hidden && open.length) {
-      const query = open.map((row) => `run_id=${row.dataset.run}`).join("&");
-      const { runs } = await request("GET", `/api/runs?limit=200&${query}`);
-      const found = new Map(runs.map((run) => [run.run_id, run]));
-      for (const row of open) {
-        const run = found.get(row.dataset.run);
-        if (run) show(row, run);
-        else row.remove();
-      }
+    if (!document.hidden) {
+      await refresh();
+      tick();
     }
     if (batch && !document.hidden && !("ended" in batch.dataset)) {
       showBatch(await request("GET", `/api/batches/${batch.dataset.batch}`));
@@ -89,8 +86,8 @@ async function poll() {
   } catch {
     // The next one tries again.
   }
-  const isOver = rows().every((row) => SETTLED.has(row.dataset.status)) && (!batch || "ended" in batch.dataset);
-  if (!isOver) setTimeout(poll, POLL_MILLISECONDS);
+  const canChange = list.querySelector("[data-open]") || (batch && !("ended" in batch.dataset));
+  setTimeout(poll, canChange ? POLL_MILLISECONDS : IDLE_POLL_MILLISECONDS);
 }
 
 function move(step) {
@@ -107,18 +104,18 @@ document.addEventListener("keydown", (event) => {
   if (event.target.closest("input, select, textarea, dialog")) return;
   if (event.key === "j") move(1);
   else if (event.key === "k") move(-1);
-  else if (event.key === "x") document.activeElement.closest("tr[data-run]")?.querySelector(".cell-delete:not([hidden])")?.click();
+  else if (event.key === "x") document.activeElement.closest("tr[data-run]")?.querySelector(".cell-delete")?.click();
 });
 
 const dialog = document.getElementById("delete-dialog");
-let doomed = null;
+let doomed = "";
 
-table?.addEventListener("click", (event) => {
+list?.addEventListener("click", (event) => {
   const link = event.target.closest(".cell-delete");
   if (!link) return;
   event.preventDefault();
-  doomed = link.closest("tr");
-  document.getElementById("delete-id").textContent = doomed.dataset.run;
+  doomed = link.closest("tr").dataset.run;
+  document.getElementById("delete-id").textContent = doomed;
   document.getElementById("delete-problem").hidden = true;
   dialog.returnValue = "";
   dialog.showModal();
@@ -129,21 +126,22 @@ dialog?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const problem = document.getElementById("delete-problem");
   try {
-    await request("DELETE", `/api/runs/${doomed.dataset.run}`);
+    await request("DELETE", `/api/runs/${doomed}`);
   } catch (error) {
     problem.textContent = error.message;
     problem.hidden = false;
     return;
   }
-  const neighbour = doomed.nextElementSibling ?? doomed.previousElementSibling;
-  doomed.remove();
+  const row = rowOf(doomed);
+  const neighbour = row?.nextElementSibling ?? row?.previousElementSibling;
+  row?.remove();
   dialog.close();
   announce("The run is deleted");
   (neighbour?.querySelector(".cell-run a") ?? document.getElementById("main")).focus();
 });
 
-if (table || batch) {
+if (list) {
   setInterval(tick, 1000);
   tick();
-  poll();
+  setTimeout(poll, POLL_MILLISECONDS);
 }
