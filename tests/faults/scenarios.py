@@ -25,7 +25,7 @@ from app.runs.records import UNSETTLED
 from app.schedules.models import ScheduleRow
 from tests.faults.deployment import LEASE_SECONDS, Deployment, Serving, Site, deployed, until
 from tests.load.generator import REPORTS
-from tests.servers import NatsServer
+from tests.servers import NatsServer, UnreliableProxy
 
 Figures = dict[str, float]
 
@@ -57,6 +57,10 @@ class _Pace:
 
     model_seconds: float
     arrival_seconds: float
+
+
+# Calls that are short, for loads that last as long as something else does.
+_SHORT = _Pace(0.3, 0.0)
 
 
 def _pace(runs: int) -> _Pace:
@@ -142,6 +146,46 @@ class _Machines:
     deployment: Deployment
     accepting: Serving
     workers: Sequence[Serving]
+    stack: AsyncExitStack
+
+    async def start_worker(self, **settings: object) -> Serving:
+        """Another worker, until the end."""
+        return await self.stack.enter_async_context(self.deployment.serving("worker", **settings))
+
+    @asynccontextmanager
+    async def load(self, runs: int) -> AsyncIterator[None]:
+        """Submit runs until the end of the block, at least so many; none may be refused."""
+        is_over = asyncio.Event()
+
+        async def submit() -> None:
+            while not is_over.is_set() or len(self.deployment.accepted) < runs:
+                await self.deployment.post(self.accepting, 10, 0.5)
+                assert self.deployment.answers.keys() == {"202"}, self.deployment.answers
+
+        async with asyncio.TaskGroup() as clients:
+            clients.create_task(submit())
+            yield
+            is_over.set()
+
+    async def claims(self, worker: Serving) -> None:
+        """Wait until a worker has claimed runs that are submitted from now on."""
+        before = set(await self.deployment.rows())
+        (process,) = worker.workers()
+
+        async def has_claimed() -> bool:
+            rows = await self.deployment.rows()
+            return any(
+                _pid(row.worker) == process.pid for run, row in rows.items() if run not in before
+            )
+
+        await until(has_claimed, 30)
+
+    async def no_run_began_again(self) -> None:
+        """Fail unless all runs have ended, each by its first attempt and without repeated calls."""
+        await self.deployment.settled(_END_SECONDS)
+        rows = await self.deployment.rows()
+        assert {row.attempt for row in rows.values()} == {1}
+        assert self.deployment.stub.calls == len(rows) * len(REPORTS)
 
     async def end_in_good_order(self) -> None:
         """Stop what still runs, and fail unless each run has succeeded once."""
@@ -162,7 +206,7 @@ async def _machines(
         commands = (["worker"], ["worker"], ["serve", "--accept-only"])
         *workers, accepting = await _started(deployment, stack, *commands)
         await until(lambda: _knows_crews(accepting), 20)
-        yield _Machines(deployment, accepting, workers)
+        yield _Machines(deployment, accepting, workers, stack)
 
 
 async def _knows_crews(accepting: Serving) -> bool:
@@ -220,6 +264,78 @@ async def machine_killed(site: Site, runs: int, *, queue: str, is_emptied: bool 
         "all claimed by others after s": recovered_after,
         "all done after s": done,
     }
+
+
+async def workers_replaced(site: Site, runs: int, *, queue: str) -> Figures:
+    """Two workers are stopped by SIGTERM and replaced, one after the other, under load.
+
+    `queue` is nats or postgresql.
+    """
+    with ExitStack() as servers:
+        url = queue
+        if queue == "nats":
+            url = servers.enter_context(NatsServer(site.folder / "nats")).url
+        async with _machines(site, _SHORT, url, shutdown_seconds=60) as machines:
+            begun = time.monotonic()
+            async with machines.load(runs):
+                for old in machines.workers:
+                    await machines.claims(old)
+                    await old.stop()
+                    await machines.claims(await machines.start_worker())
+            seconds = time.monotonic() - begun
+            await machines.no_run_began_again()
+            await machines.end_in_good_order()
+            return {"accepted": len(machines.deployment.accepted), "replaced within s": seconds}
+
+
+async def network_cut(site: Site, runs: int) -> Figures:
+    """One of two workers can't reach NATS for a while, under load."""
+    with NatsServer(site.folder / "nats") as nats:
+        async with _machines(site, _SHORT, nats.url, shutdown_seconds=60) as machines:
+            with UnreliableProxy(nats.url) as proxy:
+                cut_off = await machines.start_worker(
+                    queue_url=proxy.endpoint_url.replace("http:", "nats:")
+                )
+                async with machines.load(runs):
+                    await machines.claims(cut_off)
+                    proxy.mode = "refuse"
+                    await until(lambda: _has_logged(cut_off, "The queue is away"), 30)
+                    for worker in machines.workers:
+                        await machines.claims(worker)
+                    proxy.mode = "pass"
+                    await machines.claims(cut_off)
+                await machines.no_run_began_again()
+                await cut_off.stop()
+            await machines.end_in_good_order()
+            return {"accepted": len(machines.deployment.accepted)}
+
+
+async def machines_without_database(site: Site, runs: int, away_seconds: float) -> Figures:
+    """PostgreSQL dies while an accepting process and two workers have runs, and comes back."""
+    pace, server = _pace(runs), site.servers.postgresql
+    with NatsServer(site.folder / "nats") as nats:
+        async with _machines(site, pace, nats.url) as machines:
+            deployment = machines.deployment
+            await deployment.post(machines.accepting, runs, pace.arrival_seconds)
+            assert await _unsettled(deployment)
+            await asyncio.to_thread(server.kill)
+            try:
+                await until(lambda: _is_unready(machines.accepting), 5)
+                await deployment.post(machines.accepting, 10, away_seconds)
+            finally:
+                await asyncio.to_thread(server.start)
+            begun = time.monotonic()
+            await until(machines.accepting.ready, 20)
+            await deployment.post(machines.accepting, 5, 0)
+            assert deployment.answers == {"202": runs + 5, "503": 10}
+            await deployment.settled(_END_SECONDS)
+            done = time.monotonic() - begun
+            await machines.end_in_good_order()
+            return {"all done after s": done}
+
+
+async def _has_logged(serving: Serving, text: str) -> bool:
+    return text in serving.log()
 
 
 def _held_by(pid: int, rows: Mapping[UUID, Row[Any]]) -> Sequence[UUID]:

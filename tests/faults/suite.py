@@ -50,6 +50,12 @@ def cases() -> Iterator[Case]:
     for queue, is_emptied in (("nats", False), ("nats", True), ("postgresql", False)):
         killed = partial(scenarios.machine_killed, queue=queue, is_emptied=is_emptied)
         yield Case("machine_killed", killed, "postgresql", "local", 2000)
+    for queue in ("nats", "postgresql"):
+        replaced = partial(scenarios.workers_replaced, queue=queue)
+        yield Case("workers_replaced", replaced, "postgresql", "local", 300)
+    yield Case("network_cut", scenarios.network_cut, "postgresql", "local", 300)
+    away = partial(scenarios.machines_without_database, away_seconds=30)
+    yield Case("machines_without_database", away, "postgresql", "local", 300)
     for database, backend in on_local:
         scenario = scenarios.killed_at_a_due_time
         yield Case("killed_at_a_due_time", scenario, database, backend, 120)

@@ -45,6 +45,22 @@ async def test_a_killed_machine_s_runs_continue_on_others(
     await scenarios.machine_killed(machines, 200, queue=queue, is_emptied=is_emptied)
 
 
+async def test_workers_are_replaced_under_load_and_no_run_is_refused_or_repeated(
+    site: MakeSite,
+) -> None:
+    await scenarios.workers_replaced(site("postgresql", "local"), RUNS, queue="nats")
+
+
+async def test_a_worker_without_its_queue_ends_its_runs_and_receives_later(
+    site: MakeSite,
+) -> None:
+    await scenarios.network_cut(site("postgresql", "local"), RUNS)
+
+
+async def test_all_machines_may_lose_the_database(site: MakeSite) -> None:
+    await scenarios.machines_without_database(site("postgresql", "local"), RUNS, away_seconds=2)
+
+
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 async def test_each_due_time_has_one_run_though_a_process_dies(
     site: MakeSite, database: str

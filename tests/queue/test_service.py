@@ -1,12 +1,16 @@
 """The service with QUEUE_URL: what clients and operators see of the broker."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from app.bootstrap import open_service
 from app.resources import open_database, open_queue
+from app.runs.queue.base import Hint, QueueUnavailable, RunQueue
+from app.runs.queue.nats import NatsDriver
 from app.settings import Settings, SettingsError
 from tests.servers import NatsServer, free_ports
 from tests.serving import MakeSettings, Running, Serve
@@ -62,6 +66,30 @@ async def test_two_services_share_the_runs_of_one_database(
         workers = {row.worker for row in await one.rows()}
         assert len(workers) == 2
         assert {row.attempt for row in await other.rows()} == {1}
+
+
+async def test_runs_wait_for_room_at_a_broker_whose_disk_is_full(
+    serve: Serve, tmp_path: Path
+) -> None:
+    configuration = tmp_path / "nats.conf"
+    configuration.write_text("jetstream { max_file_store: 4KB }\n")  # some 30 ids
+    with NatsServer(tmp_path / "streams", "-c", str(configuration)) as server:
+        other = RunQueue(NatsDriver([server.url], prefix="other"))
+        await other.start()
+        with pytest.raises(QueueUnavailable, match="did not store"):
+            await other.publish([Hint(uuid4(), "idea") for _ in range(200)])
+        async with serve(queue_url=server.url, max_runs_in_flight=5) as service:
+            batch = {"crew": "idea", "inputs": [{}] * 100}
+            response = await service.http.post("/api/runs/batch", json=batch)
+            assert response.status_code in (200, 202), response.text
+            assert (await service.http.get("/health/ready")).status_code == 200
+            while await other.waiting("idea"):
+                for delivery in await other.receive("idea", 10, 1.0):
+                    other.acknowledge(delivery)
+            await until(service.all_settled, seconds=60)
+            ended = {(row.status, row.attempt) for row in await service.rows()}
+            assert ended == {("succeeded", 1)}
+        await other.aclose()
 
 
 async def test_an_unreachable_broker_stops_the_start_with_one_line(
