@@ -3,7 +3,7 @@
 Each service gets the same users from the same generator, against a stub model that answers after
 a second, so that no run can take less than two. Each load meets a service that was just started
 and has done a few runs. Client, service and model share this machine's cores. Then: what events
-cost, and what each storage backend costs.
+cost, and what each storage backend and each queue costs.
 
 `python -m tests.load.adversary` measures how one caller's load delays another's requests.
 
@@ -20,18 +20,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from rich.console import Console
 
 from tests.load.loads import LONGEST_SECONDS, SCENARIOS, add_ratios, faults, loads_of, measure
+from tests.load.queue_costs import QueueCost
 from tests.load.report import Report, new_report, show, write
 from tests.load.services import ROOT, SERVICES
 from tests.load.storage_costs import Cost
 from tests.load.watchers import measure_events
 
-PARTS = (*SCENARIOS, "watchers", "storage")
+PARTS = (*SCENARIOS, "watchers", "storage", "queues")
+
+C = TypeVar("C")
 
 console = Console(width=max(Console().width, 160))
 
@@ -67,6 +70,9 @@ class Bench:
         if "storage" in self._parts:
             with self._measuring("Storage backends"):
                 self.report.storage_costs = measure_storage()
+        if "queues" in self._parts:
+            with self._measuring("Queues"):
+                self.report.queue_costs = measure_queues()
 
     @contextmanager
     def _measuring(self, what: str) -> Iterator[str]:
@@ -88,13 +94,22 @@ class Bench:
 
 
 def measure_storage(runs: int = 1000) -> list[Cost]:
-    """What each backend costs; in a process of its own, since it counts that process's CPU."""
+    """What each backend costs."""
+    return _costs("tests.load.storage_costs", list[Cost], "--runs", str(runs))
+
+
+def measure_queues(seconds: float = 10.0) -> list[QueueCost]:
+    """What each queue costs."""
+    return _costs("tests.load.queue_costs", list[QueueCost], "--seconds", str(seconds))
+
+
+def _costs(module: str, kind: type[list[C]], *options: str) -> list[C]:
+    """The figures of a module, in a process of its own, since it counts that process's CPU."""
     with tempfile.TemporaryDirectory(prefix="crew-capture-bench-") as folder:
         file = Path(folder) / "costs.json"
-        command = [sys.executable, "-m", "tests.load.storage_costs"]
-        command += ["--runs", str(runs), "--json", str(file)]
+        command = [sys.executable, "-m", module, *options, "--json", str(file)]
         subprocess.run(command, cwd=ROOT, check=True, timeout=LONGEST_SECONDS)
-        return msgspec.json.decode(file.read_bytes(), type=list[Cost])
+        return msgspec.json.decode(file.read_bytes(), type=kind)
 
 
 def _say(text: str) -> None:

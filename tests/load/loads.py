@@ -54,6 +54,9 @@ SCENARIOS = {
     "plan-two": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "tool": (TOOL_USERS,),
     "tool-two": (TOOL_USERS,),
+    "machines": (HUNDRED, THOUSAND, TEN_THOUSAND),
+    "tool-worker": (TOOL_USERS,),
+    "tool-workers": (TOOL_USERS,),
     "kickoff": (HUNDRED,),
     "akickoff": (HUNDRED,),
 }

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.load.loads import MODEL_SECONDS, Result
+from tests.load.queue_costs import QueueCost
 from tests.load.services import SERVICES
 from tests.load.storage_costs import Cost
 from tests.load.watchers import EventCost
 
 # The other of each pair is the same service in one process.
-_PAIRS = {"plan-two": "plan", "tool-two": "tool"}
-_TARGETS = {"tool-two": "at least 1.6"}
+_PAIRS = {"plan-two": "plan", "tool-two": "tool", "tool-workers": "tool-worker"}
+_TARGETS = {"tool-two": "at least 1.6", "tool-workers": "at least 1.7"}
 
 
 class Machine(msgspec.Struct):
@@ -39,6 +40,7 @@ class Report(msgspec.Struct):
     results: list[Result] = []
     event_cost: EventCost | None = None
     storage_costs: list[Cost] = []
+    queue_costs: list[QueueCost] = []
 
 
 class Section(NamedTuple):
@@ -68,6 +70,7 @@ def sections(report: Report) -> list[Section]:
         _processes(report.results),
         _events(report.event_cost),
         _storage(report.storage_costs),
+        _queues(report.queue_costs),
     )
     return [table for table in tables if table.rows]
 
@@ -176,3 +179,20 @@ def _storage(costs: Iterable[Cost]) -> Section:
         for cost in costs
     ]
     return Section("Storage backends: three outputs of 50 KB", columns, rows)
+
+
+def _queues(costs: Iterable[QueueCost]) -> Section:
+    columns = ["queue", "runs", "CPU per run", "dispatch p50", "p99", "live message p50", "p99"]
+    rows = [
+        [
+            cost.queue,
+            f"{cost.runs:,}",
+            f"{cost.cpu_ms:.2f} ms",
+            f"{cost.dispatch_p50_ms:.1f} ms",
+            f"{cost.dispatch_p99_ms:.1f} ms",
+            "" if cost.live_p50_ms is None else f"{cost.live_p50_ms:.1f} ms",
+            "" if cost.live_p99_ms is None else f"{cost.live_p99_ms:.1f} ms",
+        ]
+        for cost in costs
+    ]
+    return Section("Queues: 200 runs a second", columns, rows)

@@ -106,6 +106,17 @@ def tool_crew(**settings: str) -> Start:
     return command
 
 
+def machines(*options: str) -> Start:
+    """A process that accepts runs, and workers, over PostgreSQL and NATS."""
+    capture = crew_capture(ENGINE="auto")
+
+    def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
+        _, environment = capture(port, model_url, folder)
+        return ["tests.load.machines_service", *options], environment
+
+    return command
+
+
 SERVICES = {
     "limit": Service("the limit: three bare HTTP calls", limit),
     "plan": Service(
@@ -145,6 +156,25 @@ SERVICES = {
         "Crew Capture, a tool of 200 ms of CPU, two processes",
         tool_crew(WORKERS="2"),
         keeps_rows=True,
+        says="crew idea: execution mode native",
+        processes=2,
+        model_calls_per_run=4,
+    ),
+    "machines": Service(
+        "Crew Capture, recorded plan, two workers over NATS",
+        machines("--workers", "2"),
+        says="crew idea: execution mode plan",
+        processes=2,
+    ),
+    "tool-worker": Service(
+        "Crew Capture, a tool of 200 ms of CPU, one worker over NATS",
+        machines("--workers", "1", "--tool"),
+        says="crew idea: execution mode native",
+        model_calls_per_run=4,
+    ),
+    "tool-workers": Service(
+        "Crew Capture, a tool of 200 ms of CPU, two workers over NATS",
+        machines("--workers", "2", "--tool"),
         says="crew idea: execution mode native",
         processes=2,
         model_calls_per_run=4,

@@ -2,13 +2,15 @@
 
     python -m tests.load.tool_service
 
-Settings are Crew Capture's own. One of the three agents has the tool, and uses it if its model asks
-for it. Python runs one thread of a process at a time, so one process can't do more such runs in a
-second than the tool leaves room for; what a second process adds is what is measured.
+Settings are Crew Capture's own. With `--worker`, it is a worker. One of the three agents has the
+tool, and uses it if its model asks for it. Python runs one thread of a process at a time, so one
+process can't do more such runs in a second than the tool leaves room for; what a second process
+adds is what is measured.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -19,6 +21,7 @@ from litestar import Litestar
 from app.asgi import create_app
 from app.crews.registry import Registry, idea_crew
 from app.file_limits import raise_open_file_limit
+from app.roles import Role
 from app.settings import load_settings
 
 if TYPE_CHECKING:
@@ -52,16 +55,25 @@ def build() -> Crew:
 
 def tool_app() -> Litestar:
     """The application of one serving process."""
-    crew = replace(idea_crew(), build=build, static=False, offline_answer=None)
-    return create_app(load_settings(), Registry([crew]))
+    return create_app(load_settings(), _registry())
+
+
+def tool_worker() -> Litestar:
+    """The application of a worker process."""
+    return create_app(load_settings(), _registry(), role=Role.EXECUTE)
+
+
+def _registry() -> Registry:
+    return Registry([replace(idea_crew(), build=build, static=False, offline_answer=None)])
 
 
 def main() -> None:
     """Serves until it is stopped."""
     settings = load_settings()
     raise_open_file_limit()
+    application = "tool_worker" if "--worker" in sys.argv else "tool_app"
     uvicorn.run(
-        "tests.load.tool_service:tool_app",
+        f"tests.load.tool_service:{application}",
         factory=True,
         port=settings.port,
         workers=settings.workers,
