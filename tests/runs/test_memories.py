@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crewai import Agent, Crew, Task
-from crewai.llms.base_llm import BaseLLM
 
 from app.access.api_keys import Role
 from app.crews.options import CrewOptions
@@ -20,44 +17,13 @@ from app.engine import MemoryChanges
 from app.model_setup import configured_embedder
 from app.runs import memories
 from app.settings import SettingsError
+from tests.listener import SAID, create
 from tests.load.stub_model import StubModel, run_stub
 from tests.serving import MakeSettings, Running, Serve
 
-_SECRET = re.compile(r"secret-\w+-\d+")
-
-
-class _Model(BaseLLM):
-    """Answers with all secrets that it was sent; in analyses of memories, by valid JSON."""
-
-    def __init__(self) -> None:
-        super().__init__(model="echo")
-
-    def call(self, messages: Any, *args: Any, **options: Any) -> Any:
-        text = messages if isinstance(messages, str) else json.dumps(messages)
-        secrets = " ".join(sorted(set(_SECRET.findall(text)))) or "nothing"
-        if "extract discrete" in text:
-            return json.dumps({"memories": [f"They said {secrets}"]})
-        if "Existing scopes" in text:
-            found = {"suggested_scope": "/said", "categories": ["said"], "importance": 0.5}
-            return json.dumps({**found, "extracted_metadata": {}})
-        if "consolidat" in text.lower():
-            return json.dumps({"actions": [], "insert_new": True})
-        return f"I know {secrets}"
-
-    async def acall(self, *args: Any, **options: Any) -> Any:
-        await asyncio.sleep(0)
-        return self.call(*args, **options)
-
-
-def _crew() -> Crew:
-    model = _Model()
-    expert = Agent(role="Listener", goal="g", backstory="b", llm=model)
-    task = Task(description="They said {said}", expected_output="all", agent=expert)
-    return Crew(agents=[expert], tasks=[task], memory=True)
-
 
 def _crews(**options: Any) -> Registry:
-    return Registry([CrewSpec("listener", _crew, options=CrewOptions(**options))])
+    return Registry([CrewSpec("listener", create, options=CrewOptions(**options))])
 
 
 @asynccontextmanager
@@ -80,7 +46,7 @@ async def _said(service: Running, text: str, headers: dict[str, str] | None = No
     assert response.status_code == 200, response.text
     run = response.json()
     assert run["status"] == "succeeded", run
-    return " ".join(sorted(set(_SECRET.findall(json.dumps(run["outputs"])))))
+    return " ".join(sorted(set(SAID.findall(json.dumps(run["outputs"])))))
 
 
 async def _exported(service: Running, headers: dict[str, str], query: str = "") -> list[Any]:
@@ -108,7 +74,7 @@ async def test_100_end_users_recall_their_own_memories_and_no_others(
         for number in (0, 99):
             texts = json.dumps(await _exported(services[0], users[number]))
             own = {f"secret-a-{number}", f"secret-b-{number}"}
-            assert set(_SECRET.findall(texts)) == own
+            assert set(SAID.findall(texts)) == own
         assert len(await _exported(services[0], key)) == 200
         assert await _exported(services[0], await _key(services[0], Role.ADMIN)) == []
 
