@@ -23,6 +23,7 @@ from app.engine.compat.coverage import (
     check_plan_covers,
 )
 from app.engine.compat.executors import keep_memory_and_knowledge
+from app.engine.compat.mcp_adapters import mcp_adapters
 from app.engine.compat.models import (
     CrewModel,
     agents_of,
@@ -77,7 +78,7 @@ from app.engine.results import (
     RunObserver,
     Usage,
 )
-from app.engine.runtime.context import RunContext
+from app.engine.runtime.context import RunContext, current_run
 from app.engine.runtime.failures import failure_of
 from app.engine.runtime.mcp_connections import (
     MAX_CONNECTIONS,
@@ -91,6 +92,7 @@ from app.engine.runtime.threads import (
     AbandonedThreads,
     BuildThreads,
     WorkThreads,
+    in_own_thread,
 )
 from app.engine.secrets import building_at_start, secrets_of_run
 from app.engine.stock import StockThreads
@@ -162,6 +164,8 @@ class Engine:
         self._crews: dict[str, _RegisteredCrew] = {}
         # The crews whose code builds them once, so that each run needs a copy.
         self._copied: set[str] = set()
+        # Those that were built for the start, and never run.
+        self._built_at_start: list[Crew] = []
         self._closed = False
         patches.apply()
 
@@ -174,7 +178,12 @@ class Engine:
             if source.name in self._crews:
                 raise CrewBroken(f"crew {source.name}: two crews have this name")
             with within(source.project), building_at_start():
-                registered = await self._prepare(source)
+                try:
+                    registered = await self._prepare(source)
+                finally:
+                    for crew in self._built_at_start:
+                        self._stop(source, mcp_adapters(crew))
+                    self._built_at_start.clear()
             self._crews[source.name] = registered
             mode, reason = registered.description.execution_mode, registered.description.reason
             why = f" ({reason})" if reason else ""
@@ -442,6 +451,21 @@ class Engine:
             await self._abandoned.wait_below_limit()
         is_needed = registered.plan is None or not source.static
         crew = await self._build_crew(source, arguments) if is_needed else None
+        adapters = mcp_adapters(crew) if crew is not None else []
+        try:
+            return await self._execute_crew(registered, crew, arguments, inputs, run)
+        finally:
+            self._stop(source, adapters)
+
+    async def _execute_crew(
+        self,
+        registered: _RegisteredCrew,
+        crew: Crew | None,
+        arguments: Mapping[str, object],
+        inputs: Mapping[str, object],
+        run: RunContext,
+    ) -> tuple[CrewOutput, ExecutionMode]:
+        source = registered.source
         if (plan := registered.plan) is not None:
             try:
                 models = registered.models if crew is None else _models_as_planned(plan, crew)
@@ -480,6 +504,8 @@ class Engine:
                     if source.name in self._copied:
                         built = copy_crew(built)
                     _configure(built, model)
+                    if current_run() is None:
+                        self._built_at_start.append(built)
         except BaseException as error:  # a factory may call exit()
             raise CrewBroken(f"crew {source.name} can't be built: {one_line(error)}") from error
         if not isinstance(built, Crew | Flow):
@@ -508,6 +534,14 @@ class Engine:
         self, source: CrewSource, arguments: Mapping[str, object] | None = None
     ) -> Flow[Any]:
         return _as_flow(source.name, self._build(source, arguments))
+
+    def _stop(self, source: CrewSource, adapters: list[Any]) -> None:
+        """Stop the MCP servers of a crew in a thread: that may last seconds.
+
+        Copies of a crew share its servers, which stay open.
+        """
+        if adapters and source.name not in self._copied:
+            in_own_thread(lambda: [adapter.stop() for adapter in adapters])
 
     @contextmanager
     def _models(self, name: str) -> Iterator[None]:

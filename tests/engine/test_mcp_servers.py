@@ -9,18 +9,21 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import psutil
 import pytest
 import uvicorn
 from crewai import Crew
 from crewai.llms.base_llm import BaseLLM
 from crewai.mcp import MCPServerHTTP, MCPServerStdio
 from crewai.mcp.transports.http import HTTPTransport
+from crewai.project import CrewBase, crew
+from mcp import StdioServerParameters
 from mcp.server.fastmcp import Context, FastMCP
 
 from app.engine import Engine
-from app.engine.errors import CrewFailed
+from app.engine.errors import CrewFailed, RunFailed
 from app.engine.patches import removed
 from app.engine.runtime.mcp_connections import connect_by_http
 from tests.engine.crews import INPUTS, agent, task
@@ -275,3 +278,46 @@ async def test_a_server_that_has_forgotten_the_session_is_connected_again() -> N
             remote.stop()
             with _remote(port):
                 assert await _answer(engine) == "tea tea for anyone"
+
+
+@CrewBase
+class _ConnectsWhenBuilt:
+    """A class as `crewai create crew` writes it, with tools of an MCP server."""
+
+    agents_config: ClassVar[dict[str, Any]] = {}
+    tasks_config: ClassVar[dict[str, Any]] = {}
+    mcp_server_params = StdioServerParameters(
+        command=sys.executable, args=["-c", _STDIO, "of-class"], env={"NAMED": "1"}
+    )
+    model: ClassVar[BaseLLM]
+
+    @crew
+    def crew(self) -> Crew:
+        expert = agent(self.model, tools=self.get_mcp_tools())
+        return Crew(agents=[expert], tasks=[task(expert)])
+
+
+def _programs() -> list[psutil.Process]:
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if _is_alive(child.pid) and "of-class" in child.cmdline()]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_servers_of_a_class_end_after_the_start_and_after_each_run(fails: bool) -> None:
+    def answer(request: Request, nth: int) -> Any:
+        return ValueError("no answer") if fails else _repeats(request, nth)
+
+    model = RecordingLLM(answer, native_tools=True)
+    _ConnectsWhenBuilt.model = model
+    engine = Engine(model=model, mode="auto", max_stock_threads=8)
+    try:
+        await engine.start([Source("crew", lambda: _ConnectsWhenBuilt().crew())])
+        await until(lambda: not _programs())
+        if fails:
+            with pytest.raises(RunFailed):
+                await engine.run("crew", INPUTS)
+        else:
+            assert "tea tea, process=" in (await engine.run("crew", INPUTS)).raw
+        await until(lambda: not _programs())
+    finally:
+        await engine.aclose()

@@ -3,7 +3,6 @@
 An unlisted field, of this release of CrewAI or the next, rules out the faster mode for a crew.
 """
 
-import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from crewai.tasks.conditional_task import ConditionalTask
 from crewai.utilities.constants import CREWAI_TRAINED_AGENTS_FILE_ENV, TRAINED_AGENTS_DATA_FILE
 from pydantic import BaseModel
 
+from app.engine.compat.mcp_adapters import closes_mcp_server
 from app.engine.compat.models import has_acall
 
 
@@ -85,7 +85,7 @@ def check_plan_covers(crew: Crew) -> None:
         raise Unsupported("a conditional task")
     _check_fields(crew, "crew", _PLAN_CREW)
     for callback in crew.after_kickoff_callbacks:
-        if not _closes_mcp_servers(callback):
+        if not closes_mcp_server(callback):
             raise Unsupported("crew.after_kickoff_callbacks")
     for agent in crew.agents:
         _check_fields(agent, f"agent {agent.role.strip()}", _PLAN_AGENT)
@@ -265,13 +265,3 @@ def _check_agents_are_alone(crew: Crew) -> None:
 
 def _context(task: Task) -> list[Task]:
     return task.context if isinstance(task.context, list) else []
-
-
-def _closes_mcp_servers(callback: Any) -> bool:
-    """Whether this is the callback that CrewAI adds to every crew of a @CrewBase class."""
-    if not _is_crewais(callback):
-        return False
-    with contextlib.suppress(AttributeError, ValueError):
-        cells = [cell.cell_contents for cell in callback.__closure__ or ()]
-        return any(getattr(cell, "__name__", "") == "close_mcp_server" for cell in cells)
-    return False
