@@ -13,6 +13,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from app.sentences import uncapitalized
 from app.settings import SettingsError
 
 _NANOS_PER_USD: Final = 10**9
@@ -147,4 +148,4 @@ def _problem(error: ValidationError) -> str:
     elif not path:
         message = 'a price is a table such as ["openai/gpt-4o*"] with input and output'
     field = f" {'.'.join(path)}:" if path else ":"
-    return f'["{model}"]{field} {message[0].lower()}{message[1:]}'
+    return f'["{model}"]{field} {uncapitalized(message)}'

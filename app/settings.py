@@ -16,6 +16,8 @@ from limits import RateLimitItem, parse_many
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.sentences import uncapitalized
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -290,7 +292,7 @@ def _line(name: str, message: str, value: object) -> str:
     if not name:  # the message of a rule between settings names them
         return message
     shown = "***" if name.endswith(("_key", "_url", "_secret")) else value
-    return f"{name.upper()}={shown}: {message[0].lower()}{message[1:]}"
+    return f"{name.upper()}={shown}: {uncapitalized(message)}"
 
 
 def _keys_in(secret: SecretStr) -> Sequence[bytes]:

@@ -8,6 +8,7 @@ The body of every error response is `{"success": false, "error": TEXT, "error_ty
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from traceback import walk_tb
 from typing import Any, Literal, cast
 from uuid import UUID
@@ -44,10 +45,14 @@ from app.runs import (
     UnknownRun,
 )
 from app.schedules import OwnerGone, UnknownSchedule
+from app.sentences import uncapitalized
 
 logger = logging.getLogger("crew_capture.api")
 
 RETRY_AFTER_SECONDS = 5
+
+# The framework's detail for a path without a route.
+_NO_ROUTE = HTTPStatus.NOT_FOUND.phrase
 
 # JSON-RPC, MCP and A2A define no code for a rate limit. This one is for errors without a code.
 _RPC_INTERNAL_ERROR = -32603
@@ -333,8 +338,14 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[Err
     if error.status_code == 413:
         limit = request.route_handler.resolve_request_max_body_size() or 0
         detail = f"the body is larger than {limit / 1e6:g} MB"
+    elif error.status_code == 404 and detail == _NO_ROUTE:
+        detail = "no operation has this path; /schema lists all"
+    elif error.status_code == 405:
+        methods = (error.headers or {}).get("allow", "").split(", ")
+        allowed_ones = ", ".join(sorted({*methods} - {"OPTIONS"}))
+        detail = f"the method is not allowed for this path; allowed are {allowed_ones}"
     elif isinstance(error.__cause__, SerializationException):
-        detail = f"body: {detail[:1].lower()}{detail[1:]}"
+        detail = f"body: {uncapitalized(detail)}"
     response = error_response(error.status_code, error_type, detail)
     response.headers.update(error.headers or {})
     return response

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from app.budgets import Budget, budget
+from app.sentences import uncapitalized
 from app.settings import SettingsError
 
 InputType = Literal["string", "integer", "number", "boolean", "array", "object"]
@@ -148,4 +149,4 @@ def _problem(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         message = "there is no such field"
     field = f" {'.'.join(path)}:" if path else ""
-    return f"[{crew}]{field} {message[0].lower()}{message[1:]}"
+    return f"[{crew}]{field} {uncapitalized(message)}"

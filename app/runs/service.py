@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Seque
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from datetime import datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
@@ -156,7 +157,9 @@ class RunService:
         """An available crew. Raises UnknownCrew."""
         crew = self._crews.get(name)
         if crew is None:
-            raise UnknownCrew(f"no crew is named {name}")
+            nearest = get_close_matches(name, sorted(self._crews), 1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise UnknownCrew(f"no crew is named {name}{hint}")
         return crew
 
     async def submit(

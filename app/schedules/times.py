@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from app.runs import InvalidInput, clean_text
+from app.sentences import uncapitalized
 
 _MAX_CRON_CHARACTERS = 100
 _MAX_ZONE_CHARACTERS = 64
@@ -33,7 +34,7 @@ def check_times(cron: str, time_zone: str, now: datetime) -> None:
     try:
         CronSim(cron, now)
     except (CronSimError, ValueError) as error:
-        problem = f"{str(error)[0].lower()}{str(error)[1:]}"
+        problem = uncapitalized(str(error))
         raise InvalidInput("cron", f"{problem}; an example is 0 9 * * MON-FRI") from None
     if next_time(cron, time_zone, now) is None:
         raise InvalidInput("cron", "has no time within 50 years")

@@ -187,3 +187,21 @@ def test_protocols_have_the_same_texts(client: TestClient[Any]) -> None:
         response = client.post("/mcp", json=body, headers=_RPC)
         assert response.status_code == 400
         assert _text(response) == f"body: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "text"),
+    [
+        ("GET", "/api/rnu", None, "no operation has this path; /schema lists all"),
+        ("GET", "/api/run", None, "the method is not allowed for this path; allowed are POST"),
+        ("POST", "/api/run", "{a: 1}", "body: JSON is malformed: object keys must be strings"),
+        ("POST", "/api/runs", '{"crew": "idae"}', "no crew is named idae; did you mean idea?"),
+        ("POST", "/api/runs", '{"crew": "nothing"}', "no crew is named nothing"),
+    ],
+)
+def test_the_mistakes_of_a_first_hour_name_the_fix(
+    client: TestClient[Any], method: str, path: str, body: str | None, text: str
+) -> None:
+    headers = {"Content-Type": "application/json"} if body else {}
+    response = client.request(method, path, content=body, headers=headers)
+    assert _text(response).split(" (byte")[0] == text
