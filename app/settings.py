@@ -6,12 +6,15 @@
 import base64
 import binascii
 import ipaddress
+import os
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from limits import RateLimitItem, parse_many
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,6 +28,10 @@ Seconds = Annotated[float, Field(gt=0)]
 _KEY_BYTES = 32
 _OBSTORE_URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9][\w.-]*(/[^?#]*)?", re.ASCII)
 _OBSTORE_URL_FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+_ENV_FILE = ".env"
+# A shorter name is too near to those of other programs.
+_MIN_CHARACTERS = 7
+_SIMILARITY = 0.85
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -36,7 +43,7 @@ class Settings(BaseSettings):
     """The settings of an operator; their names in the environment are these in capitals."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_file=_ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
     host: str = "127.0.0.1"
@@ -281,6 +288,22 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("\n".join(_lines(error))) from None
+
+
+def misspelt_settings() -> list[str]:
+    """A line for each variable, of the environment or `.env`, that is nearly a setting's name.
+
+    Other programs have variables, too. So the setting's name must be long, and nearly the same.
+    """
+    own = {name.upper() for name in Settings.model_fields}
+    long = [name for name in own if len(name) >= _MIN_CHARACTERS]
+    found = []
+    for source, names in ((".env", dotenv_values(_ENV_FILE)), ("environment", os.environ)):
+        for name in names:
+            near = get_close_matches(name.upper(), long, 1, _SIMILARITY)
+            if near and name.upper() not in own:
+                found.append(f"{source}: {name} is no setting; did you mean {near[0]}?")
+    return found
 
 
 def _lines(error: ValidationError) -> list[str]:

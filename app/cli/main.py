@@ -24,7 +24,7 @@ from app.cli.sweep import sweep
 from app.cli.top import top
 from app.cli.usage import usage
 from app.cli.workers import workers
-from app.settings import SettingsError
+from app.settings import SettingsError, misspelt_settings
 
 
 def main() -> None:
@@ -59,6 +59,8 @@ def cli() -> None:
 
     Settings are read from the environment and from .env; .env.example lists them.
     """
+    for problem in misspelt_settings():
+        click.echo(f"crew-capture: {problem}", err=True)
 
 
 for group in (runs, schedules, workers, keys):

@@ -175,6 +175,17 @@ def test_a_wrong_setting_is_one_line(crew_capture: RunCommand) -> None:
     ]
 
 
+def test_a_misspelt_setting_is_named(crew_capture: RunCommand, tmp_path: Path) -> None:
+    """Other variables, such as keys of providers, are none of ours."""
+    (tmp_path / ".env").write_text("llm_modle=x\nLLM_MODEL=offline\nOPENAI_API_KEY=x\nHOSTS=x\n")
+    result = crew_capture("runs", "list", DATABSE_URL="x", OTEL_SERVICE_NAME="x")
+    assert result.returncode == 0
+    assert result.stderr.splitlines() == [
+        "crew-capture: .env: llm_modle is no setting; did you mean LLM_MODEL?",
+        "crew-capture: environment: DATABSE_URL is no setting; did you mean DATABASE_URL?",
+    ]
+
+
 def test_sweep_removes_the_old_and_zero_removes_all(
     crew_capture: RunCommand, tmp_path: Path
 ) -> None:
