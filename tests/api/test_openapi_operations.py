@@ -122,13 +122,13 @@ def test_each_form_of_an_output_is_in_the_description(description: Any, tmp_path
     operations = _operations(description)
     with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
         run = client.post("/api/runs?wait=30", json={"crew": "idea"}).json()
-        places = {"run_id": run["run_id"], "name": "startup_ideas_research"}
+        parameters = {"run_id": run["run_id"], "name": "startup_ideas_research"}
         for name in ("get_output", "get_outputs"):
             _, path, operation = operations[name]
             forms = next(one for one in operation["parameters"] if one["name"] == "as")
             types = set()
             for form in forms["schema"]["enum"]:
-                answer = client.get(path.format(**places), params={"as": form})
+                answer = client.get(path.format(**parameters), params={"as": form})
                 assert answer.status_code == 200
                 types.add(answer.headers["Content-Type"].partition(";")[0])
             assert types == set(operation["responses"]["200"]["content"]), name
