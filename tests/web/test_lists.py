@@ -308,7 +308,21 @@ async def _are_waiting(site: Site, headers: dict[str, str], number: int) -> bool
 
 
 async def test_lists_are_accessible_in_both_themes(full: Site, open_page: OpenPage) -> None:
-    for path in ("/runs", "/runs?cost_from=x", "/batches", "/inbox", "/crews", "/crews/letter"):
+    run_id = await _waiting(full)
+    body = {"crew": "letter", "inputs": [LETTER]}
+    batch = (await full.service.http.post("/api/runs/batch", json=body)).json()
+    for path in (
+        "/runs",
+        "/runs?cost_from=x",
+        f"/runs/{run_id}",
+        f"/runs/{run_id}/delete",
+        "/batches",
+        f"/batches/{batch['batch_id']}",
+        "/inbox",
+        "/crews",
+        "/crews/letter",
+        "/no-such-page",
+    ):
         for phone in (False, True):
             page = await open_page(f"{full.url}{path}", phone=phone)
             assert await serious_problems(page) == [], path

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime
 
 from app.web import formats
+from app.web.assets import assets
 from tests.serving import Running, Serve
 from tests.web.conftest import OpenPage, Site
 
@@ -37,6 +38,11 @@ async def test_files_are_kept_by_the_hash_of_their_content(service: Running) -> 
         assert (await service.http.get(older)).headers["Cache-Control"] == "no-cache"
     assert (await service.http.get("/static/x/no.css")).status_code == 404
     assert (await service.http.get("/static/x/..%2fassets.py")).status_code == 404
+
+
+def test_scripts_are_small() -> None:
+    sizes = [len(asset.content) for name, asset in assets().items() if name.endswith(".js")]
+    assert sum(sizes) < 60_000
 
 
 async def test_browsers_get_pages_for_errors_and_clients_get_json(service: Running) -> None:

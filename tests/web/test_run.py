@@ -152,6 +152,23 @@ async def test_a_run_is_cancelled_with_a_reason_and_retried(
     await expect(page.locator("#run-facts")).to_contain_text("Attempt3")
 
 
+async def test_two_runs_in_two_tabs(site: Site, held: Held, open_page: OpenPage) -> None:
+    held.open.clear()
+    one = await open_page(f"{site.url}/?crew=idea")
+    other = await open_page(f"{site.url}/?crew=idea", context=one.context)
+    for page, goal in ((one, "Extra Income"), (other, "Social impact")):
+        await page.get_by_role("textbox", name="Goal type").fill(goal)
+        await page.get_by_role("button", name="Start run").click()
+        await page.wait_for_url("**/runs/*")
+        await _status(page, "running")
+    assert one.url != other.url
+    held.open.set()
+    for page, goal in ((one, "Extra Income"), (other, "Social impact")):
+        await _status(page, "succeeded")
+        await expect(page.locator(".run-side")).to_contain_text(goal)
+        await expect(page.locator(".report")).to_contain_text("window.hacked = 1")
+
+
 async def test_texts_of_models_are_never_executed(site: Site, open_page: OpenPage) -> None:
     path = await _submitted(site)
     page = await open_page(f"{site.url}{path}")
