@@ -4,12 +4,13 @@ Each takes a site and a number of runs, and returns the figures that it measured
 """
 
 import asyncio
+import itertools
 import random
 import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -332,6 +333,41 @@ async def machines_without_database(site: Site, runs: int, away_seconds: float) 
             done = time.monotonic() - begun
             await machines.end_in_good_order()
             return {"all done after s": done}
+
+
+async def limits_shared(site: Site, runs: int) -> Figures:
+    """Two workers share the limit of a model; each has that of a crew."""
+    limit, of_crew = 600, 2
+    crews_file = site.folder / "crews.toml"
+    site.folder.mkdir(parents=True, exist_ok=True)
+    crews_file.write_text(f"[idea]\nmax_runs_in_flight = {of_crew}\n")
+    settings = {"llm_requests_per_minute": limit, "crews_file": crews_file}
+    with NatsServer(site.folder / "nats") as nats:
+        async with _machines(site, _Pace(0.05, 0.0), nats.url, **settings) as machines:
+            begun = time.monotonic()
+            await machines.deployment.post(machines.accepting, runs, 0)
+            await machines.deployment.settled(_END_SECONDS)
+            seconds = time.monotonic() - begun
+            rows = (await machines.deployment.rows()).values()
+            peaks = {worker: _peak(rows, worker) for worker in {row.worker for row in rows}}
+            await machines.end_in_good_order()
+    # A tenth of a minute's permits may be spent at once, by both workers together.
+    calls, at_once = runs * len(REPORTS), limit // 10
+    least_seconds = (calls - at_once) * 60 / (limit - at_once)
+    assert seconds >= least_seconds, f"{calls} calls in {seconds:.1f} s"
+    assert list(peaks.values()) == [of_crew] * 2, peaks
+    return {"all done after s": seconds, "least s": least_seconds}
+
+
+def _peak(rows: Iterable[Row[Any]], worker: str) -> int:
+    """The most runs that a worker executed at a time."""
+    steps = sorted(
+        step
+        for row in rows
+        if row.worker == worker
+        for step in ((row.started_at, 1), (row.finished_at, -1))
+    )
+    return max(itertools.accumulate(step for _, step in steps))
 
 
 async def _has_logged(serving: Serving, text: str) -> bool:

@@ -57,6 +57,10 @@ async def test_a_worker_without_its_queue_ends_its_runs_and_receives_later(
     await scenarios.network_cut(site("postgresql", "local"), RUNS)
 
 
+async def test_limits_hold_over_two_workers(site: MakeSite) -> None:
+    await scenarios.limits_shared(site("postgresql", "local"), RUNS)
+
+
 async def test_all_machines_may_lose_the_database(site: MakeSite) -> None:
     await scenarios.machines_without_database(site("postgresql", "local"), RUNS, away_seconds=2)
 
