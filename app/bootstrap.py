@@ -55,7 +55,7 @@ from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.persistence.workers import WorkerRepository
 from app.runs.queue.base import RunQueue
-from app.runs.records import QUEUE, StalledRun
+from app.runs.records import QUEUE, DispatchedRun, StalledRun
 from app.runs.secrets import SecretVault
 from app.runs.service import RunService
 from app.runs.webhooks.outbox import Outbox
@@ -490,9 +490,7 @@ def execute_isolated(settings: Settings, name: str, runs: Sequence[StalledRun]) 
         with metrics.recording():
             async with open_service(settings, crews, is_one_shot=True, name=name) as service:
                 for run in runs:
-                    service.worker.dispatch(
-                        run.run_id, run.owner, run.crew, run.priority, run.end_user
-                    )
+                    service.worker.dispatch(DispatchedRun.of(run))
                 for run in runs:
                     await service.worker.wait(run.run_id)
                 if service.tracing is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self
 from urllib.parse import quote
 from uuid import UUID
 
@@ -425,6 +425,21 @@ class StalledRun(NamedTuple):
     crew: str
     priority: int = 0
     end_user: str = ""
+
+
+class DispatchedRun(NamedTuple):
+    """A run that waits for a slot, with all that decides about its turn."""
+
+    run_id: UUID
+    owner: str
+    crew: str
+    priority: int = 0
+    end_user: str = ""
+
+    @classmethod
+    def of(cls, run: Run | StalledRun) -> Self:
+        """The same run."""
+        return cls(run.run_id, run.owner, run.crew, run.priority, run.end_user)
 
 
 class LeaseHolder(NamedTuple):

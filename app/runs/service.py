@@ -75,6 +75,7 @@ from app.runs.records import (
     AcceptedBatch,
     AddedRun,
     Delivery,
+    DispatchedRun,
     LiveWorker,
     NewRun,
     QueueReason,
@@ -614,7 +615,7 @@ class RunService:
                     self._worker.vault.keep(run.run_id, run.secrets)
                 if has_room and not run.is_deferred:
                     self._dispatcher.dispatch(
-                        run.run_id, caller.name, run.crew, run.priority, run.end_user
+                        DispatchedRun(run.run_id, caller.name, run.crew, run.priority, run.end_user)
                     )
             elif accepted.request_digest != run.request_digest:
                 raise IdempotencyConflict(accepted.run_id)
@@ -627,7 +628,7 @@ class RunService:
     async def _retry_and_dispatch(self, run: Run, limited: Caller) -> RunStatus | None:
         retried = await self._rows.retry(run.run_id, limited)
         if retried.event is not None and not run.is_deferred_at(self._rows.now()):
-            self._dispatcher.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
+            self._dispatcher.dispatch(DispatchedRun.of(run))
         return retried.status
 
     async def _resume_and_dispatch(
@@ -635,7 +636,7 @@ class RunService:
     ) -> Event | None:
         resumed = await self._rows.resume(decision, limited)
         if resumed is not None:
-            self._dispatcher.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
+            self._dispatcher.dispatch(DispatchedRun.of(run))
         return resumed
 
     async def _check_webhooks(self, webhooks: Webhooks) -> None:

@@ -52,7 +52,7 @@ from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.persistence.workers import WorkerRepository
 from app.runs.queue.base import RunQueue
-from app.runs.records import QUEUE, Run, RunOptions, StalledRun
+from app.runs.records import QUEUE, DispatchedRun, Run, RunOptions, StalledRun
 from app.runs.service import RunService
 from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
@@ -398,7 +398,7 @@ class _NoIsolation:
             self.execute_alone(run)
 
     def execute_alone(self, suspect: StalledRun) -> None:
-        self._worker.dispatch(suspect.run_id, suspect.owner, suspect.crew, suspect.priority)
+        self._worker.dispatch(DispatchedRun.of(suspect))
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:

@@ -13,7 +13,7 @@ from app.crews.registry import CrewSpec, Registry
 from app.db import Database
 from app.runs.errors import UnknownCrew
 from app.runs.human_input import HumanInput, KeptTask
-from app.runs.records import ReviewDecision, RunStatus
+from app.runs.records import DispatchedRun, ReviewDecision, RunStatus
 from storage import OutputStore
 from tests.runs import scripted
 from tests.runs.scripted import Parts, Stage, no_crew, running_service, succeed, until
@@ -86,7 +86,7 @@ async def test_a_run_of_an_unregistered_crew_is_not_claimed_however_it_is_dispat
 ) -> None:
     run_id = await _stalled_poem(database, store)
     async with running_service(database, store, crews=SONGS) as songs:
-        songs.worker.dispatch(run_id, "", "poem")
+        songs.worker.dispatch(DispatchedRun(run_id, "", "poem"))
         assert await songs.worker.wait(run_id) is None
         run = await songs.runs.get(run_id, OPERATOR)
         assert (run.status, run.attempt) == ("running", 1)

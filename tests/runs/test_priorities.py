@@ -13,7 +13,7 @@ from app.db import Database
 from app.runs.errors import InvalidInput, LimitReached
 from app.runs.execution.fair_slots import FairSlots
 from app.runs.models import UserRun
-from app.runs.records import RunOptions, RunStatus
+from app.runs.records import DispatchedRun, RunOptions, RunStatus
 from storage import OutputStore
 from tests.runs.scripted import Parts, Stage, running_service, succeed, until
 
@@ -141,7 +141,7 @@ async def test_a_deferred_run_waits_without_a_worker_and_then_runs_once(
         await first.recover()
         assert run_id not in first.worker
         # A dispatch before its time claims nothing.
-        first.worker.dispatch(run_id, "", "poem")
+        first.worker.dispatch(DispatchedRun(run_id, "", "poem"))
         assert await first.worker.wait(run_id) is None
         await first.stop(0)
     async with (

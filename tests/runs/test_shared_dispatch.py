@@ -17,7 +17,7 @@ from app.runs.execution.consumer import QueueConsumer
 from app.runs.execution.dispatch import QueueDispatcher
 from app.runs.queue.base import Hint, RunQueue
 from app.runs.queue.in_process import InProcessBroker, InProcessDriver
-from app.runs.records import QUEUE, RunOptions, RunStatus
+from app.runs.records import QUEUE, DispatchedRun, RunOptions, RunStatus
 from storage import OutputStore
 from tests.runs.scripted import Parts, Stage, running_service, succeed, until
 
@@ -147,7 +147,7 @@ async def test_a_hint_of_a_run_that_another_process_claimed_is_dropped(
         run_id = await accepting.submit("poem", INPUTS, OPERATOR)
         await settled(accepting, run_id)
         assert isinstance(accepting.dispatcher, QueueDispatcher)
-        accepting.dispatcher.dispatch(run_id, "", "poem", 0)
+        accepting.dispatcher.dispatch(DispatchedRun(run_id, "", "poem"))
         later = await accepting.submit("poem", INPUTS, OPERATOR)
         await settled(accepting, later)
         assert len(script.began) == 2

@@ -14,6 +14,7 @@ from app.runs.execution.worker import Worker
 from app.runs.persistence.published_runs import PublishedRuns
 from app.runs.persistence.queries import RunQueries
 from app.runs.queue.base import Hint, QueueUnavailable, RunQueue
+from app.runs.records import DispatchedRun
 
 logger = logging.getLogger("crew_capture.runs")
 
@@ -40,9 +41,7 @@ class Dispatcher(Protocol):
     def reserve(self, crew: str, count: int) -> bool:
         """Whether so many new runs can be dispatched; if not, they join the backlog."""
 
-    def dispatch(
-        self, run_id: UUID, owner: str, crew: str, priority: int, end_user: str = ""
-    ) -> None:
+    def dispatch(self, run: DispatchedRun) -> None:
         """Dispatch a run that is committed."""
 
     def cancel(self, run_id: UUID) -> None:
@@ -145,11 +144,9 @@ class QueueDispatcher(PeriodicService):
             self.wake()
         return True
 
-    def dispatch(
-        self, run_id: UUID, owner: str, crew: str, priority: int, end_user: str = ""
-    ) -> None:
+    def dispatch(self, run: DispatchedRun) -> None:
         self._added += 1
-        self._queue.publish_soon(Hint(run_id, crew))
+        self._queue.publish_soon(Hint(run.run_id, run.crew))
 
     def cancel(self, run_id: UUID) -> None:
         self._queue.send_soon(CANCELLED_TOPIC, run_id.bytes)
@@ -231,9 +228,7 @@ class DatabaseDispatcher(PeriodicService):
     def reserve(self, crew: str, count: int) -> bool:
         return False
 
-    def dispatch(
-        self, run_id: UUID, owner: str, crew: str, priority: int, end_user: str = ""
-    ) -> None:
+    def dispatch(self, run: DispatchedRun) -> None:
         pass
 
     def cancel(self, run_id: UUID) -> None:

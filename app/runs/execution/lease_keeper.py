@@ -15,6 +15,7 @@ from app.runs.execution.isolation import Isolation
 from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.runs.records import DispatchedRun
 from app.telemetry import metrics
 
 logger = logging.getLogger("crew_capture.runs")
@@ -132,7 +133,10 @@ class StalledRunDispatcher(PeriodicService):
         for run_id in dispatched - await self._queries.unsettled(dispatched):
             self._worker.cancel(run_id)
         suspects = []
-        for run in await self._queries.stalled(self._worker.crews, _RUNS_PER_PASS):
+        least = self._suspect_after if self._is_shared else 0
+        for run in await self._queries.stalled(
+            self._worker.crews, _RUNS_PER_PASS, failed_from=least
+        ):
             failed = run.failed_attempts
             if run.run_id in self._worker:  # its renewal is late
                 continue
@@ -145,13 +149,13 @@ class StalledRunDispatcher(PeriodicService):
                 self._isolation.execute_alone(run)
             elif failed == self._suspect_after:
                 suspects.append(run)
-            elif not self._is_shared:
+            else:
                 if failed:
                     with lines_of_run(run.run_id, run.crew, run.attempt):
                         logger.info(
                             "Dispatching stalled run %s after %d attempt(s)", run.run_id, failed
                         )
-                self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
+                self._worker.dispatch(DispatchedRun.of(run))
         self._isolation.execute_in_groups(suspects)
         await self._wake_at_next_time()
 

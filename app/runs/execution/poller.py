@@ -5,6 +5,7 @@ from typing import Final
 from app.runs.background import PeriodicService
 from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
+from app.runs.records import DispatchedRun
 
 _INTERVAL_SECONDS: Final = 0.5
 _RUNS_PER_PASS: Final = 1000
@@ -29,6 +30,6 @@ class QueuePoller(PeriodicService):
         free = min(self._worker.slots.count - len(self._worker), _RUNS_PER_PASS)
         if free <= 0:
             return
-        for run in await self._queries.stalled(self._worker.crews, free):
-            if run.failed_attempts == 0 and run.run_id not in self._worker:
-                self._worker.dispatch(run.run_id, run.owner, run.crew, run.priority, run.end_user)
+        for run in await self._queries.stalled(self._worker.crews, free, failed_below=1):
+            if run.run_id not in self._worker:
+                self._worker.dispatch(DispatchedRun.of(run))

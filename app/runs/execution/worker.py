@@ -61,6 +61,7 @@ from app.runs.persistence.repository import Attempt, RunRepository
 from app.runs.records import (
     CANCELLED,
     ClaimedRun,
+    DispatchedRun,
     Outcome,
     Run,
     RunStatus,
@@ -237,19 +238,15 @@ class Worker:
         """The dispatched runs."""
         return set(self._active)
 
-    def dispatch(
-        self, run_id: UUID, owner: str, crew: str, priority: int = 0, end_user: str = ""
-    ) -> None:
+    def dispatch(self, run: DispatchedRun) -> None:
         """Execute an accepted run as soon as a slot is free, unless it is dispatched already.
 
         Owners whose runs wait get slots in turn, each for its run with the highest priority. Among
         an owner's runs of one priority, its end users get slots in turn.
         """
-        if run_id not in self._active:
-            task = asyncio.create_task(
-                metered(owner, self._execute_in_slot, run_id, owner, crew, priority, end_user)
-            )
-            self._activate(run_id, crew, _ActiveRun(task))
+        if run.run_id not in self._active:
+            task = asyncio.create_task(metered(run.owner, self._execute_in_slot, run))
+            self._activate(run, _ActiveRun(task))
 
     def dispatch_delivery(self, run_id: UUID, crew: str, acknowledge: Callable[[], None]) -> None:
         """Execute a run whose id a queue has delivered, unless it is dispatched already.
@@ -260,8 +257,9 @@ class Worker:
         if run_id in self._active:
             acknowledge()
             return
-        task = asyncio.create_task(metered(None, self._execute_in_slot, run_id, "", crew, 0, ""))
-        self._activate(run_id, crew, _ActiveRun(task, acknowledge=acknowledge))
+        run = DispatchedRun(run_id, "", crew)
+        task = asyncio.create_task(metered(None, self._execute_in_slot, run))
+        self._activate(run, _ActiveRun(task, acknowledge=acknowledge))
 
     async def free_slots(self, crew: str) -> int:
         """Wait until a run of this crew would get a slot at once, and return for how many."""
@@ -278,9 +276,9 @@ class Worker:
         of_crew = self._slots_of_crews.get(crew)
         return free if of_crew is None else min(free, of_crew.count - of_crew.used)
 
-    def _activate(self, run_id: UUID, crew: str, active: _ActiveRun) -> None:
-        self._active[run_id] = active
-        active.task.add_done_callback(lambda _: self._forget(run_id, crew, active))
+    def _activate(self, run: DispatchedRun, active: _ActiveRun) -> None:
+        self._active[run.run_id] = active
+        active.task.add_done_callback(lambda _: self._forget(run, active))
 
     async def wait(self, run_id: UUID) -> Run | None:
         """Wait for the end of a dispatched run; None if it does not end in this worker.
@@ -408,27 +406,26 @@ class Worker:
         if remaining:
             logger.warning("Stopped with %d run(s) unfinished; they stay accepted", len(remaining))
 
-    def _forget(self, run_id: UUID, crew: str, active: _ActiveRun) -> None:
-        if self._active.get(run_id) is active:
-            del self._active[run_id]
+    def _forget(self, run: DispatchedRun, active: _ActiveRun) -> None:
+        if self._active.get(run.run_id) is active:
+            del self._active[run.run_id]
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         task = active.task
         if not task.cancelled() and (error := task.exception()) is not None:
-            with lines_of_run(run_id, crew):
-                logger.error("Run %s was not settled", run_id, exc_info=error)
+            with lines_of_run(run.run_id, run.crew):
+                logger.error("Run %s was not settled", run.run_id, exc_info=error)
 
-    async def _execute_in_slot(
-        self, run_id: UUID, owner: str, crew: str, priority: int, end_user: str
-    ) -> Run | None:
+    async def _execute_in_slot(self, run: DispatchedRun) -> Run | None:
         # The crew's own slot first: a run that waits for it keeps no slot from other crews.
-        of_crew = self._slots_of_crews.get(crew)
-        with lines_of_run(run_id, crew):
+        of_crew = self._slots_of_crews.get(run.crew)
+        turn_of = (run.owner, run.priority, run.end_user)
+        with lines_of_run(run.run_id, run.crew):
             async with (
-                of_crew.slot(owner, priority, end_user) if of_crew else nullcontext(),
-                self._slots.slot(owner, priority, end_user),
+                of_crew.slot(*turn_of) if of_crew else nullcontext(),
+                self._slots.slot(*turn_of),
             ):
-                return await self._execute(run_id, self._active[run_id])
+                return await self._execute(run.run_id, self._active[run.run_id])
 
     async def _execute(self, run_id: UUID, active: _ActiveRun) -> Run | None:
         active.waits_for_slot = False

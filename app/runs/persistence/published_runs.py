@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from app.db import Database
 from app.runs.models import UserRun
 from app.runs.persistence.leases import Leases
-from app.runs.persistence.queries import is_stalled, stalled_runs
+from app.runs.persistence.queries import failed_attempts, is_stalled, stalled_runs
 from app.runs.records import QUEUE
 
 
@@ -29,7 +29,7 @@ class PublishedRuns:
         self._database = database
         self._lease = timedelta(seconds=lease_seconds)
         self._leases = Leases(database, worker=QUEUE, duration=self._lease)
-        self._is_trusted = UserRun.attempt - UserRun.pauses < max_failed_attempts
+        self._is_trusted = failed_attempts < max_failed_attempts
 
     async def backlog(self) -> Mapping[str, int]:
         """The number of stalled runs by crew."""

@@ -94,10 +94,12 @@ _RUN: Final = _columns(
         "had_secrets": UserRun.secrets.is_not(None).label("had_secrets"),
     },
 )
+# A paused attempt did end.
+failed_attempts: Final = UserRun.attempt - UserRun.pauses
 _STALLED: Final = (
     UserRun.run_id,
     UserRun.attempt,
-    UserRun.attempt - UserRun.pauses,  # a paused attempt did end
+    failed_attempts,
     UserRun.owner,
     UserRun.crew,
     UserRun.priority,
@@ -184,15 +186,26 @@ class RunQueries:
             run_id: UUID | None = await connection.scalar(query)
             return run_id
 
-    async def stalled(self, crews: Collection[str], limit: int) -> list[StalledRun]:
+    async def stalled(
+        self,
+        crews: Collection[str],
+        limit: int,
+        *,
+        failed_from: int = 0,
+        failed_below: int | None = None,
+    ) -> list[StalledRun]:
         """Runs in flight of these crews whose lease has ended, deferred ones among them.
 
+        `failed_from` and `failed_below` limit the number of their attempts that have failed.
         Each owner's first run is followed by each one's second, and so on. An owner's runs are
         in the order of their priorities, and of their submission.
         """
-        query = stalled_runs(
-            _STALLED, self._database.clock.now(), UserRun.crew.in_(crews), limit=limit
-        )
+        conditions: list[ColumnElement[bool]] = [UserRun.crew.in_(crews)]
+        if failed_from:
+            conditions.append(failed_attempts >= failed_from)
+        if failed_below is not None:
+            conditions.append(failed_attempts < failed_below)
+        query = stalled_runs(_STALLED, self._database.clock.now(), *conditions, limit=limit)
         async with self._database.read() as connection:
             return [StalledRun(*row) for row in await connection.execute(query)]
 
