@@ -5,6 +5,7 @@ import base64
 import json
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,11 +15,13 @@ from crewai import LLM, Agent, Crew, Task
 from crewai.tools import tool
 from sqlalchemy import select, text
 
+from app.crews.options import CrewOptions
 from app.crews.registry import CrewSpec, Registry
 from app.engine import SecretMissing, run_secret
 from app.runs.errors import InvalidInput
 from app.runs.models import UserRun
 from app.runs.secrets import SecretsLost, SecretVault
+from tests.engine.words_server import remote_words
 from tests.load.stub_model import StubModel, run_stub, use_first_tool
 from tests.runs.scripted import until
 from tests.serving import Running, Serve
@@ -127,6 +130,30 @@ async def test_a_secret_is_the_key_of_a_model(serve: Serve, stub: tuple[StubMode
         assert {run["status"] for run in runs} == {"succeeded"}
         keys = {headers["authorization"] for headers in model.headers}
         assert keys == {f"Bearer sk-of-user-{n}" for n in range(5)}
+
+
+async def test_a_secret_is_in_the_headers_of_an_mcp_server_and_nowhere_else(
+    serve: Serve, stub: tuple[StubModel, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, url = stub
+    model.respond = partial(use_first_tool, arguments='{"text": "hello"}')
+    with remote_words() as remote:
+
+        def build() -> Crew:
+            writer = Agent(role="Writer", goal="g", backstory="b", mcps=[remote.config])
+            task = Task(name="facts", description="Look", expected_output="A text", agent=writer)
+            return Crew(agents=[writer], tasks=[task])
+
+        headers = {remote.url: {"Authorization": "Bearer {TOKEN}"}}
+        crews = Registry([CrewSpec("code", build, options=CrewOptions(mcp_headers=headers))])
+        settings = {"llm_model": "openai/stub", "llm_base_url": url, "keep_messages": True}
+        async with serve(crews, **settings) as service:
+            run = await _submit(service, secrets={"TOKEN": CANARY})
+            assert (run["status"], remote.tokens) == ("succeeded", [f"Bearer {CANARY}"])
+            calls = (await service.http.get(f"/api/runs/{run['run_id']}/calls")).text
+            shown = [json.dumps(run), caplog.text, calls, await _everything(service)]
+            assert "hello hello for Bearer [TOKEN]" in json.dumps(model.bodies)
+            assert not [one for one in [*shown, json.dumps(model.bodies)] if CANARY in one]
 
 
 async def test_a_run_without_the_secret_gets_a_clear_error(

@@ -6,21 +6,18 @@ import os
 import re
 import signal
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
 import pytest
-import uvicorn
 from crewai import Crew
 from crewai.llms.base_llm import BaseLLM
 from crewai.mcp import MCPServerHTTP, MCPServerStdio
 from crewai.mcp.transports.http import HTTPTransport
 from crewai.project import CrewBase, crew
 from mcp import StdioServerParameters
-from mcp.server.fastmcp import Context, FastMCP
 
 from app.engine import Engine
 from app.engine.errors import CrewFailed, RunFailed
@@ -32,37 +29,14 @@ from tests.engine.recording import (
     RecordingLLM,
     Request,
     Source,
-    hashed,
     run_engine,
     run_reference,
 )
+from tests.engine.words_server import PROGRAM, WORDS, remote_words, repeats
 from tests.servers import free_ports
 from tests.storage.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-_STDIO = """
-import os
-from mcp.server.fastmcp import FastMCP
-server = FastMCP("words")
-@server.tool()
-def repeat(text: str) -> str:
-    "Repeat a text."
-    return f"{text} {text}, process={os.getpid()}" if "NAMED" in os.environ else f"{text} {text}"
-server.run()
-"""
-
-
-_SERVER = MCPServerStdio(command=sys.executable, args=["-c", _STDIO])
-
-
-def _repeats(request: Request, nth: int) -> Any:
-    """Call the server's tool with the topic, then answer with its result."""
-    if (tools := request.tools) and request.turn == 0:
-        topic = re.findall(r"write about (\S+) in", str(request.messages))[0]
-        call = {"name": tools[0]["function"]["name"], "arguments": f'{{"text": "{topic}"}}'}
-        return [{"id": "call_0", "type": "function", "function": call}]
-    return f"{hashed(request, nth)}: {request.messages[-1]['content']}"
 
 
 def _crew(model: BaseLLM, mcps: list[Any]) -> Crew:
@@ -71,11 +45,11 @@ def _crew(model: BaseLLM, mcps: list[Any]) -> Crew:
 
 
 def _model() -> RecordingLLM:
-    return RecordingLLM(_repeats, native_tools=True)
+    return RecordingLLM(repeats, native_tools=True)
 
 
 def _with_server(model: BaseLLM) -> Crew:
-    return _crew(model, [_SERVER])
+    return _crew(model, [WORDS])
 
 
 async def test_a_crew_with_an_mcp_server_runs_as_stock_does() -> None:
@@ -133,7 +107,7 @@ async def _answer(engine: Engine, caller: str = "", **options: Any) -> str:
     return str(result.raw).split(": ", 1)[1]
 
 
-_NAMED = _SERVER.model_copy(update={"env": {"NAMED": "1"}})
+_NAMED = WORDS.model_copy(update={"env": {"NAMED": "1"}})
 
 
 async def _process(engine: Engine, caller: str = "", **options: Any) -> int:
@@ -193,52 +167,8 @@ async def test_a_cancelled_run_closes_no_connection_of_another() -> None:
         assert await _process(engine) == first
 
 
-class _Remote:
-    """An MCP server by streamable HTTP, whose tool answers with the token that it receives."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}/mcp"
-        self.sessions: set[str | None] = set()
-        self.initialized = 0
-        server = FastMCP("remote", port=port)
-
-        @server.tool()
-        def repeat(text: str, context: Context) -> str:  # type: ignore[type-arg]
-            """Repeat a text."""
-            headers = context.request_context.request.headers
-            self.sessions.add(headers.get("mcp-session-id"))
-            return f"{text} {text} for {headers.get('authorization', 'anyone')}"
-
-        config = uvicorn.Config(server.streamable_http_app(), port=port, log_level="critical")
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run)
-
-    @property
-    def config(self) -> MCPServerHTTP:
-        return MCPServerHTTP(url=self.url)
-
-    def start(self) -> None:
-        self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive()
-
-    def stop(self) -> None:
-        self.server.should_exit = self.server.force_exit = True
-        self.thread.join()
-
-
-@contextlib.contextmanager
-def _remote(port: int | None = None) -> Iterator[_Remote]:
-    remote = _Remote(port or free_ports(1)[0])
-    remote.start()
-    try:
-        yield remote
-    finally:
-        remote.stop()
-
-
 async def test_a_server_by_http_is_called_as_by_stock_and_sessions_are_shared() -> None:
-    with _remote() as remote:
+    with remote_words() as remote:
 
         def build(model: BaseLLM) -> Crew:
             return _crew(model, [remote.config])
@@ -255,7 +185,7 @@ async def test_a_server_by_http_is_called_as_by_stock_and_sessions_are_shared() 
 
 
 async def test_headers_of_the_deployment_have_the_secrets_of_the_run() -> None:
-    with _remote() as remote:
+    with remote_words() as remote:
         headers = {"crew": {remote.url: {"Authorization": "Bearer {TOKEN}"}}}
         async with _engine(remote.config, mcp_headers=headers) as engine:
             users = ["anna", "berta"] * 3
@@ -271,12 +201,12 @@ async def test_headers_of_the_deployment_have_the_secrets_of_the_run() -> None:
 
 async def test_a_server_that_has_forgotten_the_session_is_connected_again() -> None:
     (port,) = free_ports(1)
-    with _remote(port) as remote:
+    with remote_words(port) as remote:
         config = remote.config
         async with _engine(config) as engine:
             assert await _answer(engine) == "tea tea for anyone"
             remote.stop()
-            with _remote(port):
+            with remote_words(port):
                 assert await _answer(engine) == "tea tea for anyone"
 
 
@@ -287,7 +217,7 @@ class _ConnectsWhenBuilt:
     agents_config: ClassVar[dict[str, Any]] = {}
     tasks_config: ClassVar[dict[str, Any]] = {}
     mcp_server_params = StdioServerParameters(
-        command=sys.executable, args=["-c", _STDIO, "of-class"], env={"NAMED": "1"}
+        command=sys.executable, args=["-c", PROGRAM, "of-class"], env={"NAMED": "1"}
     )
     model: ClassVar[BaseLLM]
 
@@ -305,7 +235,7 @@ def _programs() -> list[psutil.Process]:
 @pytest.mark.parametrize("fails", [False, True])
 async def test_servers_of_a_class_end_after_the_start_and_after_each_run(fails: bool) -> None:
     def answer(request: Request, nth: int) -> Any:
-        return ValueError("no answer") if fails else _repeats(request, nth)
+        return ValueError("no answer") if fails else repeats(request, nth)
 
     model = RecordingLLM(answer, native_tools=True)
     _ConnectsWhenBuilt.model = model

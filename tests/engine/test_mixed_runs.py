@@ -6,6 +6,7 @@ from functools import partial
 from random import Random
 
 import pytest
+from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
 
 from app.engine import CrewResult, Engine
 from tests.engine.crews import (
@@ -28,11 +29,13 @@ from tests.engine.crews import (
     two,
 )
 from tests.engine.recording import Source, SyncLLM
+from tests.engine.words_server import WORDS, repeats
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 _RUNS_OF_EACH = 60
 _AT_ONCE = 500
+_FACTS = StringKnowledgeSource(content="Tea is a drink.")
 
 _CASES = [
     Case("plan", three),
@@ -58,6 +61,11 @@ _CASES = [
     Case("skills", skilled, "native", answer=react("load_skill")),
     Case("subclasses", partial(subclasses, tools=[shout]), "native", answer=react("shout")),
     Case("limited", two({"tools": [shout]}, {}, {"max_rpm": 9}), "native"),
+    Case("memory", two({}, {}, {"memory": True}), "native"),
+    Case("agent-memory", one({"memory": True}), "native"),
+    Case("knowledge", two({}, {}, {"knowledge_sources": [_FACTS]}), "native"),
+    Case("agent-knowledge", one({"knowledge_sources": [_FACTS]}), "native"),
+    Case("mcp", one({"mcps": [WORDS]}), "native", answer=repeats, model=FUNCTIONS),
 ]
 _TOPIC = re.compile(r"topic-[a-z-]+-\d+", re.IGNORECASE)
 

@@ -266,12 +266,12 @@ async def run_stub(stub: StubModel) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def use_first_tool(body: Body) -> Body | None:
+def use_first_tool(body: Body, arguments: str = "{}") -> Body | None:
     """The call of the first tool there is, unless one was called already; for `respond`."""
     tools = body.get("tools")
     if not tools or any(message["role"] == "tool" for message in body["messages"]):
         return None
-    function = {"name": tools[0]["function"]["name"], "arguments": "{}"}
+    function = {"name": tools[0]["function"]["name"], "arguments": arguments}
     call = {"id": "call_1", "type": "function", "function": function}
     return {"role": "assistant", "content": None, "tool_calls": [call]}
 
