@@ -252,6 +252,20 @@ async def test_an_output_is_sent_back_with_words_then_approved(
     await _until(full, run_id, "succeeded")
 
 
+async def test_runs_that_begin_to_wait_appear_in_the_inbox(full: Site, open_page: OpenPage) -> None:
+    page = await open_page(f"{full.url}/inbox")
+    run_id = await _waiting(full)
+    item = page.locator(f".review[data-run='{run_id}']")
+    await expect(item).to_have_count(0)
+    # A page that is looked at again counts what waits; others do so within seconds.
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    await expect(item).to_be_visible()
+    await expect(page.get_by_text("Nothing waits for you")).to_be_hidden()
+    await expect(page.locator("#announcements")).to_have_text("1 more run waits for you")
+    await item.get_by_role("button", name="Approve").click()
+    await expect(item.get_by_text("The run succeeded")).to_be_visible()
+
+
 async def test_the_inbox_works_without_javascript_and_when_someone_was_faster(
     full: Site, open_page: OpenPage
 ) -> None:

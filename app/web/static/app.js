@@ -45,7 +45,9 @@ export async function showWaiting() {
   const badge = document.getElementById("inbox-badge");
   if (!badge || document.hidden) return;
   const response = await fetch("/inbox/count").catch(() => null);
-  if (response?.ok && !response.redirected) badge.textContent = await response.text();
+  if (!response?.ok || response.redirected) return;
+  const text = await response.text();
+  if (badge.textContent !== text) badge.textContent = text;
 }
 
 // A button with data-copy copies the text of the element with that id, one with data-copy-url the

@@ -1,8 +1,9 @@
-// The inbox: a review is sent in place, and the run continues before the eyes.
+// The inbox: a review is sent in place, the run continues before the eyes, and new reviews appear.
 
 import { announce, element, request, showWaiting } from "./app.js";
 
 const reviews = document.querySelector(".reviews");
+const badge = document.getElementById("inbox-badge");
 
 reviews.addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -23,6 +24,19 @@ reviews.addEventListener("submit", async (event) => {
   showWaiting();
   follow(item, approve);
 });
+
+/** Runs that wait since the page was loaded, before those that it shows. */
+async function addNew() {
+  const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+  if (!response.ok || response.redirected) return;
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  const added = [...fresh.querySelectorAll(".review")].filter((one) => !document.getElementById(one.id));
+  reviews.prepend(...added);
+  document.querySelector(".empty")?.toggleAttribute("hidden", reviews.children.length > 0);
+  if (added.length) announce(added.length === 1 ? "1 more run waits for you" : `${added.length} more runs wait for you`);
+}
+
+if (badge) new MutationObserver(addNew).observe(badge, { childList: true });
 
 function refuse(item, text) {
   const problem = item.querySelector(".problem");
