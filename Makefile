@@ -15,13 +15,13 @@ help: ## list the commands
 $(VENV)/.runtime: requirements.lock pyproject.toml
 	@echo "Installing the service into $(VENV): once, in a minute or two."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --no-deps --require-hashes -r requirements.lock
+	$(PIP) install --use-pep517 --no-deps --require-hashes -r requirements.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	@echo "Installing the development packages into $(VENV): once, in a minute or two."
-	$(PIP) install --no-deps --require-hashes -r requirements-dev.lock
+	$(PIP) install --use-pep517 --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
 setup: $(VENV)/.dev ## make .venv with the locked runtime and development packages

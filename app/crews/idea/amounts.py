@@ -22,8 +22,8 @@ class Amount:
     note: str = ""
 
     def allows(self, need: float) -> bool:
-        """Whether `need` stays inside."""
-        return need < self.high or (need == self.high and not self.below)
+        """Whether `need` stays inside; nothing stays inside "under 0"."""
+        return need < self.high or (need == self.high and not (self.below and self.high))
 
 
 _WORD_NUMBERS: Final = {

@@ -138,3 +138,11 @@ def test_long_texts_cost_little(text: str) -> None:
     for _ in range(50):
         read_hours(text)
         read_budget(text)
+
+
+@pytest.mark.parametrize("text", ["under $0", "< 0 USD", "Under 00", "Free"])
+def test_a_budget_of_nothing_allows_what_is_free(text: str) -> None:
+    budget = read_budget(text)
+    assert budget is not None
+    assert budget.allows(0)
+    assert not budget.allows(1)

@@ -10,6 +10,7 @@ import pytest
 from app.crews.idea.advisor import answer
 from app.crews.idea.catalogue import Area, Idea, catalogue
 from app.crews.idea.profile import ASSUMED_MARK, DEFAULTS, FIELDS, Profile
+from app.crews.idea.reading import read
 from app.crews.idea.scoring import Assessment, Fit, assess
 from app.crews.idea.subjects import Match, subjects
 from tests.crews.idea.prompts import TASKS, render
@@ -293,3 +294,14 @@ def test_podcasts_are_no_video_editing() -> None:
     assessment = assess(Profile(sub_interest_area="Video editing"))
     assert assessment.fits[0].idea.name == "Short-video service for craftspeople"
     assert _fit(assessment, "Podcast").score("Sub-interest").points < 0
+
+
+def test_the_names_that_reports_use_are_read_as_what_they_name() -> None:
+    known = catalogue()
+    for key, goal in known.goals.items():
+        assert read(Profile(goal_type=goal.name)).goal == key
+    for key, skill in known.skills.items():
+        assert read(Profile(skill_strength=skill.name)).skills[0] == key
+    for key, style in known.work_styles.items():
+        reading = read(Profile(work_style=style.name))
+        assert key in (reading.company, reading.location)
