@@ -17,7 +17,7 @@ _SERVICES: dict[str, Any] = _COMPOSE["services"]
 _UNITS = sorted((_DEPLOY / "systemd").glob("*.service"))
 
 
-def _check_command(words: list[str]) -> None:
+def check_command(words: list[str]) -> None:
     name, *arguments = words
     command = cli.commands[name]
     command.make_context(name, arguments)  # raises for an unknown option
@@ -27,7 +27,7 @@ def _check_command(words: list[str]) -> None:
 def test_the_composed_services_have_commands_and_settings_that_exist(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _check_command(_SERVICES[name]["command"])
+    check_command(_SERVICES[name]["command"])
     environment = _SERVICES[name]["environment"]
     settings = {key.lower(): value for key, value in environment.items() if "AWS" not in key}
     filled = {
@@ -65,9 +65,9 @@ def test_prometheus_scrapes_the_job_that_the_alerts_name() -> None:
 def test_units_start_commands_that_exist(unit: Path) -> None:
     found = re.search(r"^ExecStart=\S+/crew-capture (.+)$", unit.read_text(), re.MULTILINE)
     assert found is not None
-    _check_command(found[1].split())
+    check_command(found[1].split())
 
 
 def test_an_unknown_option_would_be_found() -> None:
     with pytest.raises(click.NoSuchOption):
-        _check_command(["serve", "--accept-none"])
+        check_command(["serve", "--accept-none"])
