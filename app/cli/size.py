@@ -19,8 +19,8 @@ class Figures:
 
 # docs/performance.md, table "Users": the highest figures of one process in each mode.
 MEASURED: Final = {
-    "plan": Figures(cpu_ms=7.8, memory_kb=154),
-    "native": Figures(cpu_ms=21.8, memory_kb=284),
+    "plan": Figures(cpu_ms=10.1, memory_kb=154),
+    "native": Figures(cpu_ms=24.6, memory_kb=289),
 }
 # docs/performance.md, "Sizing".
 MEASURED_CALLS: Final = 3

@@ -30,11 +30,11 @@ def test_the_size_is_printed_with_its_reasons() -> None:
     assert lines == [
         "runs                   3,333.3 a second, each at least 3.0 s",
         "model calls            10,000.0 a second, 10,000 at the same time",
-        # 3,333.3 x 21.8 ms is 73 cores, of which 70 % are used.
-        "processes              104, each with a core "
-        "(CPU needs 104, MAX_RUNS_IN_FLIGHT=2000 needs 5)",
-        # 104 x 303 MB, and 10,000 x 284 KB
-        "memory                 34,352 MB in all processes",
+        # 3,333.3 x 24.6 ms is 82 cores, of which 70 % are used.
+        "processes              118, each with a core "
+        "(CPU needs 118, MAX_RUNS_IN_FLIGHT=2000 needs 5)",
+        # 118 x 303 MB, and 10,000 x 289 KB
+        "memory                 38,644 MB in all processes",
         "database transactions  about 13,333.3 a second if runs shared none",
     ]
     assert "\n".join(lines) in PERFORMANCE
