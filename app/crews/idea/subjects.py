@@ -109,5 +109,5 @@ def _subject(segment: str) -> Subject | None:
         activity=main[-1],
         heads=frozenset(heads),
         words=frozenset((*main, *around)),
-        phrases=frozenset(map(" ".join, pairwise(main))),
+        phrases=frozenset(" ".join(pair) for part in (main, *details) for pair in pairwise(part)),
     )

@@ -89,6 +89,10 @@ def test_invoice_factoring_is_no_receipts_service(given: dict[str, str]) -> None
         ({"interest_area": "Tech", "sub_interest_area": "Mobile app development"}, "Plug-in"),
         ({"sub_interest_area": "Wedding photography"}, "Portrait mornings"),
         ({"sub_interest_area": "Language learning app"}, "Workplace language"),
+        (
+            {"interest_area": "Elder care", "sub_interest_area": "Help for old people at home"},
+            "Companion visits",
+        ),
     ],
 )
 def test_a_part_of_what_was_named_is_said_to_be_a_part(given: dict[str, str], name: str) -> None:
@@ -97,6 +101,24 @@ def test_a_part_of_what_was_named_is_said_to_be_a_part(given: dict[str, str], na
     assert score.reason.startswith("It is close to “")
     assert score.points == 7
     assert assessment.unmet_wishes == (given["sub_interest_area"],)
+
+
+@pytest.mark.parametrize(
+    ("written", "understood"),
+    [
+        ("With people, near my home", "in person"),
+        ("From home", "remotely"),
+        ("In a small team, online", "in a team and remotely"),
+    ],
+)
+def test_a_work_style_is_read_in_its_sense(written: str, understood: str) -> None:
+    profile_analysis, *_ = _reports(work_style=written)
+    assert f"| Work style | {written} | {understood} |" in profile_analysis
+
+
+def test_work_on_site_is_not_said_to_be_remote() -> None:
+    score = _fit(assess(Profile(work_style="Online")), "Workplace language").score("Work style")
+    assert score.reason == "It is hard to do remotely"
 
 
 def test_a_chef_is_no_cleaner() -> None:
