@@ -79,7 +79,9 @@ def stock(way: str) -> Start:
     return command
 
 
-def crew_capture(**settings: str) -> Start:
+def crew_capture(*arguments: str, **settings: str) -> Start:
+    """A Crew Capture; `arguments` are a module and its arguments, by default those of `serve`."""
+
     def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
         environment = {
             "PORT": str(port),
@@ -90,31 +92,19 @@ def crew_capture(**settings: str) -> Start:
             "LLM_API_KEY": "none",
             **settings,
         }
-        return ["app.cli", "serve"], environment
+        return list(arguments) or ["app.cli", "serve"], environment
 
     return command
 
 
 def tool_crew(**settings: str) -> Start:
     """A Crew Capture whose idea crew has a tool that burns CPU."""
-    capture = crew_capture(**settings)
-
-    def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
-        _, environment = capture(port, model_url, folder)
-        return ["tests.load.tool_service"], environment
-
-    return command
+    return crew_capture("tests.load.tool_service", **settings)
 
 
 def machines(*options: str) -> Start:
     """A process that accepts runs, and workers, over PostgreSQL and NATS."""
-    capture = crew_capture(ENGINE="auto")
-
-    def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
-        _, environment = capture(port, model_url, folder)
-        return ["tests.load.machines_service", *options], environment
-
-    return command
+    return crew_capture("tests.load.machines_service", *options, ENGINE="auto")
 
 
 SERVICES = {
