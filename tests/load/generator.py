@@ -2,8 +2,9 @@
 
     python -m tests.load.generator --url http://127.0.0.1:8000 --users 1000 --over 0
 
-Prints one JSON object. An answer counts only if it holds all three reports, none of them empty,
-each with this user's own marker and nobody else's.
+Prints one JSON object. An answer counts only if it holds all reports of the crew, none of them
+empty, each with this user's own marker and nobody else's. Runs of a crew other than the idea crew
+have one input, `topic`, and belong to an end user each.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import uvloop
 from tests.load.stub_model import MARKER
 
 REPORTS = ("profile_analysis", "startup_ideas_research", "personalized_recommendations")
+_REPORTS_OF_PROJECT = ("research_task",)
+_LONGEST_WAIT_SECONDS = 600
 
 
 class Load(msgspec.Struct):
@@ -43,6 +46,7 @@ class Load(msgspec.Struct):
 class _Users:
     url: str
     session: aiohttp.ClientSession
+    crew: str = "idea"
     latencies: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
@@ -64,9 +68,14 @@ class _Users:
 
     async def _run(self, number: int) -> str | None:
         marker = f"user-{number:012x}"
-        async with self.session.post(self.url + "/api/run", json=profile(marker)) as response:
+        if self.crew == "idea":
+            path, body, reports = "/api/run", profile(marker), REPORTS
+        else:
+            path, reports = f"/api/runs?wait={_LONGEST_WAIT_SECONDS}", _REPORTS_OF_PROJECT
+            body = {"crew": self.crew, "inputs": {"topic": marker}, "user": marker}
+        async with self.session.post(self.url + path, json=body) as response:
             raw = await response.read()
-        return fault_of(response.status, raw, marker)
+        return fault_of(response.status, raw, marker, reports)
 
 
 def profile(marker: str) -> dict[str, str]:
@@ -83,16 +92,18 @@ def profile(marker: str) -> dict[str, str]:
     }
 
 
-def fault_of(status: int, raw: bytes, marker: str) -> str | None:
+def fault_of(
+    status: int, raw: bytes, marker: str, reports: tuple[str, ...] = REPORTS
+) -> str | None:
     """What is wrong with an answer, or None."""
     try:
         answer = msgspec.json.decode(raw)
     except msgspec.DecodeError:
         return f"{status}: not JSON"
-    if status != 200 or answer.get("success") is not True:
+    if status != 200 or not (answer.get("success") or answer.get("status") == "succeeded"):
         return f"{status}: {answer.get('error_type') or answer.get('detail')}"
     outputs: dict[str, Any] = answer.get("outputs") or {}
-    for name in REPORTS:
+    for name in reports:
         text = outputs.get(name)
         if not isinstance(text, str) or not text.strip():
             return f"no {name}"
@@ -102,7 +113,11 @@ def fault_of(status: int, raw: bytes, marker: str) -> str | None:
 
 
 async def drive(
-    url: str, users: int, over_seconds: float = 0.0, patience_seconds: float = 900.0
+    url: str,
+    users: int,
+    over_seconds: float = 0.0,
+    patience_seconds: float = 900.0,
+    crew: str = "idea",
 ) -> Load:
     """Send `users` users, all at once or spread evenly over `over_seconds`.
 
@@ -111,7 +126,7 @@ async def drive(
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=patience_seconds)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        crowd = _Users(url, session)
+        crowd = _Users(url, session, crew)
         begun = time.perf_counter()
         arrivals = [begun + over_seconds * number / users for number in range(users)]
         async with asyncio.TaskGroup() as group:
@@ -137,10 +152,11 @@ def main() -> None:
     parser.add_argument("--users", type=int, required=True)
     parser.add_argument("--over", type=float, default=0.0, help="seconds over which they arrive")
     parser.add_argument("--patience", type=float, default=900.0, help="seconds a user waits")
+    parser.add_argument("--crew", default="idea")
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    load = uvloop.run(drive(options.url, options.users, options.over, options.patience))
+    load = uvloop.run(drive(options.url, options.users, options.over, options.patience, options.crew))
     sys.stdout.buffer.write(msgspec.json.encode(load) + b"\n")
 
 

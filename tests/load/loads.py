@@ -51,6 +51,7 @@ SCENARIOS = {
     "plan": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "plan-ram": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "native": (HUNDRED, THOUSAND, TEN_THOUSAND),
+    "memory": (HUNDRED, THOUSAND),
     "plan-two": (HUNDRED, THOUSAND, TEN_THOUSAND),
     "tool": (TOOL_USERS,),
     "tool-two": (TOOL_USERS,),
@@ -89,11 +90,11 @@ def measure(key: str, scenario: Scenario, start: Launch = launch) -> Result:
         folder_for_outputs(service, folder := Path(name)) as outputs,
     ):
         with deployed(service, folder, scenario.model_seconds, start, outputs) as it:
-            _drive(it.url, Scenario(_WARM_UP_USERS))
+            _drive(it.url, service.crew, Scenario(_WARM_UP_USERS))
             _request(f"{it.model_url}/reset", b"")
             idle_bytes, cpu_before = it.process.resident_bytes(), it.process.cpu_seconds()
             with it.process.peak_memory() as peak_bytes:
-                load = _drive(it.url, scenario)
+                load = _drive(it.url, service.crew, scenario)
             cpu_seconds = it.process.cpu_seconds() - cpu_before
             stats = _request(f"{it.model_url}/stats")
         result = Result(
@@ -107,7 +108,7 @@ def measure(key: str, scenario: Scenario, start: Launch = launch) -> Result:
         )
         if service.keeps_rows:
             result.lost_runs = lost_runs(folder, scenario.users + _WARM_UP_USERS)
-            result.left_outputs = left_outputs(outputs)
+            result.left_outputs = left_outputs(outputs) if service.crew == "idea" else None
         return result
 
 
@@ -142,8 +143,8 @@ def add_ratios(results: list[Result]) -> None:
             result.ratio = result.load.makespan / limit
 
 
-def _drive(url: str, scenario: Scenario) -> Load:
-    command = [sys.executable, "-m", "tests.load.generator", "--url", url]
+def _drive(url: str, crew: str, scenario: Scenario) -> Load:
+    command = [sys.executable, "-m", "tests.load.generator", "--url", url, "--crew", crew]
     command += ["--users", str(scenario.users), "--over", str(scenario.over_seconds)]
     command += ["--patience", str(LONGEST_SECONDS)]
     done = subprocess.run(

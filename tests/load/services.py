@@ -6,6 +6,7 @@ import os
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -35,7 +36,8 @@ class Service:
 
     Each of its `processes` logs `says` when it has started; a service that doesn't is not the one
     that the table names. `keeps_rows`: it is a Crew Capture, whose runs can be looked at.
-    `outputs_in_ram`: they are files below `/dev/shm`, while its database is on disk.
+    `outputs_in_ram`: they are files below `/dev/shm`, while its database is on disk. Runs of a
+    `crew` other than the idea crew keep their outputs.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Service:
     processes: int = 1
     model_calls_per_run: int = 3
     outputs_in_ram: bool = False
+    crew: str = "idea"
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,31 @@ def tool_crew(**settings: str) -> Start:
     return crew_capture("tests.load.tool_service", **settings)
 
 
+def generated_project(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
+    """A Crew Capture with a project of `crewai create crew`, which has memory, for each topic."""
+    environment = {
+        **os.environ,
+        "CREWAI_DMN": "true",  # no questions
+        "CREWAI_DISABLE_TELEMETRY": "true",
+        "CREWAI_DISABLE_VERSION_CHECK": "true",
+    }
+    command = [str(Path(sys.executable).with_name("crewai")), "create", "crew", "project"]
+    subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
+    definition = folder / "project" / "crew.jsonc"
+    text = definition.read_text(encoding="utf-8")
+    if '"memory": true' not in text or (topic := "current AI trends") not in text:
+        raise RuntimeError(f"the generated project is another one:\n{text}")
+    definition.write_text(text.replace(topic, "{topic}"), encoding="utf-8")
+    options = folder / "crews.toml"
+    options.write_text("[project]\nreplace_models = true\n", encoding="utf-8")
+    start = crew_capture(
+        CREWS=f"project={folder / 'project'}",
+        CREWS_FILE=str(options),
+        EMBEDDING_MODEL="stub-embedder",
+    )
+    return start(port, model_url, folder)
+
+
 def machines(*options: str) -> Start:
     """A process that accepts runs, and workers, over PostgreSQL and NATS."""
     return crew_capture("tests.load.machines_service", *options, ENGINE="auto")
@@ -127,6 +155,13 @@ SERVICES = {
         crew_capture(ENGINE="native"),
         keeps_rows=True,
         says="crew idea: execution mode native",
+    ),
+    "memory": Service(
+        "Crew Capture, a generated project with memory",
+        generated_project,
+        keeps_rows=True,
+        says="crew project: execution mode native",
+        crew="project",
     ),
     "plan-two": Service(
         "Crew Capture, recorded plan, two processes",
