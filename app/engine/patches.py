@@ -37,6 +37,7 @@ from crewai.utilities.i18n import I18N_DEFAULT
 from crewai.utilities.planning_handler import CrewPlanner
 
 from app.engine.calls import note_finish_reason, note_token
+from app.engine.compat import schemas
 from app.engine.compat.memoized import memoize
 from app.engine.compat.models import current_default_model
 from app.engine.compat.paths import KNOWLEDGE, discover_skills
@@ -355,6 +356,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (BaseLLM, "_emit_call_completed_event", _emit_call_completed),
     (BaseLLM, "_emit_stream_chunk_event", _emit_stream_chunk),
     *UNTRACED,
+    *schemas.INSTRUMENTED,
     *embedders.INSTRUMENTED,
     *pipelines.INSTRUMENTED,
     *knowledge.INSTRUMENTED,

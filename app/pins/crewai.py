@@ -903,4 +903,15 @@ PINS: tuple[Pin, ...] = (
         "1b3b7dbdc32f",
         "the scopes of memories; ours are equal",
     ),
+    # Made once for each class or declaration (engine/compat/schemas.py)
+    Pin(
+        "crewai.utilities.pydantic_schema_utils:generate_model_description",
+        "83fc7c54b5ea",
+        "depends on the class and the options alone",
+    ),
+    Pin(
+        "crewai.project.json_loader:_strip_jsonc_comments",
+        "df36f9f28b69",
+        "depends on the text alone",
+    ),
 )

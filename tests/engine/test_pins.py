@@ -16,6 +16,7 @@ from crewai.llms.providers.openai.completion import OpenAICompletion
 from app.engine import patches
 from app.engine.patches import apply, removed
 from app.engine.runtime import thread_fields
+from app.pins import openai
 from app.pins.crewai import PINS
 from tests.engine.crews import one
 from tests.engine.recording import RecordingLLM
@@ -72,7 +73,7 @@ def test_outside_of_runs_crewai_works_as_ever() -> None:
 def test_every_replacement_of_crewai_is_listed() -> None:
     of_python = {replacement for _, _, replacement in thread_fields.INSTRUMENTED}
     replaced = {name for _, name, other in patches._REPLACEMENTS if other not in of_python}
-    listed = " ".join(pin.where for pin in PINS)
+    listed = " ".join(pin.where for pin in (*PINS, *openai.PINS))
     known_by_another_name = {
         "default_factory": "TaskOutputStorageHandler",
         "KNOWLEDGE_DIRECTORY": "convert_to_path",

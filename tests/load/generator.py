@@ -156,7 +156,9 @@ def main() -> None:
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    load = uvloop.run(drive(options.url, options.users, options.over, options.patience, options.crew))
+    load = uvloop.run(
+        drive(options.url, options.users, options.over, options.patience, options.crew)
+    )
     sys.stdout.buffer.write(msgspec.json.encode(load) + b"\n")
 
 

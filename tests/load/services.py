@@ -114,7 +114,7 @@ def generated_project(port: int, model_url: str, folder: Path) -> tuple[list[str
         "CREWAI_DISABLE_VERSION_CHECK": "true",
     }
     command = [str(Path(sys.executable).with_name("crewai")), "create", "crew", "project"]
-    subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
     definition = folder / "project" / "crew.jsonc"
     text = definition.read_text(encoding="utf-8")
     if '"memory": true' not in text or (topic := "current AI trends") not in text:
@@ -161,6 +161,7 @@ SERVICES = {
         generated_project,
         keeps_rows=True,
         says="crew project: execution mode native",
+        model_calls_per_run=4,
         crew="project",
     ),
     "plan-two": Service(

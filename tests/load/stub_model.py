@@ -4,7 +4,8 @@
 
 An answer depends on all messages, so an answer to someone else's prompt is never right by
 chance, and repeats every marker (`user-` and hex digits) that the messages hold, so a client can
-tell whose answer it got. An agent that has tools is told to use the first of them, once.
+tell whose answer it got. An agent that has tools is told to use the first of them, once. A request
+for structured output is answered with an object of its schema.
 
 `GET /stats` counts calls, `POST /reset` starts the counts anew, and `POST /fail` plans failures;
 tests use a `StubModel` of their own and set its attributes instead.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
 import re
 import resource
 from collections import Counter
@@ -266,6 +268,38 @@ async def run_stub(stub: StubModel) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+def agent_of(body: Body) -> Body | None:
+    """What an agent's model answers: a call of its first tool, then an object or a text."""
+    text = "\n".join(_text_of(message) for message in body["messages"])
+    if tools := body.get("tools"):
+        arguments = _example(tools[0]["function"].get("parameters", {}), text)
+        if (call := use_first_tool(body, json.dumps(arguments))) is not None:
+            return call
+    schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
+    if schema is None:
+        return None
+    return {"role": "assistant", "content": json.dumps(_example(schema, text))}
+
+
+def _example(schema: Body, text: str, definitions: Body | None = None) -> Any:
+    """A value of a JSON schema. Its texts have the markers of `text`."""
+    definitions = definitions or schema.get("$defs", {})
+    if reference := schema.get("$ref"):
+        schema = definitions[reference.rpartition("/")[2]]
+    schema = schema.get("anyOf", [schema])[0]
+    kind, value = schema.get("type"), schema.get("enum", [None])[0]
+    if kind == "object":
+        fields = schema.get("properties", {}).items()
+        value = {name: _example(field, text, definitions) for name, field in fields}
+    elif kind == "array":
+        value = [_example(schema["items"], text, definitions)]
+    elif kind == "string" and value is None:
+        value = f"A note for {_markers(text)}."
+    elif kind in ("number", "integer", "boolean"):
+        value = kind == "boolean" or schema.get("minimum", 0)
+    return value
+
+
 def use_first_tool(body: Body, arguments: str = "{}") -> Body | None:
     """The call of the first tool there is, unless one was called already; for `respond`."""
     tools = body.get("tools")
@@ -290,9 +324,12 @@ def _task_of(text: str) -> str:
 
 def _answer(text: str) -> str:
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    markers = " ".join(dict.fromkeys(MARKER.findall(text))) or "nobody"
     advice = "Start small, talk to people who have the problem, and charge from the first day. "
-    return f"# Answer {digest}\n\nFor {markers}.\n\n{advice * 8}"
+    return f"# Answer {digest}\n\nFor {_markers(text)}.\n\n{advice * 8}"
+
+
+def _markers(text: str) -> str:
+    return " ".join(dict.fromkeys(MARKER.findall(text))) or "nobody"
 
 
 def _deltas(message: Body) -> list[Body]:
@@ -337,7 +374,7 @@ def main() -> None:
 
     async def serve() -> None:
         runner = web.AppRunner(
-            StubModel(delay_seconds=options.delay, respond=use_first_tool).app(),
+            StubModel(delay_seconds=options.delay, respond=agent_of).app(),
             access_log=None,
             handler_cancellation=True,
             # Clients decide how long they keep a connection.

@@ -97,6 +97,12 @@ def test_two_processes_run_the_crew_with_the_tool(fork_server: ForkServer) -> No
     assert result.cpu_ms_per_run >= 200
 
 
+def test_a_generated_project_with_memory_measured_for_real(fork_server: ForkServer) -> None:
+    result = measure("memory", Scenario(6, model_seconds=0.05), fork_server.launch)
+    assert faults(result) == []
+    assert result.load.succeeded == 6
+
+
 def test_the_cost_of_events_measured_for_real(fork_server: ForkServer) -> None:
     cost = measure_events(runs=8, rounds=1, model_seconds=0.3, start=fork_server.launch)
     assert cost.faults == []

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import zlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
-from itertools import pairwise
+from contextvars import Context
+from dataclasses import dataclass
+from itertools import islice, pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from openai import APIStatusError
 from typing_extensions import override
 
 Vector = NDArray[np.float32]
 
 _DIMENSIONS: Final = 512
+# Of one request to a model server. Some servers refuse more texts than this.
+_MAX_TEXTS: Final = 32
+_MAX_CHARACTERS: Final = 100_000
+_MAX_REQUESTS: Final = 4
 _TOKEN = re.compile(r"\w+")
 # Parts of words find related words, but weigh less than whole ones.
 _PART_LENGTH, _PART_WEIGHT, _PAIR_WEIGHT = 4, 0.4, 0.6
@@ -55,28 +64,112 @@ class HashEmbedder(Embedder):
         return [_hashed(text) for text in texts]
 
 
+@dataclass(slots=True)
+class _Pending:
+    """Texts that wait for their embeddings."""
+
+    texts: Sequence[str]
+    vectors: asyncio.Future[list[Vector]]
+
+
 class ServerEmbedder(Embedder):
-    """Embeds with a model of an OpenAI-compatible server, over a model's connections."""
+    """Embeds with a model of an OpenAI-compatible server, over a model's connections.
+
+    While `_MAX_REQUESTS` requests are on their way, the texts of further callers join in the next.
+    A request that the server refuses is repeated for each caller alone.
+    """
 
     def __init__(self, model: str, server: Any) -> None:
         """`server` is a pooled model: its address, key and limits apply."""
         self.name = f"{server.base_url or server.provider} {model}"
         self._model = model
         self._server = server
+        self._waiting: deque[_Pending] = deque()
+        self._requests: set[asyncio.Task[None]] = set()
 
     @override
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
-        client = self._server._get_async_client()
-        return _vectors(await client.embeddings.create(**self._request(texts)))
+        pending = _Pending(texts, asyncio.get_running_loop().create_future())
+        self._waiting.append(pending)
+        self._begin()
+        return await pending.vectors
 
     @override
     def __call__(self, texts: Sequence[str]) -> list[Vector]:
         client = self._server._get_sync_client()
         return _vectors(client.embeddings.create(**self._request(texts)))
 
+    def _begin(self) -> None:
+        if self._waiting and len(self._requests) < _MAX_REQUESTS:
+            # It embeds for other callers, too: it has no context of one.
+            request = asyncio.create_task(self._send(), context=Context())
+            self._requests.add(request)
+            request.add_done_callback(self._end)
+
+    def _end(self, request: asyncio.Task[None]) -> None:
+        self._requests.discard(request)
+        self._begin()
+
+    async def _send(self) -> None:
+        await asyncio.sleep(0)  # callers that are ready in this turn of the loop join
+        group = self._next_group()
+        try:
+            vectors = iter(await self._fetch([text for one in group for text in one.texts]))
+        except (APIStatusError, ValueError) as error:
+            if len(group) == 1:
+                _fail(group, error)
+            else:
+                await asyncio.gather(*map(self._send_alone, group))
+        except Exception as error:  # raised to the callers
+            _fail(group, error)
+        else:
+            for one in group:
+                _resolve(one, list(islice(vectors, len(one.texts))))
+
+    async def _send_alone(self, one: _Pending) -> None:
+        try:
+            _resolve(one, await self._fetch(one.texts))
+        except Exception as error:  # raised to the caller
+            _fail([one], error)
+
+    def _next_group(self) -> list[_Pending]:
+        """The callers of the next request: one, and more as long as their texts fit in."""
+        group: list[_Pending] = []
+        texts = characters = 0
+        while self._waiting:
+            one = self._waiting[0]
+            texts += len(one.texts)
+            characters += sum(map(len, one.texts))
+            if group and (texts > _MAX_TEXTS or characters > _MAX_CHARACTERS):
+                break
+            self._waiting.popleft()
+            if not one.vectors.done():  # else its run was cancelled
+                group.append(one)
+        return group
+
+    async def _fetch(self, texts: Sequence[str]) -> list[Vector]:
+        if not texts:
+            return []
+        client = self._server._get_async_client()
+        vectors = _vectors(await client.embeddings.create(**self._request(texts)))
+        if len(vectors) != len(texts):
+            raise ValueError(f"{self.name} returned {len(vectors)} embeddings of {len(texts)}")
+        return vectors
+
     def _request(self, texts: Sequence[str]) -> dict[str, Any]:
         # Not base64, which the SDK requests by default and not every server knows.
         return {"model": self._model, "input": list(texts), "encoding_format": "float"}
+
+
+def _resolve(one: _Pending, vectors: list[Vector]) -> None:
+    if not one.vectors.done():
+        one.vectors.set_result(vectors)
+
+
+def _fail(group: Sequence[_Pending], error: Exception) -> None:
+    for one in group:
+        if not one.vectors.done():
+            one.vectors.set_exception(error)
 
 
 def _vectors(response: Any) -> list[Vector]:
