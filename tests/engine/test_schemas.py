@@ -39,11 +39,12 @@ def test_a_description_is_that_of_crewai_and_made_once(
 
 def test_a_response_format_is_that_of_the_sdk() -> None:
     apply()
+    format_of: Any = vars(completions)["_type_to_response_format"]
     for _ in range(2):
-        found = completions._type_to_response_format(Whole)
+        found = format_of(Whole)
         assert found == _completions.type_to_response_format_param(Whole)
     plain: Any = {"type": "json_object"}
-    assert completions._type_to_response_format(plain) is plain
+    assert format_of(plain) is plain
 
 
 def test_a_declaration_is_read_again_when_it_changes() -> None:

@@ -68,6 +68,8 @@ class _Users:
 
     async def _run(self, number: int) -> str | None:
         marker = f"user-{number:012x}"
+        body: dict[str, Any]
+        reports: tuple[str, ...]
         if self.crew == "idea":
             path, body, reports = "/api/run", profile(marker), REPORTS
         else:

@@ -15,6 +15,7 @@ from crewai.project import json_loader
 from crewai.tools import structured_tool
 from crewai.utilities import agent_utils
 from crewai.utilities.pydantic_schema_utils import generate_model_description
+from openai.lib._parsing._completions import type_to_response_format_param
 from openai.resources.chat.completions import completions
 from pydantic import BaseModel
 
@@ -44,11 +45,7 @@ INSTRUMENTED: tuple[tuple[Any, str, Any], ...] = (
     (agent_utils, "generate_model_description", _description),
     (structured_tool, "generate_model_description", _description),
     (completion, "generate_model_description", _description),
-    (
-        completions,
-        "_type_to_response_format",
-        _by_class(completions._type_to_response_format),
-    ),
+    (completions, "_type_to_response_format", _by_class(type_to_response_format_param)),
     (
         json_loader,
         "_strip_jsonc_comments",
