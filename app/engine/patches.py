@@ -38,6 +38,7 @@ from crewai.utilities.planning_handler import CrewPlanner
 
 from app.engine.calls import note_finish_reason, note_token
 from app.engine.compat import schemas
+from app.engine.compat.configuration_files import PARSED_ONCE
 from app.engine.compat.memoized import memoize
 from app.engine.compat.models import current_default_model
 from app.engine.compat.paths import KNOWLEDGE, discover_skills
@@ -55,6 +56,7 @@ from app.engine.runtime.mcp_connections import connect_by_http, mcp_client
 from app.engine.runtime.model_hooks import count_reported
 from app.engine.runtime.request_limit import RequestLimit
 from app.engine.runtime.signals import ContextTooLong, exits_contained
+from app.engine.runtime.unreported_events import UNREPORTED
 from app.engine.runtime.waiting import offload, suspendable
 
 _own_fallback = llm_utils._llm_via_environment_or_fallback
@@ -72,6 +74,7 @@ _own_aexecute_tasks = Crew._aexecute_tasks
 _own_get_mcp_tools = Agent.get_mcp_tools
 _own_get_platform_tools = Agent.get_platform_tools
 _own_get_agent_to_use = Crew._get_agent_to_use
+_own_create_agent_executor = Agent.create_agent_executor
 _own_emit = CrewAIEventsBus.emit
 _own_run_sync = file_store._run_sync
 
@@ -270,6 +273,13 @@ def _get_agent_to_use(self: Crew, task: Task) -> BaseAgent | None:
     return stand_in or _own_get_agent_to_use(self, task)
 
 
+def _create_agent_executor(self: Agent, tools: Any = None, task: Task | None = None) -> None:
+    """Create an agent's executor for its first task: CrewAI would change all of it then."""
+    run = current_run()
+    if task is not None or run is None or run.use_native_executor is None:
+        _own_create_agent_executor(self, tools, task)
+
+
 def _get_mcp_tools(self: Agent, mcps: Any) -> list[BaseTool]:
     """Connect to MCP servers in a thread: CrewAI would block the event loop."""
     return offload(_own_get_mcp_tools, self, mcps)
@@ -331,6 +341,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (CrewPlanner, "_create_planning_agent", _create_planning_agent),
     (Crew, "_aexecute_tasks", _aexecute_tasks),
     (Crew, "_get_agent_to_use", _get_agent_to_use),
+    (Agent, "create_agent_executor", _create_agent_executor),
     (Agent, "get_mcp_tools", _get_mcp_tools),
     (tool_resolver, "MCPClient", mcp_client),
     (HTTPTransport, "connect", connect_by_http),
@@ -357,6 +368,8 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (BaseLLM, "_emit_stream_chunk_event", _emit_stream_chunk),
     *UNTRACED,
     *schemas.INSTRUMENTED,
+    *UNREPORTED,
+    *PARSED_ONCE,
     *embedders.INSTRUMENTED,
     *pipelines.INSTRUMENTED,
     *knowledge.INSTRUMENTED,

@@ -20,6 +20,51 @@ PINS: tuple[Pin, ...] = (
         "agents without a model get the deployment's, not an OpenAI client",
     ),
     Pin(
+        "crewai.project.crew_base:load_yaml",
+        "0310be8f228f",
+        "parses the configuration files of @CrewBase classes for each run",
+    ),
+    Pin(
+        "crewai.crews.utils:setup_agents",
+        "6afe6d15a410",
+        "creates executors that each agent's first task changes completely",
+    ),
+    Pin(
+        "crewai.agent.core:Agent._update_executor_parameters",
+        "45a6d20c64a9",
+        "the same: the change",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor._show_start_logs",
+        "c3015503fa78",
+        "builds an event that only `emit` reads",
+    ),
+    Pin(
+        "crewai.agents.agent_executor:AgentExecutor._show_logs",
+        "1cf1bba400c1",
+        "the same",
+    ),
+    Pin(
+        "crewai.agent.core:Agent._finalize_task_execution",
+        "3978b4361d94",
+        "the same",
+    ),
+    Pin(
+        "fields crewai.agents.agent_executor:AgentExecutor",
+        "6cf022fe7630",
+        "native executors are created without validation",
+    ),
+    Pin(
+        "crewai.flow.flow_wrappers:FlowMethod.unwrap",
+        "50cb04d0f473",
+        "returns the method of a flow's step",
+    ),
+    Pin(
+        "crewai.utilities.env:get_env_context",
+        "c33103dc819b",
+        "looks for coding assistants in each context, to report them once",
+    ),
+    Pin(
         "crewai.llms.base_llm:BaseLLM._track_token_usage_internal",
         "ae98d9121dc2",
         "counts a run's tokens once, where the models report them",

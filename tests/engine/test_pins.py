@@ -82,6 +82,13 @@ def test_every_replacement_of_crewai_is_listed() -> None:
         "model_post_init": "Memory",
         "drain_writes": "Memory",
         "_factory": "resolve_knowledge_storage",
+        "yaml": "load_yaml",
+        "TaskStartedEvent": "_aexecute_core",
+        "TaskCompletedEvent": "_aexecute_core",
+        "AgentExecutionStartedEvent": "aexecute_task",
+        "AgentExecutionCompletedEvent": "_finalize_task_execution",
+        "AgentLogsStartedEvent": "_show_start_logs",
+        "AgentLogsExecutionEvent": "_show_logs",
     }
     for name in replaced:
         assert known_by_another_name.get(name, name) in listed, name

@@ -13,8 +13,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
-from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
+from crewai.agents.agent_executor import AgentExecutor
 from crewai.agents.parser import AgentAction, AgentFinish
+from crewai.flow.flow_wrappers import FlowMethod
 from crewai.utilities.agent_utils import (
     _prepare_llm_call,
     _proactively_summarize_context,
@@ -60,8 +61,6 @@ class NativeExecutor(AgentExecutor):
 
     def _flow_post_init(self, definition: Any = None) -> None:
         """Set up no flow, since none runs: this saves a pydantic class per executor."""
-        if self._state is None:
-            self._state = AgentExecutorState()
         object.__setattr__(self, "_flow_post_init_done", True)
 
     def _setup_messages(self, inputs: dict[str, Any]) -> None:
@@ -260,6 +259,42 @@ class NativeExecutor(AgentExecutor):
         return _validate_and_finalize_llm_response(
             answer, executor_context, printer, verbose=verbose
         )
+
+
+# Pydantic's own look at the default of each field costs more than the rest of an executor.
+_LISTS: Final = [
+    name for name, field in NativeExecutor.model_fields.items() if field.default_factory is list
+]
+_DEFAULTS: Final = {
+    name: field.default
+    for name, field in NativeExecutor.model_fields.items()
+    if field.default_factory is None
+}
+
+
+def new_executor(**fields: Any) -> NativeExecutor:
+    """Create an executor without validation.
+
+    Pydantic would call the validators of the executor's crew, agent and task again. A crew with
+    `memory=True` would get a new memory.
+    """
+    lists: dict[str, list[Any]] = {name: [] for name in _LISTS}
+    executor = NativeExecutor.model_construct(**(_DEFAULTS | lists | fields))
+    executor._setup_executor()  # type: ignore[operator]
+    return executor
+
+
+def _make_steps_plain() -> None:
+    """Make the flow's steps plain methods: each access to one would compute its signature."""
+    for name, method in vars(AgentExecutor).items():
+        step = method
+        while isinstance(step, FlowMethod):
+            step = step.unwrap()
+        if step is not method:
+            setattr(NativeExecutor, name, step)
+
+
+_make_steps_plain()
 
 
 def _is_first_request(messages: list[Any]) -> bool:

@@ -7,10 +7,11 @@ from typing import Any
 from crewai import Crew
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.crews.crew_output import CrewOutput
+from crewai.utilities.env import _env_context_emitted
 
 from app.engine.compat.coverage import foreign_listeners, hooks_are_set
 from app.engine.compat.models import agents_of
-from app.engine.native.executor import NativeExecutor
+from app.engine.native.executor import new_executor
 from app.engine.runtime.context import RunContext
 from app.engine.runtime.signals import ReviewRequired, exits_contained
 from app.engine.runtime.threads import WorkThreads
@@ -20,7 +21,7 @@ from app.pacer import inherited
 
 def use_native_executor(agent: BaseAgent) -> None:
     """Make an agent run on the event loop."""
-    object.__setattr__(agent, "executor_class", NativeExecutor)
+    object.__setattr__(agent, "executor_class", new_executor)
 
 
 async def run_natively(
@@ -35,6 +36,9 @@ async def run_natively(
     for agent in agents_of(crew):
         use_native_executor(agent)
     run.suppress_events = not foreign_listeners()
+    if run.suppress_events:
+        # Otherwise each task looks for the variables of coding assistants, to report them.
+        _env_context_emitted.set(True)
     _call_callbacks_in_threads(crew, run.threads)
     before: list[Any] = []
     after: list[Any] = []

@@ -1,0 +1,32 @@
+"""Parses the YAML files of `@CrewBase` classes once per content.
+
+CrewAI parses them for each instance of the class, that is for each run of the crew. PyYAML needs
+several milliseconds for the two files of a small crew, more than CrewAI for the rest of it.
+"""
+
+from copy import deepcopy
+from functools import lru_cache
+from typing import IO, Any, Final
+
+import yaml
+from crewai.project import crew_base
+
+_MAX_FILES: Final = 256
+
+
+@lru_cache(_MAX_FILES)
+def _parsed(text: str) -> Any:
+    return yaml.safe_load(text)
+
+
+def _safe_load(file: IO[str]) -> Any:
+    """The content of a file; a new one for each caller, since CrewAI changes it."""
+    return deepcopy(_parsed(file.read()))
+
+
+class _Yaml:
+    safe_load = staticmethod(_safe_load)
+
+
+PARSED_ONCE: Final[tuple[tuple[Any, str, Any], ...]] = ((crew_base, "yaml", _Yaml),)
+"""The parser that CrewAI's `load_yaml` uses, and its replacement."""
