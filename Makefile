@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 3
 FAST_TESTS := tests/cli tests/crews tests/db tests/runs tests/storage $(wildcard tests/test_*.py)
 
-.PHONY: help setup demo serve test test-fast coverage check format docs pictures bench crewai-next faults fuzz client audit lock clean
+.PHONY: help setup demo serve test test-fast coverage check format docs pictures bench crewai-next faults fuzz image client audit lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -78,6 +78,9 @@ faults: $(VENV)/.dev ## break everything on every database and backend, half an 
 
 fuzz: $(VENV)/.dev ## make 5,000 requests and more from the OpenAPI description, and check each response
 	SCHEMA_REQUESTS=240 $(BIN)/python -m pytest -s tests/api/test_openapi.py $(ARGS)
+
+image: $(VENV)/.dev ## build the image with buildah, and run a crew from its files; as root (tests/deploy)
+	$(BIN)/python -m tests.deploy.image $(ARGS)
 
 # The generator needs a typer older than CrewAI's, so it has an environment of its own.
 client: $(VENV)/.dev ## generate a Python client from the OpenAPI description, and run a crew with it

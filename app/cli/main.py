@@ -13,6 +13,7 @@ from app.cli.backup import backup
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.keys import keys
+from app.cli.migrate import migrate
 from app.cli.listener import AddressUnusable
 from app.cli.purge import purge
 from app.cli.run import run
@@ -65,5 +66,5 @@ def cli() -> None:
 
 for group in (runs, schedules, workers, keys):
     cli.add_command(group)
-for command in (serve, worker, run, usage, sweep, purge, backup, doctor, top, size, demo):
+for command in (serve, worker, run, usage, sweep, purge, backup, migrate, doctor, top, size, demo):
     cli.add_command(command)

@@ -5,7 +5,7 @@ from app.db.clock import DatabaseClock
 from app.db.group_commit import GroupCommit
 from app.db.inserts import in_parts, insert_into, insert_new
 from app.db.installation import Installation, installation_id
-from app.db.migrate import DatabaseTooNew, migrate
+from app.db.migrate import DatabaseTooNew, migrate, newest_schema
 from app.db.session import (
     MAX_IDS_PER_STATEMENT,
     Base,
@@ -36,5 +36,6 @@ __all__ = [
     "insert_new",
     "installation_id",
     "migrate",
+    "newest_schema",
     "notify",
 ]

@@ -39,6 +39,12 @@ async def migrate(database: Database) -> None:
             await _migrate_once(database)
 
 
+def newest_schema() -> str:
+    """The schema of this version: the number of its last migration."""
+    newest = max(file.stem for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+    return newest.partition("_")[0]
+
+
 async def _migrate_once(database: Database) -> None:
     async with database.read() as connection:
         if await connection.run_sync(_is_newest):
@@ -58,9 +64,8 @@ async def _migrate_once(database: Database) -> None:
 
 
 def _is_newest(connection: Connection) -> bool:
-    """Whether the database has the newest schema: revisions are numbered files."""
+    """Whether the database has the newest schema."""
     if not inspect(connection).has_table("alembic_version"):
         return False
-    newest = max(file.stem for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
     revisions = list(connection.scalars(text("SELECT version_num FROM alembic_version")))
-    return revisions == [newest.partition("_")[0]]
+    return revisions == [newest_schema()]
