@@ -1,6 +1,9 @@
 """The files in `deploy/` name commands, settings and files that exist."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,43 @@ def test_the_composed_services_have_commands_and_settings_that_exist(
     monkeypatch.setenv("WORKERS", "1")
     loaded = load_settings(**filled)
     assert filled.keys() <= loaded.model_fields_set
+
+
+def test_the_composition_matches_the_schema_of_compose_files(tmp_path: Path) -> None:
+    assert _check_composition(_DEPLOY / "compose.yaml") == 0
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text(yaml.safe_dump({"services": {"worker": {"tmps": ["/tmp"]}}}))
+    assert _check_composition(wrong) == 1
+
+
+def _check_composition(file: Path) -> int:
+    command = ["-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    return subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL).returncode
+
+
+def test_the_dockerfile_passes_hadolint() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.exists():
+        pytest.skip("hadolint has no wheel for this platform")
+    found = subprocess.run([hadolint, _DEPLOY / "Dockerfile"], stdout=subprocess.PIPE, text=True)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_image_runs_as_another_user_than_root_and_is_checked() -> None:
+    lines = (_DEPLOY / "Dockerfile").read_text().splitlines()
+    (entrypoint,) = (line.removeprefix("ENTRYPOINT ") for line in lines if "ENTRYPOINT" in line)
+    (command,) = (line.removeprefix("CMD ") for line in lines if line.startswith("CMD"))
+    assert json.loads(entrypoint) == ["crew-capture"]
+    check_command(json.loads(command))
+    (user,) = (line.removeprefix("USER ") for line in lines if line.startswith("USER"))
+    assert int(user) > 0
+    assert any("/health/live" in line for line in lines if line.startswith("HEALTHCHECK"))
+
+
+def test_services_write_to_one_tmpfs_only() -> None:
+    for name in ("accepting", "worker"):
+        assert _SERVICES[name]["read_only"] is True
+        assert _SERVICES[name]["tmpfs"] == ["/tmp"]
 
 
 def test_files_that_services_mount_exist() -> None:

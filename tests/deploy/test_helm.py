@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
+from app.runs import RunStatus
 from app.settings import load_settings
+from app.telemetry import metrics
 from tests.deploy.test_files import check_command
 
 helm = pytest.importorskip("helm_python", reason="Helm has no wheel for this platform")
@@ -16,6 +19,14 @@ CHART = Path(__file__).parents[2] / "deploy/helm"
 VARIANTS: list[dict[str, Any]] = [
     {},
     {"worker": {"autoscaling": {"enabled": False}, "crews": "news=/srv/news"}},
+    {
+        "worker": {"autoscaling": {"prometheus": "http://prometheus:9090"}},
+        "networkPolicy": {
+            "clients": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
+            "monitoring": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}],
+        },
+    },
+    {"migrations": {"enabled": False}, "networkPolicy": {"enabled": False}},
 ]
 
 
@@ -38,6 +49,23 @@ def test_the_chart_passes_helm_lint(values: dict[str, Any]) -> None:
     report = helm.lint(str(CHART), values, strict=True)
     assert report["errors"] == []
     assert [one for one in report["messages"] if one["severity"] > 1] == []
+
+
+@pytest.mark.parametrize("values", VARIANTS)
+def test_manifests_match_the_schemas_of_kubernetes(values: dict[str, Any]) -> None:
+    manifests = _manifests(values)
+    ours = [one for (kind, _), one in manifests.items() if kind != "ScaledObject"]
+    assert len(ours) >= 5
+    for manifest in ours:
+        for version in ("1.25", "1.31", kubernetes_validate.latest_version()):
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_a_manifest_that_is_wrong_would_be_found() -> None:
+    job = _manifests({})["Job", "demo-migrations"]
+    job["spec"]["backOffLimit"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError, match="backOffLimit"):
+        kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
 
 
 @pytest.mark.parametrize("values", VARIANTS)
@@ -76,12 +104,61 @@ def test_selectors_find_the_pods_and_a_stop_has_enough_time(
 
 
 def test_workers_are_scaled_by_the_autoscaler_or_by_the_number_of_replicas() -> None:
-    scaled, fixed = (_manifests(values) for values in VARIANTS)
-    target = scaled["HorizontalPodAutoscaler", "demo-worker"]["spec"]["scaleTargetRef"]
-    assert (target["kind"], target["name"]) in scaled
-    assert "replicas" not in scaled["Deployment", "demo-worker"]["spec"]
-    assert ("HorizontalPodAutoscaler", "demo-worker") not in fixed
+    by_cpu, fixed, by_runs, _ = (_manifests(values) for values in VARIANTS)
+    for kind, scaled in (("HorizontalPodAutoscaler", by_cpu), ("ScaledObject", by_runs)):
+        target = scaled[kind, "demo-worker"]["spec"]["scaleTargetRef"]
+        assert (target["kind"], target["name"]) in scaled
+        assert "replicas" not in scaled["Deployment", "demo-worker"]["spec"]
+    assert ("HorizontalPodAutoscaler", "demo-worker") not in {*fixed, *by_runs}
+    assert ("ScaledObject", "demo-worker") not in {*fixed, *by_cpu}
     assert fixed["Deployment", "demo-worker"]["spec"]["replicas"] == 2
+
+
+def test_workers_are_scaled_by_metrics_that_exist() -> None:
+    triggers = _manifests(VARIANTS[2])["ScaledObject", "demo-worker"]["spec"]["triggers"]
+    queries = [one["metadata"]["query"] for one in triggers if one["type"] == "prometheus"]
+    assert len(queries) == 2
+    for query, status in zip(queries, (RunStatus.QUEUED, RunStatus.RUNNING), strict=True):
+        assert f'{{job="crew-capture",status="{status}"}}' in query
+        assert query.removeprefix("max(").partition("{")[0] == metrics.RUNS.name
+
+
+def test_a_job_migrates_the_database_before_the_pods_are_replaced() -> None:
+    manifests = _manifests({})
+    job = manifests["Job", "demo-migrations"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    check_command(container["args"])
+    services = _container(manifests, "worker")
+    for same in ("image", "envFrom", "securityContext", "volumeMounts"):
+        assert container[same] == services[same]
+    assert pod["restartPolicy"] == "Never"
+    assert not {"ports", "livenessProbe", "readinessProbe", "startupProbe"} & container.keys()
+
+
+def test_pods_write_to_one_tmpfs_only() -> None:
+    for manifest in _manifests({}).values():
+        if manifest["kind"] in {"Deployment", "Job"}:
+            pod = manifest["spec"]["template"]["spec"]
+            assert pod["volumes"] == [{"name": "tmp", "emptyDir": {"medium": "Memory"}}]
+            assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_the_network_policy_selects_the_pods_and_permits_what_they_need() -> None:
+    manifests = _manifests(VARIANTS[2])
+    everything = manifests["NetworkPolicy", "demo"]["spec"]
+    for role in ("accepting", "worker"):
+        labels = manifests["Deployment", f"demo-{role}"]["spec"]["template"]["metadata"]["labels"]
+        assert everything["podSelector"]["matchLabels"].items() <= labels.items()
+    peers = VARIANTS[2]["networkPolicy"]
+    assert everything["ingress"] == [{"ports": [{"port": "metrics"}], "from": peers["monitoring"]}]
+    ports = {one["port"] for rule in everything["egress"] for one in rule["ports"]}
+    assert ports == {53, 443, 4222, 5432}
+    accepting = manifests["NetworkPolicy", "demo-accepting"]["spec"]
+    selected = manifests["Deployment", "demo-accepting"]["spec"]["template"]["metadata"]["labels"]
+    assert accepting["podSelector"]["matchLabels"] == selected
+    assert accepting["ingress"] == [{"ports": [{"port": "http"}], "from": peers["clients"]}]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +169,8 @@ def test_workers_are_scaled_by_the_autoscaler_or_by_the_number_of_replicas() -> 
         {"settings": {"llm_model": "offline"}},
         {"settings": {"SHUTDOWN_SECONDS": 300}},
         {"secretName": ""},
+        {"networkPolicy": {"egressPorts": [0]}},
+        {"worker": {"autoscaling": {"prometheus": "prometheus:9090"}}},
     ],
 )
 def test_values_that_are_wrong_are_refused(values: dict[str, Any]) -> None:

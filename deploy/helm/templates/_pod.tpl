@@ -1,4 +1,7 @@
-{{- /* The pods of a role: (dict "root" $ "role" ROLE "args" ARGS "part" VALUES "settings" SETTINGS). */}}
+{{- /*
+The pods of a role: (dict "root" $ "role" ROLE "args" ARGS "part" VALUES "settings" SETTINGS).
+A role with "restartPolicy" is a job: it has no ports and no probes.
+*/}}
 {{- define "crew-capture.labels" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -9,7 +12,11 @@ app.kubernetes.io/component: {{ .role }}
 metadata:
   labels: {{- include "crew-capture.labels" . | nindent 4 }}
 spec:
+  {{- with .restartPolicy }}
+  restartPolicy: {{ . }}
+  {{- else }}
   terminationGracePeriodSeconds: {{ .root.Values.terminationGracePeriodSeconds }}
+  {{- end }}
   automountServiceAccountToken: false
   securityContext:
     runAsNonRoot: true
@@ -27,6 +34,7 @@ spec:
         {{- range $name, $value := merge (dict "METRICS_PORT" "9464") .settings .root.Values.settings }}
         - {name: {{ $name }}, value: {{ $value | quote }}}
         {{- end }}
+      {{- if not .restartPolicy }}
       ports:
         - {name: http, containerPort: 8000}
         - {name: metrics, containerPort: 9464}
@@ -42,6 +50,7 @@ spec:
         httpGet: {path: /health/ready, port: http}
         periodSeconds: 2
         timeoutSeconds: 2
+      {{- end }}
       resources: {{- toYaml .part.resources | nindent 8 }}
       securityContext:
         allowPrivilegeEscalation: false
@@ -49,8 +58,6 @@ spec:
         capabilities: {drop: [ALL]}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
-        - {name: state, mountPath: /var/lib/crew-capture}
   volumes:
     - {name: tmp, emptyDir: {medium: Memory}}
-    - {name: state, emptyDir: {}}
 {{- end }}
