@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -20,7 +21,7 @@ from uuid import uuid4
 import pytest
 
 from app.cli.reports import first_sections
-from app.db import Database
+from app.db import Database, newest_schema
 from app.schedules import Misfire, Overlap, Schedule
 from app.schedules.repository import ScheduleRepository
 from tests.commands import Command, ForkServer, RunCommand
@@ -225,6 +226,24 @@ def test_the_operations_guides_entry_sweeps(crew_capture: RunCommand, tmp_path: 
     )
     assert result.stdout.split() == ["1", "0"], result.stderr
     assert not left.exists()
+
+
+def test_migrate_creates_the_tables_and_may_be_repeated(
+    crew_capture: RunCommand, tmp_path: Path
+) -> None:
+    database = f"sqlite:///{tmp_path / 'new.db'}"
+    for _ in range(2):
+        result = crew_capture("migrate", DATABASE_URL=database)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == f"The database has the schema {newest_schema()}.\n"
+    with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM user_runs").fetchone() == (0,)
+
+
+def test_migrate_says_why_it_failed(crew_capture: RunCommand, tmp_path: Path) -> None:
+    result = crew_capture("migrate", DATABASE_URL=f"sqlite:///{tmp_path}/missing/new.db")
+    assert result.returncode == 1
+    assert result.stderr.startswith("crew-capture: the database is unavailable: ")
 
 
 def test_doctor_finds_everything_well(crew_capture: RunCommand) -> None:
