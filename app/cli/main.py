@@ -13,8 +13,8 @@ from app.cli.backup import backup
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.keys import keys
-from app.cli.migrate import migrate
 from app.cli.listener import AddressUnusable
+from app.cli.migrate import migrate
 from app.cli.purge import purge
 from app.cli.run import run
 from app.cli.runs import runs

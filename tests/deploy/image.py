@@ -2,10 +2,10 @@
 
     python -m tests.deploy.image [--base IMAGE] [--folder FOLDER]
 
-Needs root, buildah and bubblewrap. Without `--base`, the base is made by debootstrap from Debian 12,
-whose Python is 3.11, and is kept in the folder for the next time. The services see the image's files
-as their root file system, which is read-only, and one tmpfs. PostgreSQL, NATS and the S3 server are
-those of the development packages.
+Needs root, buildah and bubblewrap. Without `--base`, the base is made by debootstrap from
+Debian 12, whose Python is 3.11, and is kept in the folder for the next time. The services see the
+image's files as their root file system, which is read-only, and one tmpfs. PostgreSQL, NATS and the
+S3 server are those of the development packages.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import boto3
+import requests
 import yaml
 
 from tests.databases import PostgreSQL
@@ -188,23 +188,11 @@ def _settings(replaced: Mapping[str, str]) -> dict[str, str]:
     return settings
 
 
-def _post_run(port: int, **headers: str) -> dict[str, Any]:
+def _post_run(port: int, **headers: str) -> requests.Response:
     """Run the idea crew, and wait for its reports."""
-    body = json.dumps({"experience_summary": "A baker for ten years."}).encode()
+    body = {"experience_summary": "A baker for ten years."}
     url = f"http://127.0.0.1:{port}/api/run"
-    request = Request(url, body, {"Content-Type": "application/json", **headers})
-    with urlopen(request, timeout=60) as response:
-        answer = json.load(response)
-    assert isinstance(answer, dict)
-    return answer
-
-
-def _status_without_key(port: int) -> int:
-    try:
-        _post_run(port)
-    except HTTPError as error:
-        return error.code
-    return 200
+    return requests.post(url, json=body, headers=headers, timeout=60)
 
 
 def check(buildah: Buildah, folder: Path) -> None:
@@ -230,10 +218,9 @@ def check(buildah: Buildah, folder: Path) -> None:
         _make_bucket(sandbox.settings)
         who = sandbox.run("id", "-u")
         assert who == configuration["User"] != "0", who
-        for place in ("/", "/opt/crew-capture", configuration["WorkingDir"]):
-            assert sandbox.run("sh", "-c", f"touch {place}/x 2>&1 || true").endswith(
-                "Read-only file system"
-            ), place
+        for read_only in ("/", "/opt/crew-capture", configuration["WorkingDir"]):
+            written = sandbox.run("sh", "-c", f"touch {read_only}/x 2>&1 || true")
+            assert written.endswith("Read-only file system"), written
         print(sandbox.run("crew-capture", "migrate"), flush=True)
         key = sandbox.run("crew-capture", "keys", "create", "check")
         accepting, worker = free_ports(2)
@@ -241,9 +228,10 @@ def check(buildah: Buildah, folder: Path) -> None:
             sandbox.serving("worker", worker, folder / "worker.log"),
             sandbox.serving("accepting", accepting, folder / "accepting.log"),
         ):
-            assert _status_without_key(accepting) == 401
+            assert _post_run(accepting).status_code == 401
             answer = _post_run(accepting, Authorization=f"Bearer {key}")
-        for name, report in answer["outputs"].items():
+            assert answer.status_code == 200, answer.text
+        for name, report in answer.json()["outputs"].items():
             assert report.strip(), name
             print(f"{name}: {report.strip().splitlines()[0]}", flush=True)
 

@@ -31,6 +31,7 @@ NOT_RUN = {
     "runs retry": "the page's run has succeeded; tests/cli/test_commands.py has one that has not",
     "crew-capture top": "it needs a service; tests/cli/test_top.py has one",
     "mount -t tmpfs": "it needs an administrator",
+    "docker run": "it needs the image; tests/deploy/image.py makes and runs it",
     "helm install": "it needs a cluster; tests/deploy/test_helm.py renders the chart",
     "Engine(model=model": "part of a program; tests/engine has many",
     "new_text_part(": "part of a program; tests/integration/test_real_clients.py has it whole",
