@@ -12,8 +12,10 @@ from weakref import WeakKeyDictionary
 # Steps of runs and requests need up to a millisecond each. A statement of the database lasts some
 # passes, so that a pass must be short.
 _PER_PASS: Final = 2
-# A caller that used more of the loop's time in about the last second is heavy; others are light.
+# A caller that used more of the loop's time in about the last second is heavy, unless the heaviest
+# one used more than this multiple of its use. Others are light.
 _HEAVY_SECONDS: Final = 0.1
+_HEAVIEST_FACTOR: Final = 2.0
 # While a light caller is active, heavy callers rest after each step, for this multiple of its time.
 _REST_FACTOR: Final = 2.0
 _MAX_REST_SECONDS: Final = 0.1
@@ -51,6 +53,8 @@ class Pacer:
         self._light = _Waiting()
         self._heavy = _Waiting()
         self._accounts: dict[str, _Account] = {}
+        # All accounts fade alike, so that a charge alone can change which one it is.
+        self._heaviest = _Account(0.0)
         self._prune_at = _MIN_ACCOUNTS
         self._rest_until = 0.0
         self._active_until = 0.0
@@ -62,7 +66,7 @@ class Pacer:
 
     async def turn(self, caller: str) -> None:
         """Return at once, or in a later pass when it is the caller's turn."""
-        is_heavy = self._use(caller) > _HEAVY_SECONDS
+        is_heavy = self._is_heavy(caller)
         waiting = self._heavy if is_heavy else self._light
         if waiting or self._proceeding >= (self._heavy_per_pass() if is_heavy else _PER_PASS):
             future = waiting.add(caller)
@@ -76,9 +80,11 @@ class Pacer:
         """Count a step of the caller, which blocked the loop for this time."""
         now = self.now()
         account = self._accounts.get(caller) or self._open_account(caller, now)
-        account.used = seconds + account.used * exp(account.at - now)
+        account.used = seconds + account.used_at(now)
         account.at = now
-        if account.used <= _HEAVY_SECONDS:
+        if account.used > self._heaviest.used_at(now):
+            self._heaviest = account
+        if not self._is_heavy(caller):
             self._active_until = now + _ACTIVE_SECONDS
         else:
             rest_until = max(self._rest_until, now) + _REST_FACTOR * seconds
@@ -89,7 +95,13 @@ class Pacer:
 
     def _use(self, caller: str) -> float:
         account = self._accounts.get(caller)
-        return account.used * exp(account.at - self.now()) if account else 0.0
+        return account.used_at(self.now()) if account else 0.0
+
+    def _is_heavy(self, caller: str) -> bool:
+        use = self._use(caller)
+        if use <= _HEAVY_SECONDS:
+            return False
+        return _HEAVIEST_FACTOR * use >= self._heaviest.used_at(self.now())
 
     def _open_account(self, caller: str, now: float) -> "_Account":
         if len(self._accounts) >= self._prune_at:
@@ -126,7 +138,7 @@ class Pacer:
             self._proceeding += self._heavy.release(min(self._heavy, key=self._use))
         while self._light and self._proceeding < _PER_PASS:
             caller = next(iter(self._light))
-            if self._use(caller) > _HEAVY_SECONDS:  # since it began to wait
+            if self._is_heavy(caller):  # since it began to wait
                 self._heavy.move(caller, self._light)
             else:
                 self._proceeding += self._light.release(caller)
@@ -173,6 +185,9 @@ class _Account:
     def __init__(self, at: float) -> None:
         self.used = 0.0
         self.at = at
+
+    def used_at(self, now: float) -> float:
+        return self.used * exp(self.at - now)
 
 
 class _Meter:

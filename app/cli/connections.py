@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -12,10 +14,16 @@ _HEADER_SECONDS = 20.0
 # The time in which a client must read something, while data waits for it.
 _SEND_SECONDS = 60.0
 _FIRST_CHECK_SECONDS = 1.0
+# A connection's data of one read: the event loop reads from each connection once in a pass. A
+# request that waits for its turn holds so much of its body.
+_READ_BYTES: Final = 32_768
+
+# Connections of an event loop share a buffer, because each empties it at once.
+_BUFFERS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview]] = WeakKeyDictionary()
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
-    """Uvicorn's protocol, with limits on headers, and on the time that a client may not read.
+class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+    """Uvicorn's protocol, with limits on headers, reads, and the time that a client may not read.
 
     Headers have a limit on their time (408) and their size (431). A connection whose client reads
     nothing for a while, although data waits for it, is aborted. Uvicorn bounds none of them.
@@ -30,6 +38,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _send_check: asyncio.TimerHandle | None = None  # while data may wait for the client
     _unsent_bytes = math.inf  # at the previous check
     _chunk_is_all_headers = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._buffer = _BUFFERS.get(self.loop) or memoryview(bytearray(_READ_BYTES))
+        _BUFFERS[self.loop] = self._buffer
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The memory for the next read."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle the bytes of a read."""
+        self.data_received(bytes(self._buffer[:nbytes]))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

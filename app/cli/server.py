@@ -3,6 +3,7 @@
 import logging
 import sys
 from socket import socket
+from typing import Final
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -11,6 +12,10 @@ from app.cli.listener import AddressUnusable, url_of
 
 logger = logging.getLogger("crew_capture.serve")
 
+# Libuv accepts one connection of each listening socket in a pass of the event loop. One client that
+# connects faster than that would make the others wait for seconds.
+_ACCEPTS_PER_PASS: Final = 8
+
 
 class Server(uvicorn.Server):
     """Uvicorn's server on listening sockets that were bound before."""
@@ -18,7 +23,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start the application, then listen; exits with a line if that fails."""
         try:
-            await super().startup(sockets)
+            listeners = sockets or []
+            more = [one.dup() for one in listeners for _ in range(_ACCEPTS_PER_PASS - 1)]
+            await super().startup([*listeners, *more])
         except OSError as error:  # another program has bound the port and listened first
             logger.error("%s", AddressUnusable(self.config.host, self.config.port, error))
             await self.lifespan.shutdown()

@@ -176,8 +176,45 @@ class _Validation:
         self._path: list[str | int] = []
 
     def clean(self, name: str, value: object, max_chars: int) -> Any:
+        if isinstance(value, list | dict) and self._is_clean(value, max_chars):
+            return value
         self._path = [name]
         return self._clean(value, max_chars)
+
+    def _is_clean(self, value: object, max_chars: int) -> bool:
+        """Count a list or an object, and return True, if nothing in it needs a change or an error.
+
+        A loop over the levels needs a fifth of the time of the recursion.
+        """
+        values, characters, depth = self._values + 1, self._characters, 0
+        level = [value]
+        while level and values <= MAX_VALUES and characters <= MAX_CHARACTERS:
+            depth += 1
+            texts: list[object] = []
+            below: list[object] = []
+            for one in level:
+                if isinstance(one, str):
+                    texts.append(one)
+                elif isinstance(one, list) and depth <= MAX_DEPTH:
+                    below += one
+                elif isinstance(one, dict) and depth <= MAX_DEPTH:
+                    texts += one
+                    below += one.values()
+                elif one is not None and not isinstance(one, bool | int | float):
+                    return False
+            for text in texts:
+                if not isinstance(text, str) or not self._is_clean_text(text, max_chars):
+                    return False
+                characters += len(text)
+            values += len(below)
+            level = below
+        if level or characters > MAX_CHARACTERS:
+            return False
+        self._values, self._characters = values, characters
+        return True
+
+    def _is_clean_text(self, text: str, max_chars: int) -> bool:
+        return len(text) <= max_chars and not _CONTROL.search(text)
 
     def _clean(self, value: object, max_chars: int) -> Any:
         self._values += 1
@@ -238,6 +275,9 @@ class _Validation:
 
 class _Bounds(_Validation):
     """A pass that refuses no text for its characters."""
+
+    def _is_clean_text(self, text: str, max_chars: int) -> bool:
+        return True
 
     def _clean_text(self, text: str, max_chars: int) -> str:
         return self._counted(text)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from app.cli import connections
+from app.cli.connections import BoundedHttpProtocol
 from tests.serving import Connect, one_answer
 
 START = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
@@ -98,3 +99,25 @@ async def test_a_body_may_need_longer_than_headers(
     await asyncio.sleep(0.4)
     writer.write(b'{"interest_area": "Food"} ')
     assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_one_read_brings_a_small_part_of_a_body(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    data_received = BoundedHttpProtocol.data_received
+
+    def note(protocol: BoundedHttpProtocol, data: bytes) -> None:
+        sizes.append(len(data))
+        data_received(protocol, data)
+
+    monkeypatch.setattr(BoundedHttpProtocol, "data_received", note)
+    reader, writer = await connect()
+    body = b"{" + b" " * 899_999
+    writer.write(
+        b"POST /api/runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 400 ")
+    assert sum(sizes) > len(body)
+    assert max(sizes) <= 32_768

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 from uvicorn.config import STARTUP_FAILURE
 
 from app.cli.listener import AddressUnusable, open_listener, url_of
@@ -52,6 +53,31 @@ async def test_serving_is_logged_when_requests_are_accepted(
     writer.close()
     server.should_exit = True
     await serving
+
+
+def test_several_connections_are_accepted_in_a_pass_of_the_event_loop() -> None:
+    """Other clients would wait for as many passes as one client has opened connections."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(_passes_to_accept(64)) < 32
+
+
+async def _passes_to_accept(connections: int) -> int:
+    listener = open_listener("127.0.0.1", 0)
+    server = Server(uvicorn.Config(_empty_app, lifespan="off", log_config=None))
+    serving = asyncio.create_task(server.serve([listener]))
+    while not server.started:
+        assert not serving.done()
+        await asyncio.sleep(0)
+    clients = [socket.create_connection(listener.getsockname()) for _ in range(connections)]
+    passes = 0
+    while len(server.server_state.connections) < connections:
+        await asyncio.sleep(0)
+        passes += 1
+    for client in clients:
+        client.close()
+    server.should_exit = True
+    await serving
+    return passes
 
 
 async def test_of_two_starts_on_one_port_the_later_ends_with_a_line(

@@ -128,9 +128,15 @@ def _a2a(data: bytes) -> bytes:
 
 _ROOM = 1000  # of a body, for what surrounds its largest part
 _ITEM = _MAX_BATCH_BODY // _BATCH - 100
-_NESTED = b"[" * 60 + b"]" * 60
-# Below 10,000 values and 64 levels for each run, so that nothing refuses it early.
-_MANY_VALUES = b"[" + b",".join([_NESTED] * 160) + b"]"
+
+
+def _deep(levels: int) -> bytes:
+    """Below 10,000 values and 64 levels for each run, so that nothing refuses it early."""
+    nested = b"[" * levels + b"]" * levels
+    return b"[" + b",".join([nested] * (9600 // levels)) + b"]"
+
+
+_MANY_VALUES = _deep(60)
 
 for _name, _title, _prepare in (
     ("none", "no attack", None),
@@ -153,8 +159,8 @@ for _name, _title, _prepare in (
         "POST", "/mcp", _mcp(_MANY_VALUES), **_PROTOCOL)),
     ("a2a", "A2A, 1 MB, 330,000 lists", _repeated(
         "POST", "/a2a/idea", _a2a(_filled(b"[]", _MAX_BODY - _ROOM)))),
-    ("a2a-deep", "A2A, 9,600 values in 60 levels", _repeated(
-        "POST", "/a2a/idea", _a2a(_MANY_VALUES))),
+    ("a2a-deep", "A2A, 9,600 values in 50 levels", _repeated(
+        "POST", "/a2a/idea", _a2a(_deep(50)))),  # the message around them has more levels
     ("guess", "wrong keys (401)", _repeated(
         "GET", "/api/runs", Authorization="Bearer cc_000000000000_wrong")),
     ("cheap-reads", "GET /api/crews as fast as possible", _repeated("GET", "/api/crews")),

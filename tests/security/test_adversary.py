@@ -142,7 +142,7 @@ async def test_after_a_long_step_of_a_heavy_caller_requests_are_read_first() -> 
 async def test_of_heavy_callers_the_one_with_the_least_use_is_next() -> None:
     clock = Clock()
     pacer = Pacer(clock)
-    for caller, seconds in ("first", 0.9), ("second", 0.3), ("third", 0.6), ("victim", 0.01):
+    for caller, seconds in ("first", 0.9), ("second", 0.5), ("third", 0.6), ("victim", 0.01):
         pacer.charge(caller, seconds)
     order, done = _proceed_in_order(pacer, ["first", "second", "third", "second"])
     await _several_passes()
@@ -150,6 +150,32 @@ async def test_of_heavy_callers_the_one_with_the_least_use_is_next() -> None:
     clock.seconds += 1.0
     await asyncio.wait_for(done, 20)
     assert order == ["second", "second", "third", "first"]
+
+
+async def test_a_caller_that_used_much_less_than_the_heaviest_is_light() -> None:
+    clock = Clock()
+    pacer = Pacer(clock)
+    for caller, seconds in ("adversary", 0.5), ("other", 0.3), ("victim", 0.2):
+        pacer.charge(caller, seconds)
+    order, done = _proceed_in_order(pacer, ["adversary", "other", "victim", "victim"])
+    await _several_passes()
+    assert order == ["victim", "victim"]
+    clock.seconds += 0.2
+    await asyncio.wait_for(done, 20)
+    assert order == ["victim", "victim", "other", "adversary"]
+
+
+async def test_the_heaviest_caller_fades() -> None:
+    clock = Clock()
+    pacer = Pacer(clock)
+    pacer.charge("adversary", 0.9)
+    clock.seconds += 2.0
+    pacer.charge("another", 0.2)
+    pacer.charge("victim", 0.01)
+    order, done = _proceed_in_order(pacer, ["another", "adversary", "victim"])
+    await _several_passes()
+    assert order == ["victim"]
+    done.cancel()
 
 
 async def test_the_response_to_an_error_is_charged_to_the_address(
@@ -296,6 +322,24 @@ async def test_bodies_are_decoded_with_callers_in_rotation() -> None:
     await asyncio.wait_for(asyncio.gather(*(request for request, _ in requests)), 20)
     assert decoded.index("victim") <= 3
     assert decoded.count("adversary") == 10
+
+
+async def test_a_heavy_caller_rests_between_the_parts_of_a_body(
+    pacer_with_clock: tuple[Pacer, Clock],
+) -> None:
+    pacer, clock = pacer_with_clock
+    decoded: list[str] = []
+    parts = [b" " * 5000] * 20
+    request, end = _bodies(RequestLimits(), parts, "adversary", decoded)
+    await asyncio.sleep(0)
+    pacer.charge("adversary", 0.5)
+    pacer.charge("victim", 0.01)
+    await _several_passes()
+    assert len(parts) > 10
+    clock.seconds += 0.2  # the rest is over, and the victim is no longer active
+    end.set()
+    await asyncio.wait_for(request, 20)
+    assert decoded == ["adversary"]
 
 
 async def test_large_runs_of_a_caller_are_added_one_after_another(

@@ -10,7 +10,13 @@ from app.crews.registry import CrewSpec
 from app.engine import CrewDescription
 from app.runs.crew_info import crew_info
 from app.runs.errors import InvalidInput
-from app.runs.inputs import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES, validate_inputs
+from app.runs.inputs import (
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    MAX_VALUES,
+    _Validation,
+    validate_inputs,
+)
 
 
 def _no_crew() -> Any:
@@ -93,6 +99,55 @@ def test_long_names_around_many_values_are_cheap() -> None:
         lambda: validate_inputs(CREW, few)
     )
     assert growth <= 1000 * 2
+
+
+def test_values_that_need_no_change_need_no_call_each() -> None:
+    few, many = ({"a": [[{"b": 0}] for _ in range(count)]} for count in (100, 1100))
+    growth = _calls(lambda: validate_inputs(CREW, many)) - _calls(
+        lambda: validate_inputs(CREW, few)
+    )
+    assert growth <= 1000  # the name of each object
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(_nested(MAX_DEPTH, inside=[]), id="a list below the deepest level"),
+        pytest.param(_nested(MAX_DEPTH, inside={}), id="an object below the deepest level"),
+        pytest.param(_nested(MAX_DEPTH - 1, inside=[0]), id="a list on the deepest level"),
+        pytest.param(_nested(MAX_DEPTH + 1), id="too deep"),
+        pytest.param([0] * (MAX_VALUES - 1), id="most values"),
+        pytest.param([[]] * MAX_VALUES, id="too many values"),
+        pytest.param(["x" * 4000] * 250, id="most characters"),
+        pytest.param(["x" * 4000] * 250 + ["x"], id="too many characters"),
+        pytest.param([{"x" * 4000: "x" * 4000}] * 126, id="too many characters in names"),
+        pytest.param({"a": ["x" * 4001]}, id="a long text"),
+        pytest.param({"x" * 4001: 0}, id="a long name"),
+        pytest.param(["a\r\nb", {"a\r\nb": "\t\n"}], id="line ends"),
+        pytest.param(["a\rb"], id="a carriage return"),
+        pytest.param([{"\0": 0}], id="a control character in a name"),
+        pytest.param(["\ud800"], id="half a character"),
+        pytest.param([None, True, 1, 1.5, "", {}, []], id="all types"),
+        pytest.param([b"x"], id="another type"),
+        pytest.param({"a": {1: 2}}, id="a name that is no text"),
+    ],
+)
+@pytest.mark.parametrize("before", [{}, {"b": ["x"] * 10}], ids=["alone", "after another input"])
+def test_the_pass_over_levels_agrees_with_the_recursion(
+    monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], value: Any
+) -> None:
+    given = {**before, "a": value}
+    quick = _outcome(given)
+    monkeypatch.setattr(_Validation, "_is_clean", lambda *_: False)
+    assert quick == _outcome(given)
+
+
+def _outcome(inputs: dict[str, Any]) -> object:
+    """The validated inputs, or the text of the error."""
+    try:
+        return validate_inputs(CREW, inputs)
+    except InvalidInput as error:
+        return str(error)
 
 
 def _renders(inputs: dict[str, Any]) -> bool:

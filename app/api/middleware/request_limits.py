@@ -67,6 +67,8 @@ class RequestLimits(ASGIMiddleware):
             nonlocal arrived, huge
             if arrived:  # only a disconnect can follow
                 return await receive()
+            if body.size:
+                await turn()  # a part beyond the first is read in a step of its own
             message = await body.receive(receive)
             # Litestar would respond with 500. Handlers of GET have no body and wait for this.
             if message["type"] == "http.disconnect" and scope.get("method") == "POST":
