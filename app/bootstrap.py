@@ -31,6 +31,7 @@ from app.runs.crew_info import CrewInfo, crew_info
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.consumer import QueueConsumer
+from app.runs.execution.crew_limits import CrewLimits
 from app.runs.execution.dispatch import (
     DatabaseDispatcher,
     Dispatcher,
@@ -50,6 +51,7 @@ from app.runs.maintenance.retention import Retention
 from app.runs.maintenance.sweeper import Sweeper
 from app.runs.memories import Memories, MemoryRetention
 from app.runs.persistence.batch_queries import BatchQueries
+from app.runs.persistence.crew_slots import CrewSlots
 from app.runs.persistence.published_runs import PublishedRuns
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
@@ -230,6 +232,7 @@ async def open_service(
             vault=SecretVault(
                 settings.secrets_keys, is_shared=bool(settings.queue_url) or not executes
             ),
+            crew_limits=_crew_limits(settings, database, crews, name),
         )
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)
@@ -249,6 +252,7 @@ async def open_service(
             ProcessGauges(worker, events, store, queue),
             sweeper,
             lease_keeper,
+            *([worker.crew_limits] if worker.crew_limits is not None else []),
             accounts.totals,
             peer_poller := PeerPoller(name, database.clock, worker, events, queries, tokens),
         ]
@@ -339,6 +343,17 @@ def _schedules(
         ScheduleService(database.clock, runs, rows, callers),
         ScheduleDispatcher(database.clock, runs, rows, callers, crews),
     )
+
+
+def _crew_limits(
+    settings: Settings, database: Database, crews: Registry, name: str
+) -> CrewLimits | None:
+    """The limits of crews over all processes, if any crew has one."""
+    limits = {c.name: limit for c in crews if (limit := c.options.max_runs_in_flight)}
+    if not limits:
+        return None
+    lease = settings.lease_seconds
+    return CrewLimits(CrewSlots(database, limits, worker=name, lease_seconds=lease))
 
 
 def _model_limits(

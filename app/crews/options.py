@@ -73,12 +73,12 @@ class CrewOptions(_Table):
     """One crew's table in the file.
 
     `model`, `base_url`, `api_key_env` (an environment variable) and `temperature` apply to agents
-    without a model of their own; with `replace_models`, to all agents. The limits apply to each
-    process, within the limits of the service. `allow_extra_inputs` is for crews that read inputs
-    which their texts don't name; None leaves the choice to the crew. `memory` overrides the setting
-    MEMORY. `mcp_headers` are headers for MCP servers of the crew's agents, by the server's URL. A
-    `{NAME}` in a value is the secret NAME of the run. `max_cost` (USD), `max_model_calls` and
-    `max_tokens` are the budget of each run.
+    without a model of their own; with `replace_models`, to all agents. `max_runs_in_flight` counts
+    over all processes. The limits apply within those of the service. `allow_extra_inputs` is for
+    crews that read inputs which their texts don't name; None leaves the choice to the crew.
+    `memory` overrides the setting MEMORY. `mcp_headers` are headers for MCP servers of the crew's
+    agents, by the server's URL. A `{NAME}` in a value is the secret NAME of the run. `max_cost`
+    (USD), `max_model_calls` and `max_tokens` are the budget of each run.
     """
 
     description: str = ""

@@ -307,6 +307,23 @@ class ModelPermitRow(Base):
     paused_until: Mapped[float] = mapped_column(Double)
 
 
+class CrewSlotRow(Base):
+    """A run that holds a slot of its crew, or waits for one since a time, in the process `worker`.
+
+    Only crews with a limit have slots. A row counts until its time `until`, which the process
+    renews.
+    """
+
+    __tablename__ = "crew_slots"
+
+    run_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    crew: Mapped[str] = mapped_column(String(100), index=True)
+    worker: Mapped[str] = mapped_column(String(64))
+    is_held: Mapped[bool] = mapped_column(Boolean)
+    since: Mapped[datetime] = mapped_column(UtcDateTime)
+    until: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class UsageTotal(Base):
     """The calls of an owner's runs of a crew to one model on one day (UTC), and their cost.
 

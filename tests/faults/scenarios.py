@@ -21,7 +21,7 @@ import aiohttp
 import psutil
 from sqlalchemy import Row, select, text, update
 
-from app.runs.models import UserRun
+from app.runs.models import CrewSlotRow, UserRun
 from app.runs.records import UNSETTLED
 from app.schedules.models import ScheduleRow
 from tests.faults.deployment import LEASE_SECONDS, Deployment, Serving, Site, deployed, until
@@ -336,7 +336,7 @@ async def machines_without_database(site: Site, runs: int, away_seconds: float) 
 
 
 async def limits_shared(site: Site, runs: int) -> Figures:
-    """Two workers share the limit of a model; each has that of a crew."""
+    """Two workers share the limit of a model, and that of a crew."""
     limit, of_crew = 600, 2
     crews_file = site.folder / "crews.toml"
     site.folder.mkdir(parents=True, exist_ok=True)
@@ -349,24 +349,47 @@ async def limits_shared(site: Site, runs: int) -> Figures:
             await machines.deployment.settled(_END_SECONDS)
             seconds = time.monotonic() - begun
             rows = (await machines.deployment.rows()).values()
-            peaks = {worker: _peak(rows, worker) for worker in {row.worker for row in rows}}
+            assert len({row.worker for row in rows}) == 2
             await machines.end_in_good_order()
     # A tenth of a minute's permits may be spent at once, by both workers together.
     calls, at_once = runs * len(REPORTS), limit // 10
     least_seconds = (calls - at_once) * 60 / (limit - at_once)
     assert seconds >= least_seconds, f"{calls} calls in {seconds:.1f} s"
-    assert list(peaks.values()) == [of_crew] * 2, peaks
+    assert _peak(rows) == of_crew
     return {"all done after s": seconds, "least s": least_seconds}
 
 
-def _peak(rows: Iterable[Row[Any]], worker: str) -> int:
-    """The most runs that a worker executed at a time."""
-    steps = sorted(
-        step
-        for row in rows
-        if row.worker == worker
-        for step in ((row.started_at, 1), (row.finished_at, -1))
-    )
+async def crew_limited(site: Site, runs: int) -> Figures:
+    """Two services share the limit of a crew, whose runs both accept."""
+    of_crew = 3
+    crews_file = site.folder / "crews.toml"
+    site.folder.mkdir(parents=True, exist_ok=True)
+    crews_file.write_text(f"[idea]\nmax_runs_in_flight = {of_crew}\n")
+    async with (
+        _deployment(site, _Pace(0.05, 0.0), crews_file=crews_file) as deployment,
+        AsyncExitStack() as stack,
+    ):
+        services = await _started(deployment, stack, ["serve"], ["serve"])
+        begun = time.monotonic()
+        await asyncio.gather(*(deployment.post(one, runs // 2, 0) for one in services))
+        await deployment.settled(_END_SECONDS)
+        seconds = time.monotonic() - begun
+        rows = (await deployment.rows()).values()
+        assert len({row.worker for row in rows}) == 2
+        assert _peak(rows) == of_crew
+        await deployment.every_run_succeeded_once()
+        await until(lambda: _all_crew_slots_are_free(deployment), 5)
+    return {"all done after s": seconds}
+
+
+async def _all_crew_slots_are_free(deployment: Deployment) -> bool:
+    async with deployment.database.read() as connection:
+        return not list(await connection.scalars(select(CrewSlotRow.run_id)))
+
+
+def _peak(rows: Iterable[Row[Any]]) -> int:
+    """The most runs that were executed at a time, over all processes."""
+    steps = sorted(step for row in rows for step in ((row.started_at, 1), (row.finished_at, -1)))
     return max(itertools.accumulate(step for _, step in steps))
 
 

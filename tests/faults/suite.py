@@ -55,6 +55,7 @@ def cases() -> Iterator[Case]:
         yield Case("workers_replaced", replaced, "postgresql", "local", 300)
     yield Case("network_cut", scenarios.network_cut, "postgresql", "local", 300)
     yield Case("limits_shared", scenarios.limits_shared, "postgresql", "local", 300)
+    yield from (Case("crew_limited", scenarios.crew_limited, *on, 300) for on in on_local)
     away = partial(scenarios.machines_without_database, away_seconds=30)
     yield Case("machines_without_database", away, "postgresql", "local", 300)
     for database, backend in on_local:

@@ -61,6 +61,11 @@ async def test_limits_hold_over_two_workers(site: MakeSite) -> None:
     await scenarios.limits_shared(site("postgresql", "local"), RUNS)
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+async def test_the_limit_of_a_crew_holds_over_two_services(site: MakeSite, database: str) -> None:
+    await scenarios.crew_limited(site(database, "local"), RUNS)
+
+
 async def test_all_machines_may_lose_the_database(site: MakeSite) -> None:
     await scenarios.machines_without_database(site("postgresql", "local"), RUNS, away_seconds=2)
 

@@ -42,6 +42,7 @@ from app.runs.execution.call_recorder import CallRecorder
 from app.runs.execution.calls import CallObservers
 from app.runs.execution.capture import Capture
 from app.runs.execution.checkpoints import Checkpoint, find_checkpoint, usage_in
+from app.runs.execution.crew_limits import CrewLimits
 from app.runs.execution.fair_slots import FairSlots
 from app.runs.execution.progress import (
     Progress,
@@ -176,7 +177,10 @@ class Worker:
         tracing: "Tracing | None" = None,
         model_limits: CallObserver | None = None,
         vault: SecretVault | None = None,
+        crew_limits: CrewLimits | None = None,
     ) -> None:
+        self.crew_limits: Final = crew_limits
+        """The limits of crews over all processes, if any crew has one."""
         self._model_limits = model_limits
         self.vault: Final = vault or SecretVault()
         """The secrets of the runs that this process has accepted."""
@@ -324,6 +328,8 @@ class Worker:
 
     def lacks_slot(self, run_id: UUID, crew: str) -> bool:
         """Whether a dispatched run waits because all slots are held, of the process or the crew."""
+        if self.crew_limits is not None and self.crew_limits.is_waiting(run_id):
+            return True
         active = self._active.get(run_id)
         slots = (self._slots, self._slots_of_crews.get(crew, self._slots))
         return active is not None and active.waits_for_slot and not all(one.free for one in slots)
@@ -417,12 +423,14 @@ class Worker:
                 logger.error("Run %s was not settled", run.run_id, exc_info=error)
 
     async def _execute_in_slot(self, run: DispatchedRun) -> Run | None:
-        # The crew's own slot first: a run that waits for it keeps no slot from other crews.
+        # The crew's own slots first: a run that waits for them keeps no slot from other crews.
         of_crew = self._slots_of_crews.get(run.crew)
+        limits = self.crew_limits if of_crew is not None else None
         turn_of = (run.owner, run.priority, run.end_user)
         with lines_of_run(run.run_id, run.crew):
             async with (
                 of_crew.slot(*turn_of) if of_crew else nullcontext(),
+                limits.slot(run.crew, run.run_id) if limits else nullcontext(),
                 self._slots.slot(*turn_of),
             ):
                 return await self._execute(run.run_id, self._active[run.run_id])
