@@ -32,6 +32,12 @@ _COMMAND_SECONDS: Final = 10.0
 _LOG_KEPT_SECONDS: Final = 600.0
 _PROBE_SECONDS: Final = 2.0
 
+# The hints of deliveries. A receipt is the number of a row, and an emptied table numbers its rows
+# anew, so that a row counts only with the run of the delivery.
+_DELIVERED: Final = (
+    "id = ANY($1::bigint[]) AND (id, payload) IN (SELECT * FROM unnest($1::bigint[], $2::bytea[]))"
+)
+
 _HINTS: Final = "hints"
 _PROBE: Final = "probe"
 _NO_LIMIT: Final = EntrypointExecutionParameter(concurrency_limit=0)
@@ -171,21 +177,21 @@ class PostgresqlDriver(Driver):
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         await self._execute(
-            f"DELETE FROM {self._table} WHERE id = ANY($1)",  # noqa: S608 - a constant name
-            [delivery.receipt for delivery in deliveries],
+            f"DELETE FROM {self._table} WHERE {_DELIVERED}",  # noqa: S608 - constants
+            *_named(deliveries),
         )
 
     async def keep(self, deliveries: Sequence[Delivery]) -> None:
-        try:
-            await self._queries.update_heartbeat([delivery.receipt for delivery in deliveries])
-        except _ERRORS as error:
-            raise _unavailable(error) from error
+        await self._execute(
+            f"UPDATE {self._table} SET heartbeat = now() WHERE {_DELIVERED}",  # noqa: S608 - constants
+            *_named(deliveries),
+        )
 
     async def give_back(self, deliveries: Sequence[Delivery]) -> None:
         await self._execute(
-            f"UPDATE {self._table} SET status = 'queued', queue_manager_id = NULL "  # noqa: S608 - a constant name
-            "WHERE id = ANY($1) AND queue_manager_id = $2",
-            [delivery.receipt for delivery in deliveries],
+            f"UPDATE {self._table} SET status = 'queued', queue_manager_id = NULL "  # noqa: S608 - constants
+            f"WHERE {_DELIVERED} AND queue_manager_id = $3",
+            *_named(deliveries),
             self._id,
         )
         for crew in sorted({delivery.hint.crew for delivery in deliveries}):
@@ -270,6 +276,14 @@ class PostgresqlDriver(Driver):
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _named(deliveries: Sequence[Delivery]) -> tuple[list[int], list[bytes]]:
+    """The arguments of `_DELIVERED`: the numbers and the runs."""
+    return (
+        [delivery.receipt for delivery in deliveries],
+        [delivery.hint.run_id.bytes for delivery in deliveries],
+    )
 
 
 def _unavailable(error: BaseException) -> QueueUnavailable:
