@@ -23,6 +23,7 @@ from crewai.knowledge.source.pdf_knowledge_source import PDFKnowledgeSource
 from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
 from crewai.knowledge.source.text_file_knowledge_source import TextFileKnowledgeSource
 from crewai.llms.base_llm import BaseLLM
+from crewai.memory.types import MemoryRecord
 from crewai.memory.unified_memory import Memory
 from crewai.rag.chromadb import config as chroma_config
 from crewai.rag.embeddings.providers.custom.embedding_callable import CustomEmbeddingFunction
@@ -31,6 +32,8 @@ from app.engine import CrewResult, Engine
 from app.engine.llm import OfflineModel
 from app.engine.llm.embeddings import HashEmbedder
 from app.engine.memory import knowledge
+from app.engine.memory.remembered import memory_of_factory
+from app.engine.memory.storage import StorageOfRuns
 from tests.engine.crews import INPUTS, agent, task
 from tests.engine.recording import (
     Answer,
@@ -394,6 +397,22 @@ async def test_agents_with_memory_recall_what_others_of_the_run_have_saved() -> 
     assert "Relevant memories" not in first
     assert "Relevant memories" in second
     assert "Agent: Expert 1 for tea" in second
+
+
+def test_a_memory_compares_saves_with_what_it_saw_when_it_was_searched() -> None:
+    """Otherwise the order in which concurrent saves end would decide what models are sent."""
+    record = MemoryRecord(content="tea is hot", scope="/notes", embedding=[1.0])
+    with memory_of_factory():
+        ours, others = StorageOfRuns("lancedb"), StorageOfRuns("lancedb")
+        others.save([record])
+        assert [found.id for found, _ in others.search([1.0])] == [record.id]
+        assert ours.search([1.0]) == []
+        assert ours.list_scopes() == []
+        ours.see_all()
+        assert [found.id for found, _ in ours.search([1.0])] == [record.id]
+        assert ours.list_scopes() == ["/notes"]
+        others.update(record.model_copy(update={"content": "tea is cold"}))
+        assert [found.content for found, _ in ours.search([1.0])] == ["tea is cold"]
 
 
 async def test_models_of_a_memory_are_called_without_threads() -> None:

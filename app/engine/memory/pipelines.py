@@ -166,6 +166,8 @@ def _drain_writes(self: Memory) -> None:
     if (run := current_run()) is not None:
         for save in list(run.saves):
             save.exception()
+        if isinstance(self._storage, StorageOfRuns):
+            self._storage.see_all()
 
 
 def _drain_memory_writes(self: Crew) -> None:

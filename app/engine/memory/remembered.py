@@ -29,7 +29,10 @@ _of_factory: contextvars.ContextVar["RunMemory | None"] = contextvars.ContextVar
 class RunMemory:
     """The memories that a run may use. Its threads and greenlets share them.
 
-    A run sees the memories that were stored when it first used any, and its own changes.
+    A run sees the memories that were stored when it first used any, and its own changes. Its
+    memories save at the same time, and compare what they save with what they see. Each sees its own
+    saves, and those that others had made when it was last searched. So the order in which saves of
+    others end changes nothing.
     """
 
     def __init__(self, store: MemoryStore | None) -> None:
@@ -38,6 +41,8 @@ class RunMemory:
         self._changes = MemoryChanges()
         self._loaded = store is None
         self._loading = asyncio.Lock()
+        self._saves: dict[str, tuple[object, int]] = {}  # of new entries: who, and in which order
+        self._seen: dict[object, int] = {}
         self.lock = threading.RLock()
 
     def space(self, name: str) -> "Space":
@@ -47,9 +52,21 @@ class RunMemory:
         with self.lock:
             return self._spaces.setdefault(name, Space())
 
-    def save(self, entries: Iterable[MemoryEntry]) -> None:
+    def see_all(self, viewer: object) -> None:
+        """Let a storage see all that was saved before."""
+        self._seen[viewer] = len(self._saves)
+
+    def sees(self, viewer: object, id_: str) -> bool:
+        """Whether a storage sees an entry."""
+        saved_by, order = self._saves.get(id_, (viewer, 0))
+        return saved_by is viewer or order < self._seen.get(viewer, 0)
+
+    def save(self, entries: Iterable[MemoryEntry], viewer: object) -> None:
         for entry in entries:
-            self.space(entry.space).put(entry)
+            space = self.space(entry.space)
+            if entry.id not in space.entries:
+                self._saves.setdefault(entry.id, (viewer, len(self._saves)))
+            space.put(entry)
             self._changes.saved[entry.id] = entry
             self._changes.deleted.discard(entry.id)
 

@@ -36,8 +36,13 @@ class StorageOfRuns:
         if name.startswith("__"):
             raise AttributeError(name)
         memory = current_memory()
-        storage = self._lancedb() if memory is None else _RunStorage(self._name, memory)
+        storage = self._lancedb() if memory is None else _RunStorage(self._name, memory, self)
         return getattr(storage, name)
+
+    def see_all(self) -> None:
+        """See all that other memories of the run have saved."""
+        if (memory := current_memory()) is not None:
+            memory.see_all(self)
 
     def _lancedb(self) -> Any:
         from crewai.memory.storage.lancedb_storage import LanceDBStorage  # noqa: PLC0415
@@ -49,21 +54,22 @@ class StorageOfRuns:
 
 
 class _RunStorage:
-    """CrewAI's contract of a storage over the memories of one run."""
+    """CrewAI's contract of a storage over the memories of one run, as `viewer` sees them."""
 
-    def __init__(self, name: str, memory: RunMemory) -> None:
+    def __init__(self, name: str, memory: RunMemory, viewer: StorageOfRuns) -> None:
         self._name = name
         self._memory = memory
+        self._viewer = viewer
 
     def save(self, records: list[MemoryRecord]) -> None:
-        self._memory.save(map(self._entry, records))
+        self._memory.save(map(self._entry, records), self._viewer)
 
     def update(self, record: MemoryRecord) -> None:
         entry = self._entry(record)
         known = self._memory.space(self._name).entries.get(record.id)
         if entry.vector is None and known is not None:
             entry = self._entry(record, known.vector)
-        self._memory.save([entry])
+        self._memory.save([entry], self._viewer)
 
     def touch_records(self, record_ids: list[str]) -> None:
         self._memory.touch(self._name, record_ids, _now())
@@ -90,6 +96,7 @@ class _RunStorage:
                 (space.entries[ids[i]], float(distances[i]))
                 for i in nearest
                 if space.entries[ids[i]].scope.startswith(scope)
+                and self._memory.sees(self._viewer, ids[i])
             ]
         # As in CrewAI, filters apply to three times as many entries as requested.
         candidates = of_scope[: limit * 3 if categories or metadata_filter else limit]
@@ -176,7 +183,11 @@ class _RunStorage:
         prefix = _prefix(scope)
         with self._memory.lock:
             entries = list(self._memory.space(self._name).entries.values())
-        return [entry for entry in entries if entry.scope.startswith(prefix)]
+        return [
+            entry
+            for entry in entries
+            if entry.scope.startswith(prefix) and self._memory.sees(self._viewer, entry.id)
+        ]
 
     def _entry(self, record: MemoryRecord, vector: bytes | None = None) -> MemoryEntry:
         if record.embedding:
