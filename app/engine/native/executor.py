@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
-from crewai.agents.agent_executor import AgentExecutor
+from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
 from crewai.agents.parser import AgentAction, AgentFinish
 from crewai.flow.flow_wrappers import FlowMethod
 from crewai.utilities.agent_utils import (
@@ -62,6 +62,12 @@ class NativeExecutor(AgentExecutor):
     def _flow_post_init(self, definition: Any = None) -> None:
         """Set up no flow, since none runs: this saves a pydantic class per executor."""
         object.__setattr__(self, "_flow_post_init_done", True)
+
+    @property
+    def state(self) -> AgentExecutorState:
+        """The executor's state, which its steps read a hundred times per run."""
+        state: AgentExecutorState = self.__pydantic_private__["_state"]  # type: ignore[index]
+        return state
 
     def _setup_messages(self, inputs: dict[str, Any]) -> None:
         """CrewAI's messages, then the reviews of the task's earlier outputs in CrewAI's format."""
