@@ -503,8 +503,15 @@ class RunService:
         its last ones may be missing. Raises UnknownRun, InvalidInput for a wrong cursor,
         DatabaseUnavailable.
         """
+        run = await self.get(run_id, caller)
+        return await self.calls_of(run, caller, cursor=cursor, limit=limit, texts=texts)
+
+    async def calls_of(
+        self, run: Run, caller: Caller, *, cursor: str | None, limit: int, texts: bool = True
+    ) -> CallPage:
+        """`calls` of a run that the caller may see."""
+        run_id = run.run_id
         after = (0, 0) if cursor is None else _call_position(cursor)
-        await self.get(run_id, caller)
         async with self._lists.setdefault(caller.name, asyncio.Semaphore(_MAX_LISTS)):
             # In this order no call is missed: those here leave once they are stored.
             here = self._worker.calls(run_id)

@@ -16,6 +16,7 @@ from app.api.dependencies import Runs
 from app.api.markdown import HtmlRenderer
 from app.api.middleware.auth import CallerRequest
 from app.api.middleware.csrf import FORM
+from app.prices import nanos, usd
 from app.runs import (
     Delivery,
     QueueReason,
@@ -67,8 +68,10 @@ class RunPage:
     @property
     def cost(self) -> float | None:
         """The cost so far in USD; None if no call has a price."""
-        costs = [lane.cost for lane in self.timeline.lanes if lane.cost is not None]
-        return self.run.cost if self.run.cost is not None else (sum(costs) if costs else None)
+        if self.run.cost is not None:
+            return self.run.cost
+        costs = [nanos(lane.cost) for lane in self.timeline.lanes if lane.cost is not None]
+        return usd(sum(costs)) if costs else None
 
     @property
     def shown(self) -> Report | None:
@@ -97,22 +100,38 @@ async def show_run(
 ) -> Template:
     """`report` is the index of the task whose report is shown."""
     view = await _view(runs, run_id, request)
-    shown = view.shown if report is None else _report(view.reports, run_id, report)
-    return page(
-        request,
-        "run.html",
-        view=view,
-        run=view.run,
-        shown=shown,
-        html=await _html(runs, renderer, view.run, shown),
-    )
+    shown = _shown(view, report)
+    html = await _html(runs, renderer, view.run, shown)
+    return page(request, "run.html", view=view, run=view.run, shown=shown, html=html)
 
 
 @get("/runs/{run_id:uuid}/live", opt=FRAGMENT)
-async def live_run(run_id: FromPath[UUID], request: CallerRequest, runs: Runs) -> Template:
-    """The parts of the page that change while the run is under way."""
+async def live_run(
+    run_id: FromPath[UUID],
+    request: CallerRequest,
+    runs: Runs,
+    renderer: NamedDependency[HtmlRenderer],
+    report: FromQuery[int | None] = None,
+    has: FromQuery[str] = "",
+) -> Template:
+    """The parts of the page that change while the run is under way.
+
+    The shown report is one of them, unless the page has it: `has` is its index and state, such as
+    `2.running`.
+    """
     view = await _view(runs, run_id, request)
-    return page(request, "run_live.html", view=view, run=view.run, shown=view.shown)
+    shown = _shown(view, report)
+    is_new = shown is not None and has != f"{shown.index}.{shown.status}"
+    html = await _html(runs, renderer, view.run, shown) if is_new else None
+    return page(
+        request,
+        "run_live.html",
+        view=view,
+        run=view.run,
+        shown=shown,
+        html=html,
+        is_new=is_new,
+    )
 
 
 @get("/runs/{run_id:uuid}/reports/{index:int}", opt=FRAGMENT)
@@ -164,7 +183,7 @@ async def retry(run_id: FromPath[UUID], request: CallerRequest, runs: Runs) -> R
 async def _view(runs: RunService, run_id: UUID, request: CallerRequest) -> RunPage:
     run = await runs.get(run_id, request.user)
     tasks = await runs.tasks(run)
-    calls = await runs.calls(run_id, request.user, cursor=None, limit=_MAX_CALLS, texts=False)
+    calls = await runs.calls_of(run, request.user, cursor=None, limit=_MAX_CALLS, texts=False)
     return RunPage(
         run=run,
         summary=summary(run),
@@ -187,6 +206,10 @@ async def _queued_before(runs: RunService, run: Run, request: CallerRequest) -> 
     return len((await runs.page(matching, None, _MAX_QUEUED, request.user)).runs)
 
 
+def _shown(view: RunPage, index: int | None) -> Report | None:
+    return view.shown if index is None else _report(view.reports, view.run.run_id, index)
+
+
 def _report(reports: Sequence[Report], run_id: UUID, index: int) -> Report:
     if not 0 <= index < len(reports):
         raise NotFoundException(f"run {run_id} has no task {index}")
@@ -196,5 +219,7 @@ def _report(reports: Sequence[Report], run_id: UUID, index: int) -> Report:
 async def _html(
     runs: RunService, renderer: HtmlRenderer, run: Run, shown: Report | None
 ) -> Markup | None:
-    text = None if shown is None else await report_text(runs, run, shown.name)
+    if shown is None or not shown.is_written:
+        return None
+    text = await report_text(runs, run, shown.name)
     return None if text is None else await report_html(renderer, text)

@@ -120,7 +120,7 @@ def timeline(run: Run, tasks: Sequence[Mapping[str, Any]], calls: Sequence[CallR
     return Timeline(
         zero=zero,
         seconds=axis.seconds,
-        ticks=list(_ticks(axis.seconds)),
+        ticks=list(ticks(axis.seconds)),
         queue=axis.bar(run.created_at, run.started_at or run.finished_at)
         if run.attempt <= 1
         else None,
@@ -199,8 +199,11 @@ def _tokens(calls: Sequence[CallRecord]) -> int:
     return sum(call.input_tokens + call.output_tokens for call in calls)
 
 
-def _ticks(seconds: float) -> Iterator[tuple[float, str]]:
-    """The marks of the axis: about four, at round numbers."""
+def ticks(seconds: float) -> Iterator[tuple[float, str]]:
+    """The marks of an axis, each with its position: about four, at round numbers.
+
+    `static/timeline.js` has the same.
+    """
     rough = seconds / _TICKS
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(step * magnitude for step in _STEPS if step * magnitude >= rough)

@@ -8,9 +8,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
+from app.web.timeline import ticks
 from tests.load.stub_model import StubModel, run_stub
 from tests.runs.receiver import SETTING
 from tests.web.conftest import OpenPage, ServePages, Site, log_in, serious_problems
@@ -46,9 +48,12 @@ async def stub() -> AsyncIterator[tuple[StubModel, str]]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def streaming_site(
-    serve_pages: ServePages, stub: tuple[StubModel, str]
+    serve_pages: ServePages, stub: tuple[StubModel, str], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Site]:
+    prices = tmp_path_factory.mktemp("prices") / "prices.toml"
+    prices.write_text('["openai/stub"]\ninput = 0.5\noutput = 2.0\n')
     values = {"llm_model": "openai/stub", "llm_base_url": stub[1], "keep_messages": True}
+    values["prices_file"] = prices
     async with serve_pages(**values) as site:
         yield site
 
@@ -106,6 +111,71 @@ async def test_a_form_leads_to_text_that_streams_and_to_reports(
     assert await serious_problems(page) == []
 
 
+async def test_a_page_under_way_costs_its_events_and_one_load_at_the_end(
+    streaming_site: Site, stub: tuple[StubModel, str], open_page: OpenPage
+) -> None:
+    stub[0].delay_seconds = 3
+    http = streaming_site.service.http
+    submitted = await http.post("/api/runs", json={"crew": "idea"})
+    path = f"/runs/{submitted.json()['run_id']}"
+    async with http.stream("GET", f"/api{path}/events") as events:
+        async for line in events.aiter_lines():
+            if line == "event: run.running":
+                break
+    page = await open_page(f"{streaming_site.url}{path}")
+    loads: list[str] = []
+    page.on("request", lambda request: loads.append(request.url.removeprefix(streaming_site.url)))
+    events_path = f"/api{path}/events?texts=true"
+    # Two tasks end, and the third begins: the page shows what the server would.
+    third = page.locator("#task-2")
+    await expect(third).to_have_attribute("data-state", "running")
+    await expect(third.locator("rect.is-running[data-open]")).to_have_count(1)
+    await expect(page.locator("#run-tabs [aria-current]")).to_contain_text("recommendations")
+    await expect(page.locator(".report-pane h1")).to_have_text("Streamed")
+    await expect(page.locator("#task-0 rect.is-finished")).to_have_count(1)
+    await expect(page.locator("#task-0 [data-tail]")).to_have_count(0)
+    # Not the number of calls: the server also counts the one under way.
+    parts = ("#task-0 > summary", "#run-tabs", "#run-facts > :nth-child(n+5)", "#run-head")
+    shown = [await page.locator(part).all_inner_texts() for part in parts]
+    assert set(loads) <= {events_path}
+    rendered = await open_page(f"{streaming_site.url}{path}")
+    assert shown == [await rendered.locator(part).all_inner_texts() for part in parts]
+    assert "$" in shown[0][0]
+    await rendered.close()
+    # The axis has grown with the run, and its marks are those of the server.
+    axis = await page.locator("#run-timeline").evaluate(
+        "one => [one.dataset.seconds, ...[...one.querySelectorAll('.axis text')].map((each) =>"
+        " [parseFloat(each.getAttribute('x')), each.textContent])]"
+    )
+    length = float(axis[0])
+    marks = [[x, text] for x, text in ticks(length)]
+    assert axis[1:] == marks
+    address = (await _script(page)).replace("app.js", "timeline.js")
+    script = "([address, seconds]) => import(address).then((made) => made.ticks(seconds))"
+    assert await page.evaluate(script, [address, length]) == marks
+    loads.clear()
+    await _status(page, "succeeded")
+    await expect(page.locator(".report-pane")).to_contain_text("word59")
+    assert loads == [f"{path}/live?has=2.running"]
+    await expect(page.locator("#task-2 a.call")).to_have_count(1)
+
+
+async def test_a_lane_that_is_opened_under_way_has_its_calls(
+    streaming_site: Site, stub: tuple[StubModel, str], open_page: OpenPage
+) -> None:
+    stub[0].delay_seconds = 3
+    response = await streaming_site.service.http.post("/api/runs", json={"crew": "idea"})
+    page = await open_page(f"{streaming_site.url}/runs/{response.json()['run_id']}")
+    await expect(page.locator("#task-2")).to_have_attribute("data-state", "running")
+    await page.locator("#task-0 > summary").click()
+    await expect(page.locator("#task-0 a.call .num").last).to_contain_text("$")
+    await expect(page.locator("#task-0")).to_have_attribute("open", "")
+    await page.locator("#run-tabs a").first.click()
+    await _status(page, "succeeded")
+    await expect(page.locator(".report-pane")).to_have_attribute("data-index", "0")
+    await expect(page.locator("#run-tabs [aria-current]")).to_have_attribute("data-report", "0")
+
+
 async def test_a_call_shows_its_messages_tokens_and_times(
     streaming_site: Site, stub: tuple[StubModel, str], open_page: OpenPage
 ) -> None:
@@ -146,8 +216,12 @@ async def test_a_run_is_cancelled_with_a_reason_and_retried(
         await _status(one, "cancelled")
         await expect(one.locator("#run-head")).to_contain_text("Cancelled: the wrong person.")
     await expect(other.locator("#announcements")).to_have_text("The run cancelled")
-    held.open.set()
     await page.get_by_role("button", name="Retry").click()
+    await _status(page, "running")
+    await page.reload()
+    # The events of the run have the end of an earlier attempt, and the page follows the run.
+    await expect(page.locator("#task-1[data-state='running']")).to_have_count(1)
+    held.open.set()
     await _status(page, "succeeded")
     await expect(page.locator("#run-facts")).to_contain_text("Attempt3")
 
@@ -265,7 +339,7 @@ async def test_long_texts_and_many_tasks(site: Site, held: Held, open_page: Open
     assert len(await page.locator(".report").inner_text()) > 190_000
     assert await _overflow(page) == 0
     response = await site.service.http.get(path)
-    live = await site.service.http.get(f"{path}/live")
+    live = await site.service.http.get(f"{path}/live?has=59.finished")
     assert len(response.content) - len(LONG) < 100_000
     assert len(live.content) < 100_000
     await page.locator("#run-tabs a").nth(3).click()

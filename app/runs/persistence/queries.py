@@ -141,6 +141,7 @@ class RunQueries:
         self._database = database
         self._runs = BatchLoader(self._runs_by_id)
         self._histories = BatchLoader(self._events_by_run)
+        self._calls = BatchLoader(self._calls_by_run)
 
     async def get(self, run_id: UUID) -> Run | None:
         """The run as it stands, or None if there is no such run. Callers may share it."""
@@ -353,10 +354,16 @@ class RunQueries:
 
     async def calls(self, run_id: UUID) -> dict[CallId, CallRecord]:
         """The stored calls of all attempts at a run."""
-        query = select(RunCalls.calls).where(RunCalls.run_id == run_id)
-        async with self._database.read() as connection:
-            stored = list(await connection.scalars(query))
+        stored = await self._calls.get(run_id) or []
         return {call_id(call): call for calls in stored for call in decode_calls(calls)}
+
+    async def _calls_by_run(self, run_ids: Sequence[UUID]) -> Mapping[UUID, list[bytes]]:
+        query = select(RunCalls.run_id, RunCalls.calls).where(RunCalls.run_id.in_(run_ids))
+        found = defaultdict(list)
+        async with self._database.read() as connection:
+            for run_id, calls in await connection.execute(query):
+                found[run_id].append(calls)
+        return found
 
     async def contents(self, run_id: UUID, attempts: Collection[int]) -> dict[CallId, bytes]:
         """The stored texts, compressed, of the calls of these attempts."""

@@ -1,26 +1,33 @@
-// The page of a run while it happens: events bring text and news, the server renders what changed.
+// The page of a run while it happens. Events of tasks change it here, at the price of the events
+// alone. The server renders it again for other news: a new state of the run, its end.
 
 import { announce, showWaiting } from "./app.js";
-import { duration } from "./formats.js";
 import { GrowingText } from "./markdown.js";
+import * as timeline from "./timeline.js";
 
 const root = document.getElementById("run");
 const path = `/runs/${root.dataset.run}`;
 const PARTS = ["run-head", "run-actions", "run-facts", "run-timeline", "run-deliveries", "run-tabs"];
 const END = new Set(["run.succeeded", "run.failed", "run.cancelled"]);
 const PAUSE_MS = 250;
+// Calls that end within a long task are shown after so long.
+const RELOAD_MS = 30_000;
+const EVENTS_PER_ATTEMPT = 100_000;
 const TAIL_CHARACTERS = 240;
 
 const texts = new Map(); // of tasks under way, by index
 let growing = null; // the text in the pane
 let isLive = root.dataset.live === "yes";
-let follows = !new URLSearchParams(location.search).has("report");
-let refresh = 0;
+let chosen = new URLSearchParams(location.search).get("report"); // the tab that the reader chose
+let timer = 0;
+let isLoading = false;
 let behind = false;
+let loadedAt = Date.now();
 let drawing = 0;
 
 const pane = () => document.querySelector(".report-pane");
 const shown = () => Number(pane()?.dataset.index ?? -1);
+const head = () => document.getElementById("run-head").dataset;
 const tab = (index) => document.querySelector(`#run-tabs [data-report="${index}"]`);
 
 /** Swap an element for its new version; focus and open parts stay. */
@@ -46,8 +53,11 @@ async function load(url) {
 }
 
 async function update() {
-  const news = await load(`${path}/live`);
-  const index = shown();
+  const index = chosen;
+  const query = new URLSearchParams({ has: `${shown()}.${pane()?.dataset.state}` });
+  if (index !== null) query.set("report", index);
+  const news = await load(`${path}/live?${query}`);
+  loadedAt = Date.now();
   for (const id of PARTS) {
     const old = document.getElementById(id);
     const fresh = news.querySelector(`#${id}`);
@@ -55,33 +65,59 @@ async function update() {
     else if (fresh) document.getElementById("run-tabs").before(fresh);
   }
   showTails();
-  const suggested = Number(document.querySelector("#run-tabs [aria-current]")?.dataset.report ?? -1);
-  await show(follows && suggested >= 0 ? suggested : index, false);
-  tick();
+  const fresh = news.querySelector("#report-area");
+  if (index !== chosen) await show(Number(chosen));
+  else if (fresh) exchange(fresh.children);
+  if (isLive) timeline.grow();
 }
 
+/** Have the server render the page again, soon; at most four times a second. */
 function later(ms = PAUSE_MS) {
-  if (refresh) { behind = true; return; }
-  refresh = setTimeout(async () => {
+  if (isLoading) { behind = true; return; }
+  if (timer && ms) return;
+  clearTimeout(timer);
+  timer = setTimeout(async () => {
+    timer = 0;
+    isLoading = true;
+    behind = false;
     try { await update(); } catch (error) { console.warn(error); }
-    refresh = 0;
-    if (behind) { behind = false; later(); }
+    isLoading = false;
+    if (behind) later(isLive ? PAUSE_MS : 0);
   }, ms);
 }
 
 /** Show the report of a task: one that is under way from its stream, another from the server. */
-async function show(index, isChosen = true) {
+async function show(index) {
   for (const one of document.querySelectorAll("#run-tabs a")) {
     if (Number(one.dataset.report) === index) one.setAttribute("aria-current", "true");
     else one.removeAttribute("aria-current");
   }
   const state = tab(index)?.dataset.state;
-  if (!state || (index === shown() && state === pane().dataset.state)) { attach(); return; }
-  const fresh = await load(`${path}/reports/${index}`);
-  document.getElementById("report-area").replaceChildren(...fresh.children);
+  if (!state || (index === shown() && state === pane().dataset.state)) attach();
+  else if (state === "running") exchange([streamed(index)]);
+  else exchange((await load(`${path}/reports/${index}`)).children);
+}
+
+function exchange(elements) {
+  document.getElementById("report-area").replaceChildren(...elements);
   growing = null;
   attach();
-  if (isChosen) history.replaceState(null, "", `?report=${index}`);
+}
+
+/** The pane of a task under way. */
+function streamed(index) {
+  const made = document.getElementById("streamed").content.firstElementChild.cloneNode(true);
+  made.dataset.index = index;
+  made.setAttribute("aria-label", tab(index).dataset.label);
+  made.querySelector(".report").dataset.stream = index;
+  return made;
+}
+
+/** Show the task that is under way, unless the reader chose another. */
+function follow() {
+  const running = document.querySelector('#run-tabs [data-state="running"]');
+  const index = chosen === null && running ? running.dataset.report : shown();
+  show(Number(index)).catch(console.warn);
 }
 
 function attach() {
@@ -93,11 +129,11 @@ function attach() {
 }
 
 function receive({ index, text, so_far: soFar }) {
-  const isShown = growing && Number(growing.target.dataset.stream) === index;
+  const grows = growing && Number(growing.target.dataset.stream) === index;
   texts.set(index, soFar ? text : (texts.get(index) ?? "") + text);
   drawing ||= requestAnimationFrame(showTails);
-  if (soFar && isShown) growing = null;
-  if (growing && isShown) growing.add(text);
+  if (soFar && grows) growing = null;
+  if (growing && grows) growing.add(text);
   else attach();
 }
 
@@ -111,47 +147,65 @@ function showTails() {
   }
 }
 
-/** Bars and durations of what is under way grow until now. */
+let following = 0;
+
+/** Act on the start or the end of a task; the server is only called for what the event lacks. */
+function react(change, data, attempt) {
+  if (attempt < head().attempt) return; // the page was rendered after it
+  texts.delete(data.index);
+  const isKnown = attempt === Number(head().attempt) && head().status === "running" && change(data);
+  const needsCalls = document.querySelector(".task[open]") !== null;
+  // Tokens and cost of a task with several attempts are sums.
+  const needsSums = attempt > 1 && change === timeline.finish;
+  if (!isKnown || needsCalls || needsSums || isLoading) later();
+  else following ||= setTimeout(() => { following = 0; if (isLive) follow(); }, PAUSE_MS);
+}
+
 function tick() {
-  const now = Date.now();
-  for (const one of document.querySelectorAll("[data-since]")) {
-    one.textContent = duration((now - Date.parse(one.dataset.since)) / 1000);
-  }
-  const line = document.getElementById("run-timeline");
-  const at = ((now - Date.parse(line.dataset.zero)) / 1000 / line.dataset.seconds) * 100;
-  for (const one of line.querySelectorAll("[data-open]")) {
-    one.setAttribute("width", `${Math.max(0.3, Math.min(at, 100) - parseFloat(one.getAttribute("x")))}%`);
-  }
-  if (at > 99 && isLive) later();
+  if (!isLive) return;
+  timeline.grow();
+  if (Date.now() - loadedAt > RELOAD_MS && !document.hidden) { loadedAt = Date.now(); later(); }
 }
 
 function listen() {
   const events = new EventSource(`/api/runs/${root.dataset.run}/events?texts=true`);
-  const on = (type, react) => events.addEventListener(type, (event) => react(JSON.parse(event.data), type));
+  const attemptOf = (event) => Math.floor(Number(event.lastEventId) / EVENTS_PER_ATTEMPT);
+  const on = (type, act) => events.addEventListener(type, (event) => act(JSON.parse(event.data), attemptOf(event)));
   on("task.tokens", receive);
-  on("task.started", (data) => { texts.delete(data.index); later(); });
-  on("task.finished", (data) => { texts.delete(data.index); later(); announce(`${data.name} finished`); });
-  for (const type of ["run.queued", "run.running", "run.awaiting_human", "run.resumed"]) on(type, () => later());
-  for (const type of ["run.awaiting_human", "run.resumed"]) on(type, showWaiting);
+  on("task.started", (data, attempt) => react(timeline.start, data, attempt));
+  on("task.finished", (data, attempt) => {
+    react(timeline.finish, data, attempt);
+    announce(`${data.name} finished`);
+  });
+  on("run.running", (data) => {
+    const isKnown = data.attempt < head().attempt || (data.attempt === Number(head().attempt) && head().status !== "queued");
+    if (!isKnown) later();
+  });
+  on("run.queued", (data) => { if ((data.attempt ?? 0) > head().attempt) later(); });
+  for (const type of ["run.awaiting_human", "run.resumed"]) on(type, () => { later(); showWaiting(); });
   for (const type of END) {
-    on(type, () => {
+    on(type, (data, attempt) => {
+      if (attempt < head().attempt) return; // it was retried since
       isLive = false;
       events.close();
       later(0);
       announce(`The run ${type.slice(4)}`);
     });
   }
-  const clock = setInterval(() => { if (isLive) tick(); else clearInterval(clock); }, 500);
+  setInterval(tick, 500);
 }
 
 document.addEventListener("click", async (event) => {
   const link = event.target.closest("#run-tabs a");
   if (link && !event.metaKey && !event.ctrlKey) {
     event.preventDefault();
-    follows = false;
-    await show(Number(link.dataset.report));
+    chosen = link.dataset.report;
+    history.replaceState(null, "", `?report=${chosen}`);
+    await show(Number(chosen));
   }
-  if (event.target.closest(".task[data-empty] > summary")) event.preventDefault();
+  const task = event.target.closest(".task > summary")?.parentElement;
+  if (task && "empty" in task.dataset) event.preventDefault();
+  else if (task && isLive && !task.open) later(0); // it opens: its calls are needed
   for (const one of document.querySelectorAll(".popup[open]")) if (!one.contains(event.target)) one.open = false;
 });
 
