@@ -30,9 +30,10 @@ from tests.load.queue_costs import QueueCost
 from tests.load.report import Report, new_report, show, write
 from tests.load.services import ROOT, SERVICES
 from tests.load.storage_costs import Cost
+from tests.load.telemetry_costs import measure_telemetry
 from tests.load.watchers import measure_events
 
-PARTS = (*SCENARIOS, "watchers", "storage", "queues")
+PARTS = (*SCENARIOS, "telemetry", "watchers", "storage", "queues")
 
 C = TypeVar("C")
 
@@ -60,6 +61,13 @@ class Bench:
                 add_ratios(self.report.results)
                 _say(f"{result.load.makespan:.1f} s, {result.cpu_ms_per_run:.1f} ms of CPU per run")
                 self._report_faults(faults(result))
+        if "telemetry" in self._parts:
+            with self._measuring("Metrics, records of calls and traces") as title:
+                with console.status(title):
+                    observed = measure_telemetry()
+                self.report.telemetry_cost = observed
+                _say(f"traces cost {observed.traced_ms:.2f} ms of CPU per run")
+                self._report_faults(observed.faults)
         if "watchers" in self._parts:
             with self._measuring("Watched runs") as title:
                 with console.status(title):

@@ -90,13 +90,13 @@ def measure(key: str, scenario: Scenario, start: Launch = launch) -> Result:
         folder_for_outputs(service, folder := Path(name)) as outputs,
     ):
         with deployed(service, folder, scenario.model_seconds, start, outputs) as it:
-            _drive(it.url, service.crew, Scenario(_WARM_UP_USERS))
-            _request(f"{it.model_url}/reset", b"")
+            drive_users(it.url, service.crew, Scenario(_WARM_UP_USERS))
+            request_json(f"{it.model_url}/reset", b"")
             idle_bytes, cpu_before = it.process.resident_bytes(), it.process.cpu_seconds()
             with it.process.peak_memory() as peak_bytes:
-                load = _drive(it.url, service.crew, scenario)
+                load = drive_users(it.url, service.crew, scenario)
             cpu_seconds = it.process.cpu_seconds() - cpu_before
-            stats = _request(f"{it.model_url}/stats")
+            stats = request_json(f"{it.model_url}/stats")
         result = Result(
             service=key,
             scenario=scenario,
@@ -143,7 +143,8 @@ def add_ratios(results: list[Result]) -> None:
             result.ratio = result.load.makespan / limit
 
 
-def _drive(url: str, crew: str, scenario: Scenario) -> Load:
+def drive_users(url: str, crew: str, scenario: Scenario) -> Load:
+    """Send a scenario's users to a service, from a process of their own."""
     command = [sys.executable, "-m", "tests.load.generator", "--url", url, "--crew", crew]
     command += ["--users", str(scenario.users), "--over", str(scenario.over_seconds)]
     command += ["--patience", str(LONGEST_SECONDS)]
@@ -153,7 +154,8 @@ def _drive(url: str, crew: str, scenario: Scenario) -> Load:
     return msgspec.json.decode(done.stdout, type=Load)
 
 
-def _request(url: str, data: bytes | None = None) -> dict[str, Any]:
+def request_json(url: str, data: bytes | None = None) -> dict[str, Any]:
+    """The JSON object that a server responds with; with data, to a POST."""
     with urllib.request.urlopen(url, data=data, timeout=30) as answer:  # noqa: S310
         found: dict[str, Any] = msgspec.json.decode(answer.read())
         return found

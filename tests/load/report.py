@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from tests.load.loads import MODEL_SECONDS, Result
 from tests.load.queue_costs import QueueCost
 from tests.load.services import SERVICES
 from tests.load.storage_costs import Cost
+from tests.load.telemetry_costs import TelemetryCost
 from tests.load.watchers import EventCost
 
 # The other of each pair is the same service in one process.
@@ -38,6 +40,7 @@ class Report(msgspec.Struct):
 
     machine: Machine
     results: list[Result] = []
+    telemetry_cost: TelemetryCost | None = None
     event_cost: EventCost | None = None
     storage_costs: list[Cost] = []
     queue_costs: list[QueueCost] = []
@@ -68,6 +71,7 @@ def sections(report: Report) -> list[Section]:
     tables = (
         _users(report.results),
         _processes(report.results),
+        _telemetry(report.telemetry_cost),
         _events(report.event_cost),
         _storage(report.storage_costs),
         _queues(report.queue_costs),
@@ -148,9 +152,30 @@ def _processes(results: Iterable[Result]) -> Section:
     return Section("Two processes against one", columns, rows)
 
 
+def _telemetry(cost: TelemetryCost | None) -> Section:
+    columns = ["runs", "CPU per run, unobserved", "metrics and records of calls"]
+    columns += ["traces of a tenth", "metrics and records cost", "target", "traces cost", "target"]
+    rows = []
+    if cost is not None:
+        rounds = min(map(len, cost.cpu_ms.values()))
+        rows = [
+            [
+                f"{rounds} x {cost.users:,} at once",
+                *(f"{median(figures):.2f} ms" for figures in cost.cpu_ms.values()),
+                f"{cost.recorded_ms:.2f} ms",
+                "at most 0.3 ms",
+                f"{cost.traced_ms:.2f} ms",
+                "at most 0.3 ms",
+            ]
+        ]
+    return Section("Metrics, records of calls and traces", columns, rows)
+
+
 def _events(cost: EventCost | None) -> Section:
-    columns = ["runs", "CPU per run, left alone", "calls streamed", "watched"]
-    columns += ["the events' cost", "target", "events of a run", "of them words"]
+    columns = ["runs", "CPU per run, left alone", "calls streamed", "watched by the API"]
+    columns += ["watched by the page", "and its end shown", "the events' cost", "target"]
+    columns += ["page to API", "target", "the end's cost"]
+    columns += ["events of a run", "of them words"]
     rows = []
     if cost is not None:
         rows = [
@@ -159,6 +184,9 @@ def _events(cost: EventCost | None) -> Section:
                 *(f"{cpu_ms:.2f} ms" for cpu_ms in cost.cpu_ms_per_run.values()),
                 f"{cost.ms_per_run:.2f} ms",
                 "under 3 ms",
+                f"{cost.page_ratio:.2f}",
+                "at most 1.1",
+                f"{cost.ms_per_end:.2f} ms",
                 f"{cost.events_per_run:.1f}",
                 f"{cost.token_events_per_run:.1f}",
             ]

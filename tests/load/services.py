@@ -130,6 +130,21 @@ def generated_project(port: int, model_url: str, folder: Path) -> tuple[list[str
     return start(port, model_url, folder)
 
 
+def traced(share: float) -> Start:
+    """A Crew Capture that sends the traces of that share of its runs to the model's server."""
+
+    def command(port: int, model_url: str, folder: Path) -> tuple[list[str], dict[str, str]]:
+        arguments, environment = crew_capture(ENGINE="auto")(port, model_url, folder)
+        environment |= {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": model_url.removesuffix("/v1"),
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": str(share),
+        }
+        return arguments, environment
+
+    return command
+
+
 def machines(*options: str) -> Start:
     """A process that accepts runs, and workers, over PostgreSQL and NATS."""
     return crew_capture("tests.load.machines_service", *options, ENGINE="auto")
@@ -149,6 +164,18 @@ SERVICES = {
         keeps_rows=True,
         says="crew idea: execution mode plan",
         outputs_in_ram=True,
+    ),
+    "plan-unobserved": Service(
+        "Crew Capture, recorded plan, no metrics and no records of calls",
+        crew_capture("tests.load.unobserved_service", "serve", ENGINE="auto"),
+        keeps_rows=True,
+        says="crew idea: execution mode plan",
+    ),
+    "plan-traced": Service(
+        "Crew Capture, recorded plan, traces of a tenth of the runs",
+        traced(0.1),
+        keeps_rows=True,
+        says="crew idea: execution mode plan",
     ),
     "native": Service(
         "Crew Capture, native executor",

@@ -69,6 +69,7 @@ class StubModel:
     aborted: int = 0
     calls_by_task: Counter[str] = field(default_factory=Counter)
     embedded: list[tuple[str, str]] = field(default_factory=list)
+    trace_exports: int = 0
     bodies: list[Body] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,6 +80,7 @@ class StubModel:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_post("/v1/embeddings", self._embed)
+        app.router.add_post("/v1/traces", self._receive_traces)
         app.router.add_get("/stats", self._stats)
         app.router.add_post("/reset", self._reset)
         app.router.add_post("/fail", self._fail)
@@ -101,6 +103,7 @@ class StubModel:
             "peak_in_flight": self.peak_in_flight,
             "aborted": self.aborted,
             "calls_by_task": dict(self.calls_by_task),
+            "trace_exports": self.trace_exports,
         }
 
     async def _stats(self, _: web.Request) -> web.Response:
@@ -115,6 +118,12 @@ class StubModel:
         failure = Failure(**plan.get("failure", {}))
         self.failures.update({int(number): failure for number in plan["calls"]})
         return web.json_response({"planned": len(self.failures)})
+
+    async def _receive_traces(self, request: web.Request) -> web.Response:
+        """Spans of an OTLP exporter, which are dropped."""
+        await request.read()
+        self.trace_exports += 1
+        return web.Response()
 
     async def _embed(self, request: web.Request) -> web.Response:
         """Embeddings without a delay: digests of the texts."""

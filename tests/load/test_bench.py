@@ -1,6 +1,8 @@
 """The bench measures what it says: its checks, its counts, its table."""
 
 import json
+import re
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,17 @@ from tests.load.loads import (
     Result,
     Scenario,
     add_ratios,
+    drive_users,
     faults,
     loads_of,
     measure,
+    request_json,
 )
 from tests.load.report import new_report, sections, write
+from tests.load.services import SERVICES, deployed
 from tests.load.storage_costs import Cost
 from tests.load.stub_model import Failure, StubModel, run_stub
+from tests.load.telemetry_costs import TelemetryCost, measure_telemetry
 from tests.load.watchers import EventCost, Received, Way, measure_events
 from tests.load.watchers import fault_of as fault_of_events
 
@@ -112,6 +118,31 @@ def test_the_cost_of_events_measured_for_real(fork_server: ForkServer) -> None:
     assert all(cpu_ms > 0 for cpu_ms in cost.cpu_ms_per_run.values())
 
 
+def test_the_cost_of_telemetry_measured_for_real(fork_server: ForkServer) -> None:
+    cost = measure_telemetry(users=8, rounds=1, model_seconds=0.05, start=fork_server.launch)
+    # Of eight runs, a tenth may be none: only a missing trace is no fault of the bench.
+    assert [fault for fault in cost.faults if fault != "plan-traced: no traces arrived"] == []
+    assert all(cpu_ms > 0 for figures in cost.cpu_ms.values() for cpu_ms in figures)
+
+
+def test_the_unobserved_service_records_nothing(tmp_path: Path, fork_server: ForkServer) -> None:
+    service = SERVICES["plan-unobserved"]
+    with deployed(service, tmp_path, 0.01, fork_server.launch) as it:
+        assert drive_users(it.url, "idea", Scenario(3)).succeeded == 3
+        (run, *_) = request_json(f"{it.url}/api/runs")["runs"]
+        assert request_json(f"{it.url}/api/runs/{run['run_id']}/calls")["calls"] == []
+        with urllib.request.urlopen(f"{it.url}/metrics", timeout=30) as answer:  # noqa: S310
+            text = answer.read().decode()
+    counted = re.findall(r"^crewcapture_runs_total{.*} (.*)$", text, re.MULTILINE)
+    assert set(counted) <= {"0.0"}
+
+
+def test_the_cost_of_telemetry_is_the_median_of_the_differences_in_a_round() -> None:
+    figures = {"plan-unobserved": [4.0, 8.0, 4.1], "plan": [4.2, 8.1, 4.4]}
+    cost = TelemetryCost(100, {**figures, "plan-traced": [4.3, 8.4, 4.4]}, [])
+    assert (round(cost.recorded_ms, 3), round(cost.traced_ms, 3)) == (0.2, 0.1)
+
+
 def _events(*kinds: str) -> list[Received]:
     names = iter(REPORTS)
     return [
@@ -177,6 +208,7 @@ def test_the_report_holds_what_was_measured_as_tables_and_as_json(tmp_path: Path
     report.results = [_result("limit", 2.0), _result("plan", 4.0), _result("plan-two", 2.5)]
     add_ratios(report.results)
     cpu_ms: dict[Way, float] = {"alone": 3.0, "streamed": 4.0, "watched": 5.5}
+    cpu_ms |= {"paged": 6.05, "shown": 8.0}
     report.event_cost = EventCost(1000, 2, cpu_ms, 20.0, 11.0, [])
     report.storage_costs = [Cost("local", False, 1000, 0.4, 0.5)]
     write(report, tmp_path)
@@ -191,7 +223,7 @@ def test_the_report_holds_what_was_measured_as_tables_and_as_json(tmp_path: Path
     users, processes, events, storage = tables
     assert "| 4.0 s | 2.00 |" in users
     assert "| 25.0 runs/s | 40.0 runs/s | 1.60 |" in processes
-    assert "| 2.50 ms | under 3 ms |" in events
+    assert "| 2.50 ms | under 3 ms | 1.10 | at most 1.1 | 1.95 ms |" in events
     assert "| local | write, delete | 1,000 | 0.40 ms | 0.50 ms |" in storage
 
 

@@ -7,7 +7,9 @@ Each of many clients starts a run of its own by one POST. Then the runs are
 - `alone`: nobody asks for them again;
 - `streamed`: the same, but they were started with `"stream": true`;
 - `watched`: each client reads its run's events, from the first to the last. Model calls that begin
-  meanwhile are streamed.
+  meanwhile are streamed;
+- `paged`: each client reads them as the page of a run does, with the texts so far;
+- `shown`: the same, and then it loads the parts of the page and the report, as the page does.
 
 All ways end when no run is under way any more. Prints one JSON object.
 """
@@ -37,7 +39,7 @@ from tests.load.generator import REPORTS, profile
 from tests.load.loads import LONGEST_SECONDS, MODEL_SECONDS
 from tests.load.services import ROOT, SERVICES, Process, deployed, left_outputs, lost_runs
 
-Way = Literal["alone", "streamed", "watched"]
+Way = Literal["alone", "streamed", "watched", "paged", "shown"]
 
 _WAYS: tuple[Way, ...] = get_args(Way)
 _WARM_UP_RUNS = 5
@@ -69,6 +71,16 @@ class EventCost(msgspec.Struct):
         """What being watched adds to a run: its streamed calls, its events and their delivery."""
         return self.cpu_ms_per_run["watched"] - self.cpu_ms_per_run["alone"]
 
+    @property
+    def page_ratio(self) -> float:
+        """What a run watched on its page costs, in units of one watched through the API."""
+        return self.cpu_ms_per_run["paged"] / self.cpu_ms_per_run["watched"]
+
+    @property
+    def ms_per_end(self) -> float:
+        """What the page loads at the end of a run."""
+        return self.cpu_ms_per_run["shown"] - self.cpu_ms_per_run["paged"]
+
 
 def measure_events(
     runs: int = 1000,
@@ -88,7 +100,8 @@ def measure_events(
             for way in _WAYS * rounds:
                 done, cpu_seconds = _cpu_of(it.process, it.url, runs, way)
                 cpu_ms[way].append(cpu_seconds / runs * 1000)
-                events.update(done.events)
+                if way == "watched":
+                    events.update(done.events)
                 faults += [f"{count} x {error}" for error, count in done.errors.items()]
         if lost := lost_runs(folder, len(_WAYS) * (runs * rounds + _WARM_UP_RUNS)):
             faults.append(f"{lost} runs not saved once, as succeeded")
@@ -151,14 +164,24 @@ class _Clients:
             if response.status != 202:
                 return f"POST: {response.status}"
             run_id = (await response.json())["run_id"]
-        if way != "watched":
+        if way in ("alone", "streamed"):
             return None
-        async with self.session.get(f"{self.url}/api/runs/{run_id}/events") as response:
+        query = {} if way == "watched" else {"texts": "true"}
+        events = f"{self.url}/api/runs/{run_id}/events"
+        async with self.session.get(events, params=query) as response:
             if response.status != 200:
                 return f"events: {response.status}"
             received = [event async for event in events_of(response.content)]
         self.events.update(kind for _, kind, _ in received)
-        return fault_of(received, run_id)
+        return fault_of(received, run_id) or (await self._end(run_id) if way == "shown" else None)
+
+    async def _end(self, run_id: str) -> str | None:
+        """The end of a run on its page, which has shown the text of the last task until now."""
+        page = f"{self.url}/runs/{run_id}/live"
+        async with self.session.get(page, params={"has": "2.running"}) as response:
+            text = await response.text()
+        is_whole = response.status == 200 and 'class="report-pane"' in text
+        return None if is_whole else f"page: {response.status}"
 
 
 Received = tuple[int | None, str, dict[str, Any]]

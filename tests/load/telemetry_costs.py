@@ -1,0 +1,88 @@
+"""What metrics, records of calls and traces cost: the same runs in services with and without them.
+
+The services of `SERVICES` whose names begin with `plan` run side by side, each idle while another
+one is measured, and the rounds go through them in turns. So their differences say more than those
+of services that were measured minutes apart.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import msgspec
+
+from tests.commands import Launch, launch
+from tests.load.loads import MODEL_SECONDS, Scenario, drive_users, request_json
+from tests.load.services import SERVICES, Deployment, deployed, left_outputs, lost_runs
+
+WAYS: Final = ("plan-unobserved", "plan", "plan-traced")
+_WARM_UP_USERS: Final = 20
+_ROUNDS: Final = 7
+_CREW: Final = "idea"
+
+
+class TelemetryCost(msgspec.Struct):
+    """CPU per run of each service, a figure for each round."""
+
+    users: int
+    cpu_ms: dict[str, list[float]]
+    faults: list[str]
+
+    @property
+    def recorded_ms(self) -> float:
+        """What metrics and records of calls add to a run."""
+        return self._added("plan", "plan-unobserved")
+
+    @property
+    def traced_ms(self) -> float:
+        """What traces of a tenth of the runs add to a run."""
+        return self._added("plan-traced", "plan")
+
+    def _added(self, more: str, less: str) -> float:
+        pairs = zip(self.cpu_ms[more], self.cpu_ms[less], strict=True)
+        return median(one - other for one, other in pairs)
+
+
+def measure_telemetry(
+    users: int = 1000,
+    rounds: int = _ROUNDS,
+    model_seconds: float = MODEL_SECONDS,
+    start: Launch = launch,
+) -> TelemetryCost:
+    """Users of each service, in turns."""
+    cost = TelemetryCost(users, {way: [] for way in WAYS}, [])
+    with tempfile.TemporaryDirectory(prefix="crew-capture-bench-") as name, ExitStack() as stack:
+        services = {}
+        for way in WAYS:
+            (folder := Path(name) / way).mkdir()
+            start_it = deployed(SERVICES[way], folder, model_seconds, start)
+            services[way] = stack.enter_context(start_it)
+            drive_users(services[way].url, _CREW, Scenario(_WARM_UP_USERS))
+        for _ in range(rounds):
+            for way, service in services.items():
+                before = service.process.cpu_seconds()
+                load = drive_users(service.url, _CREW, Scenario(users))
+                spent = service.process.cpu_seconds() - before
+                cost.cpu_ms[way].append(spent / users * 1000)
+                cost.faults += [f"{way}: {n} x {error}" for error, n in load.errors.items()]
+        cost.faults += _faults(services, users * rounds + _WARM_UP_USERS)
+    return cost
+
+
+def _faults(services: Mapping[str, Deployment], runs: int) -> list[str]:
+    """What went wrong, and which service is not the one that its name says."""
+    found = []
+    for way, service in services.items():
+        if lost := lost_runs(service.folder, runs):
+            found.append(f"{way}: {lost} runs not saved once, as succeeded")
+        if left := left_outputs(service.folder):
+            found.append(f"{way}: {left} outputs left behind")
+        is_traced = request_json(f"{service.model_url}/stats")["trace_exports"] > 0
+        if is_traced != (way == "plan-traced"):
+            found.append(f"{way}: {'' if is_traced else 'no '}traces arrived")
+    return found
