@@ -237,7 +237,6 @@ async def open_service(
         lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=settings.lease_seconds)
         isolation = Isolation(partial(execute_isolated, settings), database, queries, worker)
         stalled_runs = StalledRunDispatcher(
-            database.clock,
             queries,
             worker,
             isolation,

@@ -80,12 +80,15 @@ async def open_queue(settings: Settings, database: Database) -> AsyncIterator[Ru
 
 
 async def _queue_driver(settings: Settings, database: Database) -> Driver:
+    # Hints in the hands of a lost worker are back before the leases of its runs end. A broker
+    # drops new hints of these runs until then.
+    redelivery_seconds = settings.lease_seconds / 2
     # Each broker's client needs a while to import.
     if settings.queue_url == "postgresql":
         from app.runs.queue.postgresql import PostgresqlDriver  # noqa: PLC0415
 
         return PostgresqlDriver(
-            driver_arguments(settings.database_url), redelivery_seconds=settings.lease_seconds
+            driver_arguments(settings.database_url), redelivery_seconds=redelivery_seconds
         )
     from app.runs.queue.nats import NatsDriver  # noqa: PLC0415
 
@@ -96,7 +99,7 @@ async def _queue_driver(settings: Settings, database: Database) -> Driver:
         credentials=settings.queue_credentials,
         ca_file=settings.queue_ca_file,
         replicas=settings.queue_replicas,
-        redelivery_seconds=settings.lease_seconds,
+        redelivery_seconds=redelivery_seconds,
     )
 
 

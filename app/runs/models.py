@@ -34,13 +34,10 @@ from app.runs.records import Webhook, WebhookKind, Webhooks
 IN_FLIGHT_SQL: Final = "status IN ('queued', 'running')"
 """The condition that a run is in flight, in SQL."""
 
-WAITS_FOR_ITS_TIME_SQL: Final = "not_before IS NOT NULL AND status = 'queued'"
-"""The condition that a queued run waits for its time, or has waited for it, in SQL."""
-
 _HAS_METADATA = text("run_metadata IS NOT NULL")
 _OF_AN_END_USER = text("end_user != ''")
 _IN_A_BATCH = text("batch_id IS NOT NULL")
-_WAITS_FOR_ITS_TIME = text(WAITS_FOR_ITS_TIME_SQL)
+_WAITS_FOR_ITS_TIME = text("not_before IS NOT NULL AND status = 'queued'")
 _HAS_ERROR = text("error_type IS NOT NULL")
 _OF_A_SCHEDULE = text("schedule_id IS NOT NULL")
 _OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT_SQL}")

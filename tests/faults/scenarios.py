@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from statistics import median
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -21,7 +23,10 @@ import aiohttp
 import psutil
 from sqlalchemy import Row, select, text, update
 
-from app.runs.models import CrewSlotRow, UserRun
+from app.access.api_keys import ApiKeys, Role
+from app.api.batch_request import MAX_BATCH
+from app.runs.events.event import EventType
+from app.runs.models import CrewSlotRow, RunEvent, UserRun
 from app.runs.records import UNSETTLED
 from app.schedules.models import ScheduleRow
 from tests.faults.deployment import LEASE_SECONDS, Deployment, Serving, Site, deployed, until
@@ -62,6 +67,10 @@ class _Pace:
 
 # Calls that are short, for loads that last as long as something else does.
 _SHORT = _Pace(0.3, 0.0)
+# Each call lasts as long as those of the promise to many users.
+_CROWDED = _Pace(1.0, 0.0)
+_TIMES_SUBMITTED = 5
+_MOST_SECONDS_TO_BEGIN = 2.0
 
 
 def _pace(runs: int) -> _Pace:
@@ -210,8 +219,9 @@ async def _machines(
         yield _Machines(deployment, accepting, workers, stack)
 
 
-async def _knows_crews(accepting: Serving) -> bool:
-    async with aiohttp.request("GET", f"{accepting.url}/api/crews") as response:
+async def _knows_crews(accepting: Serving, headers: Mapping[str, str] | None = None) -> bool:
+    url = f"{accepting.url}/api/crews"
+    async with aiohttp.request("GET", url, headers=headers) as response:
         return bool((await response.json())["crews"])
 
 
@@ -265,6 +275,83 @@ async def machine_killed(site: Site, runs: int, *, queue: str, is_emptied: bool 
         "all claimed by others after s": recovered_after,
         "all done after s": done,
     }
+
+
+async def crowd(site: Site, runs: int, *, queue: str) -> Figures:
+    """One owner queues a crowd of runs over two accepting processes; another submits one run.
+
+    `queue` is nats, postgresql, or empty for one process that executes what it accepts. The other's
+    runs must begin within two seconds, as it submits one after another: the median of them.
+    """
+    with ExitStack() as servers:
+        url = queue
+        if queue == "nats":
+            url = servers.enter_context(NatsServer(site.folder / "nats")).url
+        async with (
+            _deployment(site, _CROWDED, queue_url=url, auth="keys") as deployment,
+            AsyncExitStack() as stack,
+        ):
+            commands = [["serve"]]
+            if queue:
+                commands = [*[["worker"]] * 2, *[["serve", "--accept-only"]] * 2]
+            started = await _started(deployment, stack, *commands)
+            accepting = started[-2:]
+            keys = ApiKeys(deployment.database)
+            many, other = [
+                {"Authorization": f"Bearer {await keys.create(name, Role.USER)}"}
+                for name in ("many", "other")
+            ]
+            for one in accepting:
+                await until(partial(_knows_crews, one, many), 20)
+            async with asyncio.TaskGroup() as clients:
+                for number in range(runs // MAX_BATCH):
+                    clients.create_task(_submitted_crowd(accepting[number % len(accepting)], many))
+            waits = [
+                await _wait_to_begin(deployment, accepting[number % len(accepting)], other)
+                for number in range(_TIMES_SUBMITTED)
+            ]
+            left = len(await _unsettled(deployment))
+            for one in started:
+                one.end()
+            async with deployment.database.write() as connection:
+                await connection.execute(update(UserRun).values(status="cancelled"))
+    assert left > _TIMES_SUBMITTED, "the crowd was over"
+    assert median(waits) < _MOST_SECONDS_TO_BEGIN, waits
+    return {
+        "of the crowd not settled then": left,
+        "first wait s": waits[0],
+        "median wait s": median(waits),
+        "longest wait s": max(waits),
+    }
+
+
+async def _submitted_crowd(serving: Serving, headers: Mapping[str, str]) -> None:
+    body = {"crew": "idea", "inputs": [{"interest_area": "AI / Automation"}] * MAX_BATCH}
+    url = f"{serving.url}/api/runs/batch"
+    async with aiohttp.request("POST", url, json=body, headers=headers) as response:
+        assert response.status == 202, await response.text()
+
+
+async def _wait_to_begin(
+    deployment: Deployment, serving: Serving, headers: Mapping[str, str]
+) -> float:
+    """Submit a run, and wait until its first task begins; the seconds between the two."""
+    url, body = f"{serving.url}/api/runs", {"crew": "idea"}
+    async with aiohttp.request("POST", url, json=body, headers=headers) as response:
+        answer = await response.json()
+        assert response.status == 202, answer
+    begun: list[datetime] = []
+
+    async def has_begun() -> bool:
+        query = select(RunEvent.at).where(
+            RunEvent.run_id == UUID(answer["run_id"]), RunEvent.type == EventType.TASK_STARTED
+        )
+        async with deployment.database.read() as connection:
+            begun[:] = await connection.scalars(query)
+        return bool(begun)
+
+    await until(has_begun, _END_SECONDS)
+    return (min(begun) - datetime.fromisoformat(answer["created_at"])).total_seconds()
 
 
 async def workers_replaced(site: Site, runs: int, *, queue: str) -> Figures:

@@ -12,10 +12,11 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.commands import launch
 from tests.faults import scenarios
@@ -24,6 +25,7 @@ from tests.faults.scenarios import Figures, Scenario
 
 _DATABASES = ("sqlite", "postgresql")
 _BACKENDS = ("local", "s3", "memory+s3")
+_AnyScenario = Callable[..., Coroutine[Any, Any, Figures]]
 # No case may take longer, whatever hangs.
 _CASE_SECONDS = 400.0
 
@@ -47,17 +49,8 @@ def cases() -> Iterator[Case]:
         yield Case("process_killed", scenarios.process_killed, database, backend, runs)
     for database, backend in everywhere:
         yield Case("one_worker_killed", scenarios.one_worker_killed, database, backend, 300)
-    for queue, is_emptied in (("nats", False), ("nats", True), ("postgresql", False)):
-        killed = partial(scenarios.machine_killed, queue=queue, is_emptied=is_emptied)
-        yield Case("machine_killed", killed, "postgresql", "local", 2000)
-    for queue in ("nats", "postgresql"):
-        replaced = partial(scenarios.workers_replaced, queue=queue)
-        yield Case("workers_replaced", replaced, "postgresql", "local", 300)
-    yield Case("network_cut", scenarios.network_cut, "postgresql", "local", 300)
-    yield Case("limits_shared", scenarios.limits_shared, "postgresql", "local", 300)
+    yield from _cases_of_machines()
     yield from (Case("crew_limited", scenarios.crew_limited, *on, 300) for on in on_local)
-    away = partial(scenarios.machines_without_database, away_seconds=30)
-    yield Case("machines_without_database", away, "postgresql", "local", 300)
     for database, backend in on_local:
         scenario = scenarios.killed_at_a_due_time
         yield Case("killed_at_a_due_time", scenario, database, backend, 120)
@@ -80,6 +73,23 @@ def cases() -> Iterator[Case]:
     for backend in ("s3", "memory+s3", "s3+local"):
         away = partial(scenarios.objects_killed, away_seconds=30)
         yield Case("objects_killed", away, "sqlite", backend, 300)
+
+
+def _cases_of_machines() -> Iterator[Case]:
+    """Those in which processes share runs by a queue."""
+
+    def case(scenario: _AnyScenario, runs: int, **options: Any) -> Case:
+        return Case(scenario.__name__, partial(scenario, **options), "postgresql", "local", runs)
+
+    for queue, is_emptied in (("nats", False), ("nats", True), ("postgresql", False)):
+        yield case(scenarios.machine_killed, 2000, queue=queue, is_emptied=is_emptied)
+    for queue in ("nats", "postgresql", ""):
+        yield case(scenarios.crowd, 5000, queue=queue)
+    for queue in ("nats", "postgresql"):
+        yield case(scenarios.workers_replaced, 300, queue=queue)
+    yield case(scenarios.network_cut, 300)
+    yield case(scenarios.limits_shared, 300)
+    yield case(scenarios.machines_without_database, 300, away_seconds=30)
 
 
 def main() -> int:

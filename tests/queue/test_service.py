@@ -103,7 +103,7 @@ async def test_an_unreachable_broker_stops_the_start_with_one_line(
     assert "secret" not in str(raised.value)
 
 
-async def test_ids_that_a_lost_worker_received_are_delivered_again_when_leases_end(
+async def test_ids_that_a_lost_worker_received_are_delivered_again_before_leases_end(
     settings: MakeSettings, nats_server: NatsServer, migrated_postgresql_url: str
 ) -> None:
     database = {"database_url": migrated_postgresql_url, "lease_seconds": 11}
@@ -111,7 +111,7 @@ async def test_ids_that_a_lost_worker_received_are_delivered_again_when_leases_e
         made = settings(queue_url=url, **database)
         async with open_database(made) as opened, open_queue(made, opened) as queue:
             assert queue is not None
-            assert queue.redelivery_seconds == made.lease_seconds
+            assert queue.redelivery_seconds == made.lease_seconds / 2
 
 
 def test_the_login_of_the_first_server_is_that_of_all() -> None:

@@ -349,7 +349,6 @@ async def running_service(
     )
     lease_keeper = LeaseKeeper(database, rows, worker, lease_seconds=60)
     stalled_runs = StalledRunDispatcher(
-        database.clock,
         queries,
         worker,
         cast(Isolation, _NoIsolation(worker)),

@@ -104,5 +104,5 @@ async def test_a_cancelled_turn_is_kept_nowhere() -> None:
         task.cancel()
     await asyncio.gather(*waiting[:3], return_exceptions=True)
     assert [len(queue) for queue in slots._waiting.values()] == [1]
-    slots.release()
+    slots.release("a")
     await waiting[3]

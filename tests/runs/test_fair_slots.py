@@ -22,7 +22,7 @@ async def _runs(turns: FairSlots, owners: str) -> tuple[list[str], list[asyncio.
         await turns.acquire(owner)
         begun.append(owner)
         await asyncio.sleep(0)
-        turns.release()
+        turns.release(owner)
 
     runs = [asyncio.create_task(run(owner)) for owner in owners]
     await asyncio.sleep(0)
@@ -44,7 +44,7 @@ async def test_the_end_users_of_an_owner_get_its_slots_in_turn() -> None:
         await turns.acquire(owner, priority, end_user)
         begun.append(owner + end_user)
         await asyncio.sleep(0)
-        turns.release()
+        turns.release(owner)
 
     waiting = [("a", "1")] * 3 + [("a", "2"), ("b", "1"), ("a", "3")]
     runs = [asyncio.create_task(run(*one)) for one in waiting]
@@ -65,7 +65,7 @@ async def test_as_many_run_at_once_as_there_are_slots() -> None:
         most = max(most, running)
         await asyncio.sleep(0)
         running -= 1
-        turns.release()
+        turns.release(owner)
 
     for _ in range(2):  # the second time with slots that were given back
         await asyncio.gather(*(run(owner) for owner in "abc" * 20))
@@ -86,7 +86,7 @@ async def test_a_run_that_gives_up_as_its_turn_comes_passes_the_slot_on() -> Non
     turns = FairSlots(1)
     await turns.acquire("a")
     begun, runs = await _runs(turns, "bc")
-    turns.release()
+    turns.release("a")
     runs[0].cancel()  # its turn has come, but it has not heard of it
     await asyncio.gather(*runs, return_exceptions=True)
     assert begun == ["c"]
@@ -145,3 +145,43 @@ async def test_another_users_stalled_run_is_claimed_before_five_thousand_older_o
 
 async def _never(_: Mapping[str, object], stage: Stage) -> None:
     await asyncio.Event().wait()
+
+
+async def test_the_last_slots_are_kept_for_owners_that_hold_few() -> None:
+    turns = FairSlots(8, reserve=2)
+    crowd = [asyncio.create_task(turns.acquire("crowd")) for _ in range(8)]
+    await asyncio.sleep(0)
+    assert [task.done() for task in crowd] == [True] * 6 + [False] * 2
+    for owner in ("a", "b"):
+        await asyncio.wait_for(turns.acquire(owner), 5)
+    assert turns.free == 0
+    turns.release("a")  # the crowd holds more than the reserve
+    await asyncio.sleep(0)
+    assert [task.done() for task in crowd] == [True] * 6 + [False] * 2
+    for _ in range(3):
+        turns.release("crowd")
+    await asyncio.gather(*crowd)
+    assert (turns.used, turns.free) == (6, 2)
+
+
+async def test_an_unknown_owner_may_hold_all_slots() -> None:
+    turns = FairSlots(8, reserve=2)
+    for _ in range(8):
+        await asyncio.wait_for(turns.acquire(""), 5)
+    assert turns.free == 0
+
+
+async def test_another_users_run_starts_while_a_crowd_of_long_runs_has_the_slots(
+    database: Database, store: OutputStore
+) -> None:
+    async with running_service(database, store, _never, max_in_flight=64, max_queued=6000) as parts:
+        await parts.runs.submit_many("poem", [{"topic": "rain"}] * 100, MANY)
+        run_id = await parts.submit("poem", {"topic": "snow"}, ONE)
+
+        async def is_running() -> bool:
+            return (await parts.runs.get(run_id, ONE)).started_at is not None
+
+        await until(is_running)
+        assert parts.worker.slots.used == 63
+        parts.runs.accepting = False
+        await parts.worker.drain(0)

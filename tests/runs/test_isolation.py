@@ -211,7 +211,6 @@ async def test_failed_attempts_decide_where_a_run_is_executed(
                 row = update(UserRun).where(UserRun.run_id == run.run_id)
                 await connection.execute(row.values(attempt=attempt, lease_until=None))
         dispatcher = StalledRunDispatcher(
-            database.clock,
             parts.queries,
             parts.worker,
             cast(Isolation, recorder),

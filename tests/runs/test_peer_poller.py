@@ -8,10 +8,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.db import Database
+from app.db import Database, DatabaseClock
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
 from app.runs.events.token_relay import TokenRelay
+from app.runs.execution.peer_poller import PeerPoller
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import NewRun
@@ -106,6 +107,32 @@ async def test_events_and_tokens_of_one_poll_are_published_in_their_order(
     async with running_service(database, store) as parts:
         types = await _received(parts.events, peer.run_id, parts.peer_poller.start)
     assert types == ["task.started", "task.tokens", "task.finished"]
+
+
+async def test_events_during_a_pause_of_the_process_are_published_after_it(
+    database: Database, store: OutputStore
+) -> None:
+    pause, peer = 0.0, Executing(database)
+    await peer.claim()
+    async with running_service(database, store) as parts:
+        poller = PeerPoller(
+            "paused",
+            DatabaseClock(lambda: datetime.now(UTC).timestamp() + pause),
+            parts.worker,
+            parts.events,
+            parts.queries,
+            TokenRelay(database, "paused"),
+        )
+        with parts.events.subscribe(
+            peer.run_id, tokens=False, after_seq=EventSeq.first(1), heartbeat_seconds=60
+        ) as subscriber:
+            await poller.run_once()
+            await peer.report(EventType.TASK_STARTED)
+            pause = 60.0
+            await poller.run_once()
+            async with asyncio.timeout(20):
+                (event,) = await subscriber.receive()
+    assert event.type is EventType.TASK_STARTED
 
 
 async def _received(events: EventHub, run_id: UUID, start: Callable[[], None]) -> list[EventType]:

@@ -39,7 +39,7 @@ async def test_an_owners_runs_get_slots_by_priority_and_owners_in_turn() -> None
         ):
             waiting.create_task(run(name, owner, priority))
         await asyncio.sleep(0)
-        slots.release()
+        slots.release("x")
         await until(lambda: _length(begun, 6))
         await slots.acquire("x")
     assert begun == ["a5", "b9", "a5 again", "b0", "a0", "a-1"]

@@ -17,7 +17,7 @@ from app.runs.execution.consumer import QueueConsumer
 from app.runs.execution.dispatch import QueueDispatcher
 from app.runs.queue.base import Hint, RunQueue
 from app.runs.queue.in_process import InProcessBroker, InProcessDriver
-from app.runs.records import QUEUE, DispatchedRun, RunOptions, RunStatus
+from app.runs.records import QUEUE, ClaimedRun, DispatchedRun, RunOptions, RunStatus
 from storage import OutputStore
 from tests.runs.scripted import Parts, Stage, running_service, succeed, until
 
@@ -238,6 +238,40 @@ async def test_a_worker_with_all_slots_used_leaves_runs_to_others(machines: Mach
             assert await settled(accepting, *others) == [RunStatus.SUCCEEDED] * 6
         go_on.set()
         assert await settled(accepting, *first) == [RunStatus.SUCCEEDED] * 2
+
+
+async def test_a_worker_claims_little_ahead_of_the_runs_that_begin(machines: Machines) -> None:
+    go_on = asyncio.Event()
+
+    async def never(inputs: Mapping[str, object], stage: Stage) -> None:
+        await asyncio.Event().wait()
+
+    async with (
+        machines.machine(max_queued=400) as one,
+        machines.machine(never, max_in_flight=300) as working,
+    ):
+        claim = working.rows.claim
+
+        async def claim_later(run_id: UUID) -> ClaimedRun | None:
+            await go_on.wait()
+            return await claim(run_id)
+
+        working.rows.claim = claim_later  # type: ignore[method-assign]
+        start(working)
+        await one.runs.submit_many("poem", [INPUTS] * 400, OPERATOR)
+
+        async def is_paced() -> bool:
+            return not working.worker.has_free_slot("poem")
+
+        await until(is_paced)
+        assert len(working.worker) == 225
+        go_on.set()
+
+        async def is_full() -> bool:
+            return len(working.worker) == 300
+
+        await until(is_full)
+        working.engine.script = succeed
 
 
 async def test_turns_rotate_between_owners_over_all_accepting_processes(machines: Machines) -> None:

@@ -165,7 +165,7 @@ async def test_a_queued_run_says_what_it_waits_for(database: Database, store: Ou
         await parts.worker.slots.acquire("someone")
         await presence.run_once()
         assert await reason() == "no_slot"
-        parts.worker.slots.release()
+        parts.worker.slots.release("someone")
         await WorkerRepository(database).drain("w")
         assert await reason() == "no_worker"
 
@@ -177,7 +177,7 @@ async def test_a_run_that_waits_for_a_slot_here_says_so(
         await parts.worker.slots.acquire("another owner")
         run = await parts.runs.submit("poem", {"topic": "rain"}, OPERATOR)
         assert await parts.runs.queue_reason(run) == "no_slot"
-        parts.worker.slots.release()
+        parts.worker.slots.release("another owner")
         ended = await parts.runs.wait(run, OPERATOR)
         assert await parts.runs.queue_reason(ended) is None
 

@@ -10,7 +10,8 @@ from app.runs.queue.base import QueueUnavailable, RunQueue
 
 logger = logging.getLogger("crew_capture.runs")
 
-_MAX_BATCH: Final = 100
+# Hints that a broker has sent wait here while no slot is free.
+_MAX_BATCH: Final = 32
 _WAIT_SECONDS: Final = 5.0
 _FIRST_BACKOFF_SECONDS: Final = 0.1
 _MAX_BACKOFF_SECONDS: Final = 2.0

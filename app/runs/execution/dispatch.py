@@ -11,7 +11,7 @@ from app.runs.background import PeriodicService
 from app.runs.execution.consumer import QueueConsumer
 from app.runs.execution.live_updates import CANCELLED_TOPIC
 from app.runs.execution.worker import Worker
-from app.runs.persistence.published_runs import PublishedRuns
+from app.runs.persistence.published_runs import PublishedRuns, StalledCounts
 from app.runs.persistence.queries import RunQueries
 from app.runs.queue.base import Hint, QueueUnavailable, RunQueue
 from app.runs.records import DispatchedRun
@@ -22,10 +22,13 @@ _INTERVAL_SECONDS: Final = 1.0
 _BACKLOG_INTERVAL_SECONDS: Final = 0.1
 # Submissions of so long share a pass.
 _REST_SECONDS: Final = 0.02
-# How many ids of a crew wait at the broker, at least, at first and at most.
+# How many ids of a crew wait at the broker, at least and at most, as far as this process publishes
+# them. A new owner's first run waits behind these.
 _MIN_AHEAD: Final = 4
-_FIRST_AHEAD: Final = 64
-_MAX_AHEAD: Final = 1024
+_MAX_AHEAD: Final = 64
+# How many runs of lost workers are published at a time.
+_MAX_BEGUN: Final = 1000
+_NONE: Final = StalledCounts(0, 0)
 
 
 class Dispatcher(Protocol):
@@ -89,8 +92,8 @@ class _Window:
     where owners have turns.
     """
 
-    size: int = _FIRST_AHEAD
-    room: int = _FIRST_AHEAD
+    size: int = _MAX_AHEAD
+    room: int = _MAX_AHEAD
 
     def adapt(self, waiting: int, backlog: int) -> None:
         """Set the size by the ids that wait at the broker now, and the room by the size."""
@@ -99,7 +102,7 @@ class _Window:
             if is_needed:
                 self.size = min(2 * self.size, _MAX_AHEAD)
             elif not waiting:
-                self.size = max(self.size, _FIRST_AHEAD)
+                self.size = _MAX_AHEAD
         elif waiting > self.size // 2:
             self.size = max(self.size // 2, _MIN_AHEAD)
         self.room = max(0, self.size - waiting)
@@ -109,7 +112,8 @@ class QueueDispatcher(PeriodicService):
     """Publishes runs a little ahead of free slots; turns rotate between owners, over all processes.
 
     A new run is published at once if there is room for it. Other stalled runs are published by
-    passes over the database, those of lost workers among them. While the broker is away, new runs
+    passes over the database, those of lost workers among them. A pass begins when the next lease
+    ends, or after a second. While the broker is away, new runs
     join the backlog.
     """
 
@@ -125,7 +129,7 @@ class QueueDispatcher(PeriodicService):
         self._queue = queue
         self._runs = runs
         self._windows: dict[str, _Window] = {}
-        self._backlog: Mapping[str, int] = {}
+        self._backlog: Mapping[str, StalledCounts] = {}
         self._added = 0
         self._are_hints_lost = False
         queue.on_lost = self._republish
@@ -133,11 +137,11 @@ class QueueDispatcher(PeriodicService):
     @property
     def load(self) -> int:
         """The runs in the backlog of all processes, about, and those published since."""
-        return sum(self._backlog.values()) + self._added
+        return sum(stalled.runs for stalled in self._backlog.values()) + self._added
 
     def reserve(self, crew: str, count: int) -> bool:
         window = self._windows.setdefault(crew, _Window())
-        if not self._queue.is_connected or self._backlog.get(crew) or window.room < count:
+        if not self._queue.is_connected or crew in self._backlog or window.room < count:
             return False
         window.room -= count
         if window.room < window.size // 2:
@@ -182,20 +186,25 @@ class QueueDispatcher(PeriodicService):
                 await self._runs.release()
                 self._backlog = await self._runs.backlog()
             for crew in sorted({*self._backlog, *self._windows}):
-                await self._publish(crew, self._backlog.get(crew, 0))
+                await self._publish(crew, self._backlog.get(crew, _NONE))
         except QueueUnavailable as error:
             logger.debug("%s; runs wait in the database", error)
             self._are_hints_lost = True
+        seconds = await self._runs.seconds_to_next_stall(self.interval_seconds)
+        if seconds is not None:
+            pause = max(seconds, _BACKLOG_INTERVAL_SECONDS)
+            asyncio.get_running_loop().call_later(pause, self.wake)
 
-    async def _publish(self, crew: str, backlog: int) -> None:
+    async def _publish(self, crew: str, backlog: StalledCounts) -> None:
         window = self._windows.setdefault(crew, _Window())
-        if not backlog and window.room == window.size:
+        if not backlog.runs and window.room == window.size:
             return  # nothing was published since the last pass
-        window.adapt(await self._queue.waiting(crew), backlog)
-        if not backlog:
+        window.adapt(await self._queue.waiting(crew), backlog.runs)
+        if not backlog.runs:
             return
-        if window.room:
-            run_ids = await self._runs.hold(crew, window.room)
+        # Those of lost workers have waited for a lease: they need no room in the window.
+        if count := max(window.room, min(backlog.begun, _MAX_BEGUN)):
+            run_ids = await self._runs.hold(crew, count)
             await self._queue.publish([Hint(run_id, crew) for run_id in run_ids])
         # New runs are published by passes until the backlog is empty.
         window.room = 0

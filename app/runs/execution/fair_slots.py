@@ -1,7 +1,7 @@
 """Slots for runs, shared fairly: owners whose runs wait get freed slots in turn."""
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -56,11 +56,16 @@ class FairSlots:
     An owner's runs are in the order of their priorities. Among equal ones its end users are in
     turn, each with its runs in the order of their arrival. So a run waits for at most one run of
     each other owner before it is the first of its own.
+
+    The last `reserve` slots are kept for owners that hold fewer than that. So an owner with a
+    crowd of long runs leaves slots to others. An unknown owner, '', may hold all slots.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, *, reserve: int = 0) -> None:
         self.count: Final = slots
         self._free = slots
+        self._reserve = reserve
+        self._held: Counter[str] = Counter()
         # Owners in the order of their turns; an owner without waiting runs has no queue.
         self._waiting: OrderedDict[str, _Queue] = OrderedDict()
 
@@ -81,12 +86,12 @@ class FairSlots:
         try:
             yield
         finally:
-            self.release()
+            self.release(owner)
 
     async def acquire(self, owner: str, priority: int = 0, end_user: str = "") -> None:
         """Wait for this owner's turn, and hold a slot until `release`."""
-        if self._free:  # then no run waits
-            self._free -= 1
+        if self._may_hold(owner):  # then no run of its own waits
+            self._hold(owner)
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(owner, _Queue()).add(turn, priority, end_user)
@@ -96,20 +101,33 @@ class FairSlots:
             if turn.cancelled():
                 self._remove(owner, turn, priority, end_user)
             else:  # it got its slot all the same
-                self.release()
+                self.release(owner)
             raise
 
-    def release(self) -> None:
-        """Hand a slot to the owner whose turn it is, or free it."""
-        while self._waiting:
-            owner, queue = self._waiting.popitem(last=False)
+    def release(self, owner: str) -> None:
+        """Free a slot of this owner, and hand free slots to the owners whose turn it is."""
+        self._free += 1
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner]
+        while (next_owner := next(filter(self._may_hold, self._waiting), None)) is not None:
+            queue = self._waiting.pop(next_owner)
             turn = queue.pop()
             if queue:
-                self._waiting[owner] = queue  # behind the others
+                self._waiting[next_owner] = queue  # behind the others
             if not turn.done():  # otherwise it was cancelled just now
+                self._hold(next_owner)
                 turn.set_result(None)
-                return
-        self._free += 1
+
+    def _may_hold(self, owner: str) -> bool:
+        """Whether a slot is free for this owner."""
+        if self._free > self._reserve or not owner:
+            return self._free > 0
+        return self._free > 0 and self._held[owner] < self._reserve
+
+    def _hold(self, owner: str) -> None:
+        self._free -= 1
+        self._held[owner] += 1
 
     def _remove(self, owner: str, turn: asyncio.Future[None], priority: int, end_user: str) -> None:
         """Remove a cancelled turn, so that it keeps no memory until slots are released."""

@@ -8,7 +8,7 @@ import logging
 from time import monotonic
 from typing import Final
 
-from app.db import Database, DatabaseClock, DatabaseUnavailable
+from app.db import Database, DatabaseUnavailable
 from app.logs import lines_of_run
 from app.runs.background import PeriodicService
 from app.runs.execution.isolation import Isolation
@@ -23,8 +23,6 @@ logger = logging.getLogger("crew_capture.runs")
 _INTERVAL_SECONDS: Final = 5.0
 # Enough to keep a worker busy until the next pass.
 _RUNS_PER_PASS: Final = 1000
-# A lease has ended when its end has passed.
-_MARGIN_SECONDS: Final = 0.01
 # One in a group, one alone, and some for services that end meanwhile.
 _MORE_ATTEMPTS: Final = 5
 
@@ -90,7 +88,7 @@ class StalledRunDispatcher(PeriodicService):
     """Dispatches stalled runs to this worker, and gives up those that stalled too often.
 
     Runs whose `not_before` has passed are dispatched as well: until then, they have a lease that no
-    worker holds.
+    worker holds. A pass begins when the next lease ends, if that is before the end of the interval.
 
     Dispatched runs that ended elsewhere are cancelled here, also those whose rows are deleted.
 
@@ -105,7 +103,6 @@ class StalledRunDispatcher(PeriodicService):
 
     def __init__(
         self,
-        clock: DatabaseClock,
         queries: RunQueries,
         worker: Worker,
         isolation: Isolation,
@@ -116,7 +113,6 @@ class StalledRunDispatcher(PeriodicService):
         """With `is_shared`, a queue dispatches the runs that are not suspected."""
         super().__init__(_INTERVAL_SECONDS)
         self._is_shared = is_shared
-        self._clock = clock
         self._queries = queries
         self._worker = worker
         self._isolation = isolation
@@ -157,12 +153,6 @@ class StalledRunDispatcher(PeriodicService):
                         )
                 self._worker.dispatch(DispatchedRun.of(run))
         self._isolation.execute_in_groups(suspects)
-        await self._wake_at_next_time()
-
-    async def _wake_at_next_time(self) -> None:
-        """Begin the next pass when the next deferred run may begin, if that is soon."""
-        next_time = await self._queries.next_time()
-        if next_time is not None:
-            seconds = (next_time - self._clock.now()).total_seconds() + _MARGIN_SECONDS
-            if seconds < self.interval_seconds:
-                asyncio.get_running_loop().call_later(max(0.0, seconds), self.wake)
+        seconds = await self._queries.seconds_to_next_stall(self.interval_seconds)
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, self.wake)

@@ -1,7 +1,7 @@
 """Polls the database for changes that other processes made."""
 
 from collections.abc import Callable, Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from operator import itemgetter
 from time import monotonic
 from typing import Final
@@ -47,6 +47,7 @@ class PeerPoller(PeriodicService):
         self._changed: set[UUID] = set()
         self._is_due = True
         self._due_at = 0.0
+        self._polled_at = clock.now()
         self.on_subscription: Callable[[], None] = lambda: None
         """Is called when this process has subscribed to tokens of other processes."""
 
@@ -66,7 +67,7 @@ class PeerPoller(PeriodicService):
             return
         self._is_due = False
         self._due_at = monotonic() + _INTERVAL_SECONDS
-        since = self._clock.now() - _LOOK_BACK
+        begun, since = self._clock.now(), self._since
         if len(self._worker):
             for run_id in await self._queries.cancelled(self._worker_name, since):
                 self._worker.cancel(run_id)
@@ -75,13 +76,18 @@ class PeerPoller(PeriodicService):
         if await self._tokens.subscribe(self._events.subscribed_runs(tokens=True) - executed_here):
             self.on_subscription()
         await self._publish_events(self._events.subscribed_runs() - executed_here)
+        self._polled_at = begun
+
+    @property
+    def _since(self) -> datetime:
+        """The time from which changes may be new. Polling may have paused, with the process."""
+        return min(self._polled_at, self._clock.now()) - _LOOK_BACK
 
     async def _publish_events(self, run_ids: Collection[UUID]) -> None:
         """Publish new events of these runs, and all tokens for this process."""
-        since = self._clock.now() - _LOOK_BACK
         happened = []
         if run_ids:
-            for event in await self._queries.events(run_ids, since=since):
+            for event in await self._queries.events(run_ids, since=self._since):
                 happened.append(((event.run_id, event.seq or 0, 0), event))
         # Tokens are read last, so that the events that they follow have been read already.
         happened += await self._tokens.receive()

@@ -27,8 +27,9 @@ class QueuePoller(PeriodicService):
 
     async def run_once(self) -> None:
         """Query and dispatch. Raises DatabaseUnavailable."""
-        free = min(self._worker.slots.count - len(self._worker), _RUNS_PER_PASS)
-        if free <= 0:
+        # Runs that wait here for their owner's turn hold no slot, and hide no other owner's runs.
+        free = min(self._worker.slots.free, _RUNS_PER_PASS)
+        if not free:
             return
         for run in await self._queries.stalled(self._worker.crews, free, failed_below=1):
             if run.run_id not in self._worker:

@@ -81,6 +81,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("crew_capture.runs")
 
+# One slot of so many is kept for owners that hold few.
+_SLOTS_PER_RESERVED: Final = 32
+# The last quarter of the slots is filled by a queue as fast as runs begin, so many at a time.
+# Thousands of runs that are claimed together would progress together, and free no slot for long.
+_PACED_PART: Final = 4
+_MAX_BEGINNING: Final = 128
+
 # The `error_type` in a run's row for each error that ends a crew.
 _ERROR_TYPES: Mapping[type[Exception], str] = {
     BudgetExceeded: "budget_exceeded",
@@ -200,7 +207,7 @@ class Worker:
         }
         self.crews: Final = frozenset(crew.name for crew in crews)
         """The names of the registered crews: no run of another crew is dispatched here."""
-        self._slots = FairSlots(max_in_flight)
+        self._slots = FairSlots(max_in_flight, reserve=max_in_flight // _SLOTS_PER_RESERVED)
         self._slots_of_crews = {
             crew.name: FairSlots(limit)
             for crew in crews
@@ -211,6 +218,7 @@ class Worker:
         }
         self._crews = crews
         self._active: dict[UUID, _ActiveRun] = {}
+        self._beginning: set[UUID] = set()  # the delivered runs whose crews have not begun
         self._changed = asyncio.Event()
         self._call_metrics = CallMetrics()
         self._database_is_away = False
@@ -263,20 +271,26 @@ class Worker:
             return
         run = DispatchedRun(run_id, "", crew)
         task = asyncio.create_task(metered(None, self._execute_in_slot, run))
+        self._beginning.add(run_id)
         self._activate(run, _ActiveRun(task, acknowledge=acknowledge))
 
     async def free_slots(self, crew: str) -> int:
-        """Wait until a run of this crew would get a slot at once, and return for how many."""
+        """Wait until a run of this crew is to be received, and return how many.
+
+        Each would get a slot at once.
+        """
         while (count := self._free_slots(crew)) <= 0:
             await self._changed.wait()
         return count
 
     def has_free_slot(self, crew: str) -> bool:
-        """Whether a run of this crew would get a slot at once."""
+        """Whether a run of this crew is to be received: it would get a slot at once."""
         return self._free_slots(crew) > 0
 
     def _free_slots(self, crew: str) -> int:
         free = self._slots.count - len(self._active)
+        at_once = free - self._slots.count // _PACED_PART
+        free = min(free, max(at_once, _MAX_BEGINNING - len(self._beginning)))
         of_crew = self._slots_of_crews.get(crew)
         return free if of_crew is None else min(free, of_crew.count - of_crew.used)
 
@@ -415,12 +429,17 @@ class Worker:
     def _forget(self, run: DispatchedRun, active: _ActiveRun) -> None:
         if self._active.get(run.run_id) is active:
             del self._active[run.run_id]
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._begun(run.run_id)
         task = active.task
         if not task.cancelled() and (error := task.exception()) is not None:
             with lines_of_run(run.run_id, run.crew):
                 logger.error("Run %s was not settled", run.run_id, exc_info=error)
+
+    def _begun(self, run_id: UUID) -> None:
+        """Wake what waits for free slots: a run has begun, or has ended."""
+        self._beginning.discard(run_id)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def _execute_in_slot(self, run: DispatchedRun) -> Run | None:
         # The crew's own slots first: a run that waits for them keeps no slot from other crews.
@@ -437,7 +456,8 @@ class Worker:
 
     async def _execute(self, run_id: UUID, active: _ActiveRun) -> Run | None:
         active.waits_for_slot = False
-        await turn()  # the runs of a batch are dispatched together
+        if active.acknowledge is None:
+            await turn()  # the runs of a batch are dispatched together; few are delivered together
         claimed = await self._persist(lambda: self._rows.claim(run_id))
         if active.acknowledge is not None:
             active.acknowledge()
@@ -454,6 +474,8 @@ class Worker:
             active.trace = RunTrace.begin(self._tracing, claimed, active.dispatched_at)
         with active.trace or nullcontext(), lines_of_run(run_id, claimed.crew, claimed.attempt):
             await turn()  # runs are claimed in groups
+            if run_id in self._beginning:
+                self._begun(run_id)
             return await self._execute_claimed(claimed, active)
 
     async def _execute_claimed(self, claimed: ClaimedRun, active: _ActiveRun) -> Run | None:

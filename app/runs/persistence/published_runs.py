@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -9,8 +10,20 @@ from sqlalchemy import func, select, update
 from app.db import Database
 from app.runs.models import UserRun
 from app.runs.persistence.leases import Leases
-from app.runs.persistence.queries import failed_attempts, is_stalled, stalled_runs
+from app.runs.persistence.queries import (
+    failed_attempts,
+    is_stalled,
+    seconds_to_next_stall,
+    stalled_runs,
+)
 from app.runs.records import QUEUE
+
+
+class StalledCounts(NamedTuple):
+    """The number of stalled runs of a crew, and of those among them that had begun."""
+
+    runs: int
+    begun: int
 
 
 class PublishedRuns:
@@ -31,15 +44,18 @@ class PublishedRuns:
         self._leases = Leases(database, worker=QUEUE, duration=self._lease)
         self._is_trusted = failed_attempts < max_failed_attempts
 
-    async def backlog(self) -> Mapping[str, int]:
-        """The number of stalled runs by crew."""
+    async def backlog(self) -> Mapping[str, "StalledCounts"]:
+        """The numbers of stalled runs by crew."""
         query = (
-            select(UserRun.crew, func.count())
+            select(UserRun.crew, func.count(), func.count().filter(UserRun.attempt > 0))
             .where(*is_stalled(self._database.clock.now()), self._is_trusted)
             .group_by(UserRun.crew)
         )
         async with self._database.read() as connection:
-            return {crew: int(count) for crew, count in await connection.execute(query)}
+            return {
+                crew: StalledCounts(int(runs), int(begun))
+                for crew, runs, begun in await connection.execute(query)
+            }
 
     async def hold(self, crew: str, count: int) -> Sequence[UUID]:
         """Hold the next stalled runs of a crew, owners in turn; returns their ids in that order.
@@ -65,6 +81,10 @@ class PublishedRuns:
                 .values(worker=QUEUE, lease_until=now + self._lease)
             )
         return [run_id for run_id in run_ids if run_id in held]
+
+    async def seconds_to_next_stall(self, at_most: float) -> float | None:
+        """The seconds until the next lease of a run in flight ends; None if all are longer."""
+        return await seconds_to_next_stall(self._database, at_most)
 
     async def release(self) -> None:
         """End all holds: the broker may have lost the ids."""

@@ -5,7 +5,7 @@ import binascii
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -20,7 +20,6 @@ from sqlalchemy import (
     cast,
     extract,
     func,
-    literal_column,
     null,
     or_,
     select,
@@ -39,7 +38,6 @@ from app.runs.call_records import (
 from app.runs.errors import InvalidInput
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.models import (
-    WAITS_FOR_ITS_TIME_SQL,
     RunCalls,
     RunEvent,
     UserRun,
@@ -106,7 +104,8 @@ _STALLED: Final = (
     UserRun.end_user,
 )
 # Literally the condition of the partial index.
-_QUEUED_WITH_A_TIME: Final[Any] = literal_column(WAITS_FOR_ITS_TIME_SQL)
+# A lease has ended when its end has passed.
+_MARGIN_SECONDS: Final = 0.01
 _cost: Final[ColumnElement[Any]] = cast(UserRun.usage[COST].as_string(), BigInteger)
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _DELIVERY: Final = tuple(getattr(WebhookDelivery, name) for name in Delivery.__dataclass_fields__)
@@ -132,6 +131,18 @@ def is_stalled(now: datetime) -> Sequence[ColumnElement[bool]]:
         UserRun.status.in_(IN_FLIGHT),
         or_(UserRun.lease_until.is_(None), UserRun.lease_until < now),
     )
+
+
+async def seconds_to_next_stall(database: Database, at_most: float) -> float | None:
+    """As `RunQueries.seconds_to_next_stall`."""
+    now = database.clock.now()
+    query = select(func.min(UserRun.lease_until)).where(
+        UserRun.status.in_(IN_FLIGHT),
+        UserRun.lease_until.between(now, now + timedelta(seconds=at_most)),
+    )
+    async with database.read() as connection:
+        end: datetime | None = await connection.scalar(query)
+    return None if end is None else (end - now).total_seconds() + _MARGIN_SECONDS
 
 
 class RunQueries:
@@ -210,14 +221,9 @@ class RunQueries:
         async with self._database.read() as connection:
             return [StalledRun(*row) for row in await connection.execute(query)]
 
-    async def next_time(self) -> datetime | None:
-        """The earliest `not_before` that a queued run waits for; None if none waits."""
-        query = select(func.min(UserRun.not_before)).where(
-            UserRun.not_before > self._database.clock.now(), _QUEUED_WITH_A_TIME
-        )
-        async with self._database.read() as connection:
-            found: datetime | None = await connection.scalar(query)
-            return found
+    async def seconds_to_next_stall(self, at_most: float) -> float | None:
+        """The seconds until the next lease of a run in flight ends; None if all are longer."""
+        return await seconds_to_next_stall(self._database, at_most)
 
     async def held(self, worker: str) -> list[StalledRun]:
         """The runs in flight that a worker holds, which is lost: its leases may not have ended."""
