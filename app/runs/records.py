@@ -112,6 +112,23 @@ class RunOptions:
 QUEUE: Final = "queue"
 """The holder of a run, instead of a worker, while the broker has its id: any worker claims it."""
 
+QUEUE_AFTER_LOSS: Final = "queue (worker lost)"
+"""The same, for a run whose last attempt did not end: its worker was lost."""
+
+QUEUES: Final = (QUEUE, QUEUE_AFTER_LOSS)
+"""The holders that are no workers."""
+
+
+def has_lost_worker(status: RunStatus, worker: str | None, lease_until: datetime | None) -> bool:
+    """Whether the worker of the last attempt was lost, for a run that can be claimed.
+
+    A worker that stops has released its leases.
+    """
+    if worker in QUEUES:
+        return worker == QUEUE_AFTER_LOSS
+    return status is RunStatus.RUNNING and lease_until is not None
+
+
 MAX_PRIORITY: Final = 100
 """The highest priority; the lowest is as far below 0."""
 
@@ -211,7 +228,7 @@ class Run(ListedRun):
 
         A worker that stops has released its leases.
         """
-        return self.status is RunStatus.RUNNING and self.lease_until is not None
+        return has_lost_worker(self.status, self.worker, self.lease_until)
 
     def is_deferred_at(self, now: datetime) -> bool:
         """Whether the run, once it is queued, waits for its `not_before`."""
@@ -224,7 +241,7 @@ class Run(ListedRun):
             RunStatus.QUEUED,
             RunStatus.AWAITING_HUMAN,
         )
-        return self.worker if has_one and self.worker != QUEUE else None
+        return self.worker if has_one and self.worker not in QUEUES else None
 
     @property
     def awaiting(self) -> HumanInput | None:

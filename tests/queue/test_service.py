@@ -12,9 +12,11 @@ from app.resources import open_database, open_queue
 from app.runs.queue.base import Hint, QueueUnavailable, RunQueue
 from app.runs.queue.nats import NatsDriver
 from app.settings import Settings, SettingsError
+from tests.load.stub_model import Failure, StubModel, run_stub
 from tests.servers import NatsServer, free_ports
 from tests.serving import MakeSettings, Running, Serve
 from tests.storage.waiting import until
+from tests.telemetry.otlp import collecting
 
 
 async def health(service: Running) -> dict[str, Any]:
@@ -66,6 +68,34 @@ async def test_two_services_share_the_runs_of_one_database(
         workers = {row.worker for row in await one.rows()}
         assert len(workers) == 2
         assert {row.attempt for row in await other.rows()} == {1}
+
+
+async def test_a_run_that_a_stopped_process_released_has_one_span_for_each_attempt(
+    serve: Serve, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = StubModel(delay_seconds=0.0, failures={1: Failure("hang"), 2: Failure("hang")})
+    async with collecting() as collector, run_stub(stub) as url:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        model = {"llm_model": "openai/stub", "llm_base_url": url, "llm_api_key": "k"}
+        shared = {"queue_url": nats_server.url, "shutdown_seconds": 0, **model}
+
+        async def calls() -> bool:
+            return stub.calls == 2
+
+        async with serve(**shared) as first:
+            response = await first.http.post("/api/runs", json={"crew": "idea"})
+            assert response.status_code == 202
+            await until(calls)
+        async with serve(**shared) as second:
+            await until(second.all_settled, seconds=60)
+            trace = await collector.until("invoke_workflow idea", 2)
+            (row,) = await second.rows()
+    assert (row.status, row.attempt) == ("succeeded", 2)
+    stopped, last = trace.all("invoke_workflow idea")
+    assert (stopped.attributes["error.type"], last.error) == ("worker_stopped", False)
+    assert last.links == [(stopped.trace_id, stopped.id)]
+    trace.check_times()
 
 
 async def test_runs_wait_for_room_at_a_broker_whose_disk_is_full(

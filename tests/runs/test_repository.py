@@ -14,6 +14,7 @@ from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.events.hub import EventHub
 from app.runs.human_input import HumanInput, KeptTask
 from app.runs.models import UserRun
+from app.runs.persistence.published_runs import PublishedRuns
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
 from app.runs.records import ClaimedRun, NewRun, Outcome, RunStatus, webhooks_at
@@ -55,11 +56,10 @@ async def _claim(rows: RunRepository, run_id: UUID) -> ClaimedRun:
     return claimed
 
 
-async def _end_leases(database: Database) -> None:
+async def _end_leases(database: Database, *, is_released: bool = False) -> None:
+    until = None if is_released else datetime(2020, 1, 1, tzinfo=UTC)
     async with database.write() as connection:
-        await connection.execute(
-            update(UserRun).values(lease_until=datetime(2020, 1, 1, tzinfo=UTC))
-        )
+        await connection.execute(update(UserRun).values(lease_until=until))
 
 
 async def test_a_run_goes_from_queued_to_running_to_succeeded(
@@ -180,6 +180,26 @@ async def test_a_takeover_is_counted_once_and_so_is_the_end(
     assert found("crewcapture_runs_ended_total", crew="idea", status="succeeded") == 1
     assert found("crewcapture_runs_ended_total") == 1
     assert found("crewcapture_run_duration_seconds_count") == 1
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_the_queue_knows_runs_of_lost_workers_from_those_of_stopped_ones(
+    database: Database, worker: Worker, queries: RunQueries, is_lost: bool
+) -> None:
+    published = PublishedRuns(database, lease_seconds=60, max_failed_attempts=9)
+    rows = worker("a")
+    claimed = await _claim(rows, await _add(rows))
+    await _end_leases(database, is_released=not is_lost)
+    for _ in range(2):  # a broker may lose ids
+        assert await published.hold("idea", 9) == [claimed.run_id]
+        assert await published.hold("idea", 9) == []
+        run = await queries.get(claimed.run_id)
+        assert run is not None
+        assert (run.has_lost_worker, run.executed_by) == (is_lost, None)
+        await published.release()
+    await published.hold("idea", 9)
+    again = await _claim(worker("b"), claimed.run_id)
+    assert (again.attempt, again.is_takeover) == (2, is_lost)
 
 
 async def test_settling_again_after_a_lost_answer_is_safe(

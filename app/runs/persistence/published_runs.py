@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, case, func, select, update
 
 from app.db import Database
 from app.runs.models import UserRun
@@ -16,7 +16,13 @@ from app.runs.persistence.queries import (
     seconds_to_next_stall,
     stalled_runs,
 )
-from app.runs.records import QUEUE
+from app.runs.records import QUEUE, QUEUE_AFTER_LOSS, QUEUES, RunStatus
+
+_is_lost: Final = and_(UserRun.status == RunStatus.RUNNING, UserRun.lease_until.is_not(None))
+# An id may be published again and again: the first time decides.
+_HOLDER: Final = case(
+    (UserRun.worker.in_(QUEUES), UserRun.worker), (_is_lost, QUEUE_AFTER_LOSS), else_=QUEUE
+)
 
 
 class StalledCounts(NamedTuple):
@@ -41,7 +47,7 @@ class PublishedRuns:
     ) -> None:
         self._database = database
         self._lease = timedelta(seconds=lease_seconds)
-        self._leases = Leases(database, worker=QUEUE, duration=self._lease)
+        self._leases = [Leases(database, worker=one, duration=self._lease) for one in QUEUES]
         self._is_trusted = failed_attempts < max_failed_attempts
 
     async def backlog(self) -> Mapping[str, "StalledCounts"]:
@@ -78,7 +84,7 @@ class PublishedRuns:
             await connection.execute(
                 update(UserRun)
                 .where(UserRun.run_id.in_(held))
-                .values(worker=QUEUE, lease_until=now + self._lease)
+                .values(worker=_HOLDER, lease_until=now + self._lease)
             )
         return [run_id for run_id in run_ids if run_id in held]
 
@@ -88,4 +94,5 @@ class PublishedRuns:
 
     async def release(self) -> None:
         """End all holds: the broker may have lost the ids."""
-        await self._leases.release()
+        for leases in self._leases:
+            await leases.release()

@@ -43,7 +43,7 @@ from app.runs.persistence.transitions import (
 )
 from app.runs.records import (
     CANCELLED,
-    QUEUE,
+    QUEUES,
     UNSETTLED,
     AddedRun,
     ClaimedRun,
@@ -157,7 +157,8 @@ class RunRepository:
                 waited = waited_seconds(claimed.created_at, claimed.not_before, claimed.started_at)
                 metrics.RUN_QUEUE_DURATION.observe(waited, crew)
             holder = applied.row.worker
-            if claimed.is_takeover if holder == QUEUE else holder not in (None, self._worker):
+            is_begun = applied.row.status == RunStatus.RUNNING
+            if is_begun if holder in QUEUES else holder not in (None, self._worker):
                 metrics.RUN_TAKEOVERS.inc(crew)
         return claimed
 

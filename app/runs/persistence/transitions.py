@@ -35,7 +35,7 @@ from app.runs.persistence.quotas import TokenUsage, admit_again
 from app.runs.persistence.statements import change, locked, store_calls, store_events
 from app.runs.records import (
     IN_FLIGHT,
-    QUEUE,
+    QUEUES,
     UNSETTLED,
     ClaimedRun,
     Outcome,
@@ -43,6 +43,7 @@ from app.runs.records import (
     RunStatus,
     Settlement,
     UsageCounts,
+    has_lost_worker,
 )
 from app.runs.secrets import NOT_STORED
 from app.telemetry.tracing import TraceHeaders
@@ -183,7 +184,7 @@ class Claim(Transition):
     def permits(self, row: Row[Any], now: datetime) -> bool:
         expired = row.lease_until is None or row.lease_until < now
         mine = row.worker == self.worker and row.status == RunStatus.QUEUED
-        is_free = expired or mine or row.worker == QUEUE
+        is_free = expired or mine or row.worker in QUEUES
         return is_free and self.fingerprint_of(row.crew) is not None
 
     def values(self, row: Row[Any], now: datetime) -> dict[str, Any]:
@@ -233,8 +234,7 @@ def claimed_run(applied: Applied, worker: str) -> ClaimedRun | None:
         batch_id=row.batch_id,
         trace=TraceHeaders(row.traceparent, row.tracestate) if row.traceparent else None,
         previous_started_at=row.started_at,
-        # The lease of a worker that stops is released.
-        is_takeover=row.status == RunStatus.RUNNING and row.lease_until is not None,
+        is_takeover=has_lost_worker(RunStatus(row.status), row.worker, row.lease_until),
         budget=row.budget,
         priority=row.priority,
         not_before=row.not_before,
