@@ -12,10 +12,11 @@ from crewai import Crew
 from crewai.crews.crew_output import CrewOutput
 from crewai.flow.flow import Flow
 from crewai.llms.base_llm import BaseLLM
+from crewai.tools.base_tool import BaseTool
 
 from app.engine import patches
 from app.engine.calls import CallObserver, OnGuardrail
-from app.engine.compat.copying import copy_crew, shared_memory
+from app.engine.compat.copying import copy_crew, shared_memory, shared_tools, use_own_tools
 from app.engine.compat.coverage import (
     Unsupported,
     check_environment,
@@ -164,6 +165,8 @@ class Engine:
         self._crews: dict[str, _RegisteredCrew] = {}
         # The crews whose code builds them once, so that each run needs a copy.
         self._copied: set[str] = set()
+        # The tools that builds of a crew have in common, of which each run gets copies.
+        self._shared_tools: dict[str, list[BaseTool]] = {}
         # Those that were built for the start, and never run.
         self._built_at_start: list[Crew] = []
         self._closed = False
@@ -369,8 +372,9 @@ class Engine:
                     "the crew"
                 )
             self._copied.add(source.name)
-            crew = await self._build_crew(source)
-            _refuse_sharing(source.name, crew, await self._build_crew(source))
+            crew, other = await self._build_crew(source), await self._build_crew(source)
+            _refuse_sharing(source.name, crew, other)
+        self._shared_tools[source.name] = shared_tools(crew, other)
         plan, mode, reason = await self._choose(source, crew)
         if mode == "stock":
             refuse_human_input(source.name, crew, reason)
@@ -503,6 +507,7 @@ class Engine:
                 if isinstance(built, Crew):
                     if source.name in self._copied:
                         built = copy_crew(built)
+                    use_own_tools(built, self._shared_tools.get(source.name, ()))
                     _configure(built, model)
                     if current_run() is None:
                         self._built_at_start.append(built)

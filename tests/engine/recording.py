@@ -5,6 +5,7 @@ import contextvars
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,7 @@ class SyncLLM(BaseLLM):
     window: int = 1_000_000
     _answer: Answer = PrivateAttr()
     _requests: list[Request] = PrivateAttr(default_factory=list)
+    _made: Counter[tuple[str, str]] = PrivateAttr(default_factory=Counter)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
     def __init__(self, answer: Answer = hashed, **options: Any) -> None:
@@ -105,7 +107,8 @@ class SyncLLM(BaseLLM):
             response_model=response_model.__name__ if response_model else None,
         )
         with self._lock:
-            nth = sum((a.task, a.role) == (request.task, request.role) for a in self._requests)
+            nth = self._made[request.task, request.role]
+            self._made[request.task, request.role] += 1
             self._requests.append(request)
         answer = self._answer(request, nth)
         if isinstance(answer, BaseException):

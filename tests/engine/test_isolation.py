@@ -1,6 +1,7 @@
 """Runs that go side by side never see each other's values."""
 
 import asyncio
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import pytest
 from crewai import Crew
 from crewai.memory.unified_memory import Memory
+from crewai.tools import tool
 
 from app.engine import CrewResult, Engine
-from tests.engine.crews import shout, three
+from tests.engine.crews import FUNCTIONS, function_calls, one, react, shout, three
 from tests.engine.recording import RecordingLLM, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -154,3 +156,31 @@ async def test_a_crews_memory_lasts_as_long_as_its_run(
     for number, texts in known.items():
         assert {value for text in texts for value in _VALUE.findall(text)} == {str(number)}
     assert _left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("options", [{}, FUNCTIONS])
+@pytest.mark.parametrize("built_once", [False, True])
+async def test_a_tool_that_runs_share_counts_the_uses_of_each(
+    options: Any, built_once: bool
+) -> None:
+    """Of a tool at module level that may be used once, each run has a use."""
+
+    @tool("counter", max_usage_count=1)
+    def counter(text: str) -> str:
+        """Count."""
+        return "counted"
+
+    model = RecordingLLM(function_calls("counter") if options else react("counter"), **options)
+    build = functools.partial(one({"tools": [counter]}, {"tools": [counter]}), model)
+    crew = build() if built_once else None
+    engine = Engine(model=model, mode="auto", max_stock_threads=4)
+    await engine.start([Source("crew", lambda: crew or build())])
+    for group in (range(3), range(3, 6)):  # side by side, and one after the other
+        await asyncio.gather(
+            *(engine.run("crew", {"topic": f"value-{n}-end", "year": n}) for n in group)
+        )
+    await engine.aclose()
+    ends = [str(request.messages) for request in model.requests if request.turn == 1]
+    assert len(ends) == 6
+    assert all("counted" in end for end in ends)
+    assert counter.current_usage_count == 0

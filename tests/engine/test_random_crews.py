@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from crewai import Crew
+from crewai.agent.planning_config import PlanningConfig
 from crewai.llms.base_llm import BaseLLM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from app.engine.compat.coverage import Unsupported, _check_agents_are_alone, check_native_covers
 from tests.engine.crews import TEMPLATES, agent, shout, task
-from tests.engine.recording import RecordingLLM, Request, run_engine, run_reference
+from tests.engine.recording import RecordingLLM, Request, SyncLLM, run_engine, run_reference
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -66,6 +67,14 @@ class _Shape:
         return Crew(agents=agents, tasks=tasks)
 
 
+_NATIVE_OPTIONS: Mapping[str, st.SearchStrategy[Any]] = {
+    "tools": st.just([shout]),
+    "planning": st.booleans(),
+    "planning_config": st.builds(PlanningConfig, max_attempts=st.integers(1, 2)),
+    "skills": st.just(["---\nname: brewing\ndescription: How to brew\n---\nBoil {topic}."]),
+}
+
+
 @st.composite
 def _shapes(draw: st.DrawFn, tools: bool) -> _Shape:
     def some(options: Mapping[str, st.SearchStrategy[Any]]) -> Mapping[str, Any]:
@@ -84,7 +93,8 @@ def _shapes(draw: st.DrawFn, tools: bool) -> _Shape:
                 "max_iter": st.integers(1, 3),
                 "cache": st.booleans(),
                 "allow_code_execution": st.booleans(),
-                **({"tools": st.just([shout]), "planning": st.booleans()} if tools else {}),
+                "multimodal": st.booleans(),
+                **(_NATIVE_OPTIONS if tools else {}),
             }
         )
         for _ in range(draw(st.integers(1, 3)))
@@ -137,7 +147,13 @@ class _Script:
         return answer.replace("DIGEST", request.digest) if isinstance(answer, str) else answer
 
 
-def _compare(shape: _Shape, inputs: Mapping[str, Any], answers: list[Any], mode: Any) -> None:
+def _compare(
+    shape: _Shape,
+    inputs: Mapping[str, Any],
+    answers: list[Any],
+    mode: Any,
+    kind: type[SyncLLM] = RecordingLLM,
+) -> None:
     try:
         crew = shape.build(RecordingLLM())
         check_native_covers(crew)
@@ -145,8 +161,9 @@ def _compare(shape: _Shape, inputs: Mapping[str, Any], answers: list[Any], mode:
     except (ValidationError, ValueError, Unsupported):
         return  # no valid crew, or one that stock itself does not repeat its own result
     script = _Script(answers)
-    reference = run_reference(shape.build, RecordingLLM(script), inputs)
-    ours = asyncio.run(run_engine(shape.build, RecordingLLM(script), inputs, mode))
+    shout.reset_usage_count()
+    reference = run_reference(shape.build, kind(script), inputs)
+    ours = asyncio.run(run_engine(shape.build, kind(script), inputs, mode))
     if reference.error is None:
         assert ours.error is None
         assert ours.calls == reference.calls
@@ -175,6 +192,13 @@ def test_random_crews_of_plain_agents(shape: _Shape, inputs: Any, answers: Any) 
 
 
 @_SETTINGS
-@given(shape=_shapes(tools=True), inputs=_INPUTS, answers=_ANSWERS)
-def test_random_crews_with_tools(shape: _Shape, inputs: Any, answers: Any) -> None:
-    _compare(shape, inputs, answers, "native")
+@given(
+    shape=_shapes(tools=True),
+    inputs=_INPUTS,
+    answers=_ANSWERS,
+    kind=st.sampled_from([RecordingLLM, SyncLLM]),
+)
+def test_random_crews_with_native_features(
+    shape: _Shape, inputs: Any, answers: Any, kind: type[SyncLLM]
+) -> None:
+    _compare(shape, inputs, answers, "native", kind)

@@ -35,6 +35,7 @@ from app.engine.memory import knowledge
 from app.engine.memory.remembered import memory_of_factory
 from app.engine.memory.storage import StorageOfRuns
 from tests.engine.crews import INPUTS, agent, task
+from tests.engine.memories import analysis, comparable
 from tests.engine.recording import (
     Answer,
     RecordingLLM,
@@ -95,29 +96,12 @@ def _memory(model: BaseLLM, **options: Any) -> Memory:
     return Memory(llm=model, embedder=_recorder, **options)
 
 
-def _analysis(request: Request, nth: int) -> Any:
-    """Answers each kind of a memory's analyses with JSON that depends on the request."""
-    system = str(request.messages[0]["content"])
-    if request.task:
-        return hashed(request, nth)
-    if "extract discrete" in system:
-        return json.dumps({"memories": [f"fact {_digest(request)} on tea", "tea is green"]})
-    if "Existing scopes" in request.last:
-        analysis = {"suggested_scope": f"/notes/{_digest(request)[:1]}", "categories": ["tea"]}
-        return json.dumps({**analysis, "importance": 0.7, "extracted_metadata": {}})
-    if "EXISTING" in request.last.upper():
-        return json.dumps({"actions": [], "insert_new": True, "insert_reason": "new"})
-    # One query: of two that find a memory, CrewAI shows the score of whichever ends first.
-    queries = [f"green tea {_digest(request)}"]
-    return json.dumps({"keywords": [], "recall_queries": queries, "complexity": "complex"})
-
-
 def _action(*uses: tuple[str, Mapping[str, Any]]) -> Answer:
     """Uses tools by text, one after the other, and then gives the answer."""
 
     def answer(request: Request, nth: int) -> Any:
         if not request.task:
-            return _analysis(request, nth)
+            return analysis(request, nth)
         if nth < len(uses):
             name, arguments = uses[nth]
             return f"Thought: use\nAction: {name}\nAction Input: {json.dumps(arguments)}"
@@ -175,12 +159,12 @@ def _text(number: int) -> StringKnowledgeSource:
 _MEMORY = [
     _Case("memory=True", lambda m: _crew(m, memory=True, name="Tea Crew", embedder=_EMBEDDER)),
     _Case("a memory of its own", lambda m: _crew(m, memory=_memory(m))),
-    _Case("analyses as JSON", lambda m: _crew(m, memory=_memory(m, root_scope="/x")), _analysis),
+    _Case("analyses as JSON", lambda m: _crew(m, memory=_memory(m, root_scope="/x")), analysis),
     _Case("a long query", lambda m: _crew(m, tasks=[{}, {"description": _LONG}], memory=_memory(m)),
-          _analysis),
+          analysis),
     _Case("an agent's memory", lambda m: _crew(m, [{"memory": _memory(m)}, {}])),
-    _Case("a scope", _scoped, _analysis, embeds_once_a_run=False),
-    _Case("a slice", _sliced, _analysis, embeds_once_a_run=False),
+    _Case("a scope", _scoped, analysis, embeds_once_a_run=False),
+    _Case("a slice", _sliced, analysis, embeds_once_a_run=False),
     _Case("read only", lambda m: _crew(m, memory=_memory(m, read_only=True))),
     _Case("asynchronous tasks", lambda m: _crew(
         m, [{"memory": _memory(m)}, {"memory": _memory(m)}, {}],
@@ -211,7 +195,7 @@ _KNOWLEDGE = [
           "knowledge_config": KnowledgeConfig(results_limit=2, score_threshold=0.1)}],
         knowledge_sources=[_text(5)], embedder=_EMBEDDER), embeds_once_a_run=False),
     _Case("with memory", lambda m: _crew(
-        m, knowledge_sources=[_text(6)], embedder=_EMBEDDER, memory=_memory(m)), _analysis,
+        m, knowledge_sources=[_text(6)], embedder=_EMBEDDER, memory=_memory(m)), analysis,
         embeds_once_a_run=False),
 ]  # fmt: skip
 _CASES = _MEMORY + _KNOWLEDGE
@@ -263,7 +247,7 @@ async def test_a_crew_remembers_and_knows_as_in_stock(case: _Case, tmp_path: Pat
     ours = await run_engine(case.build, model, INPUTS, "auto")
     assert ours.error is None
     assert ours.execution_mode == "native"
-    assert _calls(ours.calls) == _calls(reference.calls)
+    assert comparable(ours.calls) == comparable(reference.calls)
     assert ours.output == reference.output
     assert not _recorder.called_on_loop
     assert _locks(tmp_path) == locks
@@ -276,22 +260,6 @@ async def test_a_crew_remembers_and_knows_as_in_stock(case: _Case, tmp_path: Pat
 def _locks(folder: Path) -> set[Path]:
     """CrewAI's lock files, which it never removes."""
     return set(folder.glob("crewai:*"))
-
-
-_RANDOM = re.compile(r"id=[0-9a-f-]{36}|created=[0-9T:.-]+")
-
-
-def _calls(calls: Mapping[tuple[str, str], list[Request]]) -> dict[tuple[str, str], list[str]]:
-    """All that the model was sent. The analyses of a memory are concurrent: in any order."""
-    sent = {
-        key: [_RANDOM.sub("", json.dumps(vars(call), default=str)) for call in made]
-        for key, made in calls.items()
-    }
-    return {key: made if key[0] else sorted(made) for key, made in sent.items()}
-
-
-def _digest(request: Request) -> str:
-    return hashlib.sha256(_RANDOM.sub("", json.dumps(request.messages)).encode()).hexdigest()[:12]
 
 
 @pytest.mark.parametrize("name", _FILES)
@@ -311,7 +279,7 @@ async def test_files_are_known_as_in_stock(
     reference = await asyncio.to_thread(run_reference, build, RecordingLLM(), INPUTS)
     ours = await run_engine(build, RecordingLLM(), INPUTS, "auto")
     assert ours.execution_mode == "native"
-    assert _calls(ours.calls) == _calls(reference.calls)
+    assert comparable(ours.calls) == comparable(reference.calls)
     assert any("encha" in call.last for call in chain(*reference.calls.values()))
     assert not _recorder.called_on_loop
 

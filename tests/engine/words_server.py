@@ -1,9 +1,13 @@
 """MCP servers whose tool repeats a text, and the answers of a model that calls it."""
 
 import contextlib
+import os
 import re
+import socket
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,14 +21,31 @@ from tests.servers import free_ports
 PROGRAM = """
 import os
 from mcp.server.fastmcp import FastMCP
-server = FastMCP("words")
+server = FastMCP("words", port=int(os.environ.get("PORT", "0")), log_level="CRITICAL")
 @server.tool()
 def repeat(text: str) -> str:
     "Repeat a text."
     return f"{text} {text}, process={os.getpid()}" if "NAMED" in os.environ else f"{text} {text}"
-server.run()
+server.run("streamable-http" if "PORT" in os.environ else "stdio")
 """
 WORDS = MCPServerStdio(command=sys.executable, args=["-c", PROGRAM])
+
+
+@contextlib.contextmanager
+def words_by_http() -> Iterator[MCPServerHTTP]:
+    """The same program by streamable HTTP, until the end of the block."""
+    port = free_ports(1)[0]
+    command = [sys.executable, "-c", PROGRAM]
+    server = subprocess.Popen(command, env={**os.environ, "PORT": str(port)})
+    try:
+        while server.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        yield MCPServerHTTP(url=f"http://127.0.0.1:{port}/mcp")
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def repeats(request: Request, nth: int) -> Any:

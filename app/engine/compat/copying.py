@@ -1,10 +1,11 @@
-"""Copies a crew that was built once, so that each run has its own: no kickoff has used it yet.
+"""Copies what several builds of a crew share, so that each run has its own: a crew, or its tools.
 
 CrewAI's `Crew.copy` rebuilds every object from a dump, which loses or changes some fields. Here
 each object keeps all of its fields, and references between the objects lead to their copies.
 """
 
 import copy
+from collections.abc import Iterable
 from types import MethodType
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.agents.agent_builder.utilities.base_token_process import TokenProcess
 from crewai.agents.cache.cache_handler import CacheHandler
 from crewai.agents.tools_handler import ToolsHandler
+from crewai.tools.base_tool import BaseTool
 from crewai.utilities.rpm_controller import RPMController
 from pydantic import BaseModel
 
@@ -32,6 +34,35 @@ def shared_memory(one: Crew, other: Crew) -> str | None:
         return "the crew"
     shared = [agent for agent in one.agents if any(agent is its for its in other.agents)]
     return next((f"agent {agent.role.strip()}" for agent in shared if agent.memory), None)
+
+
+def shared_tools(one: Crew, other: Crew) -> list[BaseTool]:
+    """The tools that two builds of a crew share, such as those of its modules."""
+    ours = {id(tool): tool for tool in _tools(one)}
+    return [tool for tool in _tools(other) if id(tool) in ours]
+
+
+def use_own_tools(crew: Crew, shared: Iterable[BaseTool]) -> None:
+    """Replace `shared` tools by copies, which no run has used.
+
+    A tool counts its uses, for its `max_usage_count` and in the prompt of a planner.
+    """
+    copies = {id(tool): tool.model_copy(update={"current_usage_count": 0}) for tool in shared}
+    for holder in _holders(crew):
+        if any(id(tool) in copies for tool in holder.tools or ()):
+            # Not by assignment, which validates the tools.
+            vars(holder)["tools"] = [copies.get(id(tool), tool) for tool in holder.tools]
+
+
+def _holders(crew: Crew) -> list[Any]:
+    managers = [crew.manager_agent] if crew.manager_agent is not None else []
+    return [*crew.agents, *managers, *crew.tasks]
+
+
+def _tools(crew: Crew) -> list[BaseTool]:
+    """The tools of a crew's agents and tasks, each once."""
+    held = (tool for holder in _holders(crew) for tool in holder.tools or ())
+    return list({id(tool): tool for tool in held if isinstance(tool, BaseTool)}.values())
 
 
 class _Copier:
