@@ -26,6 +26,7 @@ import msgspec
 from rich.console import Console
 
 from tests.load.loads import LONGEST_SECONDS, SCENARIOS, add_ratios, faults, loads_of, measure
+from tests.load.operations_cost import measure_operations
 from tests.load.queue_costs import QueueCost
 from tests.load.report import Report, new_report, show, write
 from tests.load.services import ROOT, SERVICES
@@ -33,7 +34,7 @@ from tests.load.storage_costs import Cost
 from tests.load.telemetry_costs import measure_telemetry
 from tests.load.watchers import measure_events
 
-PARTS = (*SCENARIOS, "telemetry", "watchers", "storage", "queues")
+PARTS = (*SCENARIOS, "telemetry", "watchers", "operations", "storage", "queues")
 
 C = TypeVar("C")
 
@@ -75,6 +76,9 @@ class Bench:
                 self.report.event_cost = cost
                 _say(f"the events cost {cost.ms_per_run:.2f} ms of CPU per run")
                 self._report_faults(cost.faults)
+        if "operations" in self._parts:
+            with self._measuring("Pages of operations") as title, console.status(title):
+                self.report.operations_cost = measure_operations()
         if "storage" in self._parts:
             with self._measuring("Storage backends"):
                 self.report.storage_costs = measure_storage()

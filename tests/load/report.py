@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.load.loads import MODEL_SECONDS, Result
+from tests.load.operations_cost import OperationsCost
 from tests.load.queue_costs import QueueCost
 from tests.load.services import SERVICES
 from tests.load.storage_costs import Cost
@@ -42,6 +43,7 @@ class Report(msgspec.Struct):
     results: list[Result] = []
     telemetry_cost: TelemetryCost | None = None
     event_cost: EventCost | None = None
+    operations_cost: OperationsCost | None = None
     storage_costs: list[Cost] = []
     queue_costs: list[QueueCost] = []
 
@@ -73,6 +75,7 @@ def sections(report: Report) -> list[Section]:
         _processes(report.results),
         _telemetry(report.telemetry_cost),
         _events(report.event_cost),
+        _operations(report.operations_cost),
         _storage(report.storage_costs),
         _queues(report.queue_costs),
     )
@@ -192,6 +195,23 @@ def _events(cost: EventCost | None) -> Section:
             ]
         ]
     return Section("Watched runs", columns, rows)
+
+
+def _operations(cost: OperationsCost | None) -> Section:
+    columns = ["runs in flight", "pages", "of a core", "target", "longest update", "target"]
+    rows = []
+    if cost is not None:
+        rows = [
+            [
+                f"{cost.runs:,}",
+                str(cost.pages),
+                f"{cost.core_share:.1%}",
+                "under 5 %",
+                f"{cost.longest_gap_seconds:.1f} s",
+                "within 3 s",
+            ]
+        ]
+    return Section("Pages of operations", columns, rows)
 
 
 def _storage(costs: Iterable[Cost]) -> Section:

@@ -25,6 +25,7 @@ from tests.load.loads import (
     measure,
     request_json,
 )
+from tests.load.operations_cost import measure_operations
 from tests.load.report import new_report, sections, write
 from tests.load.services import SERVICES, deployed
 from tests.load.storage_costs import Cost
@@ -141,6 +142,16 @@ def test_the_cost_of_telemetry_is_the_median_of_the_differences_in_a_round() -> 
     figures = {"plan-unobserved": [4.0, 8.0, 4.1], "plan": [4.2, 8.1, 4.4]}
     cost = TelemetryCost(100, {**figures, "plan-traced": [4.3, 8.4, 4.4]}, [])
     assert (round(cost.recorded_ms, 3), round(cost.traced_ms, 3)) == (0.2, 0.1)
+
+
+def test_the_cost_of_pages_of_operations_measured_for_real(fork_server: ForkServer) -> None:
+    cost = measure_operations(runs=4, pages=2, seconds=2.5, start=fork_server.launch)
+    assert (cost.runs, cost.pages) == (4, 2)
+    assert cost.longest_gap_seconds > 0
+    report = new_report()
+    report.operations_cost = msgspec.structs.replace(cost, core_share=0.0123)
+    (section,) = sections(report)
+    assert section.rows[0][:3] == ["4", "2", "1.2%"]
 
 
 def _events(*kinds: str) -> list[Received]:

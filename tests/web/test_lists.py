@@ -128,6 +128,7 @@ async def test_a_row_has_the_start_of_the_result_or_the_error(
 
 
 async def test_two_thousand_runs_are_read_in_pages(full: Site, open_page: OpenPage) -> None:
+    assert len((await full.service.http.get("/runs")).content) < 100_000
     """Also without JavaScript."""
     page = await open_page(f"{full.url}/runs", javascript=False)
     seen: list[str] = []
