@@ -22,6 +22,7 @@ from app.engine.compat.coverage import (
     check_environment,
     check_native_covers,
     check_plan_covers,
+    ignored_files,
 )
 from app.engine.compat.executors import keep_memory_and_knowledge
 from app.engine.compat.mcp_adapters import mcp_adapters
@@ -375,6 +376,12 @@ class Engine:
             crew, other = await self._build_crew(source), await self._build_crew(source)
             _refuse_sharing(source.name, crew, other)
         self._shared_tools[source.name] = shared_tools(crew, other)
+        if ignored := ignored_files(crew):
+            _logger.warning(
+                "crew %s: CrewAI ignores input_files of %s without the package crewai-files",
+                source.name,
+                " and ".join(ignored),
+            )
         plan, mode, reason = await self._choose(source, crew)
         if mode == "stock":
             refuse_human_input(source.name, crew, reason)

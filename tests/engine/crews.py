@@ -558,6 +558,7 @@ CASES = [
             crew_options={"share_crew": True},
         ),
     ),
+    Case("input files without their package", one(task_options={"input_files": {"a": "a.txt"}})),
     # Runs that a plan hands over
     Case("no inputs", one(), inputs={}, ends="native"),
     Case("a missing input", one(), inputs={"topic": "tea"}, ends="native", fails=True),
@@ -944,6 +945,13 @@ CASES = [
         )
     ),
     Case("a multimodal agent", one({"multimodal": True}), "native", answer=react("shout")),
+    Case(
+        "input files without their package, with a tool",
+        one({"tools": [shout]}, {"input_files": {"a": "a.txt"}}),
+        "native",
+        answer=react("shout"),
+    ),
+    Case("apps without CrewAI's platform", one({"apps": ["gmail"]}), "native"),
     Case("skills", skilled, "native", answer=react("load_skill")),
     Case("skills, by function call", skilled, "native", model=FUNCTIONS),
     Case("more tasks than requests a minute", one({"max_rpm": 1, "tools": [shout]}), "native"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from crewai import Agent, Crew, Process, Task
+from crewai import task as task_module
 from crewai.core.providers.content_processor import _content_processor
 from crewai.events.event_bus import crewai_event_bus
 from crewai.events.types.crew_events import CrewKickoffStartedEvent
@@ -75,7 +76,6 @@ _UNPLANNED: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ("response_model", {}, {"response_model": Report}, {}),
     ("human_input", {}, {"human_input": True}, {}),
     ("tools", {}, {"tools": [shout]}, {}),
-    ("input_files", {}, {"input_files": {"a": "b.txt"}}, {}),
     ("allow_crewai_trigger_context", {}, {"allow_crewai_trigger_context": True}, {}),
     ("max_retries", {}, {"max_retries": 2}, {}),
     ("task_callback", {}, {}, {"task_callback": _passes}),
@@ -103,6 +103,29 @@ def test_a_field_that_no_plan_covers_is_named(
     crew = one(agent_options, task_options, crew_options)(RecordingLLM())
     with pytest.raises(Unsupported, match=rf"\.({field}|tools|planning_config)$"):
         check_plan_covers(crew)
+
+
+@pytest.mark.parametrize("feature", ["input_files", "a2a"])
+def test_what_only_stock_covers_is_named(feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = one(task_options={"input_files": {"a": "b.txt"}} if feature == "input_files" else {})(
+        RecordingLLM()
+    )
+    monkeypatch.setattr(task_module, "HAS_CREWAI_FILES", True)  # as with its package
+    if feature == "a2a":
+        vars(crew.agents[0])["a2a"] = object()  # its package is one that the service can't have
+    for check in (check_plan_covers, check_native_covers):
+        with pytest.raises(Unsupported, match=rf"\.{feature}$"):
+            check(crew)
+
+
+async def test_input_files_without_their_package_are_named_at_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = Engine(model=(model := RecordingLLM()), mode="auto", max_stock_threads=1)
+    build = one(task_options={"input_files": {"a": "b.txt"}})
+    await engine.start([Source("crew", lambda: build(model))])
+    await engine.aclose()
+    assert "crew crew: CrewAI ignores input_files of task 1 without the package" in caplog.text
 
 
 def test_a_field_of_a_coming_release_rules_out_both_faster_modes(monkeypatch: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crewai import Agent, Crew, Task
+from crewai import task as task_module
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.core.providers import content_processor
 from crewai.events.event_bus import crewai_event_bus
@@ -117,6 +118,13 @@ def check_native_covers(crew: Crew) -> None:
         _check_fields(task, f"task {number}", _NATIVE_TASK)
 
 
+def ignored_files(crew: Crew) -> list[str]:
+    """The tasks whose `input_files` CrewAI ignores: it reads them by the package crewai-files."""
+    if task_module.HAS_CREWAI_FILES:
+        return []
+    return [f"task {n}" for n, task in enumerate(crew.tasks, start=1) if task.input_files]
+
+
 def check_environment() -> None:
     """Raise Unsupported while hooks, listeners or overlays observe CrewAI or change its texts."""
     if hooks_are_set():
@@ -219,7 +227,7 @@ _SET_BY_PYDANTIC = _names("_abc_impl model_config model_post_init")
 def _check_fields(thing: BaseModel, name: str, covered: frozenset[str]) -> None:
     values = thing.__dict__
     for field, default in _defaults(_base(thing) or type(thing)).items():
-        if field in covered:
+        if field in covered or (field == "input_files" and not task_module.HAS_CREWAI_FILES):
             continue
         value = values.get(field, default)
         # Empty equals absent: CrewAI tests `if agent.apps`, never `is not None`.
