@@ -22,7 +22,7 @@ from mcp import StdioServerParameters
 from app.engine import Engine
 from app.engine.errors import CrewFailed, RunFailed
 from app.engine.patches import removed
-from app.engine.runtime.mcp_connections import connect_by_http
+from app.engine.runtime.mcp_connections import McpConnections, connect_by_http
 from tests.engine.crews import INPUTS, agent, task
 from tests.engine.recording import (
     Ran,
@@ -65,6 +65,26 @@ def _reference(build: Callable[[BaseLLM], Crew]) -> Ran:
     with removed(), pytest.MonkeyPatch.context() as patched:
         patched.setattr(HTTPTransport, "connect", connect_by_http)
         return run_reference(build, _model(), INPUTS)
+
+
+async def test_a_connection_that_ends_before_the_list_of_tools_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lease, leased = McpConnections.lease, 0
+
+    async def close_the_first(*args: Any) -> Any:
+        nonlocal leased
+        leased += 1
+        connection = await lease(*args)
+        if leased == 1:
+            connection.close()
+            await connection.task
+        return connection
+
+    monkeypatch.setattr(McpConnections, "lease", close_the_first)
+    ours = await run_engine(_with_server, _model(), INPUTS, "auto")
+    assert "tea tea" in str(ours.output)
+    assert leased > 1
 
 
 async def test_a_server_that_is_not_there_fails_the_run_as_in_stock() -> None:

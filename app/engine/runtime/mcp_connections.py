@@ -228,7 +228,16 @@ class _SharedClient(MCPClient):
             self._run.call_on_loop(partial(self._scope.connections.release, connection))
 
     async def _list_tools_impl(self) -> list[dict[str, Any]]:
-        return await self._call(MCPClient._list_tools_impl)
+        """The server's tools; over another connection if the leased one ends meanwhile."""
+        try:
+            return await self._call(MCPClient._list_tools_impl)
+        except Exception:
+            leased = self._leased
+            if leased is None or await self._run.await_on_loop(leased.is_alive()):
+                raise
+            await self.disconnect()
+            await self.connect()
+            return await self._call(MCPClient._list_tools_impl)
 
     async def _call_tool_impl(self, tool_name: str, arguments: dict[str, Any]) -> Any:
         return await self._call(MCPClient._call_tool_impl, tool_name, arguments)
