@@ -1,7 +1,6 @@
 """Outputs as objects in a bucket of S3, Google Cloud Storage or Azure, by obstore."""
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from obstore.store import from_url
 
 from storage.drivers import Driver, Entry, Listing
 from storage.drivers.deletes import Deletes
+from storage.drivers.error_texts import code_and_message
 from storage.drivers.writes import Write, Writes
 from storage.errors import (
     LocationUnusable,
@@ -33,7 +33,6 @@ _CLOCK_NAME = ".crew-capture-clock"
 _CLOCK_VALID_SECONDS = 60.0
 _PAGE = 1000
 _MISSING_CONTAINER = ("NoSuchBucket", "ContainerNotFound")
-_CODE_AND_MESSAGE = re.compile(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", re.DOTALL)
 # obstore raises the built-in FileNotFoundError for what is missing.
 _FAILURES = (BaseError, OSError, ValueError)
 
@@ -212,6 +211,8 @@ def _is_missing_object(error: Exception) -> bool:
 
 def _cause(error: Exception) -> str:
     text = str(error)
-    if answer := _CODE_AND_MESSAGE.search(text):
-        return f"{answer[1]}: {answer[2]}"
-    return " ".join(text.partition("\n\nDebug source")[0].split()) or type(error).__name__
+    return (
+        code_and_message(text)
+        or " ".join(text.partition("\n\nDebug source")[0].split())
+        or type(error).__name__
+    )
