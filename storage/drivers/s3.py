@@ -165,8 +165,8 @@ class S3Driver(Driver):
     def _open(self) -> None:
         requests: list[AWSPreparedRequest] = []
         try:
-            core = botocore.session.get_session()
-            self._client = boto3.session.Session(botocore_session=core).client(
+            session = boto3.session.Session()
+            self._client = session.client(
                 "s3",
                 endpoint_url=self._endpoint_url,
                 region_name=self._region,
@@ -181,10 +181,10 @@ class S3Driver(Driver):
             raise LocationUnusable(self.location, cause) from error
         endpoint = Endpoint.of_request(requests[-1].url, requests[-1].headers) if requests else None
         if endpoint is not None:
-            self._credentials = core.get_credentials()
+            self._credentials = session.get_credentials()
             self._uploads = Uploads(
                 endpoint,
-                ca_bundle=core.get_config_variable("ca_bundle"),
+                ca_bundle=botocore.session.get_session().get_config_variable("ca_bundle"),
                 checksums=not self._endpoint_url,
                 max_connections=self._threads,
                 connect_seconds=min(_CONNECT_TIMEOUT_SECONDS, self._timeout_seconds),
