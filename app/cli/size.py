@@ -26,6 +26,9 @@ MEASURED: Final = {
 MEASURED_CALLS: Final = 3
 PROCESS_MB: Final = 303
 TRANSACTIONS: Final = 4
+LOG_KB: Final = 26
+NATS_MESSAGES: Final = 12
+S3_REQUESTS: Final = 4.1
 USED_OF_A_CORE: Final = 0.7
 
 
@@ -36,6 +39,9 @@ class Size:
     runs: float
     calls: float
     transactions: float
+    log_mb: float
+    nats_messages: float
+    s3_requests: float
     processes_for_cpu: int
     processes_for_slots: int
     memory_mb: float
@@ -60,6 +66,9 @@ def size_of(users: int, calls_per_run: int, seconds_per_call: float, mode: str, 
         runs=runs,
         calls=users / seconds_per_call,
         transactions=runs * weight * TRANSACTIONS,
+        log_mb=runs * weight * LOG_KB / 1000,
+        nats_messages=runs * NATS_MESSAGES,
+        s3_requests=runs * weight * S3_REQUESTS,
         processes_for_cpu=for_cpu,
         processes_for_slots=for_slots,
         memory_mb=max(for_cpu, for_slots) * PROCESS_MB + users * weight * figures.memory_kb / 1000,
@@ -89,7 +98,7 @@ def size_of(users: int, calls_per_run: int, seconds_per_call: float, mode: str, 
     help="The execution mode of the crew.",
 )
 def size(users: int, calls_per_run: int, seconds_per_call: float, mode: str) -> None:
-    """Print the processes, memory, database transactions and model calls of a load.
+    """Print what a load needs: processes, memory, model calls, and requests to other servers.
 
     The figures are those of docs/performance.md; MAX_RUNS_IN_FLIGHT is read from the settings.
     """
@@ -105,7 +114,10 @@ def size(users: int, calls_per_run: int, seconds_per_call: float, mode: str) -> 
         "model calls": f"{needed.calls:,.1f} a second, {users:,} at the same time",
         "processes": f"{needed.processes:,}, each with a core ({reasons})",
         "memory": f"{needed.memory_mb:,.0f} MB in all processes",
-        "database transactions": f"about {needed.transactions:,.1f} a second if runs shared none",
+        "database transactions": f"{needed.transactions:,.1f} a second if runs share none",
+        "database log": f"{needed.log_mb:,.1f} MB a second, with PostgreSQL",
+        "NATS messages": f"{needed.nats_messages:,.1f} a second if runs share none, with NATS",
+        "S3 requests": f"{needed.s3_requests:,.1f} a second if runs share none, with S3",
     }
     for name, value in lines.items():
         click.echo(f"{name:<23}{value}")

@@ -1,5 +1,6 @@
 """`crew-capture size`, and that its figures are those of the documentation."""
 
+import math
 import re
 from pathlib import Path
 
@@ -7,9 +8,20 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.main import cli
-from app.cli.size import MEASURED, PROCESS_MB, TRANSACTIONS, size_of
+from app.cli.size import (
+    LOG_KB,
+    MEASURED,
+    NATS_MESSAGES,
+    PROCESS_MB,
+    S3_REQUESTS,
+    TRANSACTIONS,
+    size_of,
+)
 
-PERFORMANCE = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PERFORMANCE = (DOCS / "performance.md").read_text()
+MILLION = (DOCS / "million-users.md").read_text()
+_PRINTED = re.compile(r"^```console\n\$ crew-capture size (.*)\n((?:.+\n)+?)```$", re.MULTILINE)
 
 
 def size(*options: str, **environment: str) -> list[str]:
@@ -35,9 +47,45 @@ def test_the_size_is_printed_with_its_reasons() -> None:
         "(CPU needs 118, MAX_RUNS_IN_FLIGHT=2000 needs 5)",
         # 118 x 303 MB, and 10,000 x 289 KB
         "memory                 38,644 MB in all processes",
-        "database transactions  about 13,333.3 a second if runs shared none",
+        "database transactions  13,333.3 a second if runs share none",
+        "database log           86.7 MB a second, with PostgreSQL",
+        "NATS messages          40,000.0 a second if runs share none, with NATS",
+        "S3 requests            13,666.7 a second if runs share none, with S3",
     ]
-    assert "\n".join(lines) in PERFORMANCE
+
+
+def test_documents_have_what_the_command_prints() -> None:
+    found = _PRINTED.findall(PERFORMANCE + MILLION)
+    assert len(found) == 3
+    for options, printed in found:
+        assert size(*options.split()) == printed.splitlines()
+
+
+def test_the_arithmetic_for_a_million_users_follows_from_the_figures() -> None:
+    needed = size_of(1_000_000, 3, 20, "plan", 2000)
+    plan, native = (needed.runs * MEASURED[mode].cpu_ms / 1000 for mode in MEASURED)
+    calls_a_minute, log_mb, writes = 10_000, 100, 3_500
+    a_day = 24 * 3600
+    for stated in (
+        f"| {needed.calls:,.0f} calls a second | 10,000 calls a minute: "
+        f"{calls_a_minute / 60 * 20:,.0f} users | {needed.calls * 60 / calls_a_minute:.0f} quotas",
+        f"| {needed.log_mb:.0f} MB a second | 100 MB a second: "
+        f"{log_mb * 1000 / LOG_KB:,.0f} runs a second | {math.ceil(needed.log_mb / log_mb)} data",
+        f"| {3 * needed.runs:,.0f} writes a second | 3,500 writes a second for a prefix | "
+        f"{math.ceil(3 * needed.runs / writes)} prefixes",
+        f"`MAX_RUNS_IN_FLIGHT=2000` | {needed.processes_for_slots} processes",
+        f"| {plan:.0f} cores in use | 70 % of a core | {needed.processes_for_cpu} processes",
+        f"| {needed.nats_messages:,.0f} messages a second at most",
+        f"enough for {calls_a_minute / 60 / 3:.1f} runs a second",
+        f"leaves {needed.runs * 23 * a_day / 1e9:.0f} TB",
+        f"so {needed.runs * 0.22 / 1000:.1f} cores",
+        f"a day of them is {3 * needed.runs * a_day / 1000 * 0.005:,.0f} USD",
+        f"| recorded plan | 10.1 ms | {1000 / 10.1:.0f} | {plan:.0f} |",
+        f"| native executor | 24.6 ms | {1000 / 24.6:.0f} | {native:.0f} |",
+        f"{100_000 / 3600:.1f} runs begin in a second. At a minute for each run, "
+        f"{100_000 / 60:,.0f} are",
+    ):
+        assert stated in " ".join(MILLION.split()), stated
 
 
 def test_slots_count_where_models_are_slow() -> None:
@@ -84,3 +132,6 @@ def test_the_figures_of_a_mode_are_the_highest_documented(mode: str, service: st
 def test_the_figures_of_a_process_are_those_documented() -> None:
     assert f"| memory of a process without runs under way | {PROCESS_MB} MB |" in PERFORMANCE
     assert f"| database transactions of a run alone | {TRANSACTIONS} |" in PERFORMANCE
+    assert f"| PostgreSQL's log (WAL) of a run | {LOG_KB} KB |" in PERFORMANCE
+    assert f"to and from the server | {NATS_MESSAGES} |" in PERFORMANCE
+    assert f"| requests to S3 of a run alone | {S3_REQUESTS} |" in PERFORMANCE
