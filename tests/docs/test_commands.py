@@ -32,6 +32,7 @@ NOT_RUN = {
     "crew-capture top": "it needs a service; tests/cli/test_top.py has one",
     "mount -t tmpfs": "it needs an administrator",
     "docker run": "it needs the image; tests/deploy/image.py makes and runs it",
+    "arize-phoenix": "it installs hundreds of megabytes; tests/telemetry has a receiver of its own",
     "helm install": "it needs a cluster; tests/deploy/test_helm.py renders the chart",
     "Engine(model=model": "part of a program; tests/engine has many",
     "new_text_part(": "part of a program; tests/integration/test_real_clients.py has it whole",
