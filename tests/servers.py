@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+import nats
+
 _READY_SECONDS = 60.0
 
 
@@ -284,6 +286,9 @@ _SLOW_DOWN = (
 )
 
 
+_CLUSTER_SIZE = 3
+
+
 class NatsServer(_Server):
     """A NATS server with JetStream, its streams in `directory`.
 
@@ -313,7 +318,49 @@ class NatsServer(_Server):
         self.kill()
         raise RuntimeError(self._directory.with_suffix(".log").read_text()[-2000:])
 
+    @property
+    def name(self) -> str:
+        """The name of its directory, and of the server in a cluster."""
+        return self._directory.name
+
     def forget(self) -> None:
         """Loses what the server, which does not run, has stored."""
         shutil.rmtree(self._directory)
         self._directory.mkdir()
+
+
+class NatsCluster:
+    """Three NATS servers with JetStream, which replicate their streams."""
+
+    def __init__(self, directory: Path) -> None:
+        ports = free_ports(_CLUSTER_SIZE)
+        routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
+        self.servers = [
+            NatsServer(
+                directory / f"server-{port}",
+                *("--cluster_name", "tests", "--server_name", f"server-{port}"),
+                *("--cluster", f"nats://127.0.0.1:{port}", "--routes", routes),
+            )
+            for port in ports
+        ]
+        self.url = "nats://" + ",".join(f"127.0.0.1:{one.port}" for one in self.servers)
+
+    def __enter__(self) -> Self:
+        for server in self.servers:
+            server.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for server in self.servers:
+            server.kill()
+
+    async def leader(self) -> NatsServer:
+        """The server that leads the only stream."""
+        client = await nats.connect([f"nats://127.0.0.1:{one.port}" for one in self.servers])
+        try:
+            (stream,) = await client.jetstream().streams_info()
+            assert stream.cluster is not None
+            (leader,) = [one for one in self.servers if one.name == stream.cluster.leader]
+            return leader
+        finally:
+            await client.close()

@@ -5,18 +5,30 @@ Each takes a site and a number of runs, and returns the figures that it measured
 
 import asyncio
 import itertools
+import os
 import random
+import re
 import signal
 import sqlite3
+import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import (
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import aiohttp
@@ -27,11 +39,21 @@ from app.access.api_keys import ApiKeys, Role
 from app.api.batch_request import MAX_BATCH
 from app.runs.events.event import EventType
 from app.runs.models import CrewSlotRow, RunEvent, UserRun
+from app.runs.persistence.queries import RunQueries
 from app.runs.records import UNSETTLED
 from app.schedules.models import ScheduleRow
-from tests.faults.deployment import LEASE_SECONDS, Deployment, Serving, Site, deployed, until
+from tests.faults.deployment import (
+    LEASE_SECONDS,
+    ROOT,
+    Deployment,
+    Serving,
+    Site,
+    deployed,
+    until,
+)
+from tests.faults.link import Address, linked
 from tests.load.generator import REPORTS
-from tests.servers import NatsServer, UnreliableProxy
+from tests.servers import NatsCluster, NatsServer, UnreliableProxy
 
 Figures = dict[str, float]
 
@@ -67,6 +89,9 @@ class _Pace:
 
 # Calls that are short, for loads that last as long as something else does.
 _SHORT = _Pace(0.3, 0.0)
+# Longer ones, so that a worker has some runs at any time.
+_SLOW = _Pace(2.0, 0.0)
+_MANY = 15
 # Each call lasts as long as those of the promise to many users.
 _CROWDED = _Pace(1.0, 0.0)
 _TIMES_SUBMITTED = 5
@@ -189,6 +214,38 @@ class _Machines:
             )
 
         await until(has_claimed, 30)
+
+    async def all_claim(self) -> None:
+        """Wait until each worker has claimed runs that are submitted from now on."""
+        for worker in self.workers:
+            await self.claims(worker)
+
+    async def captured(self, run_ids: Iterable[UUID]) -> set[tuple[UUID, str]]:
+        """The tasks of these runs that the first attempt has finished."""
+        events = await RunQueries(self.deployment.database).events(list(run_ids))
+        return {
+            (event.run_id, event.data["name"])
+            for event in events
+            if event.type is EventType.TASK_FINISHED and event.seq and event.seq.attempt == 1
+        }
+
+    async def only_these_began_again(
+        self, lost: Sequence[UUID], captured: Collection[tuple[UUID, str]]
+    ) -> int:
+        """Wait for the end of all runs; return the number of calls that were repeated.
+
+        Fails if other runs began again, or these tasks were called again.
+        """
+        await self.deployment.settled(_END_SECONDS)
+        rows = await self.deployment.rows()
+        again = {run for run, row in rows.items() if row.attempt > 1}
+        assert again <= set(lost), "another worker's run was disturbed"
+        queries = RunQueries(self.deployment.database)
+        for run in again:
+            calls = (await queries.calls(run)).values()
+            called = {(run, call.task) for call in calls if call.attempt > 1}
+            assert called.isdisjoint(captured), "a captured task was executed again"
+        return self.deployment.stub.calls - len(rows) * len(REPORTS)
 
     async def no_run_began_again(self) -> None:
         """Fail unless all runs have ended, each by its first attempt and without repeated calls."""
@@ -396,6 +453,264 @@ async def network_cut(site: Site, runs: int) -> Figures:
                 await cut_off.stop()
             await machines.end_in_good_order()
             return {"accepted": len(machines.deployment.accepted)}
+
+
+async def machine_frozen(site: Site, runs: int, *, queue: str) -> Figures:
+    """SIGSTOP of one of two workers until the other has its runs, then SIGCONT, under load."""
+    with _queue(site, queue) as url:
+        async with _machines(site, _SLOW, url, shutdown_seconds=60) as machines:
+            deployment, (frozen, _) = machines.deployment, machines.workers
+            (process,) = frozen.workers()
+            async with machines.load(runs):
+                await until(lambda: _holds_many(deployment, process.pid), 30)
+                await _freeze(deployment, frozen, inside_a_write=False)
+                begun = time.monotonic()
+                lost = _held_by(process.pid, await deployment.rows())
+                await until(lambda: _holds_nothing(deployment, process.pid), 2 * _TAKEOVER_SECONDS)
+                seconds = time.monotonic() - begun
+                captured = await machines.captured(lost)
+                frozen.send(signal.SIGCONT)
+                await machines.claims(frozen)
+            repeated = await machines.only_these_began_again(lost, captured)
+            await machines.end_in_good_order()
+    return {"in flight when frozen": len(lost), "calls repeated": repeated, "taken over s": seconds}
+
+
+async def accepting_frozen(site: Site, runs: int, *, queue: str) -> Figures:
+    """SIGSTOP of an accepting process whose clients follow runs, until these have ended.
+
+    After SIGCONT the clients get all events, and it accepts again.
+    """
+    with _queue(site, queue) as url:
+        async with _machines(site, _SLOW, url) as machines:
+            deployment, accepting = machines.deployment, machines.accepting
+            await deployment.post(accepting, runs, 1.0)
+            async with asyncio.TaskGroup() as clients:
+                for run in list(deployment.accepted)[:_FOLLOWED]:
+                    clients.create_task(deployment.follow(accepting, run))
+                await until(lambda: _streams(accepting, _FOLLOWED), 20)
+                accepting.send(signal.SIGSTOP)
+                begun = time.monotonic()
+                await deployment.settled(_END_SECONDS)
+                # Longer than a poll looks back.
+                await asyncio.sleep(max(0.0, begun + 20 - time.monotonic()))
+                accepting.send(signal.SIGCONT)
+            await deployment.post(accepting, 5, 0)
+            await machines.no_run_began_again()
+            await machines.end_in_good_order()
+            return {"accepted": len(deployment.accepted)}
+
+
+async def packets_dropped(site: Site, runs: int, *, to: str) -> Figures:
+    """All packets between one of three workers and a server are lost for a while, under load.
+
+    `to` is nats or database. The connections stay open.
+    """
+    database = urlsplit(site.servers.postgresql.uri)
+    folder = parse_qs(database.query)["host"][0]
+    with NatsServer(site.folder / "nats") as nats:
+        address: Address = ("127.0.0.1", nats.port)
+        if to == "database":
+            address = f"{folder}/.s.PGSQL.5432"
+        async with (
+            linked(address) as link,
+            _machines(site, _SLOW, nats.url, shutdown_seconds=60) as machines,
+        ):
+            deployment = machines.deployment
+            settings = {"queue_url": f"nats://127.0.0.1:{link.port}"}
+            if to == "database":
+                name = urlsplit(deployment.settings.database_url).path
+                url = f"postgresql://{database.username}:@127.0.0.1:{link.port}{name}"
+                settings = {"database_url": url}
+            cut_off = await machines.start_worker(**settings)
+            (process,) = cut_off.workers()
+            async with machines.load(runs):
+                await until(lambda: _holds_many(deployment, process.pid), 30)
+                link.cut()
+                lost = _held_by(process.pid, await deployment.rows())
+                begun, in_flight = time.monotonic(), len(lost)
+                if to == "database":
+                    await until(
+                        lambda: _holds_nothing(deployment, process.pid), 2 * _TAKEOVER_SECONDS
+                    )
+                else:
+                    await until(lambda: _has_logged(cut_off, "The queue is away"), 60)
+                seconds, captured = time.monotonic() - begun, await machines.captured(lost)
+                for worker in machines.workers:
+                    await machines.claims(worker)
+                link.restore()
+                await machines.claims(cut_off)
+            if to == "nats":
+                lost = []
+            repeated = await machines.only_these_began_again(lost, captured)
+            await cut_off.stop()
+            await machines.end_in_good_order()
+    return {
+        "in flight at the cut": in_flight,
+        "calls repeated": repeated,
+        "noticed after s": seconds,
+    }
+
+
+async def clock_off(site: Site, runs: int, *, seconds: int) -> Figures:
+    """The clock of one of three workers is off, under load."""
+    with NatsServer(site.folder / "nats") as nats:
+        async with _machines(site, _SHORT, nats.url, shutdown_seconds=60) as machines:
+            wrong = await machines.start_worker(**_fake_time(seconds))
+            async with machines.load(runs):
+                await machines.claims(wrong)
+                # Leases of others, and its own, would end meanwhile if clocks counted.
+                await asyncio.sleep(LEASE_SECONDS + 5)
+            await machines.no_run_began_again()
+            rows = (await machines.deployment.rows()).values()
+            (process,) = wrong.workers()
+            executed = sum(_pid(row.worker) == process.pid for row in rows)
+            assert executed
+            now = datetime.now(UTC)
+            assert all(abs((now - row.finished_at).total_seconds()) < 50 for row in rows)
+            await wrong.stop()
+            await machines.end_in_good_order()
+            return {"accepted": len(rows), "executed by it": executed}
+
+
+async def cluster_of_nats(site: Site, runs: int) -> Figures:
+    """Of three NATS servers, each that leads is killed or frozen; then all start without data."""
+    with NatsCluster(site.folder / "nats") as cluster:
+        async with _machines(
+            site, _SHORT, cluster.url, queue_replicas=3, shutdown_seconds=60
+        ) as machines:
+            async with machines.load(runs):
+                for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGKILL):
+                    await machines.all_claim()
+                    leader = await cluster.leader()
+                    os.kill(leader.pid, number)
+                    await machines.all_claim()
+                    if number == signal.SIGSTOP:
+                        os.kill(leader.pid, signal.SIGCONT)
+                    else:
+                        leader.kill()
+                        await asyncio.to_thread(leader.start)
+                for server in cluster.servers:
+                    server.kill()
+                    server.forget()
+                for server in cluster.servers:
+                    await asyncio.to_thread(server.start)
+                begun = time.monotonic()
+                await machines.all_claim()
+                seconds = time.monotonic() - begun
+            await machines.no_run_began_again()
+            await machines.end_in_good_order()
+            accepted = len(machines.deployment.accepted)
+            return {"accepted": accepted, "claimed again after the emptying s": seconds}
+
+
+async def disk_full(site: Site, runs: int) -> Figures:
+    """The disk of the outputs of a service is full for a while."""
+    with _small_disk(site.folder / "small") as small:
+        async with _deployment(site, _SHORT, temp_dir=small) as deployment:
+            async with deployment.serving() as serving:
+                await deployment.post(serving, 5, 0)
+                await deployment.settled(_END_SECONDS)
+                filler = small / "filler"
+                with suppress(OSError), filler.open("wb", buffering=0) as file:
+                    while file.write(bytes(4096)):
+                        pass
+                await deployment.post(serving, runs, 1.0)
+                await deployment.settled(_END_SECONDS)
+                during = Counter(row.status for row in (await deployment.rows()).values())
+                filler.unlink()
+                await deployment.post(serving, 5, 0)
+                await deployment.settled(_END_SECONDS)
+                await serving.stop()
+            rows = (await deployment.rows()).values()
+            ends = Counter(row.status for row in rows)
+            assert deployment.answers == {"202": runs + 10}, deployment.answers
+            assert ends["succeeded"] == during["succeeded"] + 5, ends
+            assert ends["failed"] == during["failed"] == len(rows) - ends["succeeded"], ends
+            assert ends["failed"], "the disk was not full"
+            failed = {row.error_type for row in rows if row.status == "failed"}
+            assert failed == {"storage_unavailable"}
+            await deployment.nothing_is_left_after_a_sweep()
+            return {"failed meanwhile": ends["failed"], "succeeded": ends["succeeded"]}
+
+
+async def upgraded(site: Site, runs: int, *, queue: str) -> Figures:
+    """All processes of the commit before are replaced, one after the other, under load.
+
+    Old and new ones share the database and the queue meanwhile.
+    """
+    with _commit_before(site.folder / "old") as old, _queue(site, queue) as url:
+        async with _machines(site, _SHORT, url, pythonpath=old, shutdown_seconds=60) as machines:
+            deployment, new = machines.deployment, {"pythonpath": ROOT}
+            async with machines.load(runs):
+                for worker in machines.workers:
+                    await machines.claims(worker)
+                    replacement = await machines.start_worker(**new)
+                    await machines.claims(replacement)
+                    await worker.stop()
+                    await machines.claims(replacement)
+            accepting = await machines.stack.enter_async_context(
+                deployment.serving("serve", "--accept-only", **new)
+            )
+            await machines.accepting.stop()
+            await deployment.post(accepting, 20, 0)
+            await machines.no_run_began_again()
+            await machines.end_in_good_order()
+            return {"accepted": len(deployment.accepted)}
+
+
+@contextmanager
+def _queue(site: Site, queue: str) -> Iterator[str]:
+    """The QUEUE_URL of a broker: nats has a server of its own."""
+    if queue != "nats":
+        yield queue
+        return
+    with NatsServer(site.folder / "nats") as nats:
+        yield nats.url
+
+
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of one megabyte. Needs the right to mount it."""
+    folder.mkdir(parents=True)
+    mount = ["/bin/mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["/bin/umount", str(folder)], check=True)
+
+
+@contextmanager
+def _commit_before(folder: Path) -> Iterator[Path]:
+    """The code of the commit before this one, or of FAULTS_OLD_COMMIT."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    commit = os.environ.get("FAULTS_OLD_COMMIT", "HEAD~1")
+    git = ["/usr/bin/git", "-C", str(ROOT), "worktree"]
+    subprocess.run([*git, "add", "--detach", str(folder), commit], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", str(folder)], check=True)
+
+
+def _fake_time(seconds: int) -> Mapping[str, object]:
+    """The environment of a process whose clock is off, by Debian's `faketime`."""
+    libraries = list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    assert libraries, "install faketime"
+    return {
+        "ld_preload": libraries[0],
+        "faketime": f"{seconds:+}s",
+        "faketime_dont_fake_monotonic": 1,
+    }
+
+
+async def _streams(serving: Serving, count: int) -> bool:
+    """Whether so many clients read events."""
+    async with aiohttp.request("GET", f"{serving.url}/metrics") as response:
+        text = await response.text()
+    found = re.search(r"^crewcapture_subscribers\S* (\d+)", text, re.MULTILINE)
+    return found is not None and int(found[1]) >= count
 
 
 async def machines_without_database(site: Site, runs: int, away_seconds: float) -> Figures:
@@ -839,6 +1154,10 @@ async def _has_workers(serving: Serving, count: int) -> bool:
 async def _holds_nothing(deployment: Deployment, pid: int) -> bool:
     rows = await deployment.rows()
     return not any(row.status in UNSETTLED and _pid(row.worker) == pid for row in rows.values())
+
+
+async def _holds_many(deployment: Deployment, pid: int) -> bool:
+    return len(_held_by(pid, await deployment.rows())) >= _MANY
 
 
 async def _holds_all(deployment: Deployment, survivor: Serving) -> bool:

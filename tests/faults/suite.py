@@ -87,7 +87,17 @@ def _cases_of_machines() -> Iterator[Case]:
         yield case(scenarios.crowd, 5000, queue=queue)
     for queue in ("nats", "postgresql"):
         yield case(scenarios.workers_replaced, 300, queue=queue)
+    for queue in ("nats", "postgresql"):
+        yield case(scenarios.machine_frozen, 300, queue=queue)
+        yield case(scenarios.accepting_frozen, 300, queue=queue)
+        yield case(scenarios.upgraded, 300, queue=queue)
     yield case(scenarios.network_cut, 300)
+    for server in ("nats", "database"):
+        yield case(scenarios.packets_dropped, 300, to=server)
+    for seconds in (60, -60):
+        yield case(scenarios.clock_off, 300, seconds=seconds)
+    yield case(scenarios.cluster_of_nats, 300)
+    yield case(scenarios.disk_full, 100)
     yield case(scenarios.limits_shared, 300)
     yield case(scenarios.machines_without_database, 300, away_seconds=30)
 

@@ -3,24 +3,27 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
 
+from app.access.callers import OPERATOR
 from app.db import Database, DatabaseUnavailable
 from app.runs.background import PeriodicService
 from app.runs.events.token_relay import TokenRelay
 from app.runs.execution.lease_keeper import LeaseKeeper
 from app.runs.maintenance import retention
 from app.runs.maintenance.retention import Retention
+from app.runs.persistence.published_runs import PublishedRuns
 from app.runs.persistence.queries import RunQueries
 from app.runs.persistence.repository import RunRepository
+from app.runs.records import RunStatus
 from app.runs.webhooks.outbox import Outbox
 from app.runs.webhooks.sender import WebhookSender
 from app.runs.webhooks.url_guard import UrlGuard
 from storage import OutputStore
-from tests.runs.scripted import running_service, until
+from tests.runs.scripted import Stage, running_service, until
 
 
 class Counting(PeriodicService):
@@ -233,3 +236,42 @@ async def test_leases_that_are_not_renewed_in_time_are_a_problem(
         assert keeper.problem == "leases have not been renewed for 25 s"
         await keeper.run_once()
         assert keeper.problem is None
+
+
+@pytest.mark.parametrize("is_claimed", [True, False], ids=["claimed", "published"])
+async def test_runs_that_others_hold_after_a_pause_are_stopped_and_stay_accepted(
+    database: Database, store: OutputStore, monkeypatch: pytest.MonkeyPatch, is_claimed: bool
+) -> None:
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    async def hang(inputs: Mapping[str, object], stage: Stage) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async with (
+        running_service(database, store, hang) as paused,
+        running_service(database, store) as other,
+    ):
+        keeper = LeaseKeeper(database, paused.rows, paused.worker, lease_seconds=20)
+        run_id = await paused.submit("poem", {"topic": "rain"}, OPERATOR)
+        await begun.wait()
+        await paused.rows.release()  # as if its lease had ended
+        if is_claimed:
+            assert await other.rows.claim(run_id) is not None
+        else:
+            published = PublishedRuns(database, lease_seconds=60, max_failed_attempts=3)
+            assert await published.hold("poem", 1) == [run_id]
+        await keeper.run_once()
+        assert paused.worker.run_ids == {run_id}
+        now = time.monotonic()
+        monkeypatch.setattr("app.runs.execution.lease_keeper.monotonic", lambda: now + 25)
+        await keeper.run_once()
+        async with asyncio.timeout(20):
+            await stopped.wait()
+            await paused.worker.wait_until_idle()
+        run = await other.queries.get(run_id)
+        assert run is not None
+        assert (run.status, run.attempt) == (RunStatus.RUNNING, 1 + is_claimed)

@@ -30,6 +30,9 @@ _MORE_ATTEMPTS: Final = 5
 class LeaseKeeper(PeriodicService):
     """Renews the leases of this worker's runs, and releases them when it is closed.
 
+    The process or its network may pause for longer than a lease. Then runs that others, or the
+    queue, hold by now are stopped here: no model is called for them any more.
+
     Leases are in the database's time. Each pass reads it anew, so that no clock that is wrong or
     drifts lets this worker's leases end early or claims runs of others.
     """
@@ -55,6 +58,11 @@ class LeaseKeeper(PeriodicService):
             return f"leases have not been renewed for {seconds:.0f} s"
         return super().problem
 
+    async def _stop_lost_runs(self) -> None:
+        executed = self._worker.executed_runs
+        for run_id in executed - await self._rows.held():
+            self._worker.stop(run_id)
+
     async def run_once(self) -> None:
         """Renew the leases of the runs that the worker executes or has queued.
 
@@ -65,6 +73,8 @@ class LeaseKeeper(PeriodicService):
         try:
             await self._database.sync_clock()
             await self._rows.renew_leases(self._worker.run_ids)
+            if begun - self._renewed_at > self._lease_seconds:
+                await self._stop_lost_runs()
         except Exception:
             metrics.LEASE_RENEWALS.inc("failed")
             raise

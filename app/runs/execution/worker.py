@@ -333,6 +333,11 @@ class Worker:
             active.deadline.reschedule(asyncio.get_running_loop().time())
         return runs_here
 
+    def stop(self, run_id: UUID) -> None:
+        """Stop a run that others hold. It stays accepted, with its outputs, for these."""
+        if (active := self._active.get(run_id)) is not None:
+            active.task.cancel()
+
     def cancelled(self, run_id: UUID, outcome: Outcome) -> Outcome | None:
         """The outcome of a cancelled run with its progress so far; None if no crew runs it here."""
         active = self._active.get(run_id)
@@ -403,6 +408,11 @@ class Worker:
         tasks = ended(tasks_of(run, described, events), outcome.status)
         outputs = await stored_outputs(run, events, self._store)
         return with_progress(replace(outcome, usage=usage_in(events)), outputs, tasks)
+
+    @property
+    def executed_runs(self) -> set[UUID]:
+        """The runs whose crews execute here."""
+        return {run_id for run_id, active in self._active.items() if active.deadline is not None}
 
     async def wait_until_idle(self) -> None:
         """Wait until no run is dispatched."""

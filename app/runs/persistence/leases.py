@@ -24,6 +24,14 @@ class Leases:
         for chunk in in_parts(list(run_ids), MAX_IDS_PER_STATEMENT):
             await self._set(self._database.clock.now() + self._duration, UserRun.run_id.in_(chunk))
 
+    async def held(self) -> set[UUID]:
+        """The runs in flight that this worker holds, also if their leases have ended."""
+        query = select(UserRun.run_id).where(
+            UserRun.worker == self._worker, UserRun.status.in_(IN_FLIGHT)
+        )
+        async with self._database.read() as connection:
+            return set(await connection.scalars(query))
+
     async def release(self) -> None:
         """End the leases of all runs in flight that this worker holds."""
         await self._set(None)

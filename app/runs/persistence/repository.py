@@ -283,6 +283,10 @@ class RunRepository:
             one = Relay(tokens, after_seq, next(self._numbers), subscribers)
             self._writes.submit_soon(relay, one, lambda: self.on_event(tokens.run_id))
 
+    async def held(self) -> set[UUID]:
+        """The runs in flight that this worker holds."""
+        return await self._leases.held()
+
     async def renew_leases(self, run_ids: Collection[UUID]) -> None:
         """Renew the leases of those of these runs that this worker holds.
 
