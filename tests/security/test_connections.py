@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from app.cli import connections
-from tests.serving import Connect, Running, one_answer
+from app.cli.connections import BoundedHttpProtocol
+from tests.api.crews import Gate
+from tests.serving import Connect, Running, Serve, one_answer
 
 _START = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 _REQUEST = _START + b"\r\n"
@@ -29,6 +31,25 @@ async def test_one_more_byte_after_an_answer_holds_no_connection(
     # It ends: with an answer (408) where a request has begun.
     rest = await asyncio.wait_for(reader.read(), 20)
     assert not rest or rest.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_bytes_that_drip_after_an_answer_hold_no_connection(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.2)
+    reader, writer = await connect()
+    writer.write(_REQUEST)
+    await one_answer(reader)
+
+    async def drip() -> None:
+        while True:
+            writer.write(b"\r\n")
+            await asyncio.sleep(0.02)
+
+    dripping = asyncio.create_task(drip())
+    rest = await asyncio.wait_for(reader.read(), 20)
+    assert not rest or rest.startswith(b"HTTP/1.1 408 ")
+    dripping.cancel()
 
 
 async def test_the_rest_of_a_body_that_was_answered_early_holds_no_connection(
@@ -66,6 +87,37 @@ async def test_a_pipelined_request_beyond_a_limit_leaves_the_first_its_answer(
     rest = await asyncio.wait_for(reader.read(), 20)
     assert not rest or rest.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 431 "))
     assert len(await service.rows()) == 1
+
+
+async def test_a_pipelined_request_that_never_completes_leaves_a_running_stream_whole(
+    serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.01)
+    refused = asyncio.Event()
+    refuse = BoundedHttpProtocol._refuse
+
+    def note(protocol: BoundedHttpProtocol, *arguments: str) -> None:
+        refuse(protocol, *arguments)
+        refused.set()
+
+    monkeypatch.setattr(BoundedHttpProtocol, "_refuse", note)
+    async with serve(gate.crews, engine="stock") as service:
+        run = (await service.http.post("/api/runs", json={"crew": "idea"})).json()
+        url = service.http.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        path = f"/api/runs/{run['run_id']}/events".encode()
+        writer.write(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+        begin = await asyncio.wait_for(reader.readuntil(b"event: "), 20)
+        assert begin.startswith(b"HTTP/1.1 200 ")
+        refused.clear()
+        writer.write(_START)
+        await asyncio.wait_for(refused.wait(), 20)
+        gate.open.set()
+        rest = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+    assert b"run.succeeded" in rest
+    assert rest.endswith(b"\r\n0\r\n\r\n")
+    assert b"HTTP/1.1 " not in rest
 
 
 async def test_bytes_of_a_body_do_not_count_as_headers_of_the_next_request(
