@@ -17,6 +17,7 @@ from app.api.crews import crews_router
 from app.api.dependencies import DEPENDENCIES
 from app.api.errors import EXCEPTION_HANDLERS
 from app.api.health import Readiness, live, ready
+from app.api.json_request import JsonRequest
 from app.api.keys import keys_router
 from app.api.markdown import HtmlRenderer
 from app.api.mcp.routes import McpApplication, mcp
@@ -119,6 +120,7 @@ def create_app(
         request_max_body_size=_MAX_BODY_BYTES,
         openapi_config=openapi_config(needs_key=settings.auth == "keys"),
         plugins=[ClosedObjects()],
+        request_class=JsonRequest,
         logging_config=None,
     )
     app.asgi_handler = with_head(app.asgi_handler)

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from traceback import walk_tb
 from typing import Any, Literal, cast
 from uuid import UUID
 
@@ -17,10 +16,10 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, SerializationException, ValidationException
 from litestar.openapi import ResponseSpec
-from litestar.serialization import decode_json
 
 from app.access.errors import RateLimitExceeded
 from app.access.rate_limits import limit_headers
+from app.api.json_request import decoded_json
 from app.api.middleware.request_limits import is_utf8
 from app.api.parameters import wire_name
 from app.api.problems import allowed, problems_of, problems_text
@@ -301,18 +300,9 @@ def _problems(
     parameters = handler.parsed_fn_signature.parameters
     for problem in refused:
         if problem.get("source") == "body":
-            yield from problems_of(_json(request), types["data"])
+            yield from problems_of(decoded_json(request), types["data"])
         elif (name := problem.get("key", "")) in parameters:
             yield f"{wire_name(parameters[name])}: must be {allowed(types[name], null=False)}"
-
-
-def _json(request: Request[Any, Any, Any]) -> Any:
-    """The body, which has arrived and been decoded, so that nothing is awaited; None if empty."""
-    try:
-        request.json().send(None)
-    except StopIteration as result:
-        return result.value
-    raise RuntimeError("the body has not arrived")
 
 
 _ERROR_TYPES: Mapping[int, ErrorType] = {
@@ -351,21 +341,6 @@ def _http(request: Request[Any, Any, Any], error: HTTPException) -> Response[Err
     return response
 
 
-def _undecodable(
-    request: Request[Any, Any, Any], error: UnicodeDecodeError | RecursionError
-) -> Response[ErrorAnswer]:
-    """msgspec raises these for a body, beside errors of its own."""
-    if not _is_raised_in(error, decode_json.__module__):
-        return _unexpected(request, error)
-    problem = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "nested too deep"
-    return error_response(400, "invalid_input", f"body: {problem}")
-
-
-def _is_raised_in(error: Exception, module: str) -> bool:
-    *_, (frame, _) = walk_tb(error.__traceback__)
-    return bool(frame.f_globals["__name__"] == module)
-
-
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
     path = request.scope.get("path_template", "-")  # clients write the other parts of a path
     logger.error("%s %s failed", request.method, path, exc_info=error)
@@ -396,8 +371,6 @@ EXCEPTION_HANDLERS: Mapping[type[Exception] | int, Callable[..., Response[Any]]]
     ShuttingDown: _overloaded,
     DatabaseUnavailable: _database_unavailable,
     ValidationException: _validation,
-    UnicodeDecodeError: _undecodable,
-    RecursionError: _undecodable,
     HTTPException: _http,
     Exception: _unexpected,
 }

@@ -8,6 +8,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from app.access.errors import RateLimitExceeded
 from app.api.errors import MessageRefused
+from app.json_decoding import decode_object
 from app.runs import InvalidInput, check_bounds
 
 
@@ -23,7 +24,7 @@ async def read_message(request: Request[Any, Any, Any]) -> tuple[bytes, dict[str
     body = await request.body()
     refusal: RateLimitExceeded | None = request.scope["state"].get("refusal")
     try:
-        message = msgspec.json.decode(body, type=dict[str, Any])
+        message = decode_object(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise refusal or InvalidInput("body", "expected one JSON-RPC message") from None
     if refusal is None:

@@ -38,6 +38,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     _send_check: asyncio.TimerHandle | None = None  # while data may wait for the client
     _unsent_bytes = math.inf  # at the previous check
     _chunk_is_all_headers = True
+    _is_in_body = False  # of a request that has its response already, perhaps
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,7 +63,9 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
-        self._chunk_is_all_headers = self._deadline is not None or not self._is_responding
+        self._chunk_is_all_headers = not self._is_in_body and (
+            self._deadline is not None or not self._is_responding
+        )
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -80,7 +83,12 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_headers_complete(self) -> None:
         self._expect_nothing()
         self._chunk_is_all_headers = False
+        self._is_in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_in_body = False
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()

@@ -103,6 +103,8 @@ _KEEP_WORKERS_SECONDS: Final = 1.0
 # Of one caller at a time: a list reads the whole inputs of its runs, and holds a connection.
 _MAX_LISTS: Final = 2
 _CALL_CURSOR: Final = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
+# Of the name of an unknown crew.
+_MAX_SHOWN_CHARACTERS: Final = 100
 # Runs whose inputs are larger together are added alone.
 _LARGE_BYTES: Final = 65_536
 
@@ -158,9 +160,11 @@ class RunService:
         """An available crew. Raises UnknownCrew."""
         crew = self._crews.get(name)
         if crew is None:
-            nearest = get_close_matches(name, sorted(self._crews), 1)
+            shown = name[:_MAX_SHOWN_CHARACTERS]
+            nearest = get_close_matches(shown, sorted(self._crews), 1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise UnknownCrew(f"no crew is named {name}{hint}")
+            more = "..." if shown != name else ""
+            raise UnknownCrew(f"no crew is named {shown}{more}{hint}")
         return crew
 
     async def submit(

@@ -1,6 +1,7 @@
 """One caller's large or many requests leave the event loop to others, and lose no accepted run."""
 
 import asyncio
+import sys
 import time
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -13,7 +14,9 @@ import pytest
 import app.pacer
 from app.access.api_keys import Role
 from app.access.callers import OPERATOR, Caller
+from app.api.batch_request import BatchHttpRequest
 from app.api.middleware.request_limits import RequestLimits
+from app.json_decoding import decode, decode_object
 from app.pacer import Pacer, identify, inherited, metered
 from app.runs.inputs import MAX_BATCH_VALUES, MAX_VALUES
 from app.runs.records import NewRun
@@ -435,6 +438,89 @@ async def test_a_wrong_batch_is_refused_by_name(
     response = await service.http.post("/api/runs/batch", content=body, headers=JSON)
     assert response.status_code == 400
     assert problem in response.json()["error"]
+
+
+async def test_of_a_batch_that_is_too_long_only_the_beginning_is_decoded(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Any] = []
+    decode_body = BatchHttpRequest._decoded
+
+    async def note(request: BatchHttpRequest, body: bytes) -> Any:
+        decoded.append(await decode_body(request, body))
+        return decoded[-1]
+
+    monkeypatch.setattr(BatchHttpRequest, "_decoded", note)
+    for body in (
+        b'{"crew": "idea", "inputs": [%b]}' % b",".join([b"{}"] * 50_000),
+        b'{"crew": "idea", "inputs": [%b]}' % b",".join([b"1"] * 50_000),
+    ):
+        response = await service.http.post("/api/runs/batch", content=body, headers=JSON)
+        assert response.status_code == 400
+        assert response.json()["error"].startswith("inputs")
+        assert len(decoded.pop()["inputs"]) == 1001  # and decoded once: also for the error
+        assert decoded == []
+
+
+async def test_unknown_fields_of_a_batch_are_refused_at_the_first(service: Running) -> None:
+    body = b'{"crew": "idea", "inputz": [{}], %b}' % b",".join(
+        b'"unknown_%d": 1' % number for number in range(50_000)
+    )
+    response = await service.http.post("/api/runs/batch", content=body, headers=JSON)
+    assert response.status_code == 400
+    assert response.json()["error"] == "inputz: unknown field, did you mean inputs?"
+
+
+@pytest.mark.parametrize("path", ["/api/runs", "/mcp", "/crews"])
+async def test_the_name_of_an_unknown_crew_is_shown_by_its_beginning(
+    service: Running, path: str
+) -> None:
+    name = "x" * 500_000
+    if path == "/crews":
+        response = await service.http.get(f"/crews/{name[:20_000]}/inputs")
+    else:
+        call = {"name": name, "arguments": {}}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+        body = message if path == "/mcp" else {"crew": name}
+        headers = {"Accept": "application/json, text/event-stream"}
+        response = await service.http.post(path, json=body, headers=headers)
+    assert f"no crew is named {name[:100]}..." in response.text
+    assert len(response.text) < 1000
+
+
+@pytest.mark.parametrize("number", ["5e-324", "8.98846567431158e307", "-0.0", "1E2", "0.1"])
+def test_numbers_are_those_of_python_in_linear_time(number: str) -> None:
+    """msgspec's own decoder needs up to 10 µs for one of three characters."""
+    calls = []
+
+    def profile(frame: Any, event: str, _: object) -> None:
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+
+    for decoder in (decode, lambda text: decode_object(text)["a"]):
+        calls.clear()
+        sys.setprofile(profile)
+        found = decoder(f'{{"a": [{number}]}}')
+        sys.setprofile(None)
+        assert repr(found["a"] if isinstance(found, dict) else found) == repr([float(number)])
+        assert "_number" in calls
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/runs", '{"crew": "idea", "inputs": {"a": 1e400}}'),
+        ("/api/runs/batch", '{"crew": "idea", "inputs": [{"a": 1e400}]}'),
+        ("/mcp", '{"jsonrpc": "2.0", "id": 1, "method": "x", "params": {"a": 1e400}}'),
+        ("/a2a/idea", '{"jsonrpc": "2.0", "id": 1, "method": "x", "params": {"a": 1e400}}'),
+    ],
+)
+async def test_a_number_that_is_too_large_is_refused(
+    service: Running, path: str, body: str
+) -> None:
+    response = await service.http.post(path, content=body, headers=JSON)
+    assert response.status_code == 400
+    assert "body: " in response.text
 
 
 async def test_a_large_batch_is_accepted_whole(service: Running) -> None:

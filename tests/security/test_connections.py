@@ -66,6 +66,17 @@ async def test_the_rest_of_a_body_that_was_answered_early_holds_no_connection(
     assert await asyncio.wait_for(reader.read(), 20) == b""
 
 
+async def test_the_rest_of_a_body_that_was_answered_early_is_no_header(connect: Connect) -> None:
+    reader, writer = await connect()
+    writer.write(
+        b"POST /api/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2000000\r\n\r\n"
+    )
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 413 ")
+    writer.write(b" " * 2_000_000 + _REQUEST)
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize(
     "second",
     [

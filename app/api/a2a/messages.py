@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from app.api.budget_fields import budget_in
 from app.api.problems import convert
 from app.budgets import Budget
+from app.json_decoding import decode
 from app.runs import CrewInfo, InvalidInput, ReviewDecision
 
 HOW_TO_ANSWER = (
@@ -68,7 +69,7 @@ def inputs_in(message: Message, crew: CrewInfo) -> dict[str, Any]:
         return given
     if len(crew.required) != 1:
         try:
-            return given | _named(msgspec.json.decode(text), crew)
+            return given | _named(decode(text), crew)
         except (msgspec.MsgspecError, RecursionError):
             raise _not_inputs(crew) from None
     (name,) = crew.required

@@ -28,6 +28,7 @@ from sqlalchemy import (
 
 from app.access.callers import Caller
 from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database, in_parts
+from app.json_decoding import decode
 from app.runs.call_records import (
     CallId,
     CallRecord,
@@ -438,7 +439,7 @@ class _StoredRun:
 
     @cached_property
     def run(self) -> Run:
-        return Run(**{**_fields(self._row), "inputs": msgspec.json.decode(self._row.inputs)})
+        return Run(**{**_fields(self._row), "inputs": decode(self._row.inputs)})
 
 
 def _fields(row: Row[Any]) -> dict[str, Any]:
@@ -447,7 +448,7 @@ def _fields(row: Row[Any]) -> dict[str, Any]:
 
 def _listed(row: Row[Any]) -> ListedRun:
     is_whole = len(row.inputs) <= MAX_LISTED_CHARACTERS
-    inputs = msgspec.json.decode(row.inputs) if is_whole else None
+    inputs = decode(row.inputs) if is_whole else None
     raw_result = None if row.raw_result is None else _start_of_text(row.raw_result)
     return ListedRun(**{**_fields(row), "inputs": inputs, "raw_result": raw_result})
 

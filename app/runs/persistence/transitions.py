@@ -20,12 +20,12 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 from uuid import UUID
 
-import msgspec
 from sqlalchemy import Row, Text, cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller, counted_name
 from app.db import current_time
+from app.json_decoding import decode
 from app.runs.call_records import CallBatch
 from app.runs.errors import LimitReached
 from app.runs.events.event import Event, EventSeq, EventType
@@ -216,7 +216,7 @@ def claimed_run(applied: Applied, worker: str) -> ClaimedRun | None:
     return ClaimedRun(
         run_id=row.run_id,
         crew=row.crew,
-        inputs=msgspec.json.decode(row.inputs),
+        inputs=decode(row.inputs),
         assumed_inputs=row.assumed_inputs,
         attempt=row.attempt + 1,
         created_at=row.created_at,
