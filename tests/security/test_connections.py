@@ -103,7 +103,6 @@ async def test_a_pipelined_request_beyond_a_limit_leaves_the_first_its_answer(
 async def test_a_pipelined_request_that_never_completes_leaves_a_running_stream_whole(
     serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.01)
     refused = asyncio.Event()
     refuse = BoundedHttpProtocol._refuse
 
@@ -120,7 +119,7 @@ async def test_a_pipelined_request_that_never_completes_leaves_a_running_stream_
         writer.write(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
         begin = await asyncio.wait_for(reader.readuntil(b"event: "), 20)
         assert begin.startswith(b"HTTP/1.1 200 ")
-        refused.clear()
+        monkeypatch.setattr(connections, "_HEADER_SECONDS", 0.01)
         writer.write(_START)
         await asyncio.wait_for(refused.wait(), 20)
         gate.open.set()
