@@ -128,15 +128,11 @@ def _a2a(data: bytes) -> bytes:
 
 _ROOM = 1000  # of a body, for what surrounds its largest part
 _ITEM = _MAX_BATCH_BODY // _BATCH - 100
-
-
-def _deep(levels: int) -> bytes:
-    """Below 10,000 values and 64 levels for each run, so that nothing refuses it early."""
-    nested = b"[" * levels + b"]" * levels
-    return b"[" + b",".join([nested] * (9600 // levels)) + b"]"
-
-
-_MANY_VALUES = _deep(60)
+_NESTED = b"[" * 60 + b"]" * 60
+# Below 10,000 values and 64 levels for each run, so that nothing refuses it early.
+_MANY_VALUES = b"[" + b",".join([_NESTED] * 160) + b"]"
+_NO_RUN = "01900000-0000-7000-8000-000000000000"
+_FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
 
 for _name, _title, _prepare in (
     ("none", "no attack", None),
@@ -159,8 +155,24 @@ for _name, _title, _prepare in (
         "POST", "/mcp", _mcp(_MANY_VALUES), **_PROTOCOL)),
     ("a2a", "A2A, 1 MB, 330,000 lists", _repeated(
         "POST", "/a2a/idea", _a2a(_filled(b"[]", _MAX_BODY - _ROOM)))),
-    ("a2a-deep", "A2A, 9,600 values in 50 levels", _repeated(
-        "POST", "/a2a/idea", _a2a(_deep(50)))),  # the message around them has more levels
+    ("a2a-values", "A2A, 9,500 values", _repeated(
+        "POST", "/a2a/idea", _a2a(_filled(b"1", 19_000)))),
+    ("numbers", "1 MB of numbers like 5e-324", _repeated(
+        "POST", "/api/runs", _run(_filled(b"5e-324", _MAX_BODY - _ROOM)))),
+    ("batch-items", "a batch of 5 million items", _repeated("POST", "/api/runs/batch",
+        b'{"crew": "idea", "inputs": %b}' % _filled(b"{}", 15_000_000))),
+    ("batch-fields", "a batch of 1.5 million unknown fields", _repeated("POST", "/api/runs/batch",
+        b"{%b}" % b",".join(b'"u%d":1' % number for number in range(1_500_000)))),
+    ("secrets", "20 secrets of 10,000 characters", _repeated("POST", "/api/runs",
+        b'{"crew": "idea", "secrets": {%b}}' % b",".join(
+            b'"s%d": "%b"' % (number, b"x" * 10_000) for number in range(20)))),
+    ("schedule", "schedules with 9,600 values in 60 levels", _repeated("POST", "/api/schedules",
+        b'{"crew": "idea", "name": "a", "cron": "0 0 1 1 *", "inputs": {"more": %b}}'
+        % _MANY_VALUES)),
+    ("resume", "reviews of 1 MB", _repeated("POST", f"/api/runs/{_NO_RUN}/resume",
+        b'{"task": "a", "approve": false, "feedback": "%b"}' % (b"x" * (_MAX_BODY - _ROOM)))),
+    ("form", "forms of 1 MB", _repeated("POST", f"/inbox/{_NO_RUN}",
+        b"feedback=" + b"%0D%0A" * 160_000, **_FORM)),
     ("guess", "wrong keys (401)", _repeated(
         "GET", "/api/runs", Authorization="Bearer cc_000000000000_wrong")),
     ("cheap-reads", "GET /api/crews as fast as possible", _repeated("GET", "/api/crews")),
