@@ -25,9 +25,24 @@ PINS: tuple[Pin, ...] = (
         "its parameters are the request body; what it does beside sending is done by ours",
     ),
     Pin(
+        "openai.resources.chat.completions:AsyncCompletions.parse",
+        "42776a05524b",
+        "the same for a structured answer, whose schema is part of the body",
+    ),
+    Pin(
+        "openai.lib._parsing:parse_chat_completion",
+        "18a2753f4399",
+        "makes the structured answer",
+    ),
+    Pin(
+        "openai:AsyncOpenAI.beta",
+        "ff17a4030c9a",
+        "CrewAI calls `parse` below it",
+    ),
+    Pin(
         "openai.resources.chat.completions.completions:AsyncCompletionsWithRawResponse",
         "7959e81d9e1d",
-        "`create` is an attribute that ours replaces",
+        "`create` and `parse` are attributes that ours replaces",
     ),
     Pin(
         "openai._legacy_response:LegacyAPIResponse.parse",

@@ -18,12 +18,15 @@ from typing import Any, Literal, TypeVar, cast
 
 import httpx
 import msgspec
-from openai import APIError, APIResponseValidationError, AsyncOpenAI, OpenAI
+from openai import APIError, APIResponseValidationError, AsyncOpenAI, OpenAI, omit
 from openai._models import BaseModel as SdkModel
+from openai.lib._parsing import parse_chat_completion
+from openai.resources.beta import AsyncBeta
 from openai.resources.chat import AsyncChat
 from openai.resources.chat.completions import AsyncCompletions
+from openai.resources.chat.completions import completions as sdk_completions
 from openai.resources.chat.completions.completions import AsyncCompletionsWithRawResponse
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ParsedChatCompletion
 from pydantic import ValidationError
 from yarl import URL
 
@@ -96,6 +99,16 @@ class _ShortcutOpenAI(AsyncOpenAI):
     def chat(self) -> AsyncChat:
         return _Chat(self)
 
+    @cached_property
+    def beta(self) -> AsyncBeta:
+        return _Beta(self)
+
+
+class _Beta(AsyncBeta):
+    @property
+    def chat(self) -> AsyncChat:
+        return self._client.chat
+
 
 class _Chat(AsyncChat):
     @cached_property
@@ -139,11 +152,12 @@ class _Completions(AsyncCompletions):
         except (TypeError, ValueError):
             return None
 
-    async def fetch(self, body: bytes) -> _RawCompletion:
+    async def fetch(self, body: bytes, answer_type: Any = omit) -> _RawCompletion:
+        """The response to a plain completion, or to one with an answer of a type."""
         with as_sdk_errors(self._request):
             reply = await self._pool.fetch(self._posted(body))
         self._check(reply)
-        return _RawCompletion(reply, self._accepted)
+        return _RawCompletion(reply, self._accepted, answer_type)
 
     async def _begin(self, body: bytes) -> AsyncIterator[ChatCompletionChunk]:
         # Opened here and not in the iterator: the call raises an error response, as in the SDK.
@@ -182,27 +196,53 @@ class _RawCompletions(AsyncCompletionsWithRawResponse):
             return await completions.fetch(body)
 
         self.create = create
+        parse_by_sdk = self.parse
+
+        async def parse(*, response_format: Any = omit, **params: Any) -> Any:
+            body = None
+            if "tools" not in params:  # the SDK would parse their arguments, too
+                # By the SDK's name: the engine replaces it by one that keeps schemas.
+                to_schema = sdk_completions._type_to_response_format  # type: ignore[attr-defined]
+                schema = to_schema(response_format)
+                plain = {**params, "response_format": schema, "stream": False}
+                body = completions.body_of(plain)
+            if body is None:
+                return await parse_by_sdk(response_format=response_format, **params)
+            return await completions.fetch(body, response_format)
+
+        self.parse = parse
 
 
 class _RawCompletion:
-    """The parts of the SDK's raw response that CrewAI uses: the text and the completion."""
+    """The parts of the SDK's raw response that CrewAI uses: the text and the completion.
 
-    def __init__(self, reply: HttpReply, http_response: httpx.Response) -> None:
+    The answer is parsed as `answer_type`, if one is given.
+    """
+
+    def __init__(
+        self, reply: HttpReply, http_response: httpx.Response, answer_type: Any = omit
+    ) -> None:
         self._body = reply.body
+        self._answer_type = answer_type
         self.http_response = http_response
 
     @property
     def text(self) -> str:
         return self._body.decode(errors="replace")
 
-    def parse(self) -> ChatCompletion:
+    def parse(self) -> ChatCompletion | ParsedChatCompletion[Any]:
         try:
-            return _model_of(ChatCompletion, self._body)
+            completion = _model_of(ChatCompletion, self._body)
         except ValueError as error:
             host = self.http_response.request.url.host
             raise APIResponseValidationError(
                 self.http_response, None, message=f"{host} answered with something that is not JSON"
             ) from error
+        if self._answer_type is omit:
+            return completion
+        return parse_chat_completion(
+            response_format=self._answer_type, input_tools=omit, chat_completion=completion
+        )
 
 
 async def _chunks(

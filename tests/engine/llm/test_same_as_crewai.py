@@ -11,7 +11,7 @@ import pytest
 from crewai import LLM
 from crewai.llms.hooks.base import BaseInterceptor
 from crewai.llms.providers.openai.completion import OpenAICompletion
-from openai import BadRequestError
+from openai import AsyncOpenAI, BadRequestError
 from pydantic import BaseModel
 
 from app.engine.llm import ModelSettings, OfflineModel, deferred_clients, on_token
@@ -292,3 +292,27 @@ async def test_a_model_made_without_clients_builds_them_at_the_first_call(server
     expected = await server.own().acall(MESSAGES)
     assert await model.acall(MESSAGES) == expected
     assert await asyncio.to_thread(model.call, MESSAGES) == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ['{"name": "soup"}', "soup", "", "[]", '{"name": "soup", "minutes": 5, "more": 1}'],
+    ids=["incomplete", "no JSON", "empty", "a list", "a field too many"],
+)
+async def test_an_answer_of_another_type_ends_as_in_crewai(server: Server, answer: str) -> None:
+    server.stub.respond = lambda _: {"role": "assistant", "content": answer}
+    expected = await _outcome(server.own(), "acall", CALLS["response model"])
+    assert await _outcome(server.pooled(), "acall", CALLS["response model"]) == expected
+
+
+async def test_a_structured_answer_needs_no_request_of_the_sdk(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the SDK sends a request")
+
+    server.stub.respond = _respond
+    model = server.pooled()
+    monkeypatch.setattr(AsyncOpenAI, "_request", refuse, raising=False)
+    monkeypatch.setattr(AsyncOpenAI, "request", refuse)
+    assert await model.acall(**CALLS["response model"]) == Dish(name="soup", minutes=5)
