@@ -30,6 +30,11 @@ PINS: tuple[Pin, ...] = (
         "the deadline for headers ends here",
     ),
     Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.on_message_complete",
+        "1fbad42dc31f",
+        "called at the end of a body, also if its response was sent before",
+    ),
+    Pin(
         "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.pause_writing",
         "17a8fd215d96",
         "called when the client does not read: the deadline for sending starts here",

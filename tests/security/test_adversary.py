@@ -577,3 +577,25 @@ async def test_a_revoked_key_leaves_no_accepted_run_waiting(
         await until(is_dispatched)
         gate.open.set()
         assert (await service.inside.runs.get(row.run_id, OPERATOR)).attempt == 1
+
+
+async def test_the_values_of_an_a2a_message_are_not_searched_for_required_fields(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK's own search calls two functions for each value."""
+    from a2a.utils import proto_utils
+
+    part = {"kind": "data", "data": {"interest_area": "x", "more": [[0]] * 1000}}
+    message = {"kind": "message", "role": "user", "messageId": "1", "parts": [part]}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {"message": message}}
+    assert (await service.http.post("/a2a/idea", json=body)).status_code == 200
+    searched: list[Any] = []
+    search = proto_utils._validate_proto_required_fields_internal
+
+    def note(message: Any) -> Any:
+        searched.append(message)
+        return search(message)
+
+    monkeypatch.setattr(proto_utils, "_validate_proto_required_fields_internal", note)
+    assert (await service.http.post("/a2a/idea", json=body)).status_code == 200
+    assert 0 < len(searched) < 20

@@ -6,6 +6,7 @@ from typing import Any
 from a2a.server.context import ServerCallContext
 from a2a.server.routes.common import ServerCallContextBuilder
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
+from a2a.utils import proto_utils
 from starlette.requests import Request as StarletteRequest
 
 from app.api.a2a.cards import agent_card
@@ -14,6 +15,19 @@ from app.api.a2a.params import refusal_of_params
 from app.runs import RunService
 
 __all__ = ["agent_card", "create_a2a_app", "refusal_of_params"]
+
+_own_recurse = proto_utils._recurse_validation
+
+
+def _recurse_validation(msg: Any, field: Any) -> list[Any]:
+    """Look for required fields in messages of the protocol, and not in each value of a client."""
+    if field.message_type is not None and field.message_type.file.package == "google.protobuf":
+        return []
+    return _own_recurse(msg, field)
+
+
+# For thousands of values, the SDK's own needs up to a second in one step of the event loop.
+proto_utils._recurse_validation = _recurse_validation
 
 
 def create_a2a_app(runs: RunService) -> Callable[..., Any]:
