@@ -30,6 +30,11 @@ PINS: tuple[Pin, ...] = (
         "the same for a structured answer, whose schema is part of the body",
     ),
     Pin(
+        "openai.lib._parsing._completions:type_to_response_format_param",
+        "9d379da9d664",
+        "makes the schema of a structured answer, which the engine keeps for each class",
+    ),
+    Pin(
         "openai.lib._parsing:parse_chat_completion",
         "18a2753f4399",
         "makes the structured answer",
