@@ -411,6 +411,7 @@ _LOGGED = {
     "error.location",
     "problem",
     "source.name",
+    "' and '.join(ignored)",
     "url_of(listener)",
     "why",
     # Exceptions, and causes that the storage states.

@@ -1,6 +1,7 @@
 """The SDK's application behind `/a2a/NAME`."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from a2a.server.context import ServerCallContext
@@ -19,6 +20,7 @@ __all__ = ["agent_card", "create_a2a_app", "refusal_of_params"]
 _own_recurse = proto_utils._recurse_validation
 
 
+@wraps(_own_recurse)
 def _recurse_validation(msg: Any, field: Any) -> list[Any]:
     """Look for required fields in messages of the protocol, and not in each value of a client."""
     if field.message_type is not None and field.message_type.file.package == "google.protobuf":
