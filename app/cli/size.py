@@ -19,8 +19,8 @@ class Figures:
 
 # docs/performance.md, table "Users": the highest figures of one process in each mode.
 MEASURED: Final = {
-    "plan": Figures(cpu_ms=10.1, memory_kb=154),
-    "native": Figures(cpu_ms=24.6, memory_kb=289),
+    "plan": Figures(cpu_ms=11.3, memory_kb=158),
+    "native": Figures(cpu_ms=16.1, memory_kb=271),
 }
 # docs/performance.md, "Sizing".
 MEASURED_CALLS: Final = 3

@@ -42,11 +42,11 @@ def test_the_size_is_printed_with_its_reasons() -> None:
     assert lines == [
         "runs                   3,333.3 a second, each at least 3.0 s",
         "model calls            10,000.0 a second, 10,000 at the same time",
-        # 3,333.3 x 24.6 ms is 82 cores, of which 70 % are used.
-        "processes              118, each with a core "
-        "(CPU needs 118, MAX_RUNS_IN_FLIGHT=2000 needs 5)",
-        # 118 x 303 MB, and 10,000 x 289 KB
-        "memory                 38,644 MB in all processes",
+        # 3,333.3 x 16.1 ms is 54 cores, of which 70 % are used.
+        "processes              77, each with a core "
+        "(CPU needs 77, MAX_RUNS_IN_FLIGHT=2000 needs 5)",
+        # 77 x 303 MB, and 10,000 x 271 KB
+        "memory                 26,041 MB in all processes",
         "database transactions  13,333.3 a second if runs share none",
         "database log           86.7 MB a second, with PostgreSQL",
         "NATS messages          40,000.0 a second if runs share none, with NATS",
@@ -80,8 +80,8 @@ def test_the_arithmetic_for_a_million_users_follows_from_the_figures() -> None:
         f"leaves {needed.runs * 23 * a_day / 1e9:.0f} TB",
         f"so {needed.runs * 0.22 / 1000:.1f} cores",
         f"a day of them is {3 * needed.runs * a_day / 1000 * 0.005:,.0f} USD",
-        f"| recorded plan | 10.1 ms | {1000 / 10.1:.0f} | {plan:.0f} |",
-        f"| native executor | 24.6 ms | {1000 / 24.6:.0f} | {native:.0f} |",
+        f"| recorded plan | 11.3 ms | {1000 / 11.3:.0f} | {plan:.0f} |",
+        f"| native executor | 16.1 ms | {1000 / 16.1:.0f} | {native:.0f} |",
         f"{100_000 / 3600:.1f} runs begin in a second. At a minute for each run, "
         f"{100_000 / 60:,.0f} are",
     ):
