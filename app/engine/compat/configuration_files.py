@@ -19,13 +19,11 @@ def _parsed(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def _safe_load(file: IO[str]) -> Any:
-    """The content of a file; a new one for each caller, since CrewAI changes it."""
-    return deepcopy(_parsed(file.read()))
-
-
 class _Yaml:
-    safe_load = staticmethod(_safe_load)
+    @staticmethod
+    def safe_load(file: IO[str]) -> Any:
+        """The content of a file; a new one for each caller, since CrewAI changes it."""
+        return deepcopy(_parsed(file.read()))
 
 
 PARSED_ONCE: Final[tuple[tuple[Any, str, Any], ...]] = ((crew_base, "yaml", _Yaml),)

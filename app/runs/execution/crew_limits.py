@@ -4,19 +4,18 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 from uuid import UUID
 
-from app.db import DatabaseUnavailable
 from app.runs.background import PeriodicService
+from app.runs.execution.database_waits import once_available
 from app.runs.persistence.crew_slots import CrewSlots
 
 # As leases of runs are renewed.
 _INTERVAL_SECONDS: Final = 5.0
 # Between requests of a run that waits.
 _POLL_SECONDS: Final = (0.15, 0.3)
-# Between attempts while the database is unavailable.
-_RETRY_SECONDS: Final = (0.25, 1.0)
 
 
 class CrewLimits(PeriodicService):
@@ -55,20 +54,14 @@ class CrewLimits(PeriodicService):
         await self._slots.aclose()
 
     async def _acquire(self, crew: str, run_id: UUID) -> None:
-        if await self._has_acquired(crew, run_id):
+        has_acquired = partial(self._slots.acquire, crew, run_id)
+        if await once_available(has_acquired):
             return
         self._waiting.add(run_id)
         try:
             while True:
                 await asyncio.sleep(random.uniform(*_POLL_SECONDS))  # noqa: S311 - not a secret
-                if await self._has_acquired(crew, run_id):
+                if await once_available(has_acquired):
                     return
         finally:
             self._waiting.discard(run_id)
-
-    async def _has_acquired(self, crew: str, run_id: UUID) -> bool:
-        while True:
-            try:
-                return await self._slots.acquire(crew, run_id)
-            except DatabaseUnavailable:
-                await asyncio.sleep(random.uniform(*_RETRY_SECONDS))  # noqa: S311 - not a secret

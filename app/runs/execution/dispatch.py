@@ -113,8 +113,7 @@ class QueueDispatcher(PeriodicService):
 
     A new run is published at once if there is room for it. Other stalled runs are published by
     passes over the database, those of lost workers among them. A pass begins when the next lease
-    ends, or after a second. While the broker is away, new runs
-    join the backlog.
+    ends, or after a second. While the broker is away, new runs join the backlog.
     """
 
     name = "dispatch by the queue"

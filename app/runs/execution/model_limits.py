@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import hashlib
 import math
-import random
 import time
 from collections.abc import Awaitable
 from functools import lru_cache, partial
 from typing import Final
 
-from app.db import Database, DatabaseUnavailable
+from app.db import Database
 from app.engine import CallObserver, ModelCall, ToolCall, characters
+from app.runs.execution.database_waits import once_available
 from app.runs.persistence.model_permits import ModelKey, ModelPermits
 
 # Of characters of English text. The tokens that the model reports are counted in the end.
@@ -21,8 +21,6 @@ _OUTPUT_TOKENS: Final = 1000
 _MAX_MODEL_CHARACTERS: Final = 200
 # The pause after a refusal whose `Retry-After` is not known.
 _REFUSED_SECONDS: Final = 5.0
-# Between attempts while the database is unavailable.
-_RETRY_SECONDS: Final = (0.25, 1.0)
 
 
 class ModelLimits(CallObserver):
@@ -67,19 +65,12 @@ class ModelLimits(CallObserver):
         tokens = math.ceil(characters(call.messages) / _CHARACTERS_PER_TOKEN) + output
         self._estimates[call] = tokens
         try:
-            await asyncio.sleep(await self._permit(key, tokens))
+            permit = partial(self._permits.acquire, key, tokens)
+            await asyncio.sleep(await once_available(permit))
         except BaseException:
             self._estimates.pop(call, None)
             raise
         call.waited += time.monotonic_ns() - begun
-
-    async def _permit(self, key: ModelKey, tokens: int) -> float:
-        """The seconds until the call may begin. While the database is away, the call waits."""
-        while True:
-            try:
-                return await self._permits.acquire(key, tokens)
-            except DatabaseUnavailable:
-                await asyncio.sleep(random.uniform(*_RETRY_SECONDS))  # noqa: S311 - not a secret
 
     def _refused(self, key: ModelKey, seconds: float) -> None:
         self._soon(partial(self._permits.pause, key, seconds))

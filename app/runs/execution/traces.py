@@ -47,7 +47,8 @@ class RunTrace(CallObserver):
         self._tracing = tracing
         self._span = span
         self._is_recording = span.is_recording()
-        self._headers = tracing.headers_of(span).as_dict()
+        self._context = tracing.headers_of(span)
+        self._headers = self._context.as_dict()
         self._tasks: dict[int, Span] = {}
         self._open_tasks: dict[int, Span] = {}
         self._calls: dict[ModelCall | ToolCall, Span] = {}
@@ -69,8 +70,8 @@ class RunTrace(CallObserver):
             started_at=dispatched_at,
             previous=claimed.previous_started_at,
         )
-        set_trace_id(tracing.headers_of(span))
         trace = cls(tracing, span)
+        set_trace_id(trace._context)
         if trace._is_recording:
             tracing.start(SpanName.WAIT, span, {}, started_at=dispatched_at).end()
         return trace
