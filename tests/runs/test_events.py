@@ -71,6 +71,24 @@ async def test_the_end_of_a_run_is_received_also_when_it_comes_while_others_are_
         assert subscriber.is_over
 
 
+async def test_an_end_that_is_stored_before_the_history_is_read_ends_the_subscription() -> None:
+    hub = EventHub()
+    with _subscribed(hub) as subscriber:
+        subscriber.prepend([_event(1), _event(9, "run.succeeded")])
+        hub.publish(_event(9, "run.succeeded"))  # late: it is known already
+        assert await _received(subscriber) == [1, 9]
+        assert subscriber.is_over
+
+
+async def test_an_end_before_a_retry_does_not_end_the_subscription() -> None:
+    hub = EventHub()
+    with _subscribed(hub) as subscriber:
+        hub.publish(_event(10, "run.queued"))
+        subscriber.prepend([_event(1), _event(9, "run.failed")], {0: _event(None, "task.tokens")})
+        assert await _received(subscriber) == [1, 9, None, 10]
+        assert not subscriber.is_over
+
+
 async def test_tokens_go_to_subscribers_that_need_them() -> None:
     hub = EventHub()
     with _subscribed(hub, tokens=False) as subscriber:

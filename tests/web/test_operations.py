@@ -1,5 +1,7 @@
 """Operations and keys in a browser: charts that move under load, sweeps, keys."""
 
+import re
+
 from playwright.async_api import Page, expect
 
 from tests.web.conftest import OpenPage, Site, log_in, serious_problems
@@ -11,15 +13,17 @@ async def _points(page: Page, chart: str) -> str | None:
 
 async def test_charts_move_while_the_service_works(site: Site, open_page: OpenPage) -> None:
     page = await open_page(f"{site.url}/ops")
-    await page.wait_for_function("document.body.dataset.state")
+    body_of_page = page.locator("body")
+    await expect(body_of_page).to_have_attribute("data-state", re.compile(r"\d"))
     before = await _points(page, "amounts")
-    state = await page.evaluate("document.body.dataset.state")
+    state = await body_of_page.get_attribute("data-state")
+    assert state is not None
     body = {"crew": "idea", "inputs": [{}] * 20}
     assert (await site.service.http.post("/api/runs/batch", json=body)).status_code == 202
     succeeded = page.locator("[data-live='hour.succeeded']")
     await expect(succeeded).not_to_have_text("0")
     await expect(page.locator("[data-live='hour.model_calls']")).not_to_have_text("0")
-    await page.wait_for_function(f"document.body.dataset.state > {state}")
+    await expect(body_of_page).not_to_have_attribute("data-state", state)
     assert await _points(page, "amounts") != before
     await expect(page.locator("[data-rows=spend]")).to_contain_text("idea")
     await expect(page.locator("[data-rows=processes]")).to_contain_text("2,000")

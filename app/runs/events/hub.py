@@ -48,6 +48,9 @@ class Subscriber:
         ]
         self._queue = [*history, *texts.values(), *news]
         self._last_seq = max(self._last_seq, last)
+        # `publish` drops stored events that are known, so the end of the run may be among these.
+        stored = [event for event in self._queue if event.seq is not None]
+        self._ended |= bool(stored) and stored[-1].settles
         self._changed.set()
 
     def publish(self, event: Event) -> None:
