@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 ROOT = Path(__file__).resolve().parent.parent
-COVERED = ["app", "storage", "examples", "docs", "tests", "*.md"]
+COVERED = ["app", "crew_capture", "storage", "examples", "docs", "tests", "*.md"]
 
 MAX_WORDS = 25
 

@@ -69,7 +69,7 @@ def _show(output_dir: Path) -> int:
         log = Path(scratch) / "service.log"
         with log.open("wb") as lines:
             service = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve"],
+                [sys.executable, "-m", "crew_capture", "serve"],
                 cwd=scratch,  # without the caller's .env; all files are removed with the folder
                 env=_environment(scratch, port),
                 stdout=lines,

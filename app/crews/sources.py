@@ -10,25 +10,26 @@ import inspect
 import logging
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-import app
 from app.crews.discovery import Code, Definition, SourceFile, is_main_block
 from app.crews.folder_environment import read_environment
 from app.crews.import_guard import KickedOff, guarded_import
 from app.crews.options import InputOptions
 from app.crews.parameters import Parameter, ParameterError, parameters_of
 from app.crews.programs import flow_of
-from app.projects import Project, current_project, within
-from app.projects.importing import execute, import_from
+from app.projects import OURS, Project, current_project, within
+from app.projects.importing import execute, folders_of_users, import_from
 from app.projects.secrets import is_secret
 from app.projects.terminal import NoTerminal
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
 _MAX_CHARACTERS = 300
+_PACKAGE_FOLDERS: Final = frozenset({"site-packages", "dist-packages"})
 _MAX_CHOICES: Final = 6
 # Modules whose package has another name in the index.
 _PACKAGES: Final = {
@@ -116,29 +118,45 @@ def open_source(name: str, where: str) -> CrewCode:
 
 def _from_factory(name: str, where: str) -> CrewCode:
     module_name, _, path = where.partition(":")
-    project = None
-    if _is_beside_ours(module_name):
-        project = Project(name, Path.cwd(), [str(Path.cwd())])
-        module = _imported(lambda: import_from(project, module_name), module_name)
-    else:
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            # Modules beside .env; last, so that they shadow nothing.
-            sys.path.append(str(Path.cwd()))
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        # Modules beside .env; last, so that they shadow nothing.
+        sys.path.append(str(Path.cwd()))
+    project = _project_of_users(name, module_name)
+    if project is None:
         module = _imported(lambda: importlib.import_module(module_name), module_name)
+    else:
+        module = _imported(lambda: import_from(project, module_name), module_name)
     file = getattr(module, "__file__", None)
     code = Code(Path.cwd(), [Path(file)] if file else [])
     return _code_of(module, path, code, project)
 
 
-def _is_beside_ours(module: str) -> bool:
-    """Whether a module is in a package of the user's with the name of one of ours."""
-    top = module.partition(".")[0]
-    ours = Path(app.__file__).parent.with_name(top)
-    theirs = Path.cwd() / top
-    if top not in ("app", "storage"):
-        return False
-    found = theirs.is_dir() or theirs.with_suffix(".py").is_file()
-    return found and not (theirs.is_dir() and ours.is_dir() and theirs.samefile(ours))
+def _project_of_users(name: str, module: str) -> Project | None:
+    """The project of a module of the user's, if another package has the name of one of ours.
+
+    The module's imports then find the other one. Its roots are the folders on the path, without
+    those of installed packages.
+    """
+    folders = folders_of_users()
+    if not any(_has_code(PathFinder.find_spec(ours, folders)) for ours in OURS):
+        return None
+    roots = [str(Path(folder).absolute()) for folder in folders if not _is_of_python(Path(folder))]
+    return Project(name, Path.cwd(), roots, OURS | {module.partition(".")[0]})
+
+
+def _has_code(spec: ModuleSpec | None) -> bool:
+    """Whether a module was found, and not only a folder of its name without any code."""
+    if spec is None or spec.origin is not None:
+        return spec is not None
+    folders = map(Path, spec.submodule_search_locations or ())
+    return any(any(folder.glob(files)) for folder in folders for files in ("*.py", "*/*.py"))
+
+
+def _is_of_python(folder: Path) -> bool:
+    """Whether a folder on the path has the standard library or installed packages."""
+    if not _PACKAGE_FOLDERS.isdisjoint(folder.parts) or not folder.is_dir():
+        return True
+    return any(folder.is_relative_to(sysconfig.get_path(name)) for name in ("stdlib", "scripts"))
 
 
 def _from_folder(
@@ -362,7 +380,9 @@ def _definition(
         return found[0]
     if found:
         kind = "flows" if found[0].kind == "flow" else "crews"
-        raise SourceError(f"has {len(found)} {kind}; name one: {_lines(folder, found)}")
+        has_equal_names = len({one.path for one in found}) < len(found)
+        lines = _lines(folder, found, files=has_equal_names)
+        raise SourceError(f"has {len(found)} {kind}; name one: {lines}")
     main = code.main(script) if file is None else code.file(file)
     if main is not None and main.is_program:
         return None

@@ -43,7 +43,7 @@ from app.engine.results import (
     TaskStarted,
     Usage,
 )
-from app.engine.secrets import SecretMissing, run_secret
+from crew_capture.secrets import SecretMissing, run_secret
 
 if TYPE_CHECKING:
     from app.engine.compat.models import CrewModel

@@ -96,9 +96,9 @@ from app.engine.runtime.threads import (
     WorkThreads,
     in_own_thread,
 )
-from app.engine.secrets import building_at_start, secrets_of_run
 from app.engine.stock import StockThreads
 from app.projects import outside, within
+from crew_capture.secrets import building_at_start, secrets_of_run
 
 EngineMode = Literal["auto", "native", "stock"]
 

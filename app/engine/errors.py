@@ -6,7 +6,7 @@ Each message is safe to show to a user: it holds no path and no traceback.
 import re
 from collections.abc import Iterator
 
-from app.engine.secrets import redacted
+from crew_capture.secrets import redacted
 
 _MAX_CHARACTERS = 300
 _PATH = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:\\|~?/)[\w.\-]+(?:[\\/][\w.\-]+)+")

@@ -4,6 +4,6 @@ A process has one of each. A project's code gets its own: within `within(project
 and asyncio tasks that inherit this context. Other code of the process is not affected.
 """
 
-from app.projects.context import Project, current_project, outside, within
+from app.projects.context import OURS, Project, current_project, outside, within
 
-__all__ = ["Project", "current_project", "outside", "within"]
+__all__ = ["OURS", "Project", "current_project", "outside", "within"]

@@ -5,16 +5,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from app.projects.run_files import RunFiles
+
+# The service's packages. A project's imports of these names mean other ones, if there are any.
+OURS: Final = frozenset({"app", "storage"})
 
 
 @dataclass(eq=False, slots=True)
 class Project:
     """A folder with the code of a crew.
 
-    `roots` are the folders in which its imports are looked up, in order. `environment` are the
+    `roots` are the folders in which its imports are looked up, in order. `installed` are top-level
+    modules outside of them that are also imported separately for it. `environment` are the
     variables that differ from those of the process; None stands for a deleted one. `cwd` is its
     working directory: the folder, until its code changes it.
     """
@@ -22,6 +26,7 @@ class Project:
     name: str
     folder: Path
     roots: list[str] = field(default_factory=list)
+    installed: frozenset[str] = OURS
     environment: dict[str, str | None] = field(default_factory=dict)
     cwd: Path = field(init=False)
 

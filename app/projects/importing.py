@@ -19,12 +19,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from app.projects.context import Project, current_project, within
+from app.projects.context import Project, current_project, outside, within
 
 _ROOT = "served_projects"
-# Never found by the imports of projects: their own `app` is another one. A project without one may
-# import `app`, for its documented functions.
-_OURS: Final = frozenset({"app", "storage"})
+# A folder with this file has the service's own packages, also those of another copy.
+_FILE_OF_OURS: Final = "app/projects/importing.py"
 _own_import_module = importlib.import_module
 # The entries of `sys.path` that no project added, and the projects that are imported now.
 _known_paths: set[str] = set()
@@ -56,6 +55,12 @@ def execute(project: Project, file: Path) -> None:
     own = dict(vars(builtins), __import__=_project_import(f"{_ROOT}.{project.name}"))
     names = {"__name__": "__main__", "__file__": str(file), "__builtins__": own}
     exec(compile(file.read_bytes(), str(file), "exec"), names)  # noqa: S102 - a crew is code
+
+
+def folders_of_users() -> list[str]:
+    """The folders on the path of Python, without those of the service's own packages."""
+    with outside():
+        return [path for path in sys.path if not Path(path, _FILE_OF_OURS).is_file()]
 
 
 def _make_root() -> None:
@@ -102,10 +107,19 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if not fullname.startswith(f"{_ROOT}."):
             return None
-        spec = PathFinder.find_spec(fullname, path, target)
+        spec = PathFinder.find_spec(fullname, path, target) or _installed_spec(fullname)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Loader(spec.loader.name, spec.loader.path)
         return spec
+
+
+def _installed_spec(fullname: str) -> ModuleSpec | None:
+    """Find a module outside of its project that is imported separately, such as another `app`."""
+    package, _, top = fullname.rpartition(".")
+    project: Project | None = getattr(sys.modules.get(package), "project", None)
+    if project is None or top not in project.installed:
+        return None
+    return PathFinder.find_spec(fullname, folders_of_users())
 
 
 class _Loader(SourceFileLoader):
@@ -163,10 +177,10 @@ def _is_own(package: str, top: str) -> bool:
         _adopt_paths(package)
     project: Project = sys.modules[package].project
     spec = PathFinder.find_spec(f"{package}.{top}", project.roots)
+    if top in project.installed:
+        return (spec or _installed_spec(f"{package}.{top}")) is not None
     if spec is None:
         return False
-    if top in _OURS:
-        return True
     if spec.origin is None:
         # A folder without `__init__.py` is a package only if no module has its name.
         return not _is_module_elsewhere(top)

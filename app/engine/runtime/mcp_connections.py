@@ -24,8 +24,8 @@ from crewai.mcp.transports.stdio import StdioTransport
 
 from app.engine.compat.silence import silent
 from app.engine.runtime.context import RunContext, current_run
-from app.engine.secrets import run_secret
 from app.projects import Project, within
+from crew_capture.secrets import run_secret
 
 _T = TypeVar("_T")
 

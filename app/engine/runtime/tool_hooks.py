@@ -15,7 +15,7 @@ from crewai.utilities.string_utils import sanitize_tool_name
 
 from app.engine.calls import ToolCall, active_model_call, active_tool_call
 from app.engine.runtime.context import current_run
-from app.engine.secrets import redacted
+from crew_capture.secrets import redacted
 
 
 class ToolFailed(Exception):

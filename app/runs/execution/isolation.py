@@ -44,7 +44,7 @@ _UNKNOWN_EXIT: Final = 255
 # Beside the service: each process has the memory of a second one.
 _MAX_PROCESSES: Final = 2
 # The processes are forks of one that imports these modules, and no code of crews.
-_PRELOADED: Final = ["app.bootstrap", "app.engine.engine"]
+_PRELOADED: Final = ["crew_capture.command", "app.bootstrap", "app.engine.engine"]
 
 
 @dataclass(eq=False)
