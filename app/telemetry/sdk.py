@@ -5,8 +5,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from contextvars import Token
 from datetime import datetime
 from typing import Final
@@ -15,6 +14,7 @@ from uuid import UUID
 from opentelemetry import context as current_context
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 from opentelemetry.sdk.resources import (
     SERVICE_INSTANCE_ID,
     SERVICE_NAME,
@@ -25,6 +25,8 @@ from opentelemetry.sdk.resources import (
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -36,8 +38,8 @@ from opentelemetry.trace import (
     TraceState,
     set_span_in_context,
 )
-from opentelemetry.util.types import AttributeValue
 
+from app.telemetry.recorded_span import Attributes, RecordedSpan, SpanTarget
 from app.telemetry.tracing import (
     Key,
     RequestTrace,
@@ -51,13 +53,21 @@ from app.telemetry.tracing import (
 
 logger = logging.getLogger("crew_capture.traces")
 
-Attributes = Mapping[str, AttributeValue]
-
 _CAPTURE_CONTENT: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 # The time for the last spans when a process stops, whatever their receiver does.
 _CLOSE_SECONDS: Final = 5.0
 _WARNING_SECONDS: Final = 60.0
 _FIRST_SERVER_ERROR: Final = 500
+# The samplers of OpenTelemetry's specification. Their decision on a span is that on the spans
+# within it.
+_SAMPLERS: Final = {
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+}
 
 
 class Tracing:
@@ -70,12 +80,15 @@ class Tracing:
     def __init__(self, version: str, worker: str) -> None:
         """`worker` is the name of this process, as in the rows of its runs."""
         _limit_warnings()
-        self._ids = _Ids()
-        self._provider = TracerProvider(
-            resource=_resource(version, worker), id_generator=self._ids, shutdown_on_exit=False
-        )
-        self._provider.add_span_processor(BatchSpanProcessor(_Exporter(OTLPSpanExporter())))
-        self._tracer = self._provider.get_tracer("crew-capture", version)
+        resource = _resource(version, worker)
+        # The SDK's provider reads the sampler from the environment. It makes no spans.
+        self._sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler
+        sampler = os.environ.get(OTEL_TRACES_SAMPLER, "parentbased_always_on").lower().strip()
+        self._is_inherited = sampler in _SAMPLERS
+        self._processor = BatchSpanProcessor(_Exporter(OTLPSpanExporter()))
+        scope = InstrumentationScope("crew-capture", version)
+        self._target = SpanTarget(resource, scope, self._processor)
+        self._ids = RandomIdGenerator()
         self.captures_content: Final = os.environ.get(_CAPTURE_CONTENT, "").lower() == "true"
         """True if spans have the texts of users and models."""
 
@@ -88,13 +101,35 @@ class Tracing:
         kind: SpanKind = SpanKind.INTERNAL,
         started_at: int | None = None,
         links: Sequence[Link] = (),
+        ids: tuple[int, int] | None = None,
     ) -> Span:
         """Begin a span; `started_at` is in nanoseconds since the epoch, by default now.
 
-        Samplers see the name, the kind and these attributes only.
+        Samplers see the name, the kind and these attributes only. `ids` are those of its trace
+        and of the span, by default random ones. Within a parent, the trace is the parent's.
         """
-        context = Context() if parent is None else set_span_in_context(parent, Context())
-        return self._tracer.start_span(name, context, kind, attributes, links, started_at)
+        within = None if parent is None else parent.get_span_context()
+        if within is not None:
+            trace_id = within.trace_id
+        else:
+            trace_id = ids[0] if ids is not None else self._ids.generate_trace_id()
+        span_id = ids[1] if ids is not None else self._ids.generate_span_id()
+        if self._is_inherited and within is not None and isinstance(parent, RecordedSpan):
+            is_recorded, flags, state = True, within.trace_flags, within.trace_state
+        else:
+            context = Context() if parent is None else set_span_in_context(parent, Context())
+            sampled = self._sampler.should_sample(context, trace_id, name, kind, attributes, links)
+            is_recorded = sampled.decision is not Decision.DROP
+            flags, state = TraceFlags(), sampled.trace_state or TraceState.get_default()
+            attributes = sampled.attributes or {}
+            if sampled.decision is Decision.RECORD_AND_SAMPLE:
+                flags = TraceFlags(TraceFlags.SAMPLED)
+            if within is None or within.trace_flags.random_trace_id:
+                flags = TraceFlags(flags | TraceFlags.RANDOM_TRACE_ID)
+        own = SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags, trace_state=state)
+        if not is_recorded:
+            return NonRecordingSpan(own)
+        return RecordedSpan(self._target, name, own, within, kind, attributes, links, started_at)
 
     def start_client(
         self, name: str, parent: Span, attributes: Attributes, *, started_at: int
@@ -141,8 +176,14 @@ class Tracing:
                 trace_flags=context.trace_flags if context is not None else TraceFlags(1),
             )
             links.append(Link(before))
-        with self._ids.given(trace_id, attempt_span_id(run_id, attempt_started_at)):
-            return self.start(name, remote, attributes, started_at=started_at, links=links)
+        return self.start(
+            name,
+            remote,
+            attributes,
+            started_at=started_at,
+            links=links,
+            ids=(trace_id, attempt_span_id(run_id, attempt_started_at)),
+        )
 
     @staticmethod
     def headers_of(span: Span) -> TraceHeaders:
@@ -162,6 +203,8 @@ class Tracing:
     @staticmethod
     def make_current(span: Span) -> Token[Context]:
         """Make `span` the parent of spans that other code begins in this thread or asyncio task."""
+        if isinstance(span, RecordedSpan):
+            span.is_shared = True
         return current_context.attach(set_span_in_context(span))
 
     @staticmethod
@@ -172,7 +215,7 @@ class Tracing:
     async def aclose(self) -> None:
         """Send the remaining spans, and stop: within some seconds, whatever their receiver does."""
         # Not one of asyncio's threads, which the end of the process waits for.
-        thread = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
+        thread = threading.Thread(target=self._processor.shutdown, name="traces-end", daemon=True)
         thread.start()
         await asyncio.to_thread(thread.join, _CLOSE_SECONDS)
 
@@ -225,30 +268,6 @@ def _resource(version: str, worker: str) -> Resource:
     }
     configured = OTELResourceDetector().detect().attributes
     return Resource.create({name: own[name] for name in own.keys() - configured.keys()})
-
-
-class _Ids(RandomIdGenerator):
-    """Random ids, unless they are given."""
-
-    def __init__(self) -> None:
-        self._given = threading.local()
-
-    @contextmanager
-    def given(self, trace_id: int, span_id: int) -> Iterator[None]:
-        """Within this, the span that this thread makes has these ids."""
-        self._given.ids = trace_id, span_id
-        try:
-            yield
-        finally:
-            self._given.ids = None
-
-    def generate_trace_id(self) -> int:
-        ids = getattr(self._given, "ids", None)
-        return ids[0] if ids else super().generate_trace_id()
-
-    def generate_span_id(self) -> int:
-        ids = getattr(self._given, "ids", None)
-        return ids[1] if ids else super().generate_span_id()
 
 
 class _Exporter(SpanExporter):

@@ -1,7 +1,7 @@
 """The trace of a run: spans of an attempt, its tasks, its calls and its stored outputs."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -31,6 +31,7 @@ _STOPPED: Final = "worker_stopped"
 _LOST: Final = "worker_lost"
 _FIRST: Final = 1
 _NANOSECONDS: Final = 1e9
+_NO_STEP: Final = nullcontext()
 
 
 class RunTrace(CallObserver):
@@ -232,11 +233,11 @@ class RunTrace(CallObserver):
             name, start = SpanName.TOOL_CALL.format(call.tool), self._tracing.start
         return start(name, parent, attributes | more, started_at=call.started_at)
 
+    def _step(self, name: str, parent: "Span") -> AbstractContextManager[None]:
+        return self._recorded_step(name, parent) if self._is_recording else _NO_STEP
+
     @contextmanager
-    def _step(self, name: str, parent: "Span") -> Iterator[None]:
-        if not self._is_recording:
-            yield
-            return
+    def _recorded_step(self, name: str, parent: "Span") -> Iterator[None]:
         span = self._tracing.start(name, parent, {})
         try:
             yield
