@@ -9,6 +9,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.middleware.request_limits import MAX_HEADER_BYTES
+from app.pacer import turn
 
 _HEADER_SECONDS = 20.0
 # The time in which a client must read something, while data waits for it.
@@ -31,6 +32,10 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     The application checks the size of headers that arrived completely. A pipelined request beyond a
     limit gets no response while another one is under way: it would end up inside of that one. The
     connection closes afterwards.
+
+    Each part of a body is read when the application receives the previous one. The rest of a body
+    that has its response is discarded in turns. So a thousand bodies are not read in one pass of
+    the event loop.
     """
 
     _deadline: asyncio.TimerHandle | None = None  # while a request's headers are incomplete
@@ -39,6 +44,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     _unsent_bytes = math.inf  # at the previous check
     _chunk_is_all_headers = True
     _is_in_body = False  # of a request that has its response already, perhaps
+    _discarding: asyncio.Task[None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -69,6 +75,8 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
+        if self._is_in_body:
+            self._wait_for_next_part()
         if self._deadline is not None:
             # Before the request's first byte there may be others, of the request before it.
             self._header_bytes += len(data) if self._chunk_is_all_headers else 0
@@ -116,6 +124,19 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     @property
     def _is_responding(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait_for_next_part(self) -> None:
+        """Read no more until the application has received this part, or it can be discarded."""
+        if not self._is_responding:
+            self.flow.pause_reading()
+            self._discarding = self.loop.create_task(self._discard_next_part())
+        elif self.cycle.message_event.is_set():
+            self.flow.pause_reading()
+
+    async def _discard_next_part(self) -> None:
+        await turn()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _expect_headers(self) -> None:
         self._header_bytes = 0

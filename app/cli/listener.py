@@ -11,6 +11,10 @@ _CAUSES: Final = {
     errno.EADDRNOTAVAIL: "this machine has no such address: correct HOST",
 }
 
+# The kernel's memory for one connection, in each direction. By default it grows to megabytes, and
+# all connections of the machine share a limit: beyond it, the kernel drops what they receive.
+_KERNEL_BYTES: Final = 131_072
+
 
 class AddressUnusable(Exception):
     """The service can't listen on the address; the message has the fix."""
@@ -37,6 +41,8 @@ def open_listener(host: str, port: int, option: str = "PORT or --port") -> socke
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for option_ in socket.SO_RCVBUF, socket.SO_SNDBUF:  # of its connections
+            listener.setsockopt(socket.SOL_SOCKET, option_, _KERNEL_BYTES)
         listener.bind((host, port))
     except OSError as error:
         listener.close()

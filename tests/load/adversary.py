@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import socket
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -241,8 +242,12 @@ async def _unfinished(adversary: Adversary) -> Callable[[int], Awaitable[Any]]:
     held = []
 
     async def send(_: int) -> None:
-        reader_and_writer = await asyncio.open_connection(host, port_number)
-        writer = reader_and_writer[1]
+        with closing(socket.socket()) as connection:
+            # A machine of its own would have the rest of the body in its own memory.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+            connection.setblocking(False)  # noqa: FBT003
+            await asyncio.get_running_loop().sock_connect(connection, (host, port_number))
+            _, writer = await asyncio.open_connection(sock=connection.dup())
         writer.write(head + body)
         await writer.drain()
         adversary.statuses["unfinished"] += 1
