@@ -18,9 +18,4 @@ PINS: tuple[Pin, ...] = (
         "89e12cf5847f",
         "checks required fields and closes the generator of a stream",
     ),
-    Pin(
-        "a2a.utils.proto_utils:_recurse_validation",
-        "b191e43fbfdf",
-        "finds required fields in the messages of a field",
-    ),
 )

@@ -358,6 +358,21 @@ _MESSAGE_0_3 = {
 }
 
 
+async def test_data_that_a_newer_client_has_wrapped_for_the_previous_protocol_is_unwrapped(
+    service: Running,
+) -> None:
+    part = {
+        "kind": "data",
+        "data": {"value": {"interest_area": "Food"}},
+        "metadata": {"data_part_compat": True},
+    }
+    sent = {"role": "user", "messageId": "1", "parts": [part]}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {"message": sent}}
+    response = await service.http.post("/a2a/idea", json=body)
+    assert response.json()["result"]["status"]["state"] == "completed"
+    assert (await service.rows())[0].inputs["interest_area"] == "Food"
+
+
 async def test_what_is_not_offered_is_refused(service: Running) -> None:
     async with connected(service, "idea") as client:
         with pytest.raises(A2AError, match="GET /api/runs"):

@@ -10,12 +10,14 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
 
 import app.pacer
 from app.access.api_keys import Role
 from app.access.callers import OPERATOR, Caller
 from app.api.batch_request import BatchHttpRequest
 from app.api.middleware.request_limits import RequestLimits
+from app.budgets import Budget
 from app.json_decoding import decode, decode_object
 from app.pacer import Pacer, identify, inherited, metered
 from app.runs.inputs import MAX_BATCH_VALUES, MAX_VALUES
@@ -599,3 +601,47 @@ async def test_the_values_of_an_a2a_message_are_not_searched_for_required_fields
     monkeypatch.setattr(proto_utils, "_validate_proto_required_fields_internal", note)
     assert (await service.http.post("/a2a/idea", json=body)).status_code == 200
     assert 0 < len(searched) < 20
+
+
+@pytest.mark.parametrize(
+    ("method", "role", "kind"),
+    [("SendMessage", "ROLE_USER", {}), ("message/send", "user", {"kind": "data"})],
+    ids=["1.0", "0.3"],
+)
+async def test_the_sdk_of_a2a_does_not_get_the_values_of_a_client(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, method: str, role: str, kind: dict[str, str]
+) -> None:
+    """It copies each several times. The run gets them all."""
+    handled: list[bytes] = []
+    handle = JsonRpcDispatcher.handle_requests
+
+    async def note(dispatcher: JsonRpcDispatcher, request: Any) -> Any:
+        handled.append(await request.body())
+        return await handle(dispatcher, request)
+
+    monkeypatch.setattr(JsonRpcDispatcher, "handle_requests", note)
+    inputs = {"interest_area": "a value", "more": [[1], {"a value": 2.0}]}
+    metadata = {"more": ["a value"], "crew-capture/budget": {"max_tokens": 1_000_000.0}}
+    part = {**kind, "data": inputs, "metadata": {"a value": "a value"}}
+    sent = {"role": role, "messageId": "1", "parts": [part], "metadata": metadata}
+    params = {"message": sent, "metadata": {"more": "a value"}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    headers = {"A2A-Version": "1.0"} if method == "SendMessage" else {}
+    async with serve(EXTRA_INPUTS) as service:
+        response = await service.http.post("/a2a/idea", json=body, headers=headers)
+        assert "result" in response.json()
+        (row,) = await service.rows()
+    assert handled
+    assert b"a value" not in handled[0]
+    assert row.inputs["interest_area"] == "a value"
+    assert repr(row.inputs["more"]) == "[[1], {'a value': 2}]"
+    assert row.budget == Budget(max_tokens=1_000_000)
+
+
+async def test_the_parts_of_an_a2a_message_are_bounded(service: Running) -> None:
+    sent = {"role": "user", "messageId": "1", "parts": [{"kind": "text", "text": "x"}] * 101}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {"message": sent}}
+    response = await service.http.post("/a2a/idea", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"] == "params.message.parts: 101 parts; at most 100 are allowed"
+    assert await service.rows() == []

@@ -42,6 +42,7 @@ from a2a.utils.errors import (
 )
 
 from app.access.callers import Caller
+from app.api.a2a.client_values import ClientValues
 from app.api.a2a.messages import HOW_TO_ANSWER, budget_of, inputs_in, review_in
 from app.api.errors import accepted, error_text
 from app.runs import (
@@ -71,7 +72,8 @@ _STATES: Mapping[str, TaskState] = {
 
 
 class CrewAgents(RequestHandler):
-    """Handlers of A2A requests. The context's state names the crew and the caller.
+    """Handlers of A2A requests. The context's state names the crew and the caller,
+    and has the values of a message.
 
     A task's id is the id of its run. A task of another crew or owner is not found.
     """
@@ -174,8 +176,8 @@ class CrewAgents(RequestHandler):
             return await self._resume(message, context)
         clean_text(message.context_id, "contextId", _MAX_CONTEXT_CHARACTERS)
         crew = self._runs.crew(context.state["crew"])
-        options = RunOptions(context_id=message.context_id or None, budget=budget_of(message))
-        inputs = inputs_in(message, crew)
+        options = RunOptions(context_id=message.context_id or None, budget=budget_of(_values(context)))
+        inputs = inputs_in(message, _values(context), crew)
         run = await self._runs.submit(crew.name, inputs, _caller(context), options)
         return run.run_id, -1
 
@@ -187,7 +189,8 @@ class CrewAgents(RequestHandler):
             raise UnsupportedOperationError(
                 f"task {run.run_id} is {run.status} and accepts no message; send one without taskId"
             )
-        resumed = await self._runs.resume(review_in(message, run.run_id), _caller(context))
+        review = review_in(message, _values(context), run.run_id)
+        resumed = await self._runs.resume(review, _caller(context))
         return run.run_id, resumed.seq or -1
 
     async def _run(self, run_id: UUID, context: ServerCallContext) -> Run:
@@ -230,6 +233,11 @@ class CrewAgents(RequestHandler):
 def _caller(context: ServerCallContext) -> Caller:
     caller: Caller = context.state["caller"]
     return caller
+
+
+def _values(context: ServerCallContext) -> ClientValues:
+    values: ClientValues = context.state["values"]
+    return values
 
 
 def _run_id(task_id: str) -> UUID:

@@ -4,10 +4,10 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from a2a.helpers import get_data_parts, get_message_text, get_raw_parts, get_url_parts
+from a2a.helpers import get_message_text, get_raw_parts, get_url_parts
 from a2a.types import Message
-from google.protobuf.json_format import MessageToDict
 
+from app.api.a2a.client_values import ClientValues
 from app.api.budget_fields import budget_in
 from app.api.problems import convert
 from app.budgets import Budget
@@ -27,7 +27,7 @@ class _ReviewData(msgspec.Struct, forbid_unknown_fields=True):
     task: str | None = None
 
 
-def review_in(message: Message, run_id: UUID) -> ReviewDecision:
+def review_in(message: Message, values: ClientValues, run_id: UUID) -> ReviewDecision:
     """The review in a message: data, with a text as its feedback; or a text alone.
 
     A text alone describes the changes to make, unless it is the word `approve`. Raises
@@ -35,7 +35,7 @@ def review_in(message: Message, run_id: UUID) -> ReviewDecision:
     """
     _refuse_files(message)
     data: dict[str, Any] = {}
-    for part in get_data_parts(message.parts):
+    for part in values.data:
         if not isinstance(part, dict):
             raise InvalidInput("parts", f"expected an object as data. {HOW_TO_ANSWER}")
         data |= part
@@ -54,7 +54,7 @@ def review_in(message: Message, run_id: UUID) -> ReviewDecision:
     return ReviewDecision(run_id, review.task, review.feedback or text, review.approve)
 
 
-def inputs_in(message: Message, crew: CrewInfo) -> dict[str, Any]:
+def inputs_in(message: Message, values: ClientValues, crew: CrewInfo) -> dict[str, Any]:
     """The inputs in a message: those of its data, and its text.
 
     A text is the crew's required input if it has exactly one, and otherwise inputs as JSON. Raises
@@ -62,8 +62,8 @@ def inputs_in(message: Message, crew: CrewInfo) -> dict[str, Any]:
     """
     _refuse_files(message)
     given: dict[str, Any] = {}
-    for data in get_data_parts(message.parts):
-        given |= _named(_whole_numbers(data), crew)
+    for data in values.data:
+        given |= _named(data, crew)
     text = get_message_text(message)
     if not text.strip():
         return given
@@ -78,9 +78,9 @@ def inputs_in(message: Message, crew: CrewInfo) -> dict[str, Any]:
     return given | {name: text}
 
 
-def budget_of(message: Message) -> Budget:
+def budget_of(values: ClientValues) -> Budget:
     """The budget in a message's metadata. Raises InvalidInput."""
-    return budget_in(_whole_numbers(MessageToDict(message.metadata)))
+    return budget_in(values.metadata)
 
 
 def _named(inputs: object, crew: CrewInfo) -> dict[str, Any]:
@@ -95,15 +95,6 @@ def _not_inputs(crew: CrewInfo) -> InvalidInput:
         "parts",
         f"expected an object of inputs, as data or as JSON text; {crew.name} accepts {names}",
     )
-
-
-def _whole_numbers(value: Any) -> Any:
-    """The value with whole numbers as int; A2A data has floating point numbers only."""
-    if isinstance(value, dict):
-        return {name: _whole_numbers(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_whole_numbers(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _refuse_files(message: Message) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import msgspec
 from litestar import Request, Router, get, post
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 from litestar.types import ASGIApp
 
+from app.api.a2a.client_values import CLIENT_VALUES, detach_values
 from app.api.dependencies import Runs
 from app.api.errors import REFUSALS, ErrorAnswer, ParamsRefused
 from app.api.jsonrpc import forward, read_message
@@ -90,13 +92,14 @@ async def call_agent(
     except UnknownCrew:
         if not (await runs.page(RunFilter(crew=crew), None, 1, request.user)).runs:
             raise
-    body, message = await read_message(request)
+    _, message = await read_message(request)
+    request.scope["state"][CLIENT_VALUES] = detach_values(message)
     app = await a2a_app.get()
     from app.api.a2a.server import refusal_of_params  # noqa: PLC0415
 
     if _has_id(message) and (problems := refusal_of_params(message)) is not None:
         raise ParamsRefused(message["id"], problems)
-    return forward(app, body)
+    return forward(app, msgspec.json.encode(message))
 
 
 a2a_router = Router(

@@ -1,35 +1,20 @@
 """The SDK's application behind `/a2a/NAME`."""
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from a2a.server.context import ServerCallContext
 from a2a.server.routes.common import ServerCallContextBuilder
 from a2a.server.routes.jsonrpc_dispatcher import JsonRpcDispatcher
-from a2a.utils import proto_utils
 from starlette.requests import Request as StarletteRequest
 
 from app.api.a2a.cards import agent_card
+from app.api.a2a.client_values import CLIENT_VALUES
 from app.api.a2a.handlers import CrewAgents
 from app.api.a2a.params import refusal_of_params
 from app.runs import RunService
 
 __all__ = ["agent_card", "create_a2a_app", "refusal_of_params"]
-
-_own_recurse = proto_utils._recurse_validation
-
-
-@wraps(_own_recurse)
-def _recurse_validation(msg: Any, field: Any) -> list[Any]:
-    """Look for required fields in messages of the protocol, and not in each value of a client."""
-    if field.message_type is not None and field.message_type.file.package == "google.protobuf":
-        return []
-    return _own_recurse(msg, field)
-
-
-# For thousands of values, the SDK's own needs up to a second in one step of the event loop.
-proto_utils._recurse_validation = _recurse_validation
 
 
 def create_a2a_app(runs: RunService) -> Callable[..., Any]:
@@ -44,7 +29,7 @@ def create_a2a_app(runs: RunService) -> Callable[..., Any]:
 
 
 class _Context(ServerCallContextBuilder):
-    """Gives `CrewAgents` the crew and the caller of a request."""
+    """Gives `CrewAgents` the crew, the caller and the message's values of a request."""
 
     def build(self, request: StarletteRequest) -> ServerCallContext:
         return ServerCallContext(
@@ -52,5 +37,6 @@ class _Context(ServerCallContextBuilder):
                 "headers": dict(request.headers),  # for the version of the protocol
                 "crew": request.path_params["crew"],
                 "caller": request.scope["user"],
+                "values": request.scope["state"][CLIENT_VALUES],
             }
         )
