@@ -65,6 +65,16 @@ PINS: tuple[Pin, ...] = (
         "abdd8601b326",
         "`response_complete` ends a response, and `keep_alive` False closes the connection",
     ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.on_body",
+        "dba9c32aeba3",
+        "sets `message_event` of its cycle when a part of a body can be received",
+    ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:RequestResponseCycle.receive",
+        "8124ae006be7",
+        "resumes reading, and waits for `message_event`",
+    ),
     # Extended and replaced by supervisor.py
     Pin(
         "uvicorn.supervisors.multiprocess:Multiprocess",

@@ -245,9 +245,10 @@ async def _unfinished(adversary: Adversary) -> Callable[[int], Awaitable[Any]]:
         with closing(socket.socket()) as connection:
             # A machine of its own would have the rest of the body in its own memory.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
-            connection.setblocking(False)  # noqa: FBT003
+            connection.setblocking(False)
             await asyncio.get_running_loop().sock_connect(connection, (host, port_number))
-            _, writer = await asyncio.open_connection(sock=connection.dup())
+            held_connection = await asyncio.open_connection(sock=connection.dup())
+        writer = held_connection[1]
         writer.write(head + body)
         await writer.drain()
         adversary.statuses["unfinished"] += 1

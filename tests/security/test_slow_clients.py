@@ -1,6 +1,8 @@
 """Clients that neither read nor send hold neither memory nor connections for long."""
 
 import asyncio
+import socket
+from contextlib import closing
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -8,6 +10,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from app.api.middleware import request_limits
 from app.cli import connections
 from app.cli.connections import BoundedHttpProtocol
+from app.cli.listener import open_listener
 from tests.api.crews import Gate
 from tests.runs.scripted import until
 from tests.serving import JSON, Connect, Running, Serve, one_answer
@@ -77,6 +80,77 @@ async def test_a_client_that_reads_slowly_stays(
 
     await until(is_decided)
     assert transport.aborted == aborted
+
+
+async def test_a_part_of_a_body_is_read_when_the_previous_one_is_received(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand bodies that arrive at once are not read in one pass of the event loop."""
+    is_paused: list[bool] = []
+    data_received = BoundedHttpProtocol.data_received
+
+    def note(protocol: BoundedHttpProtocol, data: bytes) -> None:
+        data_received(protocol, data)
+        if protocol.cycle.more_body and protocol.cycle.body:
+            is_paused.append(protocol.flow.read_paused)
+
+    monkeypatch.setattr(BoundedHttpProtocol, "data_received", note)
+    body = b" " * 400_000 + b'{"crew": "idea"}'
+    response = await service.http.post("/api/runs", content=body, headers=JSON)
+    assert response.status_code == 202
+    assert len(is_paused) > 5
+    assert all(is_paused)
+
+
+async def test_the_rest_of_a_body_that_has_its_response_is_discarded_in_turns(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = asyncio.Event()
+    waiting: list[int] = []
+
+    async def turn() -> None:
+        waiting.append(len(read))
+        await released.wait()
+
+    read: list[int] = []
+    data_received = BoundedHttpProtocol.data_received
+
+    def note(protocol: BoundedHttpProtocol, data: bytes) -> None:
+        read.append(len(data))
+        data_received(protocol, data)
+
+    monkeypatch.setattr(BoundedHttpProtocol, "data_received", note)
+    monkeypatch.setattr(connections, "turn", turn)
+    reader, writer = await connect()
+    writer.write(_BATCH.replace(b"1000000", b"30000000"))
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 413 ")
+    writer.write(b" " * 30_000_000 + _DESCRIPTION % b"")
+
+    async def waits() -> bool:
+        return bool(waiting)
+
+    await until(waits)
+    for _ in range(20):  # each would read more
+        await asyncio.sleep(0)
+    assert len(read) == waiting[0]
+    released.set()
+    assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+    assert sum(read) > 30_000_000
+
+
+async def test_the_kernel_holds_little_of_a_connection() -> None:
+    """By default, the memory for data that nothing reads grows to many megabytes."""
+    listener = open_listener("127.0.0.1", 0)
+    listener.listen()
+    with closing(listener), closing(socket.create_connection(listener.getsockname())) as client:
+        connection, _ = listener.accept()
+        with closing(connection):
+            for option in socket.SO_RCVBUF, socket.SO_SNDBUF:
+                # Linux counts twice the memory, for its own records.
+                assert connection.getsockopt(socket.SOL_SOCKET, option) <= 262_144
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+            client.setblocking(False)
+            assert client.send(b" " * 10_000_000) < 1_000_000
 
 
 async def test_unfinished_bodies_share_a_bound(

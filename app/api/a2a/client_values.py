@@ -32,7 +32,9 @@ def detach_values(message: dict[str, Any]) -> ClientValues:
     """Replace the values in a JSON-RPC message by empty objects, and return them.
 
     Whole numbers become int: clients of the SDK have floating point numbers only. Values in wrong
-    positions, or of wrong types, stay where they are, and the SDK refuses them. Raises InvalidInput.
+    positions, or of wrong types, stay where they are, and the SDK refuses them.
+
+    Raises InvalidInput: there are more than `MAX_PARTS` parts.
     """
     values = ClientValues()
     params = message.get("params")

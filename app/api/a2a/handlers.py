@@ -176,7 +176,9 @@ class CrewAgents(RequestHandler):
             return await self._resume(message, context)
         clean_text(message.context_id, "contextId", _MAX_CONTEXT_CHARACTERS)
         crew = self._runs.crew(context.state["crew"])
-        options = RunOptions(context_id=message.context_id or None, budget=budget_of(_values(context)))
+        options = RunOptions(
+            context_id=message.context_id or None, budget=budget_of(_values(context))
+        )
         inputs = inputs_in(message, _values(context), crew)
         run = await self._runs.submit(crew.name, inputs, _caller(context), options)
         return run.run_id, -1
