@@ -7,7 +7,7 @@ Two public methods of Python that start threads are replaced, too.
 """
 
 import json
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ from crewai.project import annotations
 from crewai.skills import loader
 from crewai.tasks.task_output import TaskOutput
 from crewai.tools.base_tool import BaseTool
-from crewai.utilities import constants, file_store, llm_utils
+from crewai.utilities import constants, llm_utils
 from crewai.utilities.agent_utils import get_llm_response, handle_context_length
 from crewai.utilities.formatter import DIVIDERS
 from crewai.utilities.guardrail import GuardrailResult, process_guardrail
@@ -50,7 +50,7 @@ from app.engine.memory import embedders, knowledge, pipelines
 from app.engine.native.executor import NativeExecutor
 from app.engine.native.runner import prepare_tasks
 from app.engine.results import Replay, Review
-from app.engine.runtime import thread_fields, tool_hooks
+from app.engine.runtime import input_files, thread_fields, tool_hooks
 from app.engine.runtime.context import RunContext, current_run
 from app.engine.runtime.mcp_connections import connect_by_http, mcp_client
 from app.engine.runtime.model_hooks import count_reported
@@ -76,7 +76,6 @@ _own_get_platform_tools = Agent.get_platform_tools
 _own_get_agent_to_use = Crew._get_agent_to_use
 _own_create_agent_executor = Agent.create_agent_executor
 _own_emit = CrewAIEventsBus.emit
-_own_run_sync = file_store._run_sync
 
 
 class NoTaskOutputStorage:
@@ -310,20 +309,6 @@ def _handle_context_length(respect_context_window: bool, *args: Any, **kwargs: A
     handle_context_length(respect_context_window, *args, **kwargs)
 
 
-class _FileStore:
-    """Answers file lookups immediately until this process stores a file."""
-
-    def __init__(self) -> None:
-        self._used = False
-
-    def run_sync(self, lookup: Coroutine[None, None, Any]) -> Any:
-        self._used = self._used or getattr(lookup, "__name__", "").startswith("astore")
-        if self._used:
-            return _own_run_sync(lookup)
-        lookup.close()
-        return None
-
-
 _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (
         llm_utils,
@@ -356,7 +341,6 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (Flow, "_attach_usage_aggregation_listener", attach_usage),
     (Flow, "_detach_usage_aggregation_listener", detach_usage),
     (agent_executor, "handle_context_length", _handle_context_length),
-    (file_store, "_run_sync", _FileStore().run_sync),
     # In the modules that have imported it, and for modules that are imported later.
     (base_file_knowledge_source, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
     (excel_knowledge_source, "KNOWLEDGE_DIRECTORY", KNOWLEDGE),
@@ -368,6 +352,7 @@ _REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (BaseLLM, "_emit_stream_chunk_event", _emit_stream_chunk),
     *UNTRACED,
     *schemas.INSTRUMENTED,
+    *input_files.INSTRUMENTED,
     *UNREPORTED,
     *PARSED_ONCE,
     *embedders.INSTRUMENTED,

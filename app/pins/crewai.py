@@ -245,6 +245,16 @@ PINS: tuple[Pin, ...] = (
         "a thread and an event loop per file lookup, even without files",
     ),
     Pin(
+        "crewai.utilities.file_store:astore_task_files",
+        "97ab793abed1",
+        "our store of input files has the methods that it calls",
+    ),
+    Pin(
+        "crewai.llms.base_llm:BaseLLM._process_message_files",
+        "00b9b2b43c0f",
+        "reads and encodes files on the event loop; ours calls it in a thread before",
+    ),
+    Pin(
         "crewai.utilities.task_output_storage_handler:TaskOutputStorageHandler",
         "442885171798",
         "a locked SQLite file per machine, which only crew.replay reads",

@@ -1,9 +1,11 @@
 """Crews for the conformance suite: each a feature that CrewAI users rely on."""
 
+import base64
 import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader, BytesIO
 from typing import Any, Literal, Self
 
 from crewai import Agent, Crew, Process, Task
@@ -13,6 +15,7 @@ from crewai.tasks.conditional_task import ConditionalTask
 from crewai.tasks.task_output import TaskOutput
 from crewai.tools import tool
 from crewai.utilities.converter import Converter
+from crewai_files import File, FileBytes, ImageFile, TextFile
 from pydantic import BaseModel, PrivateAttr, model_validator
 
 from tests.engine.recording import Answer, RecordingLLM, Request, SyncLLM, hashed
@@ -408,6 +411,7 @@ def follows_plan(*steps: Mapping[str, Any], **observed: Any) -> Answer:
 
 
 FUNCTIONS: Mapping[str, Any] = {"native_tools": True}
+MULTIMODAL: Mapping[str, Any] = {"multimodal": True, "provider": "openai"}
 THREE_STEPS: tuple[Mapping[str, Any], ...] = ({}, {"depends_on": [1]}, {"depends_on": [2]})
 
 
@@ -420,6 +424,49 @@ description: How to brew {topic}
 Boil water for {topic}."""
     expert = agent(model, skills=[full])
     return Crew(agents=[expert], tasks=[task(expert)], skills=[full.replace("brew", "tast")])
+
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def with_files(model: BaseLLM) -> Crew:
+    """Files of a task, of which another task has none, and the same names in a third."""
+    a, b = agent(model, 1), agent(model, 2)
+    note = FileBytes(data=b"On {topic}", filename="note.txt")
+    files = {"note": TextFile(source=note), "dot": ImageFile(source=PNG)}
+    data = {"data": File(source=FileBytes(data=b'{"leaves": 2}', filename="data.json"))}
+    tasks = [
+        task(a, 1, input_files={**files, **data}),
+        task(b, 2),
+        task(a, 3, input_files=data),
+    ]
+    return Crew(agents=[a, b], tasks=tasks)
+
+
+def with_stream(model: BaseLLM) -> Crew:
+    """A file in a stream, which CrewAI's store does not accept."""
+    stream = BufferedReader(BytesIO(b"tea"))
+    return one(task_options={"input_files": {"a": TextFile(source=stream)}})(model)
+
+
+def reads(name: str) -> Answer:
+    """Read an input file by a tool, then answer.
+
+    CrewAI gives agents the tool for files of a kickoff, not for those of a task.
+    """
+
+    def answer(request: Request, nth: int) -> Any:
+        given = json.dumps({"file_name": name})
+        if nth or "read_file" not in str([request.messages, request.tools]):
+            return hashed(request, nth)
+        if not request.tools:
+            return f"Thought: read\nAction: read_file\nAction Input: {given}"
+        call = {"name": "read_file", "arguments": given}
+        return [{"id": "call_0", "type": "function", "function": call}]
+
+    return answer
 
 
 TEMPLATES = {
@@ -558,7 +605,6 @@ CASES = [
             crew_options={"share_crew": True},
         ),
     ),
-    Case("input files without their package", one(task_options={"input_files": {"a": "a.txt"}})),
     # Runs that a plan hands over
     Case("no inputs", one(), inputs={}, ends="native"),
     Case("a missing input", one(), inputs={"topic": "tea"}, ends="native", fails=True),
@@ -945,12 +991,20 @@ CASES = [
         )
     ),
     Case("a multimodal agent", one({"multimodal": True}), "native", answer=react("shout")),
+    Case("input files", with_files, "native", answer=reads("note")),
     Case(
-        "input files without their package, with a tool",
-        one({"tools": [shout]}, {"input_files": {"a": "a.txt"}}),
-        "native",
-        answer=react("shout"),
+        "input files, by function call", with_files, "native", answer=reads("data"), model=FUNCTIONS
     ),
+    Case("input files of a multimodal model", with_files, "native", model=MULTIMODAL),
+    Case(
+        "input files of a multimodal model, with a tool",
+        with_files,
+        "native",
+        answer=reads("dot"),
+        model=MULTIMODAL,
+    ),
+    Case("input files and a model without acall", with_files, "native", kind=SyncLLM),
+    Case("an input file that can't be stored", with_stream, "native", fails=True),
     Case("apps without CrewAI's platform", one({"apps": ["gmail"]}), "native"),
     Case("skills", skilled, "native", answer=react("load_skill")),
     Case("skills, by function call", skilled, "native", model=FUNCTIONS),

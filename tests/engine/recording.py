@@ -64,6 +64,7 @@ class SyncLLM(BaseLLM):
     native_tools: bool = False
     stop_words: bool = True
     window: int = 1_000_000
+    multimodal: bool = False
     _answer: Answer = PrivateAttr()
     _requests: list[Request] = PrivateAttr(default_factory=list)
     _made: Counter[tuple[str, str]] = PrivateAttr(default_factory=Counter)
@@ -82,6 +83,9 @@ class SyncLLM(BaseLLM):
 
     def supports_stop_words(self) -> bool:
         return self.stop_words
+
+    def supports_multimodal(self) -> bool:
+        return self.multimodal
 
     def get_context_window_size(self) -> int:
         return self.window

@@ -19,6 +19,7 @@ from crewai.hooks.dispatch import InterceptionPoint, register, unregister
 from crewai.llm_overlay import llm_overlay
 from crewai.llms.base_llm import BaseLLM
 from crewai.memory.unified_memory import Memory
+from crewai_files import TextFile
 from pydantic import PrivateAttr
 
 from app.engine import Engine
@@ -78,6 +79,7 @@ _UNPLANNED: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ("tools", {}, {"tools": [shout]}, {}),
     ("allow_crewai_trigger_context", {}, {"allow_crewai_trigger_context": True}, {}),
     ("max_retries", {}, {"max_retries": 2}, {}),
+    ("input_files", {}, {"input_files": {"a": TextFile(source=b"tea")}}, {}),
     ("task_callback", {}, {}, {"task_callback": _passes}),
     ("step_callback", {}, {}, {"step_callback": _passes}),
     ("before_kickoff_callbacks", {}, {}, {"before_kickoff_callbacks": [_passes]}),
@@ -105,24 +107,20 @@ def test_a_field_that_no_plan_covers_is_named(
         check_plan_covers(crew)
 
 
-@pytest.mark.parametrize("feature", ["input_files", "a2a"])
-def test_what_only_stock_covers_is_named(feature: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = one(task_options={"input_files": {"a": "b.txt"}} if feature == "input_files" else {})(
-        RecordingLLM()
-    )
-    monkeypatch.setattr(task_module, "HAS_CREWAI_FILES", True)  # as with its package
-    if feature == "a2a":
-        vars(crew.agents[0])["a2a"] = object()  # its package is one that the service can't have
+def test_what_only_stock_covers_is_named() -> None:
+    crew = one()(RecordingLLM())
+    vars(crew.agents[0])["a2a"] = object()  # its package is one that the service can't have
     for check in (check_plan_covers, check_native_covers):
-        with pytest.raises(Unsupported, match=rf"\.{feature}$"):
+        with pytest.raises(Unsupported, match=r"\.a2a$"):
             check(crew)
 
 
 async def test_input_files_without_their_package_are_named_at_start(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(task_module, "HAS_CREWAI_FILES", False)
     engine = Engine(model=(model := RecordingLLM()), mode="auto", max_stock_threads=1)
-    build = one(task_options={"input_files": {"a": "b.txt"}})
+    build = one(task_options={"input_files": {"a": TextFile(source=b"tea")}})
     await engine.start([Source("crew", lambda: build(model))])
     await engine.aclose()
     assert "crew crew: CrewAI ignores input_files of task 1 without the package" in caplog.text

@@ -83,6 +83,9 @@ def test_every_replacement_of_crewai_is_listed() -> None:
         "drain_writes": "Memory",
         "_factory": "resolve_knowledge_storage",
         "yaml": "load_yaml",
+        "_file_store": "astore_task_files",
+        # Of a package that the service does not install.
+        "detect_content_type_from_path": "_process_message_files",
         "TaskStartedEvent": "_aexecute_core",
         "TaskCompletedEvent": "_aexecute_core",
         "AgentExecutionStartedEvent": "aexecute_task",

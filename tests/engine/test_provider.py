@@ -11,9 +11,10 @@ import pytest
 from aiohttp import web
 from crewai import LLM, Crew
 from crewai.llms.base_llm import BaseLLM
+from crewai_files import File, ImageFile
 
 from app.engine import Engine, ModelError
-from tests.engine.crews import INPUTS, one, shout, three
+from tests.engine.crews import INPUTS, PNG, one, shout, three
 from tests.engine.recording import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -73,10 +74,19 @@ def _tooled(model: BaseLLM) -> Crew:
     return one({"tools": [shout]})(model)
 
 
+def _with_files(model: BaseLLM) -> Crew:
+    image = {"dot": ImageFile(source=PNG), "note": File(source=b"tea")}
+    return one(task_options={"input_files": image})(model)
+
+
 @pytest.mark.parametrize(
     ("build", "execution_modes"),
-    [(three, ["plan", "native", "stock"]), (_tooled, ["native", "native", "stock"])],
-    ids=["plain", "tools"],
+    [
+        (three, ["plan", "native", "stock"]),
+        (_tooled, ["native", "native", "stock"]),
+        (_with_files, ["native", "native", "stock"]),
+    ],
+    ids=["plain", "tools", "input files"],
 )
 async def test_every_execution_mode_sends_the_same_requests(
     server: _Server, build: Any, execution_modes: Any

@@ -64,6 +64,7 @@ _NATIVE_TASK = _PLAN_TASK | _names(
     """
     tools callback guardrail guardrails max_retries output_json output_pydantic response_model
     tool_failure_policy condition allow_crewai_trigger_context human_input converter_cls
+    input_files
     """
 )
 _NATIVE_CREW = _PLAN_CREW | _names(

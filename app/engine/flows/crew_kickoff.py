@@ -66,7 +66,8 @@ def _kickoff(
     try:
         with _prepared(flow, crew) as run:
             if _is_native(flow, crew, args, more):
-                return _counted(flow, run, crew, flow.on_loop(run_natively(crew, inputs, run)))
+                native = run_natively(crew, inputs, run, _files(args, more))
+                return _counted(flow, run, crew, flow.on_loop(native))
             # In a thread: CrewAI's kickoff fails where an event loop runs, as in an async method.
             context = contextvars.copy_context()
             work = functools.partial(context.run, _stock, crew, inputs, args, more)
@@ -82,7 +83,8 @@ async def _akickoff(
     try:
         with _prepared(flow, crew) as run:
             if _is_native(flow, crew, args, more):
-                output = await flow.from_own_loop(run_natively(crew, inputs, run))
+                native = run_natively(crew, inputs, run, _files(args, more))
+                output = await flow.from_own_loop(native)
             else:
                 output = await asyncio.to_thread(_stock, crew, inputs, args, more)
             return _counted(flow, run, crew, output)
@@ -100,8 +102,9 @@ def _prepared(flow: FlowContext, crew: Crew) -> Iterator[CrewContext]:
 
 
 def _is_native(flow: FlowContext, crew: Crew, args: tuple[Any, ...], more: dict[str, Any]) -> bool:
-    # Arguments beside the inputs: files, and checkpoints to resume from.
-    if not flow.native or any(arg is not None for arg in (*args, *more.values())):
+    # Arguments beside the inputs and files: checkpoints to resume from.
+    others = [*args[1:], *(more[name] for name in more if name != "input_files")]
+    if not flow.native or any(arg is not None for arg in others):
         return False
     try:
         check_native_covers(crew)
@@ -109,6 +112,12 @@ def _is_native(flow: FlowContext, crew: Crew, args: tuple[Any, ...], more: dict[
         _logger.info("crew %s inside a flow runs as stock: %s", crew.name, feature)
         return False
     return True
+
+
+def _files(args: tuple[Any, ...], more: dict[str, Any]) -> Mapping[str, Any] | None:
+    """The `input_files` of a kickoff, which follow its inputs."""
+    files: Mapping[str, Any] | None = args[0] if args else more.get("input_files")
+    return files
 
 
 def _stock(crew: Crew, inputs: Given, args: tuple[Any, ...], more: dict[str, Any]) -> CrewOutput:

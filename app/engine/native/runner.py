@@ -25,9 +25,15 @@ def use_native_executor(agent: BaseAgent) -> None:
 
 
 async def run_natively(
-    crew: Crew, inputs: Mapping[str, object] | None, run: RunContext
+    crew: Crew,
+    inputs: Mapping[str, object] | None,
+    run: RunContext,
+    files: Mapping[str, Any] | None = None,
 ) -> CrewOutput:
-    """Run a crew that no other run uses. Cancelling this cancels its model calls."""
+    """Run a crew that no other run uses, with the `input_files` of a kickoff.
+
+    Cancelling this cancels its model calls.
+    """
     run.bind(crew)
     run.use_native_executor = use_native_executor
     run.tasks_to_review = frozenset(i for i, task in enumerate(crew.tasks) if task.human_input)
@@ -50,7 +56,7 @@ async def run_natively(
     given: Any = None if inputs is None else dict(inputs)
     for callback in before:
         given = await run.threads.run(callback, {} if given is None else given)
-    output = await _run_and_clear(crew, given, run)
+    output = await _run_and_clear(crew, given, run, files)
     for callback in after:
         output = await run.threads.run(callback, output)
     if not isinstance(output, CrewOutput):
@@ -58,12 +64,12 @@ async def run_natively(
     return output
 
 
-async def _run_and_clear(crew: Crew, inputs: Any, run: RunContext) -> Any:
+async def _run_and_clear(crew: Crew, inputs: Any, run: RunContext, files: Any) -> Any:
     """Kick off, and end all asynchronous tasks of the crew with it.
 
     Raises ReviewRequired if a human must review an output before the crew continues.
     """
-    main = asyncio.create_task(inherited(_kick_off, crew, inputs))
+    main = asyncio.create_task(inherited(_kick_off, crew, inputs, files))
     run.main = main
     try:
         output = await main
@@ -90,9 +96,9 @@ async def _run_and_clear(crew: Crew, inputs: Any, run: RunContext) -> Any:
             run.cancel()
 
 
-async def _kick_off(crew: Crew, inputs: Any) -> Any:
+async def _kick_off(crew: Crew, inputs: Any, files: Any) -> Any:
     with exits_contained(may_be_cancelled=True):
-        return await suspendable(crew.akickoff(inputs=inputs))
+        return await suspendable(crew.akickoff(inputs=inputs, input_files=files))
 
 
 async def prepare_tasks(crew: Crew, run: RunContext) -> None:

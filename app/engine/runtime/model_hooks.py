@@ -14,6 +14,7 @@ from crewai.types.usage_metrics import UsageMetrics
 from app.engine.calls import ModelCall, active_model_call, active_tool_call
 from app.engine.compat.models import WITHOUT_ACALL, has_acall
 from app.engine.runtime.context import RunContext, current_run
+from app.engine.runtime.input_files import has_files, with_files
 from app.engine.runtime.waiting import is_suspendable, offload, wait_for
 
 # Their models know the provider. That of a user's class may be CrewAI's default.
@@ -50,9 +51,13 @@ def instrument_model(kind: type[BaseLLM]) -> None:
 
 def model_name(model: BaseLLM) -> str:
     """The name of a model as LLM_MODEL has it."""
-    of_crewai = type(model).__module__.startswith(_CREWAI_MODELS)
-    is_whole = not of_crewai or model.model == model.provider
+    is_whole = not is_of_crewai(model) or model.model == model.provider
     return model.model if is_whole else f"{model.provider}/{model.model}"
+
+
+def is_of_crewai(model: object) -> bool:
+    """Whether a model's class is one of CrewAI's providers, also over the pool."""
+    return type(model).__module__.startswith(_CREWAI_MODELS)
 
 
 def count_reported(usage_data: dict[str, Any]) -> None:
@@ -96,6 +101,11 @@ def _instrumented_acall(
         await run.admit(made)
         with _observed(run, made):
             try:
+                if has_files(made.messages) and is_of_crewai(self):
+                    # In a thread: their asynchronous calls read and encode files, too.
+                    sent = await run.threads.run(with_files, self, made.messages, step="its files")
+                    args = (sent, *args[1:])
+                    kwargs.pop("messages", None)
                 made.answer = await acall(self, *args, **kwargs)
             except NotImplementedError:
                 # CrewAI's base class, and models that lack a package for asynchronous calls.
