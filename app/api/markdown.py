@@ -22,7 +22,9 @@ from markdown_it import MarkdownIt
 MAX_CHARACTERS: Final = 500_000
 _RENDER_SECONDS: Final = 2.0
 _START_SECONDS: Final = 30.0
-_MAX_WAITING: Final = 32
+# A crowd of readers waits for its turns: reports have some thousand characters.
+_MAX_WAITING_CHARACTERS: Final = 32 * MAX_CHARACTERS
+_MAX_WAIT_SECONDS: Final = 5.0
 _CACHED_PAGES: Final = 128
 _MAX_CACHED_CHARACTERS: Final = 200_000
 # Of the child's address space.
@@ -49,32 +51,45 @@ def as_plain_text(markdown: str) -> str:
 class HtmlRenderer:
     """Renders one text at a time in a child process, which starts with the first text.
 
-    `as_plain_text` stands in for a text that is too large or needs too long, and for every text
-    while too many wait.
+    `as_plain_text` stands in for a text that is too large, needs too long or waits too long. It
+    stands in for every text while too many characters wait.
     """
 
-    def __init__(self, *, render_seconds: float = _RENDER_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        render_seconds: float = _RENDER_SECONDS,
+        max_wait_seconds: float = _MAX_WAIT_SECONDS,
+    ) -> None:
         self._render_seconds = render_seconds
+        self._max_wait_seconds = max_wait_seconds
         self._child: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._waiting_characters = 0
         self._cache: OrderedDict[bytes, str] = OrderedDict()
 
     async def render(self, markdown: str) -> str:
         """Return safe HTML. Never raises."""
-        if len(markdown) > MAX_CHARACTERS or self._waiting >= _MAX_WAITING:
+        room = min(MAX_CHARACTERS, _MAX_WAITING_CHARACTERS - self._waiting_characters)
+        if len(markdown) > room:
             return as_plain_text(markdown)
         text = markdown.encode("utf-8", "replace")
         key = sha256(text).digest()
         if (known := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
             return known
-        self._waiting += 1
+        self._waiting_characters += len(markdown)
         try:
-            async with self._turn:
+            async with asyncio.timeout(self._max_wait_seconds):
+                await self._turn.acquire()
+            try:
                 rendered = await self._render(text)
+            finally:
+                self._turn.release()
+        except TimeoutError:
+            return as_plain_text(markdown)
         finally:
-            self._waiting -= 1
+            self._waiting_characters -= len(markdown)
         if rendered is None:
             rendered = as_plain_text(markdown)
         if len(rendered) <= _MAX_CACHED_CHARACTERS:

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import (
     JSON,
     BigInteger,
+    BindParameter,
     Boolean,
     Date,
     Dialect,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     Uuid,
+    bindparam,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -33,6 +35,11 @@ from app.runs.records import Webhook, WebhookKind, Webhooks
 # The text of the partial indexes: PostgreSQL compares it literally with that of a query.
 IN_FLIGHT_SQL: Final = "status IN ('queued', 'running')"
 """The condition that a run is in flight, in SQL."""
+
+RUN_IDS: Final[BindParameter[Any]] = bindparam("run_ids", expanding=True)
+"""The ids of runs in a constant statement, for `column.in_`.
+
+SQLAlchemy prepares a statement of many columns in 0.5 ms, but a constant one only once."""
 
 _HAS_METADATA = text("run_metadata IS NOT NULL")
 _OF_AN_END_USER = text("end_user != ''")

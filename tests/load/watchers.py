@@ -8,8 +8,9 @@ Each of many clients starts a run of its own by one POST. Then the runs are
 - `streamed`: the same, but they were started with `"stream": true`;
 - `watched`: each client reads its run's events, from the first to the last. Model calls that begin
   meanwhile are streamed;
-- `paged`: each client reads them as the page of a run does, with the texts so far;
-- `shown`: the same, and then it loads the parts of the page and the report, as the page does.
+- `fetched`: the same, and then it fetches the run with its outputs;
+- `shown`: each client reads them as the page of a run does, with the texts so far, and at the end
+  it loads the parts of the page and the report.
 
 All ways end when no run is under way any more. Prints one JSON object.
 """
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -39,9 +40,14 @@ from tests.load.generator import REPORTS, profile
 from tests.load.loads import LONGEST_SECONDS, MODEL_SECONDS
 from tests.load.services import ROOT, SERVICES, Process, deployed, left_outputs, lost_runs
 
-Way = Literal["alone", "streamed", "watched", "paged", "shown"]
+Way = Literal["alone", "streamed", "watched", "fetched", "shown"]
 
 _WAYS: tuple[Way, ...] = get_args(Way)
+# What is loaded at the end of a run, and a part of it; the page has shown the last task's text.
+_ENDS: Mapping[Way, tuple[str, str]] = {
+    "fetched": ("/api/runs/{}", '"outputs":{'),
+    "shown": ("/runs/{}/live?has=2.running", 'class="report-pane"'),
+}
 _WARM_UP_RUNS = 5
 _ROUNDS = 2
 _POLL_SECONDS = 0.5
@@ -73,13 +79,11 @@ class EventCost(msgspec.Struct):
 
     @property
     def page_ratio(self) -> float:
-        """What a run watched on its page costs, in units of one watched through the API."""
-        return self.cpu_ms_per_run["paged"] / self.cpu_ms_per_run["watched"]
+        """What a run watched on its page costs, in units of one watched through the API.
 
-    @property
-    def ms_per_end(self) -> float:
-        """What the page loads at the end of a run."""
-        return self.cpu_ms_per_run["shown"] - self.cpu_ms_per_run["paged"]
+        Both have the report at the end.
+        """
+        return self.cpu_ms_per_run["shown"] / self.cpu_ms_per_run["fetched"]
 
 
 def measure_events(
@@ -166,22 +170,21 @@ class _Clients:
             run_id = (await response.json())["run_id"]
         if way in ("alone", "streamed"):
             return None
-        query = {} if way == "watched" else {"texts": "true"}
+        query = {"texts": "true"} if way == "shown" else {}
         events = f"{self.url}/api/runs/{run_id}/events"
         async with self.session.get(events, params=query) as response:
             if response.status != 200:
                 return f"events: {response.status}"
             received = [event async for event in events_of(response.content)]
         self.events.update(kind for _, kind, _ in received)
-        return fault_of(received, run_id) or (await self._end(run_id) if way == "shown" else None)
+        if fault := fault_of(received, run_id):
+            return fault
+        return await self._load(*_ENDS[way], run_id) if way in _ENDS else None
 
-    async def _end(self, run_id: str) -> str | None:
-        """The end of a run on its page, which has shown the text of the last task until now."""
-        page = f"{self.url}/runs/{run_id}/live"
-        async with self.session.get(page, params={"has": "2.running"}) as response:
-            text = await response.text()
-        is_whole = response.status == 200 and 'class="report-pane"' in text
-        return None if is_whole else f"page: {response.status}"
+    async def _load(self, path: str, expected: str, run_id: str) -> str | None:
+        async with self.session.get(self.url + path.format(run_id)) as response:
+            is_whole = response.status == 200 and expected in await response.text()
+        return None if is_whole else f"{path}: {response.status}"
 
 
 Received = tuple[int | None, str, dict[str, Any]]

@@ -55,10 +55,26 @@ async def test_a_text_that_is_too_large_becomes_plain_text(renderer: HtmlRendere
 async def test_texts_beyond_the_bound_of_those_that_wait_become_plain_text(
     renderer: HtmlRenderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(markdown, "_MAX_WAITING", 2)
     texts = [f"text *{number}*" for number in range(5)]
+    monkeypatch.setattr(markdown, "_MAX_WAITING_CHARACTERS", len(texts[0]) * 2)
     pages = await asyncio.gather(*map(renderer.render, texts))
     assert pages == [*map(to_safe_html, texts[:2]), *map(as_plain_text, texts[2:])]
+
+
+async def test_a_crowd_of_readers_sees_rendered_reports(renderer: HtmlRenderer) -> None:
+    texts = [f"report *{number}*" for number in range(300)]
+    assert await asyncio.gather(*map(renderer.render, texts)) == [*map(to_safe_html, texts)]
+
+
+async def test_a_text_that_waits_too_long_for_others_becomes_plain_text() -> None:
+    renderer = HtmlRenderer(render_seconds=0.5, max_wait_seconds=0.1)
+    try:
+        await renderer.render("warm")
+        pages = await asyncio.gather(*map(renderer.render, [_ENDLESS, "a *word*"]))
+        assert pages == [as_plain_text(_ENDLESS), as_plain_text("a *word*")]
+        assert await renderer.render("a *word*") == to_safe_html("a *word*")
+    finally:
+        await renderer.aclose()
 
 
 async def test_a_child_that_ends_is_replaced(renderer: HtmlRenderer) -> None:

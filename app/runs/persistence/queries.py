@@ -39,6 +39,7 @@ from app.runs.call_records import (
 from app.runs.errors import InvalidInput
 from app.runs.events.event import Event, EventSeq, EventType
 from app.runs.models import (
+    RUN_IDS,
     RunCalls,
     RunEvent,
     UserRun,
@@ -104,12 +105,18 @@ _STALLED: Final = (
     UserRun.priority,
     UserRun.end_user,
 )
-# Literally the condition of the partial index.
 # A lease has ended when its end has passed.
 _MARGIN_SECONDS: Final = 0.01
 _cost: Final[ColumnElement[Any]] = cast(UserRun.usage[COST].as_string(), BigInteger)
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _DELIVERY: Final = tuple(getattr(WebhookDelivery, name) for name in Delivery.__dataclass_fields__)
+_RUNS_BY_ID: Final = select(*_RUN).where(UserRun.run_id.in_(RUN_IDS))
+_EVENTS_BY_RUN: Final = (
+    select(RunEvent.run_id, RunEvent.seq, RunEvent.type, RunEvent.data, RunEvent.at)
+    .where(RunEvent.run_id.in_(RUN_IDS))
+    .order_by(RunEvent.run_id, RunEvent.seq)
+)
+_CALLS_BY_RUN: Final = select(RunCalls.run_id, RunCalls.calls).where(RunCalls.run_id.in_(RUN_IDS))
 
 
 def stalled_runs(
@@ -161,9 +168,9 @@ class RunQueries:
         return stored.run if stored is not None else None
 
     async def _runs_by_id(self, run_ids: Sequence[UUID]) -> Mapping[UUID, "_StoredRun"]:
-        query = select(*_RUN).where(UserRun.run_id.in_(run_ids))
         async with self._database.read() as connection:
-            return {row.run_id: _StoredRun(row) for row in await connection.execute(query)}
+            rows = await connection.execute(_RUNS_BY_ID, {"run_ids": run_ids})
+            return {row.run_id: _StoredRun(row) for row in rows}
 
     async def page(self, matching: RunFilter, cursor: str | None, limit: int) -> RunPage:
         """Runs without their outputs, newest first. Raises InvalidInput for a wrong cursor."""
@@ -311,14 +318,12 @@ class RunQueries:
         self, run_ids: Collection[UUID], *, since: datetime | None = None
     ) -> list[Event]:
         """The stored events of the runs, in each run's order; those since a time."""
-        query = select(RunEvent).where(RunEvent.run_id.in_(run_ids))
-        if since is not None:
-            query = query.where(RunEvent.at >= since)
+        query = _EVENTS_BY_RUN if since is None else _EVENTS_BY_RUN.where(RunEvent.at >= since)
         async with self._database.read() as connection:
-            rows = await connection.execute(query.order_by(RunEvent.run_id, RunEvent.seq))
+            rows = await connection.execute(query, {"run_ids": list(run_ids)})
             return [
-                Event(row.run_id, EventSeq(row.seq), EventType(row.type), row.data, row.at)
-                for row in rows
+                Event(run_id, EventSeq(seq), EventType(type_), data, at)
+                for run_id, seq, type_, data, at in rows
             ]
 
     async def backlog(self) -> Backlog:
@@ -365,10 +370,9 @@ class RunQueries:
         return {call_id(call): call for calls in stored for call in decode_calls(calls)}
 
     async def _calls_by_run(self, run_ids: Sequence[UUID]) -> Mapping[UUID, list[bytes]]:
-        query = select(RunCalls.run_id, RunCalls.calls).where(RunCalls.run_id.in_(run_ids))
         found = defaultdict(list)
         async with self._database.read() as connection:
-            for run_id, calls in await connection.execute(query):
+            for run_id, calls in await connection.execute(_CALLS_BY_RUN, {"run_ids": run_ids}):
                 found[run_id].append(calls)
         return found
 

@@ -1,16 +1,18 @@
 """Statements that changes to runs are made of; each is part of a transaction of its caller."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import Row, Select, Update, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import insert_into, insert_new
 from app.runs.call_records import CallBatch, encode_calls, encode_contents
 from app.runs.events.event import Event
 from app.runs.models import (
+    RUN_IDS,
     RelayedTokens,
     RunCalls,
     RunEvent,
@@ -33,21 +35,28 @@ _TABLES_OF_RUNS = (
     UserRun,
 )
 
+_EXISTING: Final = select(UserRun.run_id).where(UserRun.run_id.in_(RUN_IDS))
+
 ReportedEvent = tuple[Event, Webhooks, CallBatch | None]
 """An event with the webhooks of its run, and calls that are to be stored with it."""
 
 
 async def locked(
-    connection: AsyncConnection, columns: Iterable[Any], run_ids: Sequence[UUID]
+    connection: AsyncConnection, columns: tuple[Any, ...], run_ids: Sequence[UUID]
 ) -> dict[UUID, Row[Any]]:
     """The rows of runs by id, locked until the transaction ends (in one order: no deadlock)."""
-    query = (
+    rows = await connection.execute(_locking(columns), {"run_ids": run_ids})
+    return {row.run_id: row for row in rows}
+
+
+@cache
+def _locking(columns: tuple[Any, ...]) -> Select[Any]:
+    return (
         select(*columns)
-        .where(UserRun.run_id.in_(run_ids))
+        .where(UserRun.run_id.in_(RUN_IDS))
         .order_by(UserRun.run_id)
         .with_for_update()  # SQLite leaves it out; there the transaction is exclusive
     )
-    return {row.run_id: row for row in await connection.execute(query)}
 
 
 async def insert_runs(
@@ -66,12 +75,14 @@ async def insert_runs(
 async def change(connection: AsyncConnection, changes: Sequence[Mapping[str, Any]]) -> None:
     """Update each run (`the_run`) by its values; all changes name the same columns."""
     if changes:
-        columns: dict[str, Any] = {name: bindparam(name) for name in changes[0]}
-        del columns["the_run"]
-        statement = update(UserRun.__table__).where(  # type: ignore[arg-type]
-            UserRun.run_id == bindparam("the_run")
-        )
-        await connection.execute(statement.values(columns), changes)
+        await connection.execute(_changing(tuple(changes[0])), changes)
+
+
+@cache
+def _changing(names: tuple[str, ...]) -> Update:
+    values: dict[str, Any] = {name: bindparam(name) for name in names if name != "the_run"}
+    table = update(UserRun.__table__)  # type: ignore[arg-type]
+    return table.where(UserRun.run_id == bindparam("the_run")).values(values)
 
 
 async def store_events(
@@ -125,8 +136,7 @@ async def append_calls(connection: AsyncConnection, batches: Sequence[CallBatch]
 
 async def _existing(connection: AsyncConnection, run_ids: Collection[UUID]) -> set[UUID]:
     """Those of the runs that exist: others may have been cancelled and deleted meanwhile."""
-    query = select(UserRun.run_id).where(UserRun.run_id.in_(run_ids))
-    return set(await connection.scalars(query))
+    return set(await connection.scalars(_EXISTING, {"run_ids": list(run_ids)}))
 
 
 async def runs_by_key(
