@@ -136,14 +136,14 @@ async def _aexecute_core(
     index = run.index_of(self) if run is not None else None
     if run is None or index is None:
         return await _own_aexecute_core(self, agent, context, tools)
-    run.stop_for_review()
-    file = _detach_output_file(self)
-    role = str(getattr(agent or self.agent, "role", ""))
-    if (replay := run.replay(index, role, structured=_is_structured(self))) is not None:
-        run.require_review(index)
-        return _with_file(run, file, _replayed(self, role, replay))
-    context = _with_feedback(context, run.approvals())
     with run.as_side_task():
+        run.stop_for_review()
+        file = _detach_output_file(self)
+        role = str(getattr(agent or self.agent, "role", ""))
+        if (replay := run.replay(index, role, structured=_is_structured(self))) is not None:
+            run.require_review(index)
+            return _with_file(run, file, _replayed(self, role, replay))
+        context = _with_feedback(context, run.approvals())
         await run.start_task(index, role)
         # An asyncio task that ends by SystemExit ends its event loop.
         with run.listening(index, role), exits_contained(may_be_cancelled=True):

@@ -3,14 +3,15 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from crewai import Agent, Crew, Task
 from crewai.tools import tool
 
-from app.engine import CrewFailed, Engine, ModelError
+from app.engine import CallObserver, CrewFailed, Engine, ModelCall, ModelError
 from tests.engine.crews import INPUTS, agent, one, task, three
 from tests.engine.recording import RecordingLLM, Source
 
@@ -235,6 +236,44 @@ async def test_delegations_never_wait_for_each_others_threads() -> None:
     )
     assert {result.raw for result in results} == {"rich"}
     await engine.aclose()
+
+
+@contextmanager
+def _tasks_noted(made: list[asyncio.Task[Any]]) -> Iterator[None]:
+    def note(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(asyncio.Task(work, loop=loop, **options))
+        return made[-1]
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(note)
+    try:
+        yield
+    finally:
+        loop.set_task_factory(None)
+
+
+class _Budget(CallObserver):
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def admit(self, call: ModelCall) -> None:
+        if not self.left:
+            raise PermissionError("no calls are left")
+        self.left -= 1
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["auto", "native"])
+async def test_a_run_that_is_stopped_leaves_no_error_unhandled(mode: Any, calls: int) -> None:
+    model = RecordingLLM()
+    engine = Engine(model=model, mode=mode, max_stock_threads=2)
+    await engine.start([Source("crew", lambda: three(model))])
+    made: list[asyncio.Task[Any]] = []
+    with _tasks_noted(made), pytest.raises(PermissionError, match="no calls are left"):
+        await engine.run("crew", INPUTS, calls=_Budget(calls))
+    await engine.aclose()
+    # asyncio logs such an error when the task is freed.
+    assert [task for task in made if task.done() and task._log_traceback] == []
 
 
 async def test_a_crew_that_ends_the_process_only_ends_its_run() -> None:

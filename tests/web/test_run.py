@@ -528,11 +528,11 @@ async def test_each_sees_only_their_own_runs(guarded_site: Site, open_page: Open
     )
     path = f"/runs/{response.json()['run_id']}"
     headers = {"Authorization": f"Bearer {guarded_site.key}"}
-    (worker,) = (await http.get("/api/workers", headers=headers)).json()["workers"]
+    worker = (await http.get(f"/api{path}", headers=headers)).json()["worker"]
     for key, is_visible in ((ada, True), (bob, False), (guarded_site.key, True)):
         page = await open_page(f"{guarded_site.url}{path}")
         await log_in(page, key)
-        executed_by = page.locator("#run-facts").get_by_text(worker["id"])
+        executed_by = page.locator("#run-facts").get_by_text(worker)
         await expect(executed_by).to_have_count(1 if key == guarded_site.key else 0)
         assert page.url == f"{guarded_site.url}{path}"
         heading = page.get_by_role("heading", name="Idea" if is_visible else "Not found")

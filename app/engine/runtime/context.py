@@ -536,6 +536,7 @@ class RunContext:
             yield
             return
         self.side_tasks.add(task)
+        task.add_done_callback(_mark_as_handled)
         try:
             yield
         except Exception as error:
@@ -626,3 +627,9 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 def current_run() -> RunContext | None:
     """The run of this thread or asyncio task; None outside of runs."""
     return _current.get()
+
+
+def _mark_as_handled(task: asyncio.Task[Any]) -> None:
+    """Have asyncio log no error: the run reports it, if the run is not over already."""
+    if not task.cancelled():
+        task.exception()
