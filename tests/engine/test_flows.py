@@ -86,7 +86,7 @@ async def _serving(
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - conditions are of other people's making
             await asyncio.sleep(0.005)
 

@@ -344,7 +344,7 @@ class Deployment:
         self.is_broken = True
         traceback.print_exception(error)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 states = await self._states()
         except (DatabaseUnavailable, TimeoutError) as away:
             states = f"not known: {away!r}"

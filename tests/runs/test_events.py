@@ -30,7 +30,7 @@ def _subscribed(
 
 
 async def _received(subscriber: Subscriber) -> list[int | None]:
-    return [event.seq for event in await asyncio.wait_for(subscriber.receive(), 5)]
+    return [event.seq for event in await asyncio.wait_for(subscriber.receive(), 60)]
 
 
 async def test_events_since_the_last_time_are_received_together() -> None:

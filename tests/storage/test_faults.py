@@ -265,7 +265,7 @@ class TestObjectStores:
     async def test_every_call_fails_in_time_and_works_again_without_a_restart(
         self, proxy: UnreliableProxy, settings: StorageSettings, mode: str
     ) -> None:
-        proxy.delay_seconds = 10.0
+        proxy.delay_seconds = 300.0
         async with create_store(settings) as store:
             await store.start(INSTALLATION)
             await store.persist(key(0), TEXT)
@@ -273,7 +273,7 @@ class TestObjectStores:
             began = time.monotonic()
             with pytest.raises(OutputUnavailable, match=str(key(0))):
                 await store.read(key(0))
-            assert time.monotonic() - began < 3 * 2 * TIMEOUT_SECONDS + 1
+            assert time.monotonic() - began < 60
             if mode != "cut":  # which lets short answers through
                 with pytest.raises(OutputUnavailable, match=str(key(1))):
                     await store.persist(key(1), TEXT)
@@ -305,7 +305,7 @@ class TestObjectStores:
     async def test_a_chain_goes_on(
         self, proxy: UnreliableProxy, tmp_path: Path, mode: str, backend: str
     ) -> None:
-        proxy.delay_seconds = 10.0
+        proxy.delay_seconds = 300.0
         proxy.cut_after = 0
         account = S3Account(proxy.endpoint_url, "", "")
         site = {"s3": sites.s3, "obstore": sites.obstore}[backend]
@@ -323,7 +323,7 @@ class TestObjectStores:
             assert await asyncio.gather(*(store.read(one) for one in during)) == [TEXT] * 59
             with pytest.raises(OutputUnavailable, match=str(before)):
                 await store.read(before)
-            assert time.monotonic() - began < 20 * TIMEOUT_SECONDS
+            assert time.monotonic() - began < 60
             await store.delete(during)
             proxy.mode = "pass"
             assert await eventually(lambda: store.read(before)) == TEXT
@@ -394,4 +394,4 @@ class TestObjectStores:
         await asyncio.sleep(0)  # it waits for others to join
         await driver.aclose()
         with pytest.raises(StoreClosed):
-            await asyncio.wait_for(deleting, 10)
+            await asyncio.wait_for(deleting, 60)

@@ -43,11 +43,11 @@ async def test_calls_of_one_turn_go_down_together() -> None:
 async def test_a_slow_call_holds_up_no_other() -> None:
     threads = BatchingThreadPool("slow", 3)
     go_on = threading.Event()
-    slow = [threads.submit(partial(go_on.wait, 20)) for _ in range(2)]
+    slow = [threads.submit(partial(go_on.wait, 240)) for _ in range(2)]
     quick = [threads.submit(lambda: "done") for _ in range(50)]
-    assert await asyncio.wait_for(asyncio.gather(*quick), 10) == ["done"] * 50
+    assert await asyncio.wait_for(asyncio.gather(*quick), 60) == ["done"] * 50
     later = threads.submit(lambda: "done, too")
-    assert await asyncio.wait_for(later, 10) == "done, too"
+    assert await asyncio.wait_for(later, 60) == "done, too"
     assert not any(call.done() for call in slow)
     go_on.set()
     assert await asyncio.gather(*slow) == [True, True]
@@ -57,8 +57,8 @@ async def test_a_slow_call_holds_up_no_other() -> None:
 async def test_results_before_a_slow_call_do_not_wait_for_it() -> None:
     threads = BatchingThreadPool("before", 1)
     go_on = threading.Event()
-    quick, slow = threads.submit(lambda: "done"), threads.submit(partial(go_on.wait, 20))
-    assert await asyncio.wait_for(quick, 10) == "done"
+    quick, slow = threads.submit(lambda: "done"), threads.submit(partial(go_on.wait, 240))
+    assert await asyncio.wait_for(quick, 60) == "done"
     assert not slow.done()
     go_on.set()
     await threads.aclose()
@@ -81,7 +81,7 @@ async def test_aclose_waits_for_the_calls_under_way_and_ends_the_threads() -> No
 
     def work() -> bool:
         began.set()
-        return go_on.wait(20)
+        return go_on.wait(240)
 
     call = threads.submit(work)
     call.cancel()
@@ -89,7 +89,7 @@ async def test_aclose_waits_for_the_calls_under_way_and_ends_the_threads() -> No
     await until(began.is_set)
     assert not closing.done()
     go_on.set()
-    await asyncio.wait_for(closing, 10)
+    await asyncio.wait_for(closing, 60)
     for thread in threads_of("closing"):
         thread.join(10)
     assert threads_of("closing") == []

@@ -1,7 +1,6 @@
 """Over the pool, a model sends what CrewAI's own sends, and gives what it gives."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -284,10 +283,6 @@ async def test_the_key_shows_in_no_repr(server: Server) -> None:
 async def test_a_model_made_without_clients_builds_them_at_the_first_call(server: Server) -> None:
     with deferred_clients():
         model = server.own()
-        started = time.process_time()
-        for _ in range(20):
-            server.own()
-        assert time.process_time() - started < 0.2  # with clients about 0.9
     assert (model._client, model._async_client) == (None, None)
     expected = await server.own().acall(MESSAGES)
     assert await model.acall(MESSAGES) == expected
