@@ -64,16 +64,19 @@ class Pacer:
         self._is_counting = False  # the next pass is scheduled
         self._rest: asyncio.TimerHandle | None = None
 
-    async def turn(self, caller: str) -> None:
-        """Return at once, or in a later pass when it is the caller's turn."""
+    async def turn(self, caller: str, *, is_long: bool = False) -> None:
+        """Return at once, or in a later pass when it is the caller's turn.
+
+        After a step that `is_long`, no other one proceeds in the same pass.
+        """
         is_heavy = self._is_heavy(caller)
         waiting = self._heavy if is_heavy else self._light
         if waiting or self._proceeding >= (self._heavy_per_pass() if is_heavy else _PER_PASS):
-            future = waiting.add(caller)
+            future = waiting.add(caller, _share_of_pass(is_long))
             self._wake_later()
             await future
         else:
-            self._proceeding += 1
+            self._proceeding += _share_of_pass(is_long)
             self._wake_later()
 
     def charge(self, caller: str, seconds: float) -> None:
@@ -150,31 +153,36 @@ class Pacer:
             self._next_pass()
 
 
-class _Waiting(OrderedDict[str, deque[asyncio.Future[None]]]):
+def _share_of_pass(is_long: bool) -> int:
+    return _PER_PASS if is_long else 1
+
+
+class _Waiting(OrderedDict[str, deque[tuple[asyncio.Future[None], int]]]):
     """The tasks that wait, by their callers: the caller whose turn is next is the first."""
 
-    def add(self, caller: str) -> asyncio.Future[None]:
+    def add(self, caller: str, share: int) -> asyncio.Future[None]:
+        """A future that ends when the task proceeds; `share` is that of its pass."""
         future = asyncio.get_running_loop().create_future()
-        self.setdefault(caller, deque()).append(future)
+        self.setdefault(caller, deque()).append((future, share))
         return future
 
     def move(self, caller: str, other: "_Waiting") -> None:
         """Move the caller's tasks here from the others."""
         self.setdefault(caller, deque()).extend(other.pop(caller))
 
-    def release(self, caller: str) -> bool:
+    def release(self, caller: str) -> int:
         """Let the caller's oldest task proceed, and the other callers before its next one.
 
-        False if the task was cancelled.
+        Returns the task's share of the pass: 0 if the task was cancelled.
         """
         futures = self.pop(caller)
-        future = futures.popleft()
+        future, share = futures.popleft()
         if futures:
             self[caller] = futures
         if future.done():
-            return False
+            return 0
         future.set_result(None)
-        return True
+        return share
 
 
 class _Account:
@@ -204,10 +212,13 @@ _PACERS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Pacer]] = WeakKeyDic
 _METER: Final[ContextVar[_Meter | None]] = ContextVar("_METER", default=None)
 
 
-async def turn() -> None:
-    """Wait for a turn of the caller of this request or run, before a step that may be long."""
+async def turn(*, is_long: bool = False) -> None:
+    """Wait for a turn of the caller of this request or run, before a step that may be long.
+
+    With `is_long` it may last tens of milliseconds, so no other one proceeds in the same pass.
+    """
     meter = _METER.get()
-    await _pacer().turn((meter and meter.caller) or "")
+    await _pacer().turn((meter and meter.caller) or "", is_long=is_long)
 
 
 async def next_step() -> None:

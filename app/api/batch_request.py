@@ -8,7 +8,7 @@ import msgspec
 
 from app.api.json_request import JsonRequest
 from app.api.problems import unknown_name
-from app.json_decoding import decode
+from app.json_decoding import STEP_BYTES, decode
 from app.pacer import next_step
 from app.runs import InvalidInput, check_batch_values
 
@@ -16,8 +16,6 @@ MAX_BATCH: Final = 1000
 MAX_BATCH_BODY_BYTES: Final = 20_000_000
 # Like the body of a request for one run.
 _MAX_RUN_BYTES: Final = 1_000_000
-# So many bytes are decoded in one step, at least.
-_STEP_BYTES: Final = 65_536
 
 _Raw = msgspec.Raw | msgspec.UnsetType
 # The runs of a list, and one that shows that there are too many. The decoder skips further ones: a
@@ -62,7 +60,7 @@ class BatchHttpRequest(JsonRequest):
             members = msgspec.json.decode(body, type=type_)
         except msgspec.ValidationError as error:
             unknown = _UNKNOWN_FIELD.search(str(error))
-            if unknown and len(body) <= _STEP_BYTES:  # so that the error names more than one
+            if unknown and len(body) <= STEP_BYTES:  # so that the error names more than one
                 return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
             if unknown:
                 known = [field.encode_name for field in msgspec.structs.fields(type_)]
@@ -91,7 +89,7 @@ async def _decoded_runs(raw_list: msgspec.Raw) -> list[Any]:
         values = check_batch_values(run, values)
         runs.append(run)
         undelayed += len(raw)
-        if undelayed > _STEP_BYTES:
+        if undelayed > STEP_BYTES:
             await next_step()
             undelayed = 0
     return runs

@@ -22,7 +22,7 @@ from app.db.clock import DatabaseClock, elapsed_seconds
 from app.db.problems import file_name, problem
 from app.db.sqlite_driver import Driver
 from app.db.urls import parse_url
-from app.json_decoding import decode
+from app.json_decoding import decode_stored
 from app.telemetry import metrics
 
 
@@ -198,7 +198,7 @@ def _create_engine(url: URL, arguments: Mapping[str, Any]) -> AsyncEngine:
         url,
         hide_parameters=True,  # inputs and outputs must not reach the log with an error
         json_serializer=lambda value: msgspec.json.encode(value).decode(),
-        json_deserializer=decode,
+        json_deserializer=decode_stored,
         **options,
     )
     if engine.dialect.name == "sqlite":

@@ -18,7 +18,7 @@ from app.access.callers import OPERATOR, Caller
 from app.api.batch_request import BatchHttpRequest
 from app.api.middleware.request_limits import RequestLimits
 from app.budgets import Budget
-from app.json_decoding import decode, decode_object
+from app.json_decoding import decode, decode_object, decode_stored
 from app.pacer import Pacer, identify, inherited, metered
 from app.runs.inputs import MAX_BATCH_VALUES, MAX_VALUES
 from app.runs.records import NewRun
@@ -74,6 +74,33 @@ def _proceed_in_order(pacer: Pacer, callers: list[str]) -> tuple[list[str], asyn
         order.append(caller)
 
     return order, asyncio.gather(*(step(caller) for caller in callers))
+
+
+async def test_no_step_proceeds_in_the_same_pass_after_a_long_one() -> None:
+    pacer = Pacer()
+    order: list[str] = []
+
+    async def step(name: str, is_long: bool) -> None:
+        await pacer.turn("adversary", is_long=is_long)
+        order.append(name)
+
+    async def passes() -> None:
+        for _ in range(4):
+            order.append("|")
+            await asyncio.sleep(0)
+
+    names = ["long 1", "long 2", "short 1", "long 3", "short 2", "short 3"]
+    steps = [asyncio.create_task(step(name, "long" in name)) for name in names]
+    await asyncio.gather(*steps, passes())
+    within: list[list[str]] = [[]]
+    for name in order:
+        if name == "|":
+            within.append([])
+        else:
+            within[-1].append(name)
+    assert [name for one in within for name in one] == names
+    for one in within:
+        assert not any("long" in name for name in one[:-1])
 
 
 async def test_callers_have_turns_in_rotation() -> None:
@@ -411,6 +438,37 @@ async def test_the_streams_of_a_run_with_many_proceed_in_turns(
     assert len(turns) == 11
 
 
+async def test_runs_that_end_with_one_commit_are_logged_in_turns(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_proceed = asyncio.Event()
+    waiting: list[str] = []
+    reported: list[Any] = []
+
+    async def turn() -> None:
+        waiting.append("turn")
+        await may_proceed.wait()
+
+    monkeypatch.setattr("app.runs.persistence.repository.turn", turn)
+    monkeypatch.setattr(
+        "app.runs.persistence.repository.report_end", lambda settle, *_: reported.append(settle)
+    )
+    await service.http.post("/api/runs/batch", json={"crew": "idea", "inputs": [{}] * 5})
+
+    async def all_wait() -> bool:
+        return len(waiting) == 5
+
+    await until(all_wait)
+    assert [row.status for row in await service.rows()] == ["succeeded"] * 5
+    assert reported == []
+    may_proceed.set()
+
+    async def all_are_reported() -> bool:
+        return len(reported) == 5
+
+    await until(all_are_reported)
+
+
 async def test_a_batch_is_bounded_in_values(serve: Serve) -> None:
     runs = [{"more": [0] * (MAX_VALUES - 10)}] * (MAX_BATCH_VALUES // MAX_VALUES + 2)
     body = {"crew": "idea", "inputs": runs}
@@ -506,6 +564,28 @@ def test_numbers_are_those_of_python_in_linear_time(number: str) -> None:
         sys.setprofile(None)
         assert repr(found["a"] if isinstance(found, dict) else found) == repr([float(number)])
         assert "_number" in calls
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/runs", '{"crew": "idea", "inputs": {"a": [%s]}}'),
+        ("/api/runs/batch", '{"crew": "idea", "inputs": [{"a": [%s]}]}'),
+        ("/mcp", '{"jsonrpc": "2.0", "id": 1, "method": "x", "params": {"a": [%s]}}'),
+        ("/a2a/idea", '{"jsonrpc": "2.0", "id": 1, "method": "x", "params": {"a": [%s]}}'),
+    ],
+)
+async def test_the_numbers_of_a_body_are_bounded_while_it_is_decoded(
+    service: Running, path: str, body: str
+) -> None:
+    """Each with a fraction needs a call."""
+    content = body % ",".join(["0.5"] * 10_001)
+    response = await service.http.post(path, content=content, headers=JSON)
+    assert response.status_code == 400
+    assert "body: " in response.text
+    numbers = [0.5] * 10_001
+    assert decode_stored(msgspec.json.encode(numbers)) == numbers
+    assert decode(msgspec.json.encode(numbers[1:])) == numbers[1:]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.callers import Caller
+from app.json_decoding import STEP_BYTES
 from app.pacer import turn
 
 MAX_HEADER_BYTES = 32_768
@@ -86,7 +87,7 @@ class RequestLimits(ASGIMiddleware):
             size = body.size + len(message.get("body", b""))
             self._forget(body)
             if size > _SMALL_BODY_BYTES:
-                await turn()
+                await turn(is_long=size > STEP_BYTES)
             return message
 
         try:

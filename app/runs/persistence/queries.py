@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from app.access.callers import Caller
 from app.db import MAX_IDS_PER_STATEMENT, BatchLoader, Database, in_parts
-from app.json_decoding import decode
+from app.json_decoding import decode_stored
 from app.runs.call_records import (
     CallId,
     CallRecord,
@@ -443,7 +443,7 @@ class _StoredRun:
 
     @cached_property
     def run(self) -> Run:
-        return Run(**{**_fields(self._row), "inputs": decode(self._row.inputs)})
+        return Run(**{**_fields(self._row), "inputs": decode_stored(self._row.inputs)})
 
 
 def _fields(row: Row[Any]) -> dict[str, Any]:
@@ -452,7 +452,7 @@ def _fields(row: Row[Any]) -> dict[str, Any]:
 
 def _listed(row: Row[Any]) -> ListedRun:
     is_whole = len(row.inputs) <= MAX_LISTED_CHARACTERS
-    inputs = decode(row.inputs) if is_whole else None
+    inputs = decode_stored(row.inputs) if is_whole else None
     raw_result = None if row.raw_result is None else _start_of_text(row.raw_result)
     return ListedRun(**{**_fields(row), "inputs": inputs, "raw_result": raw_result})
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller
 from app.db import Database, GroupCommit
+from app.pacer import turn
 from app.runs.call_records import CallBatch
 from app.runs.errors import LimitReached
 from app.runs.events.event import Event
@@ -311,7 +312,10 @@ class RunRepository:
         self._charge(settle.usage(applied))
         if applied.row is not None:
             crew = self._crew_label(applied.row.crew)
-            report_end(settle, applied, models, cause, crew)
+            try:
+                await turn()  # hundreds of runs may end with one commit
+            finally:
+                report_end(settle, applied, models, cause, crew)
         return applied
 
     async def _queue_again(self, operation: Any, resumption: Resumption[Any]) -> Applied:

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.access.callers import Caller, counted_name
 from app.db import current_time
-from app.json_decoding import decode
+from app.json_decoding import decode_stored
 from app.runs.call_records import CallBatch
 from app.runs.errors import LimitReached
 from app.runs.events.event import Event, EventSeq, EventType
@@ -216,7 +216,7 @@ def claimed_run(applied: Applied, worker: str) -> ClaimedRun | None:
     return ClaimedRun(
         run_id=row.run_id,
         crew=row.crew,
-        inputs=decode(row.inputs),
+        inputs=decode_stored(row.inputs),
         assumed_inputs=row.assumed_inputs,
         attempt=row.attempt + 1,
         created_at=row.created_at,
