@@ -263,11 +263,24 @@ class Deployment:
             assert response.status == 503, answer
             assert int(response.headers["Retry-After"]) > 0
 
-    async def follow(self, serving: Serving, run_id: UUID) -> None:
+    async def follow(self, serving: Serving, run_id: UUID, seconds: float) -> None:
         """Read the events of a run to its end; fail unless they are those that are stored."""
-        async with aiohttp.request("GET", f"{serving.url}/api/runs/{run_id}/events") as response:
-            assert response.status == 200
-            received = [event async for event in events_of(response.content)]
+        received = []
+        url, patience = f"{serving.url}/api/runs/{run_id}/events", aiohttp.ClientTimeout()
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                aiohttp.request("GET", url, timeout=patience) as response,
+            ):
+                assert response.status == 200
+                async for event in events_of(response.content):
+                    received.append(event)
+        except TimeoutError:
+            row = (await self.rows())[run_id]
+            raise AssertionError(
+                f"the events of run {run_id}, which is {row.status}, have not ended within "
+                f"{seconds:.0f} s: {received}"
+            ) from None
         numbers = [number for number, _, _ in received if number is not None]
         stored = await RunQueries(self.database).history(run_id)
         assert numbers == [event.seq for event in stored], received

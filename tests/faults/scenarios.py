@@ -75,6 +75,8 @@ _LITTLE_MEMORY_BYTES = 20_000
 _END_SECONDS = 120.0
 # A lease ends, and others look every 5 s; the rest is for a busy machine.
 _TAKEOVER_SECONDS = LEASE_SECONDS + 5 + 5
+# A run is followed from a fault until its end.
+_FOLLOW_SECONDS = _TAKEOVER_SECONDS + _END_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,7 @@ async def machine_killed(site: Site, runs: int, *, queue: str, is_emptied: bool 
             held = _held_by(pid, await deployment.rows())
             async with asyncio.TaskGroup() as clients:
                 for run in [*held[:_FOLLOWED], *deployment.accepted][: 2 * _FOLLOWED]:
-                    clients.create_task(deployment.follow(accepting, run))
+                    clients.create_task(deployment.follow(accepting, run, _FOLLOW_SECONDS))
                 begun = time.monotonic()
                 await victim.kill()
                 # Its leases have not ended yet.
@@ -338,7 +340,7 @@ async def crowd(site: Site, runs: int, *, queue: str) -> Figures:
     """One owner queues a crowd of runs over two accepting processes; another submits one run.
 
     `queue` is nats, postgresql, or empty for one process that executes what it accepts. The other's
-    runs must begin within two seconds, as it submits one after another: the median of them.
+    runs must each begin within two seconds, as it submits one after another.
     """
     with ExitStack() as servers:
         url = queue
@@ -373,7 +375,7 @@ async def crowd(site: Site, runs: int, *, queue: str) -> Figures:
             async with deployment.database.write() as connection:
                 await connection.execute(update(UserRun).values(status="cancelled"))
     assert left > _TIMES_SUBMITTED, "the crowd was over"
-    assert median(waits) < _MOST_SECONDS_TO_BEGIN, waits
+    assert max(waits) < _MOST_SECONDS_TO_BEGIN, waits
     return {
         "of the crowd not settled then": left,
         "first wait s": waits[0],
@@ -487,7 +489,7 @@ async def accepting_frozen(site: Site, runs: int, *, queue: str) -> Figures:
             await deployment.post(accepting, runs, 1.0)
             async with asyncio.TaskGroup() as clients:
                 for run in list(deployment.accepted)[:_FOLLOWED]:
-                    clients.create_task(deployment.follow(accepting, run))
+                    clients.create_task(deployment.follow(accepting, run, _FOLLOW_SECONDS))
                 await until(lambda: _streams(accepting, _FOLLOWED), 20)
                 accepting.send(signal.SIGSTOP)
                 begun = time.monotonic()
@@ -1163,8 +1165,10 @@ async def _holds_many(deployment: Deployment, pid: int) -> bool:
 async def _holds_all(deployment: Deployment, survivor: Serving) -> bool:
     """Whether it has claimed every run that is not settled."""
     (process,) = survivor.workers()
-    rows = (await deployment.rows()).values()
-    return all(_pid(row.worker) == process.pid for row in rows if row.status in UNSETTLED)
+    elsewhere = UserRun.worker.not_like(f"%-{process.pid}-%")
+    query = select(UserRun.run_id).where(UserRun.status.in_(UNSETTLED), elsewhere).limit(1)
+    async with deployment.database.read() as connection:
+        return (await connection.execute(query)).first() is None
 
 
 def _pid(worker: str) -> int:

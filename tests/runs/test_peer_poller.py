@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -36,10 +37,11 @@ class Executing:
         await self._rows.add([NewRun(self.run_id, "poem", {}, datetime.now(UTC))])
         assert await self._rows.claim(self.run_id) is not None
 
-    async def report(self, type_: EventType) -> None:
+    async def report(self, type_: EventType, at: datetime | None = None) -> None:
         """Store an event of the task; committed when this returns."""
         self._seq = self._seq.next()
-        self._rows.append_soon(Event(self.run_id, self._seq, type_, _DATA, datetime.now(UTC)), {})
+        happened = Event(self.run_id, self._seq, type_, _DATA, at or datetime.now(UTC))
+        self._rows.append_soon(happened, {})
         await self._rows.aclose()
 
     async def stream(self) -> None:
@@ -133,6 +135,32 @@ async def test_events_during_a_pause_of_the_process_are_published_after_it(
             async with asyncio.timeout(20):
                 (event,) = await subscriber.receive()
     assert event.type is EventType.TASK_STARTED
+
+
+async def test_events_are_published_however_late_they_are_committed(
+    database: Database, store: OutputStore
+) -> None:
+    """As those of a worker that could not reach the database."""
+    peers = [Executing(database) for _ in range(20)]
+    async with running_service(database, store) as parts, AsyncExitStack() as stack:
+        subscribers = []
+        for number, peer in enumerate(peers):
+            await peer.claim()
+            after_seq = EventSeq.first(1) + number  # each of them has another part of the history
+            for _ in range(number):
+                await peer.report(EventType.TASK_STARTED)
+            subscribed = parts.events.subscribe(
+                peer.run_id, tokens=False, after_seq=after_seq, heartbeat_seconds=60
+            )
+            subscribers.append(stack.enter_context(subscribed))
+        await parts.peer_poller.run_once()
+        for peer in peers:
+            await peer.report(EventType.TASK_FINISHED, datetime.now(UTC) - timedelta(hours=1))
+        await parts.peer_poller.run_once()
+        for subscriber in subscribers:
+            async with asyncio.timeout(20):
+                (event,) = await subscriber.receive()
+            assert event.type is EventType.TASK_FINISHED
 
 
 async def _received(events: EventHub, run_id: UUID, start: Callable[[], None]) -> list[EventType]:

@@ -261,17 +261,50 @@ async def test_a_worker_claims_little_ahead_of_the_runs_that_begin(machines: Mac
         await one.runs.submit_many("poem", [INPUTS] * 400, OPERATOR)
 
         async def is_paced() -> bool:
-            return not working.worker.has_free_slot("poem")
+            return len(working.worker) > 96
 
-        await until(is_paced)
-        assert len(working.worker) == 225
+        await until(is_paced, 60)
+        waiting = asyncio.create_task(working.worker.free_slots("poem"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        assert len(working.worker) <= 128
         go_on.set()
+        await waiting
 
         async def is_full() -> bool:
             return len(working.worker) == 300
 
         await until(is_full)
         working.engine.script = succeed
+
+
+async def test_runs_of_a_lost_worker_do_not_wait_until_others_begin(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(inputs: Mapping[str, object], stage: Stage) -> None:
+        await asyncio.Event().wait()
+
+    async def no_turn() -> None:
+        await asyncio.Event().wait()
+
+    async with machines.machine() as accepting, machines.machine(never, max_in_flight=200) as lost:
+        start(lost)
+        await accepting.runs.submit_many("poem", [INPUTS] * 200, OPERATOR)
+
+        async def all_begun() -> bool:
+            return len(lost.worker.executed_runs) == 200
+
+        await until(all_begun, 60)
+        await consumer(lost).aclose()
+        monkeypatch.setattr("app.runs.execution.worker.turn", no_turn)
+        async with machines.machine(never, max_in_flight=200) as working:
+            await lost.rows.release()  # as if its leases had ended
+            start(working)
+
+            async def all_claimed() -> bool:
+                return len(working.worker) == 200
+
+            await until(all_claimed, 60)
 
 
 async def test_turns_rotate_between_owners_over_all_accepting_processes(machines: Machines) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -26,6 +26,11 @@ class Subscriber:
         self._ended = False
         self._changed = asyncio.Event()
         self._heartbeat = self._schedule_heartbeat()
+
+    @property
+    def last_seq(self) -> int | None:
+        """The number of the last event that was queued; None if no more is to be queued."""
+        return None if self._ended else self._last_seq
 
     @property
     def is_over(self) -> bool:
@@ -109,6 +114,15 @@ class EventHub:
         if not tokens:
             return set(self._subscribers)
         return {run_id for run_id in self._subscribers if self._needs_tokens_here(run_id)}
+
+    def last_published(self, run_ids: Collection[UUID]) -> Mapping[UUID, int]:
+        """The number after which events of each of these runs are new to a subscriber here."""
+        last = {}
+        for run_id in run_ids:
+            numbers = [one.last_seq for one in self._subscribers.get(run_id, ())]
+            if open_at := [number for number in numbers if number is not None]:
+                last[run_id] = min(open_at)
+        return last
 
     def needs_tokens(self, run_id: UUID) -> bool:
         """Whether a run of this process has subscribers to tokens, in any process."""

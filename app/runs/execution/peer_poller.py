@@ -1,7 +1,7 @@
 """Polls the database for changes that other processes made."""
 
 from collections.abc import Callable, Collection
-from datetime import datetime, timedelta
+from datetime import timedelta
 from operator import itemgetter
 from time import monotonic
 from typing import Final
@@ -15,8 +15,7 @@ from app.runs.execution.worker import Worker
 from app.runs.persistence.queries import RunQueries
 
 _INTERVAL_SECONDS: Final = 0.5
-# Events count as new for this long: they are committed some time after they happened. Subscribers
-# drop the events that they already have.
+# Cancellations count as new for this long: they are committed some time after they happened.
 _LOOK_BACK: Final = timedelta(seconds=15)
 
 
@@ -67,8 +66,10 @@ class PeerPoller(PeriodicService):
             return
         self._is_due = False
         self._due_at = monotonic() + _INTERVAL_SECONDS
-        begun, since = self._clock.now(), self._since
+        begun = self._clock.now()
         if len(self._worker):
+            # Polling may have paused, with the process.
+            since = min(self._polled_at, begun) - _LOOK_BACK
             for run_id in await self._queries.cancelled(self._worker_name, since):
                 self._worker.cancel(run_id)
             self._events.remote_subscribers = await self._tokens.subscriptions()
@@ -78,16 +79,15 @@ class PeerPoller(PeriodicService):
         await self._publish_events(self._events.subscribed_runs() - executed_here)
         self._polled_at = begun
 
-    @property
-    def _since(self) -> datetime:
-        """The time from which changes may be new. Polling may have paused, with the process."""
-        return min(self._polled_at, self._clock.now()) - _LOOK_BACK
-
     async def _publish_events(self, run_ids: Collection[UUID]) -> None:
-        """Publish new events of these runs, and all tokens for this process."""
+        """Publish new events of these runs, and all tokens for this process.
+
+        Events are new by their numbers. Their times do not count: a worker that can't reach the
+        database commits them much later than they happened.
+        """
         happened = []
-        if run_ids:
-            for event in await self._queries.events(run_ids, since=self._since):
+        if last := self._events.last_published(run_ids):
+            for event in await self._queries.events_after(last):
                 happened.append(((event.run_id, event.seq or 0, 0), event))
         # Tokens are read last, so that the events that they follow have been read already.
         happened += await self._tokens.receive()

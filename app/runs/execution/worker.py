@@ -83,10 +83,9 @@ logger = logging.getLogger("crew_capture.runs")
 
 # One slot of so many is kept for owners that hold few.
 _SLOTS_PER_RESERVED: Final = 32
-# The last quarter of the slots is filled by a queue as fast as runs begin, so many at a time.
-# Thousands of runs that are claimed together would progress together, and free no slot for long.
-_PACED_PART: Final = 4
-_MAX_BEGINNING: Final = 128
+# No run is received while more have not begun. So the backlog stays in the database, where owners
+# have turns, and not in a worker that has claimed more than it can begin.
+_MAX_BEGINNING: Final = 96
 
 # The `error_type` in a run's row for each error that ends a crew.
 _ERROR_TYPES: Mapping[type[Exception], str] = {
@@ -275,22 +274,20 @@ class Worker:
         self._activate(run, _ActiveRun(task, acknowledge=acknowledge))
 
     async def free_slots(self, crew: str) -> int:
-        """Wait until a run of this crew is to be received, and return how many.
+        """Wait until runs of this crew are to be received, and return how many.
 
-        Each would get a slot at once.
+        Each would get a slot at once. They are received as fast as runs begin here.
         """
-        while (count := self._free_slots(crew)) <= 0:
+        while len(self._beginning) > _MAX_BEGINNING or not self.has_free_slot(crew):
             await self._changed.wait()
-        return count
+        return self._free_slots(crew)
 
     def has_free_slot(self, crew: str) -> bool:
-        """Whether a run of this crew is to be received: it would get a slot at once."""
+        """Whether a run of this crew would get a slot at once."""
         return self._free_slots(crew) > 0
 
     def _free_slots(self, crew: str) -> int:
         free = self._slots.count - len(self._active)
-        at_once = free - self._slots.count // _PACED_PART
-        free = min(free, max(at_once, _MAX_BEGINNING - len(self._beginning)))
         of_crew = self._slots_of_crews.get(crew)
         return free if of_crew is None else min(free, of_crew.count - of_crew.used)
 
@@ -474,6 +471,8 @@ class Worker:
             identify((claimed.owner or claimed.address or "") if claimed else "")
         if claimed is None:
             return None
+        if claimed.attempt > 1:
+            self._begun(run_id)  # it has begun before, and is not to wait for runs that have not
         if self._tracing is not None:
             if claimed.is_takeover:
                 lost = await self._trace_of_lost_attempt(

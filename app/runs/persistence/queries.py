@@ -17,8 +17,10 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    and_,
     cast,
     extract,
+    false,
     func,
     null,
     or_,
@@ -67,6 +69,8 @@ from app.runs.records import (
 )
 from app.telemetry.tracing import TraceHeaders
 
+# A statement names no more numbers of events than these, however many runs it is about.
+_MAX_EVENT_CONDITIONS: Final = 8
 # The database sends no more of these: the inputs of one page may have hundreds of megabytes.
 _SHORTENED: Final = {
     "inputs": func.substr(cast(UserRun.inputs, Text), 1, MAX_LISTED_CHARACTERS + 1).label("inputs"),
@@ -111,11 +115,10 @@ _cost: Final[ColumnElement[Any]] = cast(UserRun.usage[COST].as_string(), BigInte
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _DELIVERY: Final = tuple(getattr(WebhookDelivery, name) for name in Delivery.__dataclass_fields__)
 _RUNS_BY_ID: Final = select(*_RUN).where(UserRun.run_id.in_(RUN_IDS))
-_EVENTS_BY_RUN: Final = (
-    select(RunEvent.run_id, RunEvent.seq, RunEvent.type, RunEvent.data, RunEvent.at)
-    .where(RunEvent.run_id.in_(RUN_IDS))
-    .order_by(RunEvent.run_id, RunEvent.seq)
-)
+_EVENTS: Final = select(
+    RunEvent.run_id, RunEvent.seq, RunEvent.type, RunEvent.data, RunEvent.at
+).order_by(RunEvent.run_id, RunEvent.seq)
+_EVENTS_BY_RUN: Final = _EVENTS.where(RunEvent.run_id.in_(RUN_IDS))
 _CALLS_BY_RUN: Final = select(RunCalls.run_id, RunCalls.calls).where(RunCalls.run_id.in_(RUN_IDS))
 
 
@@ -314,13 +317,29 @@ class RunQueries:
             found[event.run_id].append(event)
         return found
 
-    async def events(
-        self, run_ids: Collection[UUID], *, since: datetime | None = None
-    ) -> list[Event]:
-        """The stored events of the runs, in each run's order; those since a time."""
-        query = _EVENTS_BY_RUN if since is None else _EVENTS_BY_RUN.where(RunEvent.at >= since)
+    async def events(self, run_ids: Collection[UUID]) -> list[Event]:
+        """The stored events of the runs, in each run's order."""
+        return await self._events_of(_EVENTS_BY_RUN, {"run_ids": list(run_ids)})
+
+    async def events_after(self, last: Mapping[UUID, int]) -> list[Event]:
+        """The stored events of each run above its number, in each run's order.
+
+        Some events up to the number may be among them, so that the statement has a bounded size.
+        """
+        by_number = defaultdict(list)
+        for run_id, number in last.items():
+            by_number[number].append(run_id)
+        numbers = sorted(by_number)
+        per_condition = -(-len(numbers) // _MAX_EVENT_CONDITIONS) or 1
+        conditions = []
+        for part in in_parts(numbers, per_condition):
+            run_ids = [run_id for number in part for run_id in by_number[number]]
+            conditions.append(and_(RunEvent.run_id.in_(run_ids), RunEvent.seq > part[0]))
+        return await self._events_of(_EVENTS.where(or_(false(), *conditions)))
+
+    async def _events_of(self, query: Select[Any], *arguments: Mapping[str, Any]) -> list[Event]:
         async with self._database.read() as connection:
-            rows = await connection.execute(query, {"run_ids": list(run_ids)})
+            rows = await connection.execute(query, *arguments)
             return [
                 Event(run_id, EventSeq(seq), EventType(type_), data, at)
                 for run_id, seq, type_, data, at in rows
