@@ -83,7 +83,7 @@ async def settled(parts: Parts, *run_ids: UUID) -> list[RunStatus]:
     async def all_settled() -> bool:
         return not await parts.queries.unsettled(run_ids)
 
-    await until(all_settled, 60)
+    await until(all_settled, 240)
     runs = [await parts.queries.get(run_id) for run_id in run_ids]
     return [run.status for run in runs if run is not None]
 
