@@ -44,7 +44,6 @@ SQLAlchemy prepares a statement of many columns in 0.5 ms, but a constant one on
 _HAS_METADATA = text("run_metadata IS NOT NULL")
 _OF_AN_END_USER = text("end_user != ''")
 _IN_A_BATCH = text("batch_id IS NOT NULL")
-_WAITS_FOR_ITS_TIME = text("not_before IS NOT NULL AND status = 'queued'")
 _HAS_ERROR = text("error_type IS NOT NULL")
 _OF_A_SCHEDULE = text("schedule_id IS NOT NULL")
 _OWNED_IN_FLIGHT = text(f"owner != '' AND {IN_FLIGHT_SQL}")
@@ -113,12 +112,6 @@ class UserRun(Base):
             "run_id",
             sqlite_where=_HAS_METADATA,
             postgresql_where=_HAS_METADATA,
-        ),
-        Index(
-            "user_runs_not_before",
-            "not_before",
-            sqlite_where=_WAITS_FOR_ITS_TIME,
-            postgresql_where=_WAITS_FOR_ITS_TIME,
         ),
         Index(
             "user_runs_newest_with_error",
