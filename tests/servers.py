@@ -354,6 +354,11 @@ class NatsCluster:
         for server in self.servers:
             server.kill()
 
+    async def follower(self) -> NatsServer:
+        """A server that does not lead the only stream."""
+        leader = await self.leader()
+        return next(one for one in self.servers if one is not leader)
+
     async def leader(self) -> NatsServer:
         """The server that leads the only stream."""
         client = await nats.connect([f"nats://127.0.0.1:{one.port}" for one in self.servers])

@@ -324,19 +324,24 @@ class Deployment:
 
     async def every_run_succeeded_once(self) -> None:
         """Fail unless each accepted run has succeeded exactly once, with its own three reports."""
+        await self.every_run_is_settled_once()
         rows = await self.rows()
-        assert self.accepted.keys() <= rows.keys(), "an accepted run is gone"
         assert Counter(row.status for row in rows.values()) == {"succeeded": len(rows)}
         for run_id, marker in self.accepted.items():
             outputs = rows[run_id].outputs
             assert set(outputs) == set(REPORTS)
             for text in outputs.values():
                 assert set(MARKER.findall(text)) == {marker}, "somebody else's report"
+        await self.each_task_has_calls(rows)
+
+    async def every_run_is_settled_once(self) -> None:
+        """Fail unless each accepted run has ended exactly once, however it ended."""
+        rows = await self.rows()
+        assert self.accepted.keys() <= rows.keys(), "an accepted run is gone"
         question = select(RunEvent.run_id).where(RunEvent.type.in_(_SETTLING))
         async with self.database.read() as connection:
             settlements = Counter(await connection.scalars(question))
         assert settlements == dict.fromkeys(rows, 1)
-        await self.each_task_has_calls(rows)
 
     async def each_task_has_calls(self, run_ids: Iterable[UUID]) -> None:
         """Fail unless the last attempt's calls of each task that it executed are stored."""

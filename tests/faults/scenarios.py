@@ -606,6 +606,71 @@ async def cluster_of_nats(site: Site, runs: int) -> Figures:
             return {"accepted": accepted, "claimed again after the emptying s": seconds}
 
 
+async def follower_of_nats(site: Site, runs: int) -> Figures:
+    """Of three NATS servers, one that does not lead is killed, then frozen, under load."""
+    with NatsCluster(site.folder / "nats") as cluster:
+        async with _machines(
+            site, _SHORT, cluster.url, queue_replicas=3, shutdown_seconds=60
+        ) as machines:
+            async with machines.load(runs):
+                for number in (signal.SIGKILL, signal.SIGSTOP):
+                    await machines.all_claim()
+                    follower = await cluster.follower()
+                    os.kill(follower.pid, number)
+                    await machines.all_claim()
+                    if number == signal.SIGSTOP:
+                        os.kill(follower.pid, signal.SIGCONT)
+                    else:
+                        follower.kill()
+                        await asyncio.to_thread(follower.start)
+                await machines.all_claim()
+            await machines.no_run_began_again()
+            await machines.end_in_good_order()
+            return {"accepted": len(machines.deployment.accepted)}
+
+
+async def machines_without_objects(
+    site: Site, runs: int, *, is_frozen: bool, away_seconds: float
+) -> Figures:
+    """SIGKILL or SIGSTOP of the S3 server of two workers, under load, and then its return.
+
+    Runs that can't store an output fail, and name the cause.
+    """
+    server = site.servers.seaweedfs
+    with NatsServer(site.folder / "nats") as nats:
+        async with _machines(site, _SHORT, nats.url, shutdown_seconds=60) as machines:
+            deployment = machines.deployment
+            async with machines.load(runs):
+                await machines.all_claim()
+                if is_frozen:
+                    os.kill(server.pid, signal.SIGSTOP)
+                else:
+                    server.kill()
+                try:
+                    await asyncio.sleep(away_seconds)
+                finally:
+                    if is_frozen:
+                        os.kill(server.pid, signal.SIGCONT)
+                    else:
+                        await asyncio.to_thread(server.start)
+            await deployment.settled(_END_SECONDS)
+            before = await deployment.rows()
+            await deployment.post(machines.accepting, 10, 1.0)
+            await deployment.settled(_END_SECONDS)
+            after = await deployment.rows()
+            for serving in (machines.accepting, *machines.workers):
+                await serving.stop()
+        await deployment.every_run_is_settled_once()
+        assert deployment.answers.keys() == {"202"}, deployment.answers
+        assert {row.attempt for row in after.values()} == {1}
+        assert all(after[run].status == "succeeded" for run in after.keys() - before.keys())
+        ends = Counter(row.status for row in before.values())
+        assert ends.keys() <= {"succeeded", "failed"}
+        errors = {row.error_type for row in before.values() if row.status == "failed"}
+        assert errors <= {"storage_unavailable"}
+    return {"succeeded": ends["succeeded"], "failed, storage_unavailable": ends["failed"]}
+
+
 async def disk_full(site: Site, runs: int) -> Figures:
     """The disk of the outputs of a service is full for a while."""
     with _small_disk(site.folder / "small") as small:

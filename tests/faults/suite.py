@@ -97,6 +97,10 @@ def _cases_of_machines() -> Iterator[Case]:
     for seconds in (60, -60):
         yield case(scenarios.clock_off, 300, seconds=seconds)
     yield case(scenarios.cluster_of_nats, 300)
+    yield case(scenarios.follower_of_nats, 300)
+    for is_frozen in (False, True):
+        away = partial(scenarios.machines_without_objects, is_frozen=is_frozen, away_seconds=20)
+        yield Case("machines_without_objects", away, "postgresql", "s3", 300)
     yield case(scenarios.disk_full, 100)
     yield case(scenarios.limits_shared, 300)
     yield case(scenarios.machines_without_database, 300, away_seconds=30)
