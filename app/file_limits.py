@@ -1,6 +1,7 @@
 """The limit of open files: every client and every active model call holds one."""
 
 import logging
+import math
 import resource
 
 logger = logging.getLogger("crew_capture.serve")
@@ -17,6 +18,14 @@ def raise_open_file_limit() -> None:
         logger.info("Raised the limit of open files from %d to %d", soft, hard)
 
 
+def client_connections(requested_models: int) -> float:
+    """The number of clients' connections that may be open: the files that models leave."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return math.inf
+    return max(1, soft - _RESERVED - min(requested_models, _allowed_models(soft)))
+
+
 def model_connections(requested: int) -> int:
     """The number of model connections that may be open: `requested`, or fewer by the limit.
 
@@ -25,7 +34,7 @@ def model_connections(requested: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return requested
-    allowed = max(1, (soft - _RESERVED) * 2 // 3)
+    allowed = _allowed_models(soft)
     if allowed < requested:
         logger.warning(
             "At most %d model calls at once, not LLM_MAX_CONCURRENCY=%d: "
@@ -35,3 +44,7 @@ def model_connections(requested: int) -> int:
             soft,
         )
     return min(requested, allowed)
+
+
+def _allowed_models(files: int) -> int:
+    return max(1, (files - _RESERVED) * 2 // 3)

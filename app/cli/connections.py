@@ -1,15 +1,15 @@
-"""Limits of a connection while headers arrive, and while a response waits for its client."""
+"""Limits of connections: while headers arrive, while a response waits, and of their number."""
 
 import asyncio
 import math
-from typing import Any, Final
+from itertools import islice
+from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.middleware.request_limits import MAX_HEADER_BYTES
-from app.pacer import turn
 
 _HEADER_SECONDS = 20.0
 # The time in which a client must read something, while data waits for it.
@@ -18,9 +18,42 @@ _FIRST_CHECK_SECONDS = 1.0
 # A connection's data of one read: the event loop reads from each connection once in a pass. A
 # request that waits for its turn holds so much of its body.
 _READ_BYTES: Final = 32_768
+# If more connections than a few wait for their clients, bytes that complete no request are read
+# from so many at a time. In between the event loop is free: a loop that is always busy delays the
+# threads of the database.
+_FEW = 64
+_DEFERRED_READS: Final = 8
+_DEFER_SECONDS = 0.002
 
-# Connections of an event loop share a buffer, because each empties it at once.
-_BUFFERS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview]] = WeakKeyDictionary()
+
+class _Shared:
+    """The state that the connections of an event loop share."""
+
+    def __init__(self) -> None:
+        # Each connection empties it at once.
+        self.buffer = memoryview(bytearray(_READ_BYTES))
+        # The connections that wait for a whole request of their client, the longest first.
+        self.waiting: dict[BoundedHttpProtocol, None] = {}
+        # Those whose next read is deferred, oldest first.
+        self.deferred: dict[BoundedHttpProtocol, None] = {}
+
+    def defer(self, connection: "BoundedHttpProtocol") -> None:
+        """Read from the connection later, a few connections at a time."""
+        if not self.deferred:
+            connection.loop.call_later(_DEFER_SECONDS, self.read_deferred)
+        self.deferred[connection] = None
+
+    def read_deferred(self) -> None:
+        """Let the oldest of the deferred connections read on, and the others later."""
+        for connection in list(islice(self.deferred, _DEFERRED_READS)):
+            del self.deferred[connection]
+            connection.read_on()
+        if self.deferred:
+            loop = next(iter(self.deferred)).loop
+            loop.call_later(_DEFER_SECONDS, self.read_deferred)
+
+
+_SHARED: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared]] = WeakKeyDictionary()
 
 
 class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
@@ -33,10 +66,16 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     limit gets no response while another one is under way: it would end up inside of that one. The
     connection closes afterwards.
 
-    Each part of a body is read when the application receives the previous one. The rest of a body
-    that has its response is discarded in turns. So a thousand bodies are not read in one pass of
-    the event loop.
+    Each part of a body is read when the application receives the previous one. Parts of headers,
+    and of a body that has its response, are read from a few connections at a time. So a pass of the
+    event loop does not read from a thousand.
+
+    Beyond `max_connections`, the one that waits longest for a whole request is closed. If none
+    waits, the new one is refused (503).
     """
+
+    max_connections: ClassVar[float] = math.inf
+    """Of an event loop, so that files remain for the database, outputs and models."""
 
     _deadline: asyncio.TimerHandle | None = None  # while a request's headers are incomplete
     _header_bytes = 0
@@ -44,24 +83,25 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     _unsent_bytes = math.inf  # at the previous check
     _chunk_is_all_headers = True
     _is_in_body = False  # of a request that has its response already, perhaps
-    _discarding: asyncio.Task[None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._buffer = _BUFFERS.get(self.loop) or memoryview(bytearray(_READ_BYTES))
-        _BUFFERS[self.loop] = self._buffer
+        self._shared = _SHARED.setdefault(self.loop, _Shared())
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The memory for the next read."""
-        return self._buffer
+        return self._shared.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Handle the bytes of a read."""
-        self.data_received(bytes(self._buffer[:nbytes]))
+        self.data_received(bytes(self._shared.buffer[:nbytes]))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect_headers()
+        if len(self.connections) > self.max_connections:
+            self._make_room()
+        self._shared.waiting[self] = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -75,8 +115,6 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._is_in_body:
-            self._wait_for_next_part()
         if self._deadline is not None:
             # Before the request's first byte there may be others, of the request before it.
             self._header_bytes += len(data) if self._chunk_is_all_headers else 0
@@ -87,6 +125,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             # Bytes that begin no request have ended uvicorn's keep-alive: nothing else would
             # close this connection.
             self._deadline = self.loop.call_later(_HEADER_SECONDS, self._close_idle)
+        self._defer_next_read()
 
     def on_headers_complete(self) -> None:
         self._expect_nothing()
@@ -96,12 +135,14 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_message_complete(self) -> None:
         self._is_in_body = False
+        self._shared.waiting.pop(self, None)
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
         if self._send_check is not None:
             self._send_check.cancel()
+        self._shared.waiting.pop(self, None)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -116,6 +157,8 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._check_sending()
+        elif not self._is_responding:  # no pipelined request
+            self._shared.waiting[self] = None
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -125,16 +168,30 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def _is_responding(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _wait_for_next_part(self) -> None:
-        """Read no more until the application has received this part, or it can be discarded."""
-        if not self._is_responding:
-            self.flow.pause_reading()
-            self._discarding = self.loop.create_task(self._discard_next_part())
-        elif self.cycle.message_event.is_set():
-            self.flow.pause_reading()
+    def _make_room(self) -> None:
+        """Close the connection that waits longest, or this one if none waits."""
+        longest = next(iter(self._shared.waiting), None)
+        if longest is None:
+            self._refuse("503 Service Unavailable", "too many connections; try again later")
+        else:
+            longest.transport.close()
+            del self._shared.waiting[longest]
 
-    async def _discard_next_part(self) -> None:
-        await turn()
+    def _defer_next_read(self) -> None:
+        """Unless the request is whole, read no more for a while.
+
+        The application receives the parts of a body in turns. With few connections, other parts
+        are read as they arrive, so that a client that is refused gets its response.
+        """
+        if self._is_in_body and self._is_responding:
+            if self.cycle.message_event.is_set():
+                self.flow.pause_reading()
+        elif len(self._shared.waiting) > _FEW and (self._is_in_body or self._deadline is not None):
+            self.flow.pause_reading()
+            self._shared.defer(self)
+
+    def read_on(self) -> None:
+        """End the pause before the next read."""
         if not self.transport.is_closing():
             self.flow.resume_reading()
 

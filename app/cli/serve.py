@@ -19,7 +19,7 @@ import click
 from app.cli.listener import open_listener, url_of
 from app.cli.signals import RETIRE
 from app.cli.waiting import importing
-from app.file_limits import raise_open_file_limit
+from app.file_limits import client_connections, raise_open_file_limit
 from app.logs import configure_logging
 from app.roles import Role
 from app.settings import Settings, load_settings
@@ -162,9 +162,11 @@ _FACTORIES: Final = {
 
 def _create_app(role: Role) -> "ASGIApp":
     from app.asgi import create_app
+    from app.cli.connections import BoundedHttpProtocol
 
     signal.signal(signal.SIGHUP, _ignore_hangup)
     settings = load_settings()
+    BoundedHttpProtocol.max_connections = client_connections(settings.llm_max_concurrency)
     return _Process(
         create_app(settings, role=role),
         drain_seconds=settings.drain_seconds,

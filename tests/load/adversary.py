@@ -34,6 +34,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 
+from app.file_limits import raise_open_file_limit
 from tests.load.services import ROOT, crew_capture, free_port, started
 from tests.load.stub_model import Body, StubModel
 
@@ -255,6 +256,46 @@ async def _unfinished(adversary: Adversary) -> Callable[[int], Awaitable[Any]]:
         held.append(writer)
         if len(held) > 1000:
             held.pop(0).close()
+
+    return send
+
+
+@_attack("held", "1,500 connections held by one byte after another")
+async def _held(adversary: Adversary) -> Callable[[int], Awaitable[Any]]:
+    """A third each: incomplete headers, incomplete bodies, bytes after a response."""
+    raise_open_file_limit()
+    host, port = adversary.url.removeprefix("http://").split(":")
+    port_number = int(port)
+    start = (
+        f"POST /api/runs HTTP/1.1\r\nHost: {host}\r\n"
+        f"Authorization: {adversary.session.headers['Authorization']}\r\n"
+    ).encode()
+    body = b"Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+    whole = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    begun = (start, b"X"), (start + body, b" "), (whole, b"\r")
+    held: list[tuple[asyncio.StreamWriter, bytes]] = []
+
+    async def hold(number: int) -> tuple[asyncio.StreamWriter, bytes]:
+        first, more = begun[number % len(begun)]
+        reader, writer = await asyncio.open_connection(host, port_number)
+        writer.write(first)
+        if first == whole:
+            await reader.readuntil(b"\r\n\r\n")
+        return writer, more
+
+    for number in range(1500):
+        held.append(await hold(number))
+
+    async def send(number: int) -> None:
+        index = number % len(held)
+        writer, more = held[index]
+        if writer.is_closing():
+            adversary.statuses["ended"] += 1
+            held[index] = await hold(index)
+        else:
+            adversary.statuses["byte"] += 1
+            writer.write(more)
+            await asyncio.sleep(IN_FLIGHT / len(held))  # so that each gets one a second
 
     return send
 

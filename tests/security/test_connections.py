@@ -4,9 +4,12 @@ import asyncio
 
 import pytest
 
+from app.api.middleware import request_limits
 from app.cli import connections
 from app.cli.connections import BoundedHttpProtocol
+from app.file_limits import client_connections, raise_open_file_limit
 from tests.api.crews import Gate
+from tests.runs.scripted import until
 from tests.serving import Connect, Running, Serve, one_answer
 
 _START = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
@@ -47,7 +50,10 @@ async def test_bytes_that_drip_after_an_answer_hold_no_connection(
             await asyncio.sleep(0.02)
 
     dripping = asyncio.create_task(drip())
-    rest = await asyncio.wait_for(reader.read(), 20)
+    try:
+        rest = await asyncio.wait_for(reader.read(), 20)
+    except ConnectionResetError:  # a byte arrived after the end
+        rest = b""
     assert not rest or rest.startswith(b"HTTP/1.1 408 ")
     dripping.cancel()
 
@@ -142,3 +148,87 @@ async def test_bytes_of_a_body_do_not_count_as_headers_of_the_next_request(
     assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
     writer.write(b"\r\n")
     assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+
+
+_INCOMPLETE = _RUN.removesuffix(b"}")
+
+
+async def test_beyond_their_bound_the_connection_that_waits_longest_is_closed(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedHttpProtocol, "max_connections", 4)
+    opened = []
+    for begun in (_INCOMPLETE, _START, _REQUEST, b""):
+        reader, writer = await connect()
+        writer.write(begun)
+        if begun == _REQUEST:
+            await one_answer(reader)
+        opened.append(reader)
+        await _accepted(len(opened))
+    for longest in opened:
+        reader, writer = await connect()
+        writer.write(_REQUEST)
+        assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+        assert await asyncio.wait_for(longest.read(), 20) == b""
+
+
+async def _accepted(number: int) -> None:
+    shared = connections._SHARED[asyncio.get_running_loop()]
+
+    async def are_accepted() -> bool:
+        return len(shared.waiting) == number
+
+    await until(are_accepted)
+
+
+async def test_if_all_connections_have_requests_under_way_a_new_one_is_refused(
+    serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve(gate.crews, engine="stock") as service:
+        url = service.http.base_url
+        responses = []
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(_RUN)
+            responses.append((reader, writer))
+        await asyncio.to_thread(gate.called.wait, 20)
+        await _accepted(0)
+        monkeypatch.setattr(BoundedHttpProtocol, "max_connections", 2)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        refused = await asyncio.wait_for(reader.read(), 20)
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"too many connections" in refused
+        writer.close()
+        gate.open.set()
+        for reader, writer in responses:
+            assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+
+
+async def test_1500_held_connections_end_and_leave_the_service_to_others(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raise_open_file_limit()
+    if client_connections(0) < 4000:
+        pytest.skip("the limit of open files is too low for both ends of 1,500 connections")
+    monkeypatch.setattr(connections, "_HEADER_SECONDS", 1.5)
+    monkeypatch.setattr(request_limits, "_BODY_SECONDS", 1.5)
+    url = service.http.base_url
+    held = []
+    for number in range(1500):
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write((_INCOMPLETE, _START, _REQUEST)[number % 3])
+        if number % 3 == 2:
+            await one_answer(reader)
+            writer.write(b"\r")
+        held.append((reader, writer))
+    response = await service.http.post("/api/run", json={"interest_area": "Food"})
+    assert response.status_code == 200
+    for number, (reader, writer) in enumerate(held):
+        if number % 3 == 0:  # idle then, so that uvicorn closes it
+            rest = await one_answer(reader)
+        else:
+            rest = await asyncio.wait_for(reader.read(), 60)
+        assert rest.startswith(b"" if number % 3 == 2 else b"HTTP/1.1 408 ")
+        writer.close()
+    assert len(await service.rows()) == 1

@@ -102,16 +102,9 @@ async def test_a_part_of_a_body_is_read_when_the_previous_one_is_received(
     assert all(is_paused)
 
 
-async def test_the_rest_of_a_body_that_has_its_response_is_discarded_in_turns(
+async def test_the_rest_of_a_body_that_has_its_response_is_not_read_at_once(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released = asyncio.Event()
-    waiting: list[int] = []
-
-    async def turn() -> None:
-        waiting.append(len(read))
-        await released.wait()
-
     read: list[int] = []
     data_received = BoundedHttpProtocol.data_received
 
@@ -120,20 +113,25 @@ async def test_the_rest_of_a_body_that_has_its_response_is_discarded_in_turns(
         data_received(protocol, data)
 
     monkeypatch.setattr(BoundedHttpProtocol, "data_received", note)
-    monkeypatch.setattr(connections, "turn", turn)
+    monkeypatch.setattr(connections, "_FEW", 0)
+    monkeypatch.setattr(connections, "_DEFER_SECONDS", 3600.0)
     reader, writer = await connect()
     writer.write(_BATCH.replace(b"1000000", b"30000000"))
     assert (await one_answer(reader)).startswith(b"HTTP/1.1 413 ")
     writer.write(b" " * 30_000_000 + _DESCRIPTION % b"")
 
-    async def waits() -> bool:
-        return bool(waiting)
+    shared = connections._SHARED[asyncio.get_running_loop()]
 
-    await until(waits)
+    async def is_deferred() -> bool:
+        return bool(shared.deferred)
+
+    await until(is_deferred)
+    before = len(read)
     for _ in range(20):  # each would read more
         await asyncio.sleep(0)
-    assert len(read) == waiting[0]
-    released.set()
+    assert len(read) == before
+    monkeypatch.setattr(connections, "_DEFER_SECONDS", 0.0)
+    shared.read_deferred()
     assert (await one_answer(reader)).startswith(b"HTTP/1.1 200 ")
     assert sum(read) > 30_000_000
 
