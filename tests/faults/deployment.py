@@ -142,8 +142,8 @@ class Serving:
 
     async def last_words(self) -> str:
         """Has every process say where its threads are and end; what is in the log then."""
-        for process in [*self._children(), psutil.Process(self._process.pid)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.NoSuchProcess):  # those that a fault has killed
+            for process in [*self._children(), psutil.Process(self._process.pid)]:
                 process.send_signal(signal.SIGABRT)  # heard by PYTHONFAULTHANDLER
         with contextlib.suppress(subprocess.TimeoutExpired):
             await self.exited(5)

@@ -315,7 +315,7 @@ async def machine_killed(site: Site, runs: int, *, queue: str, is_emptied: bool 
                     nats.kill()
                     nats.forget()
                     await asyncio.to_thread(nats.start)
-                await until(lambda: _holds_all(deployment, survivor), _TAKEOVER_SECONDS)
+                await until(lambda: _holds_all(deployment, survivor, lost), _TAKEOVER_SECONDS)
                 recovered_after = time.monotonic() - begun
                 await deployment.settled(_END_SECONDS)
                 done = time.monotonic() - begun
@@ -1227,11 +1227,15 @@ async def _holds_many(deployment: Deployment, pid: int) -> bool:
     return len(_held_by(pid, await deployment.rows())) >= _MANY
 
 
-async def _holds_all(deployment: Deployment, survivor: Serving) -> bool:
-    """Whether it has claimed every run that is not settled."""
+async def _holds_all(deployment: Deployment, survivor: Serving, runs: Collection[UUID]) -> bool:
+    """Whether it has claimed each of these runs that is not settled."""
     (process,) = survivor.workers()
     elsewhere = UserRun.worker.not_like(f"%-{process.pid}-%")
-    query = select(UserRun.run_id).where(UserRun.status.in_(UNSETTLED), elsewhere).limit(1)
+    query = (
+        select(UserRun.run_id)
+        .where(UserRun.run_id.in_(runs), UserRun.status.in_(UNSETTLED), elsewhere)
+        .limit(1)
+    )
     async with deployment.database.read() as connection:
         return (await connection.execute(query)).first() is None
 

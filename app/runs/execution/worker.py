@@ -86,6 +86,8 @@ _SLOTS_PER_RESERVED: Final = 32
 # No run is received while more have not begun. So the backlog stays in the database, where owners
 # have turns, and not in a worker that has claimed more than it can begin.
 _MAX_BEGINNING: Final = 96
+# After a claim of a run that has begun before, runs are received without this limit for so long.
+_UNPACED_SECONDS: Final = 1.0
 
 # The `error_type` in a run's row for each error that ends a crew.
 _ERROR_TYPES: Mapping[type[Exception], str] = {
@@ -218,6 +220,7 @@ class Worker:
         self._crews = crews
         self._active: dict[UUID, _ActiveRun] = {}
         self._beginning: set[UUID] = set()  # the delivered runs whose crews have not begun
+        self._unpaced_until = 0.0
         self._changed = asyncio.Event()
         self._call_metrics = CallMetrics()
         self._database_is_away = False
@@ -278,9 +281,13 @@ class Worker:
 
         Each would get a slot at once. They are received as fast as runs begin here.
         """
-        while len(self._beginning) > _MAX_BEGINNING or not self.has_free_slot(crew):
+        while self._is_paced or not self.has_free_slot(crew):
             await self._changed.wait()
         return self._free_slots(crew)
+
+    @property
+    def _is_paced(self) -> bool:
+        return len(self._beginning) > _MAX_BEGINNING and time.monotonic() >= self._unpaced_until
 
     def has_free_slot(self, crew: str) -> bool:
         """Whether a run of this crew would get a slot at once."""
@@ -471,8 +478,9 @@ class Worker:
             identify((claimed.owner or claimed.address or "") if claimed else "")
         if claimed is None:
             return None
-        if claimed.attempt > 1:
-            self._begun(run_id)  # it has begun before, and is not to wait for runs that have not
+        if claimed.attempt > 1:  # others like it, of a lost worker, may follow
+            self._unpaced_until = time.monotonic() + _UNPACED_SECONDS
+            self._begun(run_id)
         if self._tracing is not None:
             if claimed.is_takeover:
                 lost = await self._trace_of_lost_attempt(
