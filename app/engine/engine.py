@@ -26,6 +26,7 @@ from app.engine.compat.coverage import (
 )
 from app.engine.compat.executors import keep_memory_and_knowledge
 from app.engine.compat.mcp_adapters import mcp_adapters
+from app.engine.compat.memoized import instances_noted
 from app.engine.compat.models import (
     CrewModel,
     agents_of,
@@ -308,6 +309,7 @@ class Engine:
                 await run.end_background(cancel=True)
                 await run.journal.aclose()
                 run.files.remove()
+                run.release()
                 if run.memory is not None:
                     with outside():
                         await run.memory.store()
@@ -509,14 +511,17 @@ class Engine:
                 memory_of_factory(),
                 deferred_clients(),
                 within(source.project),
+                instances_noted() as instances,
             ):
                 built = source.build(**arguments)
+                if (run := current_run()) is not None:
+                    run.instances += instances
                 if isinstance(built, Crew):
                     if source.name in self._copied:
                         built = copy_crew(built)
                     use_own_tools(built, self._shared_tools.get(source.name, ()))
                     _configure(built, model)
-                    if current_run() is None:
+                    if run is None:
                         self._built_at_start.append(built)
         except BaseException as error:  # a factory may call exit()
             raise CrewBroken(f"crew {source.name} can't be built: {one_line(error)}") from error

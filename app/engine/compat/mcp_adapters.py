@@ -12,23 +12,21 @@ from crewai import Crew
 
 def closes_mcp_server(callback: Any) -> bool:
     """Whether this is the callback that CrewAI adds to every crew of a @CrewBase class."""
-    return _closer(callback) is not None
+    return any(getattr(one, "__name__", "") == "close_mcp_server" for one in _contents(callback))
 
 
 def mcp_adapters(crew: Crew) -> list[Any]:
     """The adapters of a crew's class that have connected; `stop` may be called repeatedly."""
-    closers = map(_closer, crew.after_kickoff_callbacks)
-    instances = (getattr(closer, "__self__", None) for closer in closers if closer is not None)
-    adapters = (getattr(instance, "_mcp_server_adapter", None) for instance in instances)
+    closers = filter(closes_mcp_server, crew.after_kickoff_callbacks)
+    held = (one for closer in closers for one in _contents(closer))  # the instance is among these
+    adapters = (getattr(one, "_mcp_server_adapter", None) for one in held)
     return [adapter for adapter in adapters if adapter is not None]
 
 
-def _closer(callback: Any) -> Any:
-    """The bound method `close_mcp_server` behind a callback; None if it is another one."""
+def _contents(callback: Any) -> list[Any]:
+    """The values that a callback of CrewAI's own refers to; empty for another one."""
     if str(getattr(callback, "__module__", "")).split(".")[0] != "crewai":
-        return None
+        return []
     with contextlib.suppress(AttributeError, ValueError):
-        for cell in callback.__closure__ or ():
-            if getattr(cell.cell_contents, "__name__", "") == "close_mcp_server":
-                return cell.cell_contents
-    return None
+        return [cell.cell_contents for cell in callback.__closure__ or ()]
+    return []

@@ -6,13 +6,19 @@ of a deleted one gets the crew of another run (crewAIInc/crewAI#7338).
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
+from crewai import Crew
 from crewai.project import utils
 
 _ATTRIBUTE = "_memoized_results"
+_Results = dict[Any, tuple[Any, Any, Any]]
+
+_noted: ContextVar[list[Any] | None] = ContextVar("instances_with_results", default=None)
 _own_memoize = utils.memoize
 
 
@@ -44,15 +50,51 @@ def memoize(method: Callable[..., Any]) -> Callable[..., Any]:
     return memoized
 
 
-def _results_of(args: tuple[Any, ...]) -> "dict[Any, tuple[Any, Any, Any]] | None":
+@contextmanager
+def instances_noted() -> Iterator[list[Any]]:
+    """Give a list of the instances that keep their first result within this."""
+    noted: list[Any] = []
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
+
+
+def forget_results(instance: Any) -> None:
+    """Forget what an instance keeps, once its crew is not used any more.
+
+    The instance, its methods and its crew refer to each other. Python's garbage collector would
+    free them later, after thousands of further runs.
+    """
+    fields = vars(instance)
+    results = fields.pop(_ATTRIBUTE, {})
+    if any(isinstance(result, Crew) for *_, result in results.values()):
+        for name in ("agents", "tasks"):  # CrewAI has set them when the crew was built
+            fields.pop(name, None)
+    if "__crew_metadata__" in fields:
+        fields.pop("_all_methods", None)  # CrewAI uses them while it creates the instance
+        fields["__crew_metadata__"]["after_kickoff"]["close_mcp_server"] = close_mcp_server
+
+
+def close_mcp_server(instance: Any, outputs: Any) -> Any:
+    """The hook of all instances, which is a method of the instance in CrewAI."""
+    return instance.close_mcp_server(instance, outputs)
+
+
+def _results_of(args: tuple[Any, ...]) -> _Results | None:
     """The results of the instance that is the first argument; None without an instance.
 
     A result is kept with its arguments: a key has their `id`, which must stay theirs.
     """
     if not args or not hasattr(args[0], "__dict__"):
         return None
-    results: dict[Any, tuple[Any, Any, Any]] = vars(args[0]).setdefault(_ATTRIBUTE, {})
-    return results
+    kept: _Results | None = vars(args[0]).get(_ATTRIBUTE)
+    if kept is None:
+        kept = vars(args[0])[_ATTRIBUTE] = {}
+        if (noted := _noted.get()) is not None:
+            noted.append(args[0])
+    return kept
 
 
 def _key(method: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -205,7 +205,8 @@ class NativeExecutor(AgentExecutor):
         try:
             return step()
         except _AnswerRequired as required:
-            self._answer = await self._call_model(required.options)
+            options = required.options
+        self._answer = await self._call_model(options)
         try:
             # The step may call the crew's step_callback, which may block.
             return await _current_run().threads.run(step) if self.step_callback else step()

@@ -56,9 +56,12 @@ async def run_natively(
     given: Any = None if inputs is None else dict(inputs)
     for callback in before:
         given = await run.threads.run(callback, {} if given is None else given)
-    output = await _run_and_clear(crew, given, run, files)
-    for callback in after:
-        output = await run.threads.run(callback, output)
+    try:
+        output = await _run_and_clear(crew, given, run, files)
+        for callback in after:
+            output = await run.threads.run(callback, output)
+    finally:
+        _unlink(crew)
     if not isinstance(output, CrewOutput):
         raise TypeError(f"the crew returned a {type(output).__name__} instead of a CrewOutput")
     return output
@@ -94,6 +97,15 @@ async def _run_and_clear(crew: Crew, inputs: Any, run: RunContext, files: Any) -
         await asyncio.gather(main, *run.side_tasks, return_exceptions=True)
         if main.cancelled() or main.exception() is not None:
             run.cancel()
+
+
+def _unlink(crew: Crew) -> None:
+    """Remove the links from agents to their crew: the run's objects are then freed at once.
+
+    Python's garbage collector would free them later, after thousands of further runs.
+    """
+    for agent in agents_of(crew):
+        vars(agent).update(crew=None, agent_executor=None)
 
 
 async def _kick_off(crew: Crew, inputs: Any, files: Any) -> Any:

@@ -18,6 +18,7 @@ from crewai.tasks.task_output import TaskOutput
 from crewai.types.usage_metrics import UsageMetrics
 
 from app.engine.calls import CallObserver, GuardrailRound, ModelCall, OnGuardrail, ToolCall
+from app.engine.compat.memoized import forget_results
 from app.engine.compat.silence import silent
 from app.engine.description import PLACEHOLDER, TaskDescription, task_descriptions
 from app.engine.llm import listener_of_call
@@ -144,6 +145,8 @@ class RunContext:
         self.main: asyncio.Task[Any] | None = None
         self.side_tasks: set[asyncio.Task[Any]] = set()
         self.task_error: BaseException | None = None
+        # The instances of `@CrewBase` classes that have built the crew.
+        self.instances: list[Any] = []
         self._usage_lock = threading.Lock()
         self._descriptions = tasks
         self._observer = observer
@@ -184,6 +187,13 @@ class RunContext:
     def cancel_background(self) -> None:
         for task in self.background:
             task.cancel()
+
+    def release(self) -> None:
+        """Forget what refers to this run, once it has ended: it is freed without the collector."""
+        self.main = None
+        self.side_tasks.clear()
+        for instance in self.instances:
+            forget_results(instance)
 
     def cancel(self) -> None:
         """Stop the run at its next model call or task, and ignore what its threads still report."""
