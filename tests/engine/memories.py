@@ -1,13 +1,26 @@
-"""What memories do with a recording model: their analyses, and calls without random parts."""
+"""Memories and knowledge with a recording model: embedders, analyses, comparable calls."""
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from chromadb.api.types import Documents, EmbeddingFunction
+from crewai.rag.chromadb import config as chroma_config
+from crewai.rag.embeddings.providers.custom.embedding_callable import CustomEmbeddingFunction
+
+from app.engine.llm.embeddings import HashEmbedder
 from tests.engine.recording import Request, hashed
 
+EMBEDDER = HashEmbedder()
+_RECALLED = re.compile(r"\s+# Memories from past conversations:.*?a final count\.", re.DOTALL)
 _RANDOM = re.compile(r"id=[0-9a-f-]{36}|created=[0-9T:.-]+")
 
 
@@ -33,7 +46,7 @@ def comparable(
 ) -> dict[tuple[str, str], list[str]]:
     """All that the model was sent. The analyses of a memory are concurrent: in any order."""
     sent = {
-        key: [_RANDOM.sub("", json.dumps(vars(call), default=str)) for call in made]
+        key: [_RANDOM.sub("", json.dumps(vars(call), default=str, sort_keys=True)) for call in made]
         for key, made in calls.items()
     }
     return {key: made if key[0] else sorted(made) for key, made in sent.items()}
@@ -41,4 +54,45 @@ def comparable(
 
 def digest_of(request: Request) -> str:
     """A digest of the messages without random parts."""
-    return hashlib.sha256(_RANDOM.sub("", json.dumps(request.messages)).encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        _RANDOM.sub("", json.dumps(request.messages, sort_keys=True)).encode()
+    ).hexdigest()[:12]
+
+
+class _Embedding(CustomEmbeddingFunction, EmbeddingFunction[Documents]):
+    """The embedder of knowledge, as CrewAI requires it."""
+
+    def __init__(self) -> None: ...
+
+    def __call__(self, input: Any) -> Any:  # noqa: A002 - CrewAI's name
+        return [np.asarray(vector, np.float32) for vector in EMBEDDER(list(input))]
+
+
+# The options of a crew or an agent with knowledge.
+EMBEDDED = {"embedder": {"provider": "custom", "config": {"embedding_callable": _Embedding}}}
+
+
+@contextmanager
+def own_storages() -> Iterator[None]:
+    """Within this, stock's memories and knowledge begin empty."""
+    before = os.environ.get("CREWAI_STORAGE_DIR"), chroma_config.DEFAULT_STORAGE_PATH
+    with tempfile.TemporaryDirectory(prefix="crew-capture-mixed-") as name:
+        os.environ["CREWAI_STORAGE_DIR"] = str(Path(name) / "crewai")
+        chroma_config.DEFAULT_STORAGE_PATH = str(Path(name) / "chroma")
+        try:
+            yield
+        finally:
+            chroma_config.DEFAULT_STORAGE_PATH = before[1]
+            if before[0] is None:
+                del os.environ["CREWAI_STORAGE_DIR"]
+            else:
+                os.environ["CREWAI_STORAGE_DIR"] = before[0]
+
+
+def without_recalled(request: Request) -> Request:
+    """The same request without the memories that CrewAI adds to prompts."""
+    messages = [
+        {**message, "content": _RECALLED.sub("", str(message["content"] or ""))}
+        for message in request.messages
+    ]
+    return replace(request, messages=messages)

@@ -14,35 +14,26 @@ import functools
 import itertools
 import json
 import logging
-import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from app.engine import CrewResult, Engine, RunFailed
 
-import numpy as np  # isort: skip
-from chromadb.api.types import Documents, EmbeddingFunction  # isort: skip
 from crewai import Agent, Crew, Process, Task  # isort: skip
 from crewai.knowledge.source.string_knowledge_source import (  # isort: skip
     StringKnowledgeSource,
 )
 from crewai.llms.base_llm import BaseLLM  # isort: skip
 from crewai.memory.unified_memory import Memory  # isort: skip
-from crewai.rag.chromadb import config as chroma_config  # isort: skip
-from crewai.rag.embeddings.providers.custom.embedding_callable import (  # isort: skip
-    CustomEmbeddingFunction,
-)
 from crewai.utilities import llm_utils  # isort: skip
+from crewai_files import TextFile  # isort: skip
 
-from app.engine.llm.embeddings import HashEmbedder
 from tests.engine.crews import (
     FUNCTIONS,
     TEMPLATES,
@@ -56,7 +47,14 @@ from tests.engine.crews import (
     shout,
     strict,
 )
-from tests.engine.memories import comparable, digest_of
+from tests.engine.memories import (
+    EMBEDDED,
+    EMBEDDER,
+    comparable,
+    digest_of,
+    own_storages,
+    without_recalled,
+)
 from tests.engine.recording import (
     Ran,
     RecordingLLM,
@@ -71,20 +69,7 @@ from tests.engine.words_server import WORDS, words_by_http
 
 CREWS = 60
 _TOPIC = re.compile(r"topic-[a-z0-9-]+-\d+", re.IGNORECASE)
-_EMBEDDER = HashEmbedder()
 _SEED = 7
-
-
-class _Embedding(CustomEmbeddingFunction, EmbeddingFunction[Documents]):
-    """The embedder of knowledge, as CrewAI requires it."""
-
-    def __init__(self) -> None: ...
-
-    def __call__(self, input: Any) -> Any:  # noqa: A002 - CrewAI's name
-        return [np.asarray(vector, np.float32) for vector in _EMBEDDER(list(input))]
-
-
-_KNOWN = {"embedder": {"provider": "custom", "config": {"embedding_callable": _Embedding}}}
 
 
 @dataclass
@@ -156,27 +141,31 @@ def _hierarchical(parts: Parts) -> None:
 
 
 def _memory(parts: Parts) -> None:
-    parts.crew["memory"] = Memory(llm=parts.model, embedder=_EMBEDDER, root_scope="/x")
+    parts.crew["memory"] = Memory(llm=parts.model, embedder=EMBEDDER, root_scope="/x")
 
 
 def _agent_memory(parts: Parts) -> None:
-    parts.agents[0]["memory"] = Memory(llm=parts.model, embedder=_EMBEDDER)
+    parts.agents[0]["memory"] = Memory(llm=parts.model, embedder=EMBEDDER)
 
 
 def _knowledge(parts: Parts) -> None:
     # Distinct parts: of equal ones, stock finds any.
     content = "Tea is a drink. Water boils at 100 degrees. Green leaves are steamed in Japan."
     source = StringKnowledgeSource(content=content, chunk_size=30, chunk_overlap=4)
-    parts.crew.update(knowledge_sources=[source], **_KNOWN)
+    parts.crew.update(knowledge_sources=[source], **EMBEDDED)
 
 
 def _agent_knowledge(parts: Parts) -> None:
     source = StringKnowledgeSource(content="Tea is old.")
-    parts.agents[0].update(knowledge_sources=[source], **_KNOWN)
+    parts.agents[0].update(knowledge_sources=[source], **EMBEDDED)
 
 
 def _mcp(parts: Parts) -> None:
     parts.agents[0]["mcps"] = [parts.mcp]
+
+
+def _files(parts: Parts) -> None:
+    parts.tasks[0]["input_files"] = {"note": TextFile(source=b"Tea is green.")}
 
 
 def _planner(parts: Parts) -> None:
@@ -244,6 +233,7 @@ KINDS: Mapping[str, Mapping[str, Feature]] = {
         "tool of a task": _task(tools=[shout]),
         "final tool": _agent(tools=[final_word]),
         "MCP": _mcp,
+        "input files": _files,
     },
     "thinking": {
         "": lambda parts: None,
@@ -306,18 +296,27 @@ class Mixed:
         return f"{self.name}: {', '.join(filter(None, self.features.values()))}"
 
     @property
-    def is_compared(self) -> bool:
-        """Whether stock, which writes all events of the process for each checkpoint, is compared.
+    def recalls_by_chance(self) -> bool:
+        """Whether tasks side by side share a memory.
 
-        It gives another result each time if tasks side by side share a memory.
+        In stock, what one recalls of another depends on time. Its model ignores recalled memories,
+        and they and the memory's own calls are not compared.
         """
-        shared = (self.features["structure"], self.features["memory"]) == ("side by side", "memory")
-        return not shared and self.features["more"] != "tracing and checkpoints"
+        return (self.features["structure"], self.features["memory"]) == ("side by side", "memory")
 
     def model(self) -> SyncLLM:
         kind = SyncLLM if self.features["model"] == "no acall" else RecordingLLM
         options = FUNCTIONS if self.features["model"] == "functions" else {}
-        return kind(answers, **options)
+        return kind(_forgetful if self.recalls_by_chance else answers, **options)
+
+    def compared(self, ran: Ran) -> dict[tuple[str, str], list[str]]:
+        """The calls of a run as they are compared."""
+        if not self.recalls_by_chance:
+            return comparable(ran.calls)
+        calls = {
+            key: list(map(without_recalled, made)) for key, made in ran.calls.items() if key[0]
+        }
+        return comparable(calls)
 
     def build(self, model: BaseLLM, mcp: Any) -> Crew:
         parts = Parts(self.name, model, mcp)
@@ -400,6 +399,10 @@ def answers(request: Request, nth: int) -> Any:
     return _of_agent(request, note) if request.task else _without_task(request, note)
 
 
+def _forgetful(request: Request, nth: int) -> Any:
+    return answers(without_recalled(request), nth)
+
+
 def _of_agent(request: Request, note: str) -> Any:
     if "READY" in request.last:
         return f"plan {note}\nREADY: I am ready to execute the task."
@@ -458,7 +461,7 @@ class _Mix:
         for shared in (shout, final_word):
             shared.reset_usage_count()  # a planner's prompt has it
         build = functools.partial(crew.build, mcp=self.mcp)
-        with _own_storages():
+        with own_storages():
             return await asyncio.to_thread(
                 contextvars.Context().run,
                 run_reference,
@@ -480,7 +483,7 @@ class _Mix:
             for what, one, other in (
                 ("errors", ours.error, reference.error),
                 ("outputs", ours.output, reference.output),
-                ("calls", comparable(ours.calls), comparable(reference.calls)),
+                ("calls", crew.compared(ours), crew.compared(reference)),
             )
             if one != other
         ]
@@ -514,7 +517,7 @@ async def check(crews: Sequence[Mixed], runs: int, *, compared: int | None = Non
         )
         try:
             faults: list[str] = []
-            known = [crew for crew in crews if crew.is_compared][:compared]
+            known = crews[:compared]
             for crew in known:
                 faults += await mix.differences(crew, engine)
             mix.mcp = words  # one server for all, not a process for each
@@ -569,23 +572,6 @@ def _named_models() -> Iterator[list[dict[str, SyncLLM]]]:
         llm_utils.LLM = own
 
 
-@contextmanager
-def _own_storages() -> Iterator[None]:
-    """Within this, stock's memories and knowledge begin empty."""
-    before = os.environ.get("CREWAI_STORAGE_DIR"), chroma_config.DEFAULT_STORAGE_PATH
-    with tempfile.TemporaryDirectory(prefix="crew-capture-mixed-") as name:
-        os.environ["CREWAI_STORAGE_DIR"] = str(Path(name) / "crewai")
-        chroma_config.DEFAULT_STORAGE_PATH = str(Path(name) / "chroma")
-        try:
-            yield
-        finally:
-            chroma_config.DEFAULT_STORAGE_PATH = before[1]
-            if before[0] is None:
-                del os.environ["CREWAI_STORAGE_DIR"]
-            else:
-                os.environ["CREWAI_STORAGE_DIR"] = before[0]
-
-
 def main() -> int:
     """Run the crews; 1 if anything differs from stock or is mixed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -600,7 +586,7 @@ def main() -> int:
     begun = time.monotonic()
     faults = asyncio.run(check(crews, options.runs))
     summary = (
-        f"{len(crews)} crews, {sum(crew.is_compared for crew in crews)} compared with stock, "
+        f"{len(crews)} crews, all compared with stock, "
         f"{len(missing_pairs(crews))} pairs of features missing, {options.runs} runs at once: "
         f"{len(faults)} faults in {time.monotonic() - begun:.0f} s"
     )

@@ -2,20 +2,31 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from crewai import Crew
 from crewai.agent.planning_config import PlanningConfig
+from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
 from crewai.llms.base_llm import BaseLLM
+from crewai.memory.unified_memory import Memory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.engine.compat.coverage import Unsupported, _check_agents_are_alone, check_native_covers
 from tests.engine.crews import TEMPLATES, agent, shout, task
-from tests.engine.recording import RecordingLLM, Request, SyncLLM, run_engine, run_reference
+from tests.engine.memories import (
+    EMBEDDED,
+    EMBEDDER,
+    analysis,
+    comparable,
+    digest_of,
+    own_storages,
+    without_recalled,
+)
+from tests.engine.recording import Ran, RecordingLLM, Request, SyncLLM, run_engine, run_reference
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -55,18 +66,38 @@ class _Shape:
 
     agents: tuple[Mapping[str, Any], ...]
     tasks: tuple[tuple[int, tuple[int, ...] | str | None, Mapping[str, Any]], ...]
+    crew: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, model: BaseLLM) -> Crew:
-        agents = [agent(model, number, **options) for number, options in enumerate(self.agents)]
+        agents = [
+            agent(model, number, **_made(options, model))
+            for number, options in enumerate(self.agents)
+        ]
         tasks: list[Any] = []
         for number, (who, context, options) in enumerate(self.tasks):
             chosen = dict(options)
             if not isinstance(context, str):
                 chosen["context"] = None if context is None else [tasks[i] for i in context]
             tasks.append(task(agents[who], number, **chosen))
-        return Crew(agents=agents, tasks=tasks)
+        return Crew(agents=agents, tasks=tasks, **_made(self.crew, model))
 
 
+def _made(options: Mapping[str, Any], model: BaseLLM) -> dict[str, Any]:
+    """The options, with a new memory and new knowledge for each crew."""
+    made = dict(options)
+    if "memory" in made:
+        made["memory"] = Memory(llm=model, embedder=EMBEDDER, root_scope="/x")
+    if "knowledge_sources" in made:
+        made["knowledge_sources"] = [StringKnowledgeSource(content=made["knowledge_sources"])]
+        made.update(EMBEDDED)
+    return made
+
+
+_KNOWLEDGE: Mapping[str, st.SearchStrategy[Any]] = {
+    "knowledge_sources": st.sampled_from(["Tea is old.", "Water boils."]),
+}
+# Not of agents, which share their memories in a run, unlike stock's.
+_MEMORY: Mapping[str, st.SearchStrategy[Any]] = {"memory": st.just(True)}
 _NATIVE_OPTIONS: Mapping[str, st.SearchStrategy[Any]] = {
     "tools": st.just([shout]),
     "planning": st.booleans(),
@@ -76,7 +107,8 @@ _NATIVE_OPTIONS: Mapping[str, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def _shapes(draw: st.DrawFn, tools: bool) -> _Shape:
+def _shapes(draw: st.DrawFn, tools: bool, remembers: bool = False) -> _Shape:
+
     def some(options: Mapping[str, st.SearchStrategy[Any]]) -> Mapping[str, Any]:
         return draw(st.fixed_dictionaries({}, optional=dict(options)))
 
@@ -91,10 +123,12 @@ def _shapes(draw: st.DrawFn, tools: bool) -> _Shape:
                 "response_template": st.just(TEMPLATES["response_template"]),
                 "max_retry_limit": st.integers(0, 2),
                 "max_iter": st.integers(1, 3),
+                "max_rpm": st.just(99),
                 "cache": st.booleans(),
                 "allow_code_execution": st.booleans(),
                 "multimodal": st.booleans(),
                 **(_NATIVE_OPTIONS if tools else {}),
+                **(_KNOWLEDGE if remembers else {}),
             }
         )
         for _ in range(draw(st.integers(1, 3)))
@@ -107,14 +141,17 @@ def _shapes(draw: st.DrawFn, tools: bool) -> _Shape:
             {
                 "description": _NAMED,
                 "expected_output": _NAMED,
-                "async_execution": st.booleans(),
+                # What one recalls of another at the same time depends on chance.
+                "async_execution": st.just(False) if remembers else st.booleans(),
                 "markdown": st.booleans(),
                 "name": st.sampled_from(["one", "{topic}"]),
                 "output_file": st.just("out.md"),
             }
         )
         tasks.append((draw(st.integers(0, len(agents) - 1)), context, options))
-    return _Shape(agents, tuple(tasks))
+    remembered = {**_KNOWLEDGE, **_MEMORY} if remembers else {}
+    crew = some({"max_rpm": st.just(99), **remembered})
+    return _Shape(agents, tuple(tasks), crew)
 
 
 _INPUTS = st.fixed_dictionaries(
@@ -143,8 +180,22 @@ class _Script:
         self._answers = answers
 
     def __call__(self, request: Request, nth: int) -> Any:
-        answer = self._answers[(int(request.digest, 16) + nth) % len(self._answers)]
-        return answer.replace("DIGEST", request.digest) if isinstance(answer, str) else answer
+        if not request.task:
+            return analysis(request, nth)
+        digest = digest_of(without_recalled(request))
+        answer = self._answers[(int(digest, 16) + nth) % len(self._answers)]
+        return answer.replace("DIGEST", digest) if isinstance(answer, str) else answer
+
+
+def _compared(ran: Ran, shape: _Shape) -> Mapping[tuple[str, str], list[Any]]:
+    """The calls of a run. Of memories that are equally near, chance decides which is first."""
+    if "memory" not in shape.crew:
+        return ran.calls
+    calls = {key: list(map(without_recalled, made)) for key, made in ran.calls.items()}
+    for task_output in (ran.output or {}).get("tasks_output", ()):
+        sent = [without_recalled(Request("", "", task_output["messages"], [], None, None))]
+        task_output["messages"] = sent[0].messages
+    return comparable(calls)
 
 
 def _compare(
@@ -162,11 +213,12 @@ def _compare(
         return  # no valid crew, or one that stock itself does not repeat its own result
     script = _Script(answers)
     shout.reset_usage_count()
-    reference = run_reference(shape.build, kind(script), inputs)
+    with own_storages():
+        reference = run_reference(shape.build, kind(script), inputs)
     ours = asyncio.run(run_engine(shape.build, kind(script), inputs, mode))
     if reference.error is None:
         assert ours.error is None
-        assert ours.calls == reference.calls
+        assert _compared(ours, shape) == _compared(reference, shape)
         assert ours.output == reference.output
         return
     # When a task fails, stock continues the concurrent tasks; ours end. Timing decides which of
@@ -174,7 +226,7 @@ def _compare(
     assert ours.error is not None
     if not any(options.get("async_execution") for _, _, options in shape.tasks):
         assert ours.error == reference.error
-        assert ours.calls == reference.calls
+        assert _compared(ours, shape) == _compared(reference, shape)
 
 
 _SETTINGS = settings(
@@ -202,3 +254,9 @@ def test_random_crews_with_native_features(
     shape: _Shape, inputs: Any, answers: Any, kind: type[SyncLLM]
 ) -> None:
     _compare(shape, inputs, answers, "native", kind)
+
+
+@settings(_SETTINGS, max_examples=15, derandomize=True)
+@given(shape=_shapes(tools=True, remembers=True), inputs=_INPUTS, answers=_ANSWERS)
+def test_random_crews_with_memory_and_knowledge(shape: _Shape, inputs: Any, answers: Any) -> None:
+    _compare(shape, inputs, answers, "native")

@@ -34,13 +34,14 @@ from app.engine.llm.embeddings import HashEmbedder
 from app.engine.memory import knowledge
 from app.engine.memory.remembered import memory_of_factory
 from app.engine.memory.storage import StorageOfRuns
-from tests.engine.crews import INPUTS, agent, task
+from tests.engine.crews import INPUTS, agent, strict, task
 from tests.engine.memories import analysis, comparable
 from tests.engine.recording import (
     Answer,
     RecordingLLM,
     Request,
     Source,
+    SyncLLM,
     hashed,
     run_engine,
     run_reference,
@@ -467,3 +468,22 @@ def test_the_local_embedder_finds_the_nearest_text() -> None:
     near = HashEmbedder()(["Where do they grow tea?"])[0]
     assert near @ tea > 0.2 > max(near @ cars, near @ cat, near @ empty)
     assert [float(np.linalg.norm(v)) for v in (tea, cars, cat, empty)] == pytest.approx([1] * 4)
+
+
+async def test_saves_in_the_background_need_no_thread_that_waits_for_them() -> None:
+    """A guardrail's retry recalls in a thread, and waits for saves, which need threads, too."""
+
+    def build(model: BaseLLM) -> Crew:
+        memory = Memory(llm=model, embedder=HashEmbedder())
+        a, b = agent(model, 1), agent(model, 2)
+        tasks = [task(a, 1), task(b, 2, guardrail=strict(2))]
+        return Crew(agents=[a, b], tasks=tasks, memory=memory)
+
+    model = SyncLLM(analysis)
+    engine = Engine(model=model, mode="auto", max_stock_threads=1)
+    await engine.start([Source("crew", lambda: build(model))])
+    async with asyncio.timeout(120):
+        result = await engine.run("crew", INPUTS)
+    await engine.aclose()
+    assert result.execution_mode == "native"
+    assert result.raw.endswith("(checked)")

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
+from greenlet import getcurrent
+
 from app.engine.runtime.signals import exits_contained
 from app.logs import run_fields
 
@@ -128,7 +130,8 @@ class WorkThreads:
         process raises ExitAttempted.
         """
         context = contextvars.copy_context()
-        nested = _in_worker.get()
+        # Threads of the pool may wait for the code of this greenlet: see waiting.py.
+        nested = _in_worker.get() or getattr(getcurrent(), "is_awaited", False)
 
         def call() -> _T:
             _in_worker.set(True)

@@ -19,7 +19,13 @@ _T = TypeVar("_T")
 
 
 class _Suspendable(greenlet):  # type: ignore[misc]
-    """Runs synchronous code for one coroutine, which forwards what the code waits for."""
+    """Runs synchronous code for one coroutine, which forwards what the code waits for.
+
+    If `is_awaited`, threads may wait for the code, so that its own steps get threads of their own.
+    In a pool that is full of such threads, its steps would never begin.
+    """
+
+    is_awaited = False
 
 
 def is_suspendable() -> bool:
@@ -28,10 +34,13 @@ def is_suspendable() -> bool:
 
 
 @types.coroutine
-def in_greenlet(function: Callable[..., _T], *args: Any) -> Generator[Any, Any, _T]:
+def in_greenlet(
+    function: Callable[..., _T], *args: Any, is_awaited: bool = False
+) -> Generator[Any, Any, _T]:
     """Call synchronous code, which may call `wait_for`, on the running event loop."""
     caller = getcurrent()
     code = _Suspendable(function, caller)
+    code.is_awaited = is_awaited
     code.gr_context = caller.gr_context  # one context for both, as for a plain call
     step = code.switch(*args)
     while not code.dead:
@@ -98,9 +107,9 @@ def in_background(
 
     async def execute() -> Any:
         if lock is None:
-            return await in_greenlet(function, *args)
+            return await in_greenlet(function, *args, is_awaited=True)
         async with lock:
-            return await in_greenlet(function, *args)
+            return await in_greenlet(function, *args, is_awaited=True)
 
     def finish(task: asyncio.Task[Any]) -> None:
         run.background.discard(task)
