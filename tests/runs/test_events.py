@@ -89,6 +89,16 @@ async def test_an_end_before_a_retry_does_not_end_the_subscription() -> None:
         assert not subscriber.is_over
 
 
+async def test_the_end_of_an_earlier_attempt_that_is_published_late_ends_nothing() -> None:
+    hub = EventHub()
+    with _subscribed(hub) as subscriber:
+        hub.publish(_event(9, "run.failed"))
+        subscriber.prepend([_event(1), _event(9, "run.failed"), _event(10, "run.queued")])
+        hub.publish(_event(11))
+        assert await _received(subscriber) == [1, 9, 10, 11]
+        assert not subscriber.is_over
+
+
 async def test_tokens_go_to_subscribers_that_need_them() -> None:
     hub = EventHub()
     with _subscribed(hub, tokens=False) as subscriber:

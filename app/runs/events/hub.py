@@ -44,6 +44,8 @@ class Subscriber:
         """
         if not history and not texts:
             return
+        if self._queue and self._queue[-1].settles:
+            self._ended = False  # by an attempt before a retry, if the history continues
         texts = texts or {}
         last = (history[-1].seq or 0) if history else -1
         news = [
