@@ -1,10 +1,12 @@
 """A serving process is set up for many threads and many objects."""
 
+import asyncio
 import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -27,16 +29,23 @@ def _as_before() -> Iterator[None]:
     gc.unfreeze()
 
 
+class _Started:
+    """An application that starts, and that no operator drains."""
+
+    def __init__(self) -> None:
+        self.state = SimpleNamespace(presence=SimpleNamespace(drain_requested=asyncio.Event()))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "lifespan.startup.complete"})
+
+
 async def test_threads_that_compute_give_way_soon() -> None:
     """Storage threads starve beside dozens of computing tools at Python's own 5 ms."""
-
-    async def starts(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "lifespan.startup.complete"})
 
     async def nothing(*_: Any) -> None:
         pass
 
-    await _Process(cast(Litestar, starts), drain_seconds=0, shutdown_seconds=1)(
+    await _Process(cast(Litestar, _Started()), drain_seconds=0, shutdown_seconds=1)(
         {"type": "lifespan"}, nothing, nothing
     )
     assert sys.getswitchinterval() == pytest.approx(0.001)
