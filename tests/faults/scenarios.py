@@ -89,10 +89,7 @@ class _Pace:
     arrival_seconds: float
 
 
-# Calls that are short, for loads that last as long as something else does.
-_SHORT = _Pace(0.3, 0.0)
-# Longer ones, so that a worker has some runs at any time.
-_SLOW = _Pace(2.0, 0.0)
+# Runs of a worker that loses them.
 _MANY = 15
 # Each call lasts as long as those of the promise to many users.
 _CROWDED = _Pace(1.0, 0.0)
@@ -181,6 +178,7 @@ class _Machines:
     """A process that only accepts runs, and workers, which share the runs by a queue."""
 
     deployment: Deployment
+    pace: _Pace
     accepting: Serving
     workers: Sequence[Serving]
     stack: AsyncExitStack
@@ -191,18 +189,22 @@ class _Machines:
 
     @asynccontextmanager
     async def load(self, runs: int) -> AsyncIterator[None]:
-        """Submit runs until the end of the block, at least so many; none may be refused."""
+        """So many runs are in flight, and more are submitted until the end of the block.
+
+        None may be refused.
+        """
         is_over = asyncio.Event()
 
         async def submit() -> None:
-            while not is_over.is_set() or len(self.deployment.accepted) < runs:
+            while not is_over.is_set():
                 await self.deployment.post(self.accepting, 10, 0.5)
-                assert self.deployment.answers.keys() == {"202"}, self.deployment.answers
 
+        await self.deployment.post(self.accepting, runs, self.pace.arrival_seconds)
         async with asyncio.TaskGroup() as clients:
             clients.create_task(submit())
             yield
             is_over.set()
+        assert self.deployment.answers.keys() == {"202"}, self.deployment.answers
 
     async def claims(self, worker: Serving) -> None:
         """Wait until a worker has claimed runs that are submitted from now on."""
@@ -275,7 +277,7 @@ async def _machines(
         commands = (["worker"], ["worker"], ["serve", "--accept-only"])
         *workers, accepting = await _started(deployment, stack, *commands)
         await until(lambda: _knows_crews(accepting), 20)
-        yield _Machines(deployment, accepting, workers, stack)
+        yield _Machines(deployment, pace, accepting, workers, stack)
 
 
 async def _knows_crews(accepting: Serving, headers: Mapping[str, str] | None = None) -> bool:
@@ -422,7 +424,7 @@ async def workers_replaced(site: Site, runs: int, *, queue: str) -> Figures:
         url = queue
         if queue == "nats":
             url = servers.enter_context(NatsServer(site.folder / "nats")).url
-        async with _machines(site, _SHORT, url, shutdown_seconds=60) as machines:
+        async with _machines(site, _pace(runs), url, shutdown_seconds=60) as machines:
             begun = time.monotonic()
             async with machines.load(runs):
                 for old in machines.workers:
@@ -438,7 +440,7 @@ async def workers_replaced(site: Site, runs: int, *, queue: str) -> Figures:
 async def network_cut(site: Site, runs: int) -> Figures:
     """One of two workers can't reach NATS for a while, under load."""
     with NatsServer(site.folder / "nats") as nats:
-        async with _machines(site, _SHORT, nats.url, shutdown_seconds=60) as machines:
+        async with _machines(site, _pace(runs), nats.url, shutdown_seconds=60) as machines:
             with UnreliableProxy(nats.url) as proxy:
                 cut_off = await machines.start_worker(
                     queue_url=proxy.endpoint_url.replace("http:", "nats:")
@@ -460,7 +462,7 @@ async def network_cut(site: Site, runs: int) -> Figures:
 async def machine_frozen(site: Site, runs: int, *, queue: str) -> Figures:
     """SIGSTOP of one of two workers until the other has its runs, then SIGCONT, under load."""
     with _queue(site, queue) as url:
-        async with _machines(site, _SLOW, url, shutdown_seconds=60) as machines:
+        async with _machines(site, _pace(runs), url, shutdown_seconds=60) as machines:
             deployment, (frozen, _) = machines.deployment, machines.workers
             (process,) = frozen.workers()
             async with machines.load(runs):
@@ -484,9 +486,9 @@ async def accepting_frozen(site: Site, runs: int, *, queue: str) -> Figures:
     After SIGCONT the clients get all events, and it accepts again.
     """
     with _queue(site, queue) as url:
-        async with _machines(site, _SLOW, url) as machines:
+        async with _machines(site, _pace(runs), url) as machines:
             deployment, accepting = machines.deployment, machines.accepting
-            await deployment.post(accepting, runs, 1.0)
+            await deployment.post(accepting, runs, machines.pace.arrival_seconds)
             async with asyncio.TaskGroup() as clients:
                 for run in list(deployment.accepted)[:_FOLLOWED]:
                     clients.create_task(deployment.follow(accepting, run, _FOLLOW_SECONDS))
@@ -516,7 +518,7 @@ async def packets_dropped(site: Site, runs: int, *, to: str) -> Figures:
             address = f"{folder}/.s.PGSQL.5432"
         async with (
             linked(address) as link,
-            _machines(site, _SLOW, nats.url, shutdown_seconds=60) as machines,
+            _machines(site, _pace(runs), nats.url, shutdown_seconds=60) as machines,
         ):
             deployment = machines.deployment
             settings = {"queue_url": f"nats://127.0.0.1:{link.port}"}
@@ -557,7 +559,7 @@ async def packets_dropped(site: Site, runs: int, *, to: str) -> Figures:
 async def clock_off(site: Site, runs: int, *, seconds: int) -> Figures:
     """The clock of one of three workers is off, under load."""
     with NatsServer(site.folder / "nats") as nats:
-        async with _machines(site, _SHORT, nats.url, shutdown_seconds=60) as machines:
+        async with _machines(site, _pace(runs), nats.url, shutdown_seconds=60) as machines:
             wrong = await machines.start_worker(**_fake_time(seconds))
             async with machines.load(runs):
                 await machines.claims(wrong)
@@ -579,7 +581,7 @@ async def cluster_of_nats(site: Site, runs: int) -> Figures:
     """Of three NATS servers, each that leads is killed or frozen; then all start without data."""
     with NatsCluster(site.folder / "nats") as cluster:
         async with _machines(
-            site, _SHORT, cluster.url, queue_replicas=3, shutdown_seconds=60
+            site, _pace(runs), cluster.url, queue_replicas=3, shutdown_seconds=60
         ) as machines:
             async with machines.load(runs):
                 for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGKILL):
@@ -610,7 +612,7 @@ async def follower_of_nats(site: Site, runs: int) -> Figures:
     """Of three NATS servers, one that does not lead is killed, then frozen, under load."""
     with NatsCluster(site.folder / "nats") as cluster:
         async with _machines(
-            site, _SHORT, cluster.url, queue_replicas=3, shutdown_seconds=60
+            site, _pace(runs), cluster.url, queue_replicas=3, shutdown_seconds=60
         ) as machines:
             async with machines.load(runs):
                 for number in (signal.SIGKILL, signal.SIGSTOP):
@@ -638,7 +640,7 @@ async def machines_without_objects(
     """
     server = site.servers.seaweedfs
     with NatsServer(site.folder / "nats") as nats:
-        async with _machines(site, _SHORT, nats.url, shutdown_seconds=60) as machines:
+        async with _machines(site, _pace(runs), nats.url, shutdown_seconds=60) as machines:
             deployment = machines.deployment
             async with machines.load(runs):
                 await machines.all_claim()
@@ -673,8 +675,9 @@ async def machines_without_objects(
 
 async def disk_full(site: Site, runs: int) -> Figures:
     """The disk of the outputs of a service is full for a while."""
+    pace = _pace(runs)
     with _small_disk(site.folder / "small") as small:
-        async with _deployment(site, _SHORT, temp_dir=small) as deployment:
+        async with _deployment(site, pace, temp_dir=small) as deployment:
             async with deployment.serving() as serving:
                 await deployment.post(serving, 5, 0)
                 await deployment.settled(_END_SECONDS)
@@ -682,7 +685,7 @@ async def disk_full(site: Site, runs: int) -> Figures:
                 with suppress(OSError), filler.open("wb", buffering=0) as file:
                     while file.write(bytes(4096)):
                         pass
-                await deployment.post(serving, runs, 1.0)
+                await deployment.post(serving, runs, pace.arrival_seconds)
                 await deployment.settled(_END_SECONDS)
                 during = Counter(row.status for row in (await deployment.rows()).values())
                 filler.unlink()
@@ -707,7 +710,9 @@ async def upgraded(site: Site, runs: int, *, queue: str) -> Figures:
     Old and new ones share the database and the queue meanwhile.
     """
     with _commit_before(site.folder / "old") as old, _queue(site, queue) as url:
-        async with _machines(site, _SHORT, url, pythonpath=old, shutdown_seconds=60) as machines:
+        async with _machines(
+            site, _pace(runs), url, pythonpath=old, shutdown_seconds=60
+        ) as machines:
             deployment, new = machines.deployment, {"pythonpath": ROOT}
             async with machines.load(runs):
                 for worker in machines.workers:

@@ -86,24 +86,24 @@ def _cases_of_machines() -> Iterator[Case]:
     for queue in ("nats", "postgresql", ""):
         yield case(scenarios.crowd, 5000, queue=queue)
     for queue in ("nats", "postgresql"):
-        yield case(scenarios.workers_replaced, 300, queue=queue)
+        yield case(scenarios.workers_replaced, 1000, queue=queue)
     for queue in ("nats", "postgresql"):
-        yield case(scenarios.machine_frozen, 300, queue=queue)
-        yield case(scenarios.accepting_frozen, 300, queue=queue)
-        yield case(scenarios.upgraded, 300, queue=queue)
-    yield case(scenarios.network_cut, 300)
+        yield case(scenarios.machine_frozen, 1000, queue=queue)
+        yield case(scenarios.accepting_frozen, 1000, queue=queue)
+        yield case(scenarios.upgraded, 1000, queue=queue)
+    yield case(scenarios.network_cut, 1000)
     for server in ("nats", "database"):
-        yield case(scenarios.packets_dropped, 300, to=server)
+        yield case(scenarios.packets_dropped, 1000, to=server)
     for seconds in (60, -60):
-        yield case(scenarios.clock_off, 300, seconds=seconds)
-    yield case(scenarios.cluster_of_nats, 300)
-    yield case(scenarios.follower_of_nats, 300)
+        yield case(scenarios.clock_off, 1000, seconds=seconds)
+    yield case(scenarios.cluster_of_nats, 1000)
+    yield case(scenarios.follower_of_nats, 1000)
     for is_frozen in (False, True):
         away = partial(scenarios.machines_without_objects, is_frozen=is_frozen, away_seconds=20)
-        yield Case("machines_without_objects", away, "postgresql", "s3", 300)
-    yield case(scenarios.disk_full, 100)
+        yield Case("machines_without_objects", away, "postgresql", "s3", 1000)
+    yield case(scenarios.disk_full, 1000)
     yield case(scenarios.limits_shared, 300)
-    yield case(scenarios.machines_without_database, 300, away_seconds=30)
+    yield case(scenarios.machines_without_database, 1000, away_seconds=30)
 
 
 def main() -> int:
