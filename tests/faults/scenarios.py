@@ -490,7 +490,7 @@ async def accepting_frozen(site: Site, runs: int, *, queue: str) -> Figures:
             deployment, accepting = machines.deployment, machines.accepting
             await deployment.post(accepting, runs, machines.pace.arrival_seconds)
             async with asyncio.TaskGroup() as clients:
-                for run in list(deployment.accepted)[:_FOLLOWED]:
+                for run in list(deployment.accepted)[-_FOLLOWED:]:
                     clients.create_task(deployment.follow(accepting, run, _FOLLOW_SECONDS))
                 await until(lambda: _streams(accepting, _FOLLOWED), 20)
                 accepting.send(signal.SIGSTOP)
