@@ -577,6 +577,17 @@ async def clock_off(site: Site, runs: int, *, seconds: int) -> Figures:
             return {"accepted": len(rows), "executed by it": executed}
 
 
+async def _without(server: NatsServer, number: signal.Signals, machines: _Machines) -> None:
+    """SIGKILL or SIGSTOP a server until each worker has claimed runs without it."""
+    os.kill(server.pid, number)
+    await machines.all_claim()
+    if number == signal.SIGSTOP:
+        os.kill(server.pid, signal.SIGCONT)
+    else:
+        server.kill()
+        await asyncio.to_thread(server.start)
+
+
 async def cluster_of_nats(site: Site, runs: int) -> Figures:
     """Of three NATS servers, each that leads is killed or frozen; then all start without data."""
     with NatsCluster(site.folder / "nats") as cluster:
@@ -586,14 +597,7 @@ async def cluster_of_nats(site: Site, runs: int) -> Figures:
             async with machines.load(runs):
                 for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGKILL):
                     await machines.all_claim()
-                    leader = await cluster.leader()
-                    os.kill(leader.pid, number)
-                    await machines.all_claim()
-                    if number == signal.SIGSTOP:
-                        os.kill(leader.pid, signal.SIGCONT)
-                    else:
-                        leader.kill()
-                        await asyncio.to_thread(leader.start)
+                    await _without(await cluster.leader(), number, machines)
                 for server in cluster.servers:
                     server.kill()
                     server.forget()
@@ -617,14 +621,7 @@ async def follower_of_nats(site: Site, runs: int) -> Figures:
             async with machines.load(runs):
                 for number in (signal.SIGKILL, signal.SIGSTOP):
                     await machines.all_claim()
-                    follower = await cluster.follower()
-                    os.kill(follower.pid, number)
-                    await machines.all_claim()
-                    if number == signal.SIGSTOP:
-                        os.kill(follower.pid, signal.SIGCONT)
-                    else:
-                        follower.kill()
-                        await asyncio.to_thread(follower.start)
+                    await _without(await cluster.follower(), number, machines)
                 await machines.all_claim()
             await machines.no_run_began_again()
             await machines.end_in_good_order()
