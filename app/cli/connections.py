@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.api.errors import ErrorAnswer, ErrorType
 from app.api.middleware.request_limits import MAX_HEADER_BYTES
 
 _HEADER_SECONDS = 20.0
@@ -64,7 +65,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     The application checks the size of headers that arrived completely. A pipelined request beyond a
     limit gets no response while another one is under way: it would end up inside of that one. The
-    connection closes afterwards.
+    connection closes afterwards. It is the same with bytes that are not HTTP (400).
 
     Each part of a body is read when the application receives the previous one. Parts of headers,
     and of a body that has its response, are read from a few connections at a time. So a pass of the
@@ -83,6 +84,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     _unsent_bytes = math.inf  # at the previous check
     _chunk_is_all_headers = True
     _is_in_body = False  # of a request that has its response already, perhaps
+    _previous_cycle: Any = None  # of the request before the current one
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -120,7 +122,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._header_bytes += len(data) if self._chunk_is_all_headers else 0
             if self._header_bytes > MAX_HEADER_BYTES:
                 problem = f"the headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
-                self._refuse("431 Request Header Fields Too Large", problem)
+                self._refuse("431 Request Header Fields Too Large", "headers_too_large", problem)
         elif not self._is_responding and self.timeout_keep_alive_task is None:
             # Bytes that begin no request have ended uvicorn's keep-alive: nothing else would
             # close this connection.
@@ -131,12 +133,25 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._expect_nothing()
         self._chunk_is_all_headers = False
         self._is_in_body = True
+        self._previous_cycle = self.cycle
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._is_in_body = False
         self._shared.waiting.pop(self, None)
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        status, problem = "400 Bad Request", "the request is not valid HTTP"
+        if self.pipeline and self.pipeline[0][0] is self.cycle and self._is_in_body:
+            self.pipeline.popleft()  # it has not begun
+            self.cycle, self._is_in_body = self._previous_cycle, False
+        if not (self._is_in_body and self._is_responding):
+            self._refuse(status, "invalid_request", problem)
+        elif not self.cycle.response_started:  # the body of the request that waits for it
+            self._answer(status, "invalid_request", problem)
+        else:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_nothing()
@@ -172,7 +187,8 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Close the connection that waits longest, or this one if none waits."""
         longest = next(iter(self._shared.waiting), None)
         if longest is None:
-            self._refuse("503 Service Unavailable", "too many connections; try again later")
+            problem = "too many connections; try again later"
+            self._refuse("503 Service Unavailable", "overloaded", problem)
         else:
             longest.transport.close()
             del self._shared.waiting[longest]
@@ -199,7 +215,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._header_bytes = 0
         problem = f"the headers did not arrive within {_HEADER_SECONDS:g} s"
         self._deadline = self.loop.call_later(
-            _HEADER_SECONDS, self._refuse, "408 Request Timeout", problem
+            _HEADER_SECONDS, self._refuse, "408 Request Timeout", "request_timeout", problem
         )
 
     def _expect_nothing(self) -> None:
@@ -225,7 +241,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._unsent_bytes = unsent
             self._send_check = self.loop.call_later(_SEND_SECONDS, self._abort_unless_read)
 
-    def _refuse(self, status: str, problem: str) -> None:
+    def _refuse(self, status: str, error_type: ErrorType, problem: str) -> None:
         self._expect_nothing()
         if self.transport.is_closing():
             return
@@ -233,7 +249,10 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        body = msgspec.json.encode({"error": problem})
+        self._answer(status, error_type, problem)
+
+    def _answer(self, status: str, error_type: ErrorType, problem: str) -> None:
+        body = msgspec.json.encode(ErrorAnswer(problem, error_type))
         head = (
             f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"

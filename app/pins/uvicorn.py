@@ -54,6 +54,11 @@ PINS: tuple[Pin, ...] = (
         "8b53bf5f2e20",
         "closes an idle connection, whose unsent data then has the deadline",
     ),
+    Pin(
+        "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol.send_400_response",
+        "ae5a4a3782b6",
+        "called after bytes that are not HTTP: ours answers with JSON, and not into a response",
+    ),
     # Read by connections.py
     Pin(
         "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol._unset_keepalive_if_required",

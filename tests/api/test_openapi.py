@@ -34,6 +34,7 @@ from schemathesis.specs.openapi.checks import (
 
 from app.access.api_keys import Role
 from app.asgi import create_app
+from app.cli.connections import BoundedHttpProtocol
 from app.settings import load_settings
 
 _REQUESTS = int(os.environ.get("SCHEMA_REQUESTS", "10"))
@@ -71,7 +72,9 @@ class Service:
                 log_level="ERROR",
             )
         )
-        config = uvicorn.Config(app, port=0, log_config=None, lifespan="on")
+        config = uvicorn.Config(
+            app, port=0, http=BoundedHttpProtocol, log_config=None, lifespan="on"
+        )
         self.server = uvicorn.Server(config)
         serving = asyncio.create_task(self.server.serve())
         while not self.server.started:

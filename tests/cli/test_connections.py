@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from app.cli import connections
@@ -9,6 +10,10 @@ from app.cli.connections import BoundedHttpProtocol
 from tests.serving import Connect, one_answer
 
 START = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+_CHUNKED = (
+    b"POST /api/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
 
 
 async def _rest(reader: asyncio.StreamReader) -> bytes:
@@ -31,7 +36,13 @@ async def test_headers_that_do_not_arrive_are_given_up(
     writer.write(begin)
     answer = await _rest(reader)
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert answer.endswith(b'{"error":"the headers did not arrive within 0.2 s"}')
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/json" in head.lower()
+    assert msgspec.json.decode(body) == {
+        "success": False,
+        "error": "the headers did not arrive within 0.2 s",
+        "error_type": "request_timeout",
+    }
 
 
 async def test_headers_that_drip_are_given_up(
@@ -84,6 +95,46 @@ async def test_a_url_without_end_is_refused(connect: Connect) -> None:
     reader, writer = await connect()
     writer.write(b"GET /" + b"x" * 40_000)
     assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 431 ")
+
+
+NOT_HTTP = [
+    pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\r\n", id="TLS"),
+    pytest.param(START + b"Transfer-Encoding: gzip\r\n\r\n", id="an unknown encoding"),
+    pytest.param(START + b"Content-Length: one\r\n\r\n", id="no length"),
+]
+
+
+@pytest.mark.parametrize("request_", NOT_HTTP)
+async def test_what_is_not_http_gets_an_error_like_others(
+    connect: Connect, request_: bytes
+) -> None:
+    reader, writer = await connect()
+    writer.write(request_)
+    answer = await _rest(reader)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert msgspec.json.decode(answer.partition(b"\r\n\r\n")[2]) == {
+        "success": False,
+        "error": "the request is not valid HTTP",
+        "error_type": "invalid_request",
+    }
+
+
+async def test_a_body_that_is_not_http_gets_an_error(connect: Connect) -> None:
+    reader, writer = await connect()
+    writer.write(_CHUNKED + b"zz\r\n")
+    assert (await _rest(reader)).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("request_", NOT_HTTP)
+async def test_a_response_is_whole_if_what_follows_its_request_is_not_http(
+    connect: Connect, request_: bytes
+) -> None:
+    reader, writer = await connect()
+    writer.write(_CHUNKED + b'19\r\n{"interest_area": "Food"}\r\n0\r\n\r\n' + request_)
+    answer = await _rest(reader)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert msgspec.json.decode(body)["success"] is True
 
 
 async def test_requests_sent_at_once_are_answered_in_order(connect: Connect) -> None:

@@ -1,6 +1,7 @@
 """Connections that a client leaves half used are closed, and never at another request's cost."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,7 @@ async def test_a_pipelined_request_that_never_completes_leaves_a_running_stream_
     refused = asyncio.Event()
     refuse = BoundedHttpProtocol._refuse
 
-    def note(protocol: BoundedHttpProtocol, *arguments: str) -> None:
+    def note(protocol: BoundedHttpProtocol, *arguments: Any) -> None:
         refuse(protocol, *arguments)
         refused.set()
 
