@@ -13,13 +13,13 @@ from app.pacer import next_step
 from app.runs import InvalidInput, check_batch_values
 
 MAX_BATCH: Final = 1000
-MAX_BATCH_BODY_BYTES: Final = 20_000_000
+MAX_BATCH_BODY_BYTES: Final = 10_000_000
 # Like the body of a request for one run.
 _MAX_RUN_BYTES: Final = 1_000_000
 
 _Raw = msgspec.Raw | msgspec.UnsetType
 # The runs of a list, and one that shows that there are too many. The decoder skips further ones: a
-# list of 20 MB may have millions.
+# list of 10 MB may have millions.
 _RawRuns = msgspec.defstruct(
     "_RawRuns",
     [(f"run_{index}", _Raw, msgspec.UNSET) for index in range(MAX_BATCH + 1)],
@@ -32,7 +32,7 @@ _UNKNOWN_FIELD: Final = re.compile(r"unknown field `(.*)`", re.DOTALL)
 class BatchHttpRequest(JsonRequest):
     """A request for a batch. Its JSON is decoded run by run, in several steps.
 
-    Decoding 20 MB at once blocks the event loop for most of a second.
+    Decoding 10 MB at once blocks the event loop for hundreds of milliseconds.
     """
 
     async def _decoded(self, body: bytes) -> Any:
@@ -44,7 +44,7 @@ class BatchHttpRequest(JsonRequest):
         batch: dict[str, Any] = {}
         for name, raw in self._members(body).items():
             if name == "inputs" and bytes(memoryview(raw)[:1]) == b"[":
-                await next_step()  # each pass over 20 MB lasts tens of milliseconds
+                await next_step()  # each pass over 10 MB lasts tens of milliseconds
                 batch[name] = await _decoded_runs(raw)
             else:
                 batch[name] = _decoded_part(raw, name)

@@ -25,7 +25,7 @@ Condition = Callable[[AsyncConnection], Awaitable[bool]]
 """Decides in the transaction that would add a run whether it is added."""
 
 # In one part of a transaction: the event loop is blocked while its rows are encoded. A run's inputs
-# may have 1 MB, but those of the runs of a batch 20 KB on average.
+# may have 1 MB, but those of the runs of a batch 10 KB on average.
 _MAX_ROWS: Final = 250
 
 
