@@ -68,8 +68,8 @@ class Bench:
                     observed = measure_telemetry()
                 self.report.telemetry_cost = observed
                 _say(
-                    f"metrics and records cost {observed.recorded_ms:.2f} ms of CPU per run, "
-                    f"traces {observed.traced_ms:.2f} ms"
+                    f"metrics and records cost {observed.recorded.median:.2f} ms of CPU per run, "
+                    f"traces {observed.traced.median:.2f} ms"
                 )
                 self._report_faults(observed.faults)
         if "watchers" in self._parts:

@@ -19,7 +19,7 @@ from tests.load.operations_cost import OperationsCost
 from tests.load.queue_costs import QueueCost
 from tests.load.services import SERVICES
 from tests.load.storage_costs import Cost
-from tests.load.telemetry_costs import TelemetryCost
+from tests.load.telemetry_costs import Added, TelemetryCost
 from tests.load.watchers import EventCost
 
 # The other of each pair is the same service in one process.
@@ -165,13 +165,17 @@ def _telemetry(cost: TelemetryCost | None) -> Section:
             [
                 f"{rounds} x {cost.users:,} at once",
                 *(f"{median(figures):.2f} ms" for figures in cost.cpu_ms.values()),
-                f"{cost.recorded_ms:.2f} ms",
+                _added(cost.recorded),
                 "at most 0.3 ms",
-                f"{cost.traced_ms:.2f} ms",
+                _added(cost.traced),
                 "at most 0.3 ms",
             ]
         ]
     return Section("Metrics, records of calls and traces", columns, rows)
+
+
+def _added(cost: Added) -> str:
+    return f"{cost.median:.2f} ms ({cost.low:.2f} to {cost.high:.2f})"
 
 
 def _events(cost: EventCost | None) -> Section:
