@@ -40,7 +40,7 @@ class Added(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, differences: list[float]) -> "Added":
+    def of(cls, differences: list[float]) -> Added:
         ordered, count = sorted(differences), len(differences)
         outside = 0  # differences that may be left out at each end
         while sum(comb(count, below) for below in range(outside + 1)) / 2**count <= 0.025:
