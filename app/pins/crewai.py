@@ -819,7 +819,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._ahandle_completion",
         "e971ddeedd26",
-        "reads the answer that the pooled client gives",
+        "reads the answer that the pooled client gives; ours reads one that is text",
     ),
     Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._ahandle_streaming_completion",

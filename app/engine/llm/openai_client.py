@@ -14,7 +14,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from functools import cached_property
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 import httpx
 import msgspec
@@ -49,6 +49,11 @@ listener_of_call: contextvars.ContextVar[Callable[[], OnToken | None] | None] = 
     contextvars.ContextVar("listener_of_call", default=None)
 )
 """Called at the start of each model call; its result is the `on_token` of that call."""
+
+_received: contextvars.ContextVar[_RawCompletion | Exception | None] = contextvars.ContextVar(
+    "received", default=None
+)
+"""The result of a request, for the `create` that follows it in the same asyncio task."""
 
 is_reported: contextvars.ContextVar[bool] = contextvars.ContextVar("is_reported", default=True)
 """Whether CrewAI's events report a call. If so, the model itself reports each piece of text."""
@@ -116,6 +121,57 @@ class _Chat(AsyncChat):
         return _Completions(cast(_ShortcutOpenAI, self._client))
 
 
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str
+    tool_calls: None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class TextAnswer(msgspec.Struct):
+    """A completion whose answer is text, and its usage, without the fields that CrewAI ignores."""
+
+    choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
+    usage: _Usage | None = None
+
+    def counts(self) -> dict[str, int]:
+        """The usage as CrewAI's `_extract_openai_token_usage` has it."""
+        if (usage := self.usage) is None:
+            return {"total_tokens": 0}
+        counts = {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.total_tokens,
+        }
+        if (prompt := usage.prompt_tokens_details) is not None:
+            counts["cached_prompt_tokens"] = prompt.cached_tokens or 0
+        if (completion := usage.completion_tokens_details) is not None:
+            counts["reasoning_tokens"] = completion.reasoning_tokens or 0
+        return counts
+
+
+_text_answer: Final = msgspec.json.Decoder(TextAnswer)
+
+
 class _Completions(AsyncCompletions):
     """`create`, raw or not, streaming or not, without the SDK where the parameters are plain."""
 
@@ -159,6 +215,25 @@ class _Completions(AsyncCompletions):
         self._check(reply)
         return _RawCompletion(reply, self._accepted, answer_type)
 
+    async def text(self, params: Mapping[str, Any]) -> TextAnswer | None:
+        """The answer to a plain completion if it is text, with no call of a tool.
+
+        None for others and after an error: the raw `create` that follows returns or raises those,
+        and makes no request of its own.
+        """
+        body = self.body_of(params)
+        if body is None:
+            return None
+        try:
+            completion = await self.fetch(body)
+        except Exception as error:
+            _received.set(error)
+            return None
+        answer = completion.text_answer()
+        if answer is None:
+            _received.set(completion)
+        return answer
+
     async def _begin(self, body: bytes) -> AsyncIterator[ChatCompletionChunk]:
         # Opened here and not in the iterator: the call raises an error response, as in the SDK.
         async with AsyncExitStack() as opened:
@@ -190,6 +265,11 @@ class _RawCompletions(AsyncCompletionsWithRawResponse):
         create_by_sdk = self.create
 
         async def create(**params: Any) -> Any:
+            if (received := _received.get()) is not None:
+                _received.set(None)
+                if isinstance(received, Exception):
+                    raise received
+                return received
             body = None if params.get("stream") else completions.body_of(params)
             if body is None:
                 return await create_by_sdk(**params)
@@ -229,6 +309,12 @@ class _RawCompletion:
     @property
     def text(self) -> str:
         return self._body.decode(errors="replace")
+
+    def text_answer(self) -> TextAnswer | None:
+        try:
+            return _text_answer.decode(self._body)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
 
     def parse(self) -> ChatCompletion | ParsedChatCompletion[Any]:
         try:

@@ -90,6 +90,21 @@ class _Pooled(OpenAICompletion):
         )
 
     @override
+    async def _ahandle_completion(
+        self, params: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> str | Any:
+        # CrewAI parses each answer twice, into a large model the second time.
+        has_type = kwargs.get("response_model") or isinstance(self.response_format, type)
+        if not (args or has_type or is_reported.get()):
+            completions = self._get_async_client().chat.completions
+            if (answer := await completions.text(params)) is not None:
+                choice = answer.choices[0]
+                self._track_token_usage_internal(answer.counts())
+                note_finish_reason(choice.finish_reason)
+                return self._apply_stop_words(choice.message.content)
+        return await super()._ahandle_completion(params, *args, **kwargs)
+
+    @override
     def _effective_stream(self) -> bool | None:
         return True if on_token.get() is not None else super()._effective_stream()
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import Any
+
+from msgspec import to_builtins
 
 from app.engine import OnToken, StepFinished, TaskFinished, TaskStarted
 from app.prices import usd
@@ -76,8 +77,8 @@ class Capture:
             finished_at,
             started_at=finished_at - (event.finished_at - event.started_at),
             structured=event.structured,
-            usage=asdict(event.usage),
-            run_usage=asdict(event.run_usage) | self._spending.counts,
+            usage=to_builtins(event.usage),
+            run_usage=to_builtins(event.run_usage) | self._spending.counts,
             cost=None if cost is None else usd(cost),
             models=event.models,
             # The text is sent with the run's end; webhooks of tasks get it with this event.

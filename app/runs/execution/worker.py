@@ -6,11 +6,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
+from msgspec import to_builtins
 from tenacity import (
     AsyncRetrying,
     retry_if_exception_type,
@@ -135,7 +136,7 @@ class _ActiveRun:
     @property
     def usage(self) -> UsageCounts:
         """The tokens and calls of all attempts so far."""
-        used = asdict(self.used)
+        used: dict[str, Any] = to_builtins(self.used)
         if self.spending is not None:
             used |= self.spending.counts
         for name, count in self.used_before.items():

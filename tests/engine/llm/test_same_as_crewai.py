@@ -187,6 +187,42 @@ STRANGE_ANSWERS: dict[str, Failure] = {
         '"code": "context_length_exceeded"}}',
     ),
     "lean completion": Failure(status=200, body='{"choices": [{"message": {"content": "lean"}}]}'),
+    "no text": Failure(status=200, body='{"choices": [{"message": {"content": null}}]}'),
+    "empty text": Failure(status=200, body='{"choices": [{"message": {"content": ""}}]}'),
+    "no message": Failure(status=200, body='{"choices": [{"text": "old"}]}'),
+    "no choices": Failure(status=200, body='{"choices": []}'),
+    "parts": Failure(
+        status=200,
+        body='{"choices": [{"message": {"content": [{"type": "text", "text": "a"}]}}]}',
+    ),
+    "an unpaired surrogate": Failure(
+        status=200, body='{"choices": [{"message": {"content": "a\\ud800b"}}]}'
+    ),
+    "choices and an error": Failure(
+        status=200, body='{"choices": [{"message": {"content": "a"}}], "error": {"message": "b"}}'
+    ),
+    "a refusal": Failure(
+        status=200, body='{"choices": [{"message": {"content": "", "refusal": "never"}}]}'
+    ),
+} | {
+    f"usage {usage}": Failure(
+        status=200,
+        body='{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}],'
+        f' "usage": {usage}}}',
+    )
+    for usage in (
+        "null",
+        "{}",
+        '{"prompt_tokens": 5}',
+        '{"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}',
+        '{"prompt_tokens": 5, "completion_tokens": null, "total_tokens": 5}',
+        '{"prompt_tokens": 5.5, "completion_tokens": 6, "total_tokens": 11.5}',
+        '{"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15,'
+        ' "prompt_tokens_details": {"cached_tokens": 7, "audio_tokens": 0},'
+        ' "completion_tokens_details": {"reasoning_tokens": 4, "audio_tokens": 0}}',
+        '{"prompt_tokens": 9, "completion_tokens": 6, "total_tokens": 15,'
+        ' "prompt_tokens_details": {}, "completion_tokens_details": null}',
+    )
 }
 
 
@@ -197,8 +233,15 @@ async def test_refusals_and_strange_answers_end_as_with_crewai(
 ) -> None:
     server.stub.failures = {1: STRANGE_ANSWERS[answer], 2: STRANGE_ANSWERS[answer]}
     call = {"messages": MESSAGES}
-    expected = await _outcome(server.own(), method, call)
-    assert await _outcome(server.pooled(), method, call) == expected
+    own, ours = server.own(), server.pooled()
+    expected = await _outcome(own, method, call)
+    assert server.stub.calls == 1
+    assert await _outcome(ours, method, call) == expected
+    assert server.stub.calls == 2
+    assert ours.get_token_usage_summary() == own.get_token_usage_summary()
+    # Nothing of it is left for the next call.
+    assert await ours.acall(MESSAGES) == await own.acall(MESSAGES)
+    assert server.stub.calls == 4
 
 
 async def test_a_parameter_the_server_refuses_is_left_out_as_crewai_does(server: Server) -> None:
