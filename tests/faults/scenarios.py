@@ -654,6 +654,7 @@ async def machines_without_objects(
                         await asyncio.to_thread(server.start)
             await deployment.settled(_END_SECONDS)
             before = await deployment.rows()
+            await until(partial(asyncio.to_thread, site.servers.stores_objects), _END_SECONDS)
             await deployment.post(machines.accepting, 10, 1.0)
             await deployment.settled(_END_SECONDS)
             after = await deployment.rows()
