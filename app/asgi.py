@@ -30,6 +30,7 @@ from app.api.middleware.cors import with_cors
 from app.api.middleware.csrf import CsrfGuard
 from app.api.middleware.head import name_head, with_head
 from app.api.middleware.open_requests import OpenRequests
+from app.api.middleware.released_requests import with_release
 from app.api.middleware.request_ids import RequestIds, add_request_id
 from app.api.middleware.request_limits import RequestLimits, add_security_headers
 from app.api.middleware.request_traces import RequestTraces
@@ -128,7 +129,7 @@ def create_app(
         app.asgi_handler = with_cors(app.asgi_handler, settings.origins)
     if settings.access_log:
         app.asgi_handler = AccessLog(app.asgi_handler)
-    app.asgi_handler = with_charges(RequestMetrics(app.asgi_handler))
+    app.asgi_handler = with_release(with_charges(RequestMetrics(app.asgi_handler)))
     if settings.metrics_port:
         port, hosts = settings.metrics_port, settings.host_names
         app.asgi_handler = MetricsPort(app.asgi_handler, port, app.state, hosts)

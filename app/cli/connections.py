@@ -84,7 +84,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     _unsent_bytes = math.inf  # at the previous check
     _chunk_is_all_headers = True
     _is_in_body = False  # of a request that has its response already, perhaps
-    _previous_cycle: Any = None  # of the request before the current one
+    _previous_cycle: Any = None  # which responds while the current request arrives
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -133,11 +133,13 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._expect_nothing()
         self._chunk_is_all_headers = False
         self._is_in_body = True
-        self._previous_cycle = self.cycle
+        # A cycle has the values of its request: hundreds of thousands of objects, perhaps.
+        self._previous_cycle = self.cycle if self._is_responding else None
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._is_in_body = False
+        self._previous_cycle = None
         self._shared.waiting.pop(self, None)
         super().on_message_complete()
 

@@ -1,7 +1,9 @@
 """Connections that a client leaves half used are closed, and never at another request's cost."""
 
 import asyncio
+import gc
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -57,6 +59,23 @@ async def test_bytes_that_drip_after_an_answer_hold_no_connection(
         rest = b""
     assert not rest or rest.startswith(b"HTTP/1.1 408 ")
     dripping.cancel()
+
+
+async def test_an_open_connection_keeps_nothing_of_its_last_request(connect: Connect) -> None:
+    reader, writer = await connect()
+    name = f"field-{uuid4()}"
+    body = b'{"crew": "idea", "%b": [[], [], []]}' % name.encode()
+    head = (
+        b"POST /api/runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    for _ in range(2):
+        writer.write(head + body)
+        assert (await one_answer(reader)).startswith(b"HTTP/1.1 400 ")
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not [each for each in gc.get_objects() if type(each) is dict and name in each]
+    assert not writer.is_closing()
 
 
 async def test_the_rest_of_a_body_that_was_answered_early_holds_no_connection(
