@@ -160,10 +160,10 @@ def _telemetry(cost: TelemetryCost | None) -> Section:
     columns += ["traces of a tenth", "metrics and records cost", "target", "traces cost", "target"]
     rows = []
     if cost is not None:
-        rounds = min(map(len, cost.cpu_ms.values()))
+        starts = min(map(len, cost.cpu_ms.values()))
         rows = [
             [
-                f"{rounds} x {cost.users:,} at once",
+                f"{starts} starts, {cost.users:,} at once",
                 *(f"{median(figures):.2f} ms" for figures in cost.cpu_ms.values()),
                 _added(cost.recorded),
                 "at most 0.3 ms",

@@ -2,7 +2,8 @@
 
 The services of `SERVICES` whose names begin with `plan` run side by side, each idle while another
 one is measured, and the rounds go through them in turns. So their differences say more than those
-of services that were measured minutes apart.
+of services that were measured minutes apart. Each process has a speed of its own, which differs by
+some tenths of a millisecond a run for as long as it lives. So all are started anew several times.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from tests.load.services import SERVICES, Deployment, deployed, left_outputs, lo
 
 WAYS: Final = ("plan-unobserved", "plan", "plan-traced")
 _WARM_UP_USERS: Final = 20
-# The differences of single rounds vary by a millisecond.
-_ROUNDS: Final = 25
+_STARTS: Final = 8
+_ROUNDS: Final = 2
 _CREW: Final = "idea"
 
 
@@ -50,7 +51,7 @@ class Added(NamedTuple):
 
 
 class TelemetryCost(msgspec.Struct):
-    """CPU per run of each service, a figure for each round."""
+    """CPU per run of each service, a figure for each of its processes."""
 
     users: int
     cpu_ms: dict[str, list[float]]
@@ -76,9 +77,17 @@ def measure_telemetry(
     rounds: int = _ROUNDS,
     model_seconds: float = MODEL_SECONDS,
     start: Launch = launch,
+    starts: int = _STARTS,
 ) -> TelemetryCost:
-    """Users of each service, in turns."""
+    """Users of each service in turns, `rounds` times for each of its processes."""
     cost = TelemetryCost(users, {way: [] for way in WAYS}, [])
+    for _ in range(starts):
+        _measure_once(cost, rounds, model_seconds, start)
+    return cost
+
+
+def _measure_once(cost: TelemetryCost, rounds: int, model_seconds: float, start: Launch) -> None:
+    spent = dict.fromkeys(WAYS, 0.0)
     with tempfile.TemporaryDirectory(prefix="crew-capture-bench-") as name, ExitStack() as stack:
         services = {}
         for way in WAYS:
@@ -91,12 +100,12 @@ def measure_telemetry(
             order.reverse()  # so that none is always measured last
             for way, service in order:
                 before = service.process.cpu_seconds()
-                load = drive_users(service.url, _CREW, Scenario(users))
-                spent = service.process.cpu_seconds() - before
-                cost.cpu_ms[way].append(spent / users * 1000)
+                load = drive_users(service.url, _CREW, Scenario(cost.users))
+                spent[way] += service.process.cpu_seconds() - before
                 cost.faults += [f"{way}: {n} x {error}" for error, n in load.errors.items()]
-        cost.faults += _faults(services, users * rounds + _WARM_UP_USERS)
-    return cost
+        cost.faults += _faults(services, cost.users * rounds + _WARM_UP_USERS)
+    for way, seconds in spent.items():
+        cost.cpu_ms[way].append(seconds / (rounds * cost.users) * 1000)
 
 
 def _faults(services: Mapping[str, Deployment], runs: int) -> list[str]:
