@@ -169,10 +169,13 @@ async def _run_once(
             if problems := unusable_models(crew, service.engine.models(crew)):
                 click.echo(f"crew-capture: {problems[0]}", err=True)
                 return 1
-            run = await service.runs.submit(crew, _typed(service.runs.crew(crew), given), OPERATOR)
+            inputs = _typed(service.runs.crew(crew), given)
+            submitting = asyncio.create_task(service.runs.submit(crew, inputs, OPERATOR))
             try:
+                run = await asyncio.shield(submitting)
                 run = await _wait(service.runs, run, quiet=as_json)
             except asyncio.CancelledError:
+                run = await submitting  # it may be under way already
                 await service.runs.cancel(run.run_id, OPERATOR)
                 await service.stop(_CANCEL_SECONDS)
                 click.echo(f"crew-capture: run {run.run_id} is cancelled", err=True)

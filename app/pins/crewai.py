@@ -822,6 +822,16 @@ PINS: tuple[Pin, ...] = (
         "reads the answer that the pooled client gives; ours reads one that is text",
     ),
     Pin(
+        "crewai.llms.providers.openai.completion:OpenAICompletion._extract_openai_token_usage",
+        "c624c4bfa656",
+        "the counts of tokens of an answer: ours of a text are the same",
+    ),
+    Pin(
+        "crewai.llms.base_llm:BaseLLM._apply_stop_words",
+        "8a07341c39cc",
+        "ends a text at a stop word, also one that the pooled model has read itself",
+    ),
+    Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._ahandle_streaming_completion",
         "313454cb24a3",
         "reads the pieces that the pooled client gives",

@@ -404,6 +404,15 @@ def test_a_signal_cancels_the_run_at_once(
         assert database.execute("SELECT status FROM user_runs").fetchall() == [("cancelled",)]
 
 
+def test_a_signal_cancels_a_run_that_is_just_accepted(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
+    command = _start_slow_run(fork_server, tmp_path, _INTERRUPTED_SUBMISSION)
+    assert command.wait(20) == 130
+    with sqlite3.connect(tmp_path / "crew_capture.db") as database:
+        assert database.execute("SELECT status FROM user_runs").fetchall() == [("cancelled",)]
+
+
 def test_a_one_shot_run_claims_no_other_run(
     fork_server: ForkServer, crew_capture: RunCommand, tmp_path: Path
 ) -> None:
@@ -421,6 +430,25 @@ def test_a_one_shot_run_claims_no_other_run(
         runs = dict(database.execute("SELECT crew, status FROM user_runs"))
     assert runs == {"slow": "running", "idea": "succeeded"}
 
+
+# Ctrl-C after the commit, and before the command knows the run.
+_INTERRUPTED_SUBMISSION = """
+import os
+import signal
+from app.runs.service import RunService
+
+submit = RunService.submit
+
+async def interrupted(*args, **kwargs):
+    run = await submit(*args, **kwargs)
+    while not Path("called").exists():
+        await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(0.1)
+    return run
+
+RunService.submit = interrupted
+"""
 
 _SLOW_CREW = """
 import asyncio
@@ -441,9 +469,12 @@ def build():
 """
 
 
-def _start_slow_run(fork_server: ForkServer, folder: Path) -> Command:
-    """`crew-capture run` of a crew whose model never answers, once that is called."""
-    (folder / "slow_crew.py").write_text(_SLOW_CREW)
+def _start_slow_run(fork_server: ForkServer, folder: Path, more: str = "") -> Command:
+    """`crew-capture run` of a crew whose model never answers, once that is called.
+
+    `more` is further code of the crew's module.
+    """
+    (folder / "slow_crew.py").write_text(_SLOW_CREW + more)
     environment = {**os.environ, "CREWS": "slow=slow_crew:build", "TEMP_DIR": str(folder)}
     command = fork_server.launch(
         ["app.cli", "run", "--crew", "slow"],
