@@ -8,6 +8,7 @@ import faulthandler
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,8 @@ def _run(
     arguments: list[str], folder: Path, environment: dict[str, str], output: Path, errors: Path
 ) -> None:
     """A fork's whole life."""
+    # Tests that are started in the background of a shell ignore it, and so do their processes.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     of_crewai = {name: value for name, value in os.environ.items() if name.startswith("CREWAI_")}
     os.environ.clear()
     os.environ.update(of_crewai | environment)  # what its import has set stays, as anywhere
