@@ -824,7 +824,7 @@ PINS: tuple[Pin, ...] = (
     Pin(
         "crewai.llms.providers.openai.completion:OpenAICompletion._extract_openai_token_usage",
         "c624c4bfa656",
-        "the counts of tokens of an answer: ours of a text are the same",
+        "reads the usage of an answer by its attributes, also that of our smaller model",
     ),
     Pin(
         "crewai.llms.base_llm:BaseLLM._apply_stop_words",

@@ -148,25 +148,10 @@ class _Choice(msgspec.Struct):
 
 
 class TextAnswer(msgspec.Struct):
-    """A completion whose answer is text, and its usage, without the fields that CrewAI ignores."""
+    """A completion whose answer is text: the fields of it that CrewAI reads, by the same names."""
 
     choices: Annotated[list[_Choice], msgspec.Meta(min_length=1)]
     usage: _Usage | None = None
-
-    def counts(self) -> dict[str, int]:
-        """The usage as CrewAI's `_extract_openai_token_usage` has it."""
-        if (usage := self.usage) is None:
-            return {"total_tokens": 0}
-        counts = {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.total_tokens,
-        }
-        if (prompt := usage.prompt_tokens_details) is not None:
-            counts["cached_prompt_tokens"] = prompt.cached_tokens or 0
-        if (completion := usage.completion_tokens_details) is not None:
-            counts["reasoning_tokens"] = completion.reasoning_tokens or 0
-        return counts
 
 
 _text_answer: Final = msgspec.json.Decoder(TextAnswer)

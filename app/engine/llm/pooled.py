@@ -99,7 +99,7 @@ class _Pooled(OpenAICompletion):
             completions = self._get_async_client().chat.completions
             if (answer := await completions.text(params)) is not None:
                 choice = answer.choices[0]
-                self._track_token_usage_internal(answer.counts())
+                self._track_token_usage_internal(self._extract_openai_token_usage(answer))
                 note_finish_reason(choice.finish_reason)
                 return self._apply_stop_words(choice.message.content)
         return await super()._ahandle_completion(params, *args, **kwargs)
