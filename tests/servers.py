@@ -16,10 +16,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
+import boto3
 import nats
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 _READY_SECONDS = 60.0
 
@@ -40,6 +44,16 @@ class S3Account:
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_DEFAULT_REGION": self.region,
         }
+
+    def client(self) -> "S3Client":
+        """A client of the server, whatever the environment has."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+        )
 
 
 def free_ports(count: int) -> list[int]:

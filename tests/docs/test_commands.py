@@ -3,7 +3,6 @@
 from contextlib import suppress
 from pathlib import Path
 
-import boto3
 import pytest
 
 from tests.commands import ForkServer
@@ -45,13 +44,7 @@ BUCKET = "crews-of-the-documents"
 @pytest.fixture
 def environment(seaweedfs: S3Account) -> dict[str, str]:
     """The settings that no page names, as it runs on servers of the tests."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=seaweedfs.endpoint_url,
-        region_name=seaweedfs.region,
-        aws_access_key_id=seaweedfs.access_key,
-        aws_secret_access_key=seaweedfs.secret_key,
-    )
+    client = seaweedfs.client()
     with suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
         client.create_bucket(Bucket=BUCKET)
     return {

@@ -22,7 +22,6 @@ from unittest import mock
 from uuid import UUID, uuid4
 
 import aiohttp
-import boto3
 import psutil
 from botocore.exceptions import BotoCoreError, ClientError
 from sqlalchemy import Row, select
@@ -67,12 +66,12 @@ class Servers:
     @cached_property
     def seaweedfs(self) -> SeaweedFS:
         server = self._stack.enter_context(SeaweedFS(self._folder / "seaweedfs"))
-        _s3_client(server).create_bucket(Bucket=_BUCKET)
+        server.account.client().create_bucket(Bucket=_BUCKET)
         return server
 
     def stores_objects(self) -> bool:
         """Whether the S3 server stores an object: it responds some seconds earlier."""
-        client = _s3_client(self.seaweedfs)
+        client = self.seaweedfs.account.client()
         with contextlib.suppress(BotoCoreError, ClientError):
             client.put_object(Bucket=_BUCKET, Key="probe", Body=b"probe")
             client.delete_object(Bucket=_BUCKET, Key="probe")
@@ -447,17 +446,6 @@ async def deployed(
         database = Database(loaded.database_url)
         stack.push_async_callback(database.aclose)
         yield Deployment(site, stub, loaded, database, environment)
-
-
-def _s3_client(server: SeaweedFS) -> Any:
-    account = server.account
-    return boto3.client(
-        "s3",
-        endpoint_url=account.endpoint_url,
-        region_name=account.region,
-        aws_access_key_id=account.access_key,
-        aws_secret_access_key=account.secret_key,
-    )
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> None:
