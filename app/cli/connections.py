@@ -16,6 +16,8 @@ _HEADER_SECONDS = 20.0
 # The time in which a client must read something, while data waits for it.
 _SEND_SECONDS = 60.0
 _FIRST_CHECK_SECONDS = 1.0
+# How long a client that is refused while it still sends has to read why.
+_LINGER_SECONDS = 1.0
 # A connection's data of one read: the event loop reads from each connection once in a pass. A
 # request that waits for its turn holds so much of its body.
 _READ_BYTES: Final = 32_768
@@ -67,6 +69,9 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     limit gets no response while another one is under way: it would end up inside of that one. The
     connection closes afterwards. It is the same with bytes that are not HTTP (400).
 
+    After such a response only the write side is closed at first (RFC 9112, section 9.6). Closed at
+    once with bytes unread, the connection would be reset, and the client might never read it.
+
     Each part of a body is read when the application receives the previous one. Parts of headers,
     and of a body that has its response, are read from a few connections at a time. So a pass of the
     event loop does not read from a thousand.
@@ -85,6 +90,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     _chunk_is_all_headers = True
     _is_in_body = False  # of a request that has its response already, perhaps
     _previous_cycle: Any = None  # which responds while the current request arrives
+    _is_refused = False  # nothing more is read, and its write side is closed
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,11 +117,13 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         self._chunk_is_all_headers = not self._is_in_body and (
             self._deadline is not None or not self._is_responding
         )
         super().data_received(data)
-        if self.transport.is_closing():
+        if self._is_refused or self.transport.is_closing():
             return
         if self._deadline is not None:
             # Before the request's first byte there may be others, of the request before it.
@@ -210,7 +218,7 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def read_on(self) -> None:
         """End the pause before the next read."""
-        if not self.transport.is_closing():
+        if not (self._is_refused or self.transport.is_closing()):
             self.flow.resume_reading()
 
     def _expect_headers(self) -> None:
@@ -260,7 +268,14 @@ class BoundedHttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.close()
+        self._is_refused = True
+        if self.cycle is not None:  # the application receives and sends nothing more
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.flow.pause_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def _close_idle(self) -> None:
         self._expect_nothing()
