@@ -1,12 +1,14 @@
 """The ASGI application: routes, middleware and error handlers around a service."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Self
 
 from litestar import Litestar, Router
 
-from app.access.callers import default_quota
+from app.access.callers import Quota, default_quota
 from app.access.sessions import WebSessions
 from app.api.a2a.routes import A2aApplication, a2a_router
 from app.api.access_log import AccessLog
@@ -68,62 +70,9 @@ def create_app(
     """
     settings = settings or load_settings()
     configure_logging(settings.log_level, settings.log_format)
-    has_api = role is not Role.EXECUTE
-    has_pages = has_api and settings.pages
-
-    @asynccontextmanager
-    async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_service(settings, crews, role=role) as service:
-            for part in fields(service):
-                app.state[part.name] = getattr(service, part.name)
-            app.state.web_sessions = WebSessions(service.database, service.api_keys)
-            open_requests = app.state.open_requests = OpenRequests(service.api_keys)
-            background = [*service.background, open_requests]
-            app.state.readiness = Readiness(
-                service.runs, service.database, service.store, background, queue=service.queue
-            )
-            app.state.operations = OperationsFeed(service.sampler, app.state.readiness)
-            app.state.needs_key = settings.auth == "keys"
-            app.state.a2a_app = A2aApplication(service.runs)
-            async with (
-                aclosing(open_requests),
-                HtmlRenderer() as app.state.renderer,
-                aclosing(McpApplication(service.runs)) as app.state.mcp_app,
-            ):
-                if app.state.needs_key:
-                    open_requests.start()
-                yield
-
-    exception_handlers = in_dialect_of_path(EXCEPTION_HANDLERS)
-    app = Litestar(
-        [
-            *(live, ready, get_metrics),
-            *((_rest_api(), amp_router, mcp, a2a_router) if has_api else ()),
-            *((web_router,) if has_pages else ()),
-        ],
-        lifespan=[_recording, lifespan],
-        middleware=[
-            RequestIds(),
-            *([RequestTraces()] if is_configured() else []),
-            RequestLimits(),
-            CsrfGuard(settings.origins),
-            AuthMiddleware(
-                needs_key=settings.auth == "keys",
-                allowed_hosts=settings.host_names,
-                quota=default_quota(settings),
-                is_rate_limited=bool(settings.rates),
-            ),
-        ],
-        dependencies=DEPENDENCIES,
-        exception_handlers=as_pages(exception_handlers) if has_pages else exception_handlers,
-        template_config=TEMPLATES,
-        before_send=[add_security_headers, list_allowed_methods, add_request_id, name_head],
-        request_max_body_size=_MAX_BODY_BYTES,
-        openapi_config=openapi_config(needs_key=settings.auth == "keys"),
-        plugins=[ClosedObjects()],
-        request_class=JsonRequest,
-        logging_config=None,
-    )
+    app = create_routes(RouteOptions.of(settings, role))
+    app.state.open_service = partial(open_service, settings, crews, role=role)
+    app.state.needs_key = settings.auth == "keys"
     app.asgi_handler = with_head(app.asgi_handler)
     if settings.origins:
         app.asgi_handler = with_cors(app.asgi_handler, settings.origins)
@@ -134,6 +83,94 @@ def create_app(
         port, hosts = settings.metrics_port, settings.host_names
         app.asgi_handler = MetricsPort(app.asgi_handler, port, app.state, hosts)
     return app
+
+
+@dataclass(frozen=True)
+class RouteOptions:
+    """The settings of routes and their middleware; handlers have the service in `app.state`."""
+
+    has_api: bool
+    has_pages: bool
+    is_traced: bool
+    needs_key: bool
+    is_rate_limited: bool
+    quota: Quota | None
+    origins: Collection[str]
+    host_names: Collection[str] | None
+
+    @classmethod
+    def of(cls, settings: Settings, role: Role) -> Self:
+        """The options of a process with this role."""
+        has_api = role is not Role.EXECUTE
+        return cls(
+            has_api=has_api,
+            has_pages=has_api and settings.pages,
+            is_traced=is_configured(),
+            needs_key=settings.auth == "keys",
+            is_rate_limited=bool(settings.rates),
+            quota=default_quota(settings),
+            origins=settings.origins,
+            host_names=settings.host_names,
+        )
+
+
+def create_routes(options: RouteOptions) -> Litestar:
+    """Create an application that opens the service by `app.state.open_service`."""
+    exception_handlers = in_dialect_of_path(EXCEPTION_HANDLERS)
+    return Litestar(
+        [
+            *(live, ready, get_metrics),
+            *((_rest_api(), amp_router, mcp, a2a_router) if options.has_api else ()),
+            *((web_router,) if options.has_pages else ()),
+        ],
+        lifespan=[_recording, _serving],
+        middleware=[
+            RequestIds(),
+            *([RequestTraces()] if options.is_traced else []),
+            RequestLimits(),
+            CsrfGuard(options.origins),
+            AuthMiddleware(
+                needs_key=options.needs_key,
+                allowed_hosts=options.host_names,
+                quota=options.quota,
+                is_rate_limited=options.is_rate_limited,
+            ),
+        ],
+        dependencies=DEPENDENCIES,
+        exception_handlers=as_pages(exception_handlers)
+        if options.has_pages
+        else exception_handlers,
+        template_config=TEMPLATES,
+        before_send=[add_security_headers, list_allowed_methods, add_request_id, name_head],
+        request_max_body_size=_MAX_BODY_BYTES,
+        openapi_config=openapi_config(needs_key=options.needs_key),
+        plugins=[ClosedObjects()],
+        request_class=JsonRequest,
+        logging_config=None,
+    )
+
+
+@asynccontextmanager
+async def _serving(app: Litestar) -> AsyncIterator[None]:
+    async with app.state.open_service() as service:
+        for part in fields(service):
+            app.state[part.name] = getattr(service, part.name)
+        app.state.web_sessions = WebSessions(service.database, service.api_keys)
+        open_requests = app.state.open_requests = OpenRequests(service.api_keys)
+        background = [*service.background, open_requests]
+        app.state.readiness = Readiness(
+            service.runs, service.database, service.store, background, queue=service.queue
+        )
+        app.state.operations = OperationsFeed(service.sampler, app.state.readiness)
+        app.state.a2a_app = A2aApplication(service.runs)
+        async with (
+            aclosing(open_requests),
+            HtmlRenderer() as app.state.renderer,
+            aclosing(McpApplication(service.runs)) as app.state.mcp_app,
+        ):
+            if app.state.needs_key:
+                open_requests.start()
+            yield
 
 
 @asynccontextmanager

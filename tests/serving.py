@@ -3,7 +3,8 @@
 import asyncio
 import shutil
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 import uvicorn
 from litestar import Litestar
 from litestar.datastructures import State
+from litestar.types import ASGIApp
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.asgi import create_app
+from app.asgi import RouteOptions, create_app, create_routes
 from app.cli.connections import BoundedHttpProtocol
 from app.crews.registry import Registry
 from app.engine.compat.coverage import check_plan_covers
@@ -86,6 +88,42 @@ def plans() -> _Plans:
     return _Plans()
 
 
+class _Routes:
+    """Applications whose service has ended, for the next service with the same routes.
+
+    To create routes takes longer than most tests of them.
+    """
+
+    def __init__(self) -> None:
+        self._idle: defaultdict[RouteOptions, list[Litestar]] = defaultdict(list)
+        self._created: dict[Litestar, tuple[RouteOptions, ASGIApp]] = {}
+
+    def create(self, options: RouteOptions) -> Litestar:
+        idle = self._idle[options]
+        if not idle:
+            app = create_routes(options)
+            self._created[app] = options, app.asgi_handler
+            return app
+        return idle.pop()
+
+    def release(self, app: Litestar) -> None:
+        if app in self._created:
+            options, app.asgi_handler = self._created[app]
+            for name in list(app.state):
+                del app.state[name]
+            self._idle[options].append(app)
+
+
+_ROUTES = _Routes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _routes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.asgi.create_routes", _ROUTES.create)
+        yield
+
+
 @pytest.fixture
 def settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sqlite_template: Path
@@ -149,6 +187,7 @@ async def running(app: Litestar) -> AsyncIterator[Running]:
     finally:
         server.should_exit = True
         await serving
+        _ROUTES.release(app)
 
 
 @pytest.fixture
