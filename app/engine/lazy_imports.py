@@ -3,8 +3,10 @@
 The import of CrewAI lasts seconds; a command that runs no crew must not wait for it.
 """
 
+import gc
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -22,7 +24,8 @@ def lazy_imports(package: str, modules: Mapping[str, str]) -> Callable[[str], An
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         try:
-            value = getattr(import_module(modules[name]), name)
+            with _without_collector():
+                value = getattr(import_module(modules[name]), name)
         except Exception as error:
             # A release of CrewAI may remove a name: report all that changed, not the first only.
             if not (lines := changed(crewai.PINS)):
@@ -33,3 +36,15 @@ def lazy_imports(package: str, modules: Mapping[str, str]) -> Callable[[str], An
         return value
 
     return import_name
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's collector would visit the modules' objects, which all remain, again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
