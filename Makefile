@@ -6,6 +6,9 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 JOBS   ?= 3
 FAST_TESTS := tests/cli tests/crews tests/db tests/runs tests/storage $(wildcard tests/test_*.py)
 
+# Without it each process would compile the sources again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo serve test test-fast coverage check format docs pictures bench crewai-next faults fuzz image client audit lock clean
 
 help: ## list the commands

@@ -31,7 +31,13 @@ _PRELOADED = [
     "app.cli.serve",
     "app.cli.run",
     "app.cli.doctor",
+    "app.asgi",
     "app.engine.engine",
+    "alembic.command",
+    "lance_namespace_urllib3_client",
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
+    "uvicorn.protocols.http.httptools_impl",
     "tests.preloaded",
 ]
 
