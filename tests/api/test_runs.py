@@ -197,7 +197,7 @@ async def test_a_key_used_for_another_request_is_a_conflict(service: Running) ->
 
 
 async def test_a_batch_is_accepted_whole(service: Running) -> None:
-    inputs = [{"experience_summary": f"user {user}"} for user in range(1000)]
+    inputs = [{"experience_summary": f"user {user}"} for user in range(250)]
     response = await service.http.post("/api/runs/batch", json={"crew": "idea", "inputs": inputs})
     assert response.status_code == 202
     run_ids = [UUID(run_id) for run_id in response.json()["run_ids"]]

@@ -11,7 +11,7 @@ from app.access.api_keys import Role
 from tests.runs.scripted import until
 from tests.serving import Running, Serve
 
-RUNS = 200
+RUNS = 80
 RUNS_BY_MCP = 10
 RUNS_BY_A2A = 10
 IN_THE_AIR = 20
