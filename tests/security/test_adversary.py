@@ -17,6 +17,7 @@ from app.access.api_keys import Role
 from app.access.callers import OPERATOR, Caller
 from app.api.batch_request import BatchHttpRequest
 from app.api.middleware.request_limits import RequestLimits
+from app.asgi import create_routes
 from app.budgets import Budget
 from app.json_decoding import decode, decode_object, decode_stored
 from app.pacer import Pacer, identify, inherited, metered
@@ -223,6 +224,7 @@ async def test_the_response_to_an_error_is_charged_to_the_address(
         charged.append((caller, seconds))
 
     monkeypatch.setattr("app.asgi.add_request_id", last_long)
+    monkeypatch.setattr("app.asgi.create_routes", create_routes)  # those of other tests are without
     async with serve(auth="keys") as service:
         monkeypatch.setattr(Pacer, "charge", charge)
         response = await service.http.get(
