@@ -70,9 +70,10 @@ def create_app(
     """
     settings = settings or load_settings()
     configure_logging(settings.log_level, settings.log_format)
-    app = create_routes(RouteOptions.of(settings, role))
+    options = RouteOptions.of(settings, role)
+    app = create_routes(options)
     app.state.open_service = partial(open_service, settings, crews, role=role)
-    app.state.needs_key = settings.auth == "keys"
+    app.state.needs_key = options.needs_key
     app.asgi_handler = with_head(app.asgi_handler)
     if settings.origins:
         app.asgi_handler = with_cors(app.asgi_handler, settings.origins)

@@ -34,7 +34,7 @@ _PRELOADED = [
     "app.asgi",
     "app.engine.engine",
     "alembic.command",
-    "lance_namespace_urllib3_client",
+    "lance_namespace_urllib3_client",  # most of lancedb, which itself starts a thread
     "sqlalchemy.dialects.postgresql.asyncpg",
     "sqlalchemy.dialects.sqlite.aiosqlite",
     "uvicorn.protocols.http.httptools_impl",
